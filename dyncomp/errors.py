@@ -1,0 +1,81 @@
+"""What can go wrong for a reason that the user can mend.
+
+DyncompError
+├── UnknownName        a method, backbone, data set or hyperparameter that nobody registered
+├── InvalidSpec        a spec that does not follow the grammar `name(key=value, ...)`
+├── InvalidValue       a value of the wrong type or out of range
+├── NameCollision      two places register the same name
+├── BrokenPlugin       a plugin that cannot be loaded
+├── CannotAttach       a method that finds nothing to attach to in this backbone
+├── DataNotFound       a data set whose files are nowhere to be found
+├── OutputError        an output folder that is not ours, or cannot be written
+└── DeviceNotAvailable a device that this machine does not have
+
+Every message is one line: what was given, what is allowed, what to do. The command line prints it and exits with status 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BrokenPlugin",
+    "CannotAttach",
+    "DataNotFound",
+    "DeviceNotAvailable",
+    "DyncompError",
+    "InvalidSpec",
+    "InvalidValue",
+    "NameCollision",
+    "OutputError",
+    "UnknownName",
+]
+
+
+class DyncompError(Exception):
+    """Base of every error that a user can mend; its text is one line."""
+
+
+class UnknownName(DyncompError):
+    """A name that nobody registered, or a hyperparameter that its owner does not have."""
+
+    @classmethod
+    def among(cls, kind: str, given: str, known: Iterable[str], where: str) -> UnknownName:
+        """The error for `given`, with the nearest of `known` and the place that lists them all."""
+        known = sorted(known)
+        near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
+        return cls(f"unknown {kind} {given!r}: {hint} {where}")
+
+
+class InvalidSpec(DyncompError):
+    """A text that does not follow the grammar `name` or `name(key=value, ...)`."""
+
+
+class InvalidValue(DyncompError):
+    """A value of the wrong type or out of its range."""
+
+
+class NameCollision(DyncompError):
+    """Two places register the same name; the message names both."""
+
+
+class BrokenPlugin(DyncompError):
+    """A plugin that cannot be loaded; the message carries its own error."""
+
+
+class CannotAttach(DyncompError):
+    """A method that finds nothing to attach to in the given backbone."""
+
+
+class DataNotFound(DyncompError):
+    """A data set whose files were not found; the message says where it looked and how to get it."""
+
+
+class OutputError(DyncompError):
+    """An output folder that holds something else, or cannot be written."""
+
+
+class DeviceNotAvailable(DyncompError):
+    """A device that this machine does not have."""
