@@ -1,0 +1,69 @@
+"""What a method starts from: a static network that names its blocks and lets them be replaced."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from dyncomp.spec import Configurable
+
+
+class ResidualBlock(nn.Module):
+    """y = activation(body(x) + shortcut(x)) (He et al. 2016, arXiv:1512.03385, eq. 1 and 2).
+
+    `body` maps (B, C, H, W) to (B, C', H', W') without the last activation; `shortcut` is the identity or a projection
+    to the same shape. The three parts are public so that an op can run one without the others.
+    """
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module, activation: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.body(x), self.shortcut(x))
+
+    def join(self, residual: Tensor, shortcut: Tensor) -> Tensor:
+        """The block's output from its two summands, both (B, C', H', W')."""
+        output: Tensor = self.activation(residual + shortcut)
+        return output
+
+
+class Backbone(nn.Module):
+    """A static network with named, replaceable parts.
+
+    `model` maps images (B, C, H, W) to logits (B, Y); `blocks` are the dotted names of its blocks in order of
+    execution (the stem is none of them); `classifier` is the dotted name of the last linear layer.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Sequence[str], classifier: str, name: str) -> None:
+        super().__init__()
+        self.model = model
+        self.blocks = tuple(blocks)
+        self.classifier = classifier
+        self.name = name
+        for part in (*self.blocks, classifier):
+            self.part(part)  # a wrong name fails here, not in the middle of a run
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return logits
+
+    def part(self, name: str) -> nn.Module:
+        """The module of that dotted name."""
+        return self.model.get_submodule(name)
+
+    def swap(self, name: str, module: nn.Module) -> None:
+        """Put `module` in the place of the part of that dotted name."""
+        self.model.set_submodule(name, module)
+
+
+class BackboneFamily(Configurable, ABC):
+    """A registered family of backbones: the fields are its hyperparameters."""
+
+    @abstractmethod
+    def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
+        """A fresh backbone; `image_size` is the side in pixels of the square images it will see."""
