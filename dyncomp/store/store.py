@@ -1,0 +1,194 @@
+"""The output folder of a run.
+
+    config.json              what was asked for; its key `dyncomp_output` marks the folder as ours
+    config-history.jsonl     the configs before it, one a line
+    records/KEY.json         one cell: what was measured, how and where
+    records/KEY.parquet      the same cell image by image, in test order
+    records/timing-KEY.json  raw samples of the networks that were timed against each other
+    checkpoints/KEY.safetensors
+
+A record is there or not, never in half; nothing is ever deleted but by writing the same key again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dyncomp.errors import InvalidValue, OutputError
+from dyncomp.store.files import TEMP_PREFIX, json_bytes, plain, told_in_one_line, write_atomically
+from dyncomp.store.images import parquet_bytes, read_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Record = dict[str, Any]
+
+
+class RecordWarning(UserWarning):
+    """A record that cannot be read; it is skipped, and stays where it is."""
+
+
+def cell_key(identity: Mapping[str, Any]) -> str:
+    """16 hex digits that name `identity`: the order of its keys is nothing, any value is."""
+    text = json.dumps(plain(identity), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Store:
+    """One output folder; made by `create` or `open`."""
+
+    schema: ClassVar[int] = 1
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path, config: Mapping[str, Any]) -> Store:
+        """Make the folder, or open one of ours, and write `config` into it.
+
+        Raises `OutputError`, and touches nothing, where the folder holds something else or
+        cannot be written.
+        """
+        store = cls(Path(folder))
+        previous = store._examined()
+        current = plain({"dyncomp_output": cls.schema, **config})
+        with told_in_one_line("write into", store.folder):
+            store.folder.mkdir(parents=True, exist_ok=True)
+            if previous and previous != current:
+                with (store.folder / "config-history.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(previous, ensure_ascii=False) + "\n")
+            write_atomically({store.config_path: json_bytes(current)})
+            # after the config: a kill in between must not leave a folder not empty and not ours
+            for part in (store.records, store.folder / "checkpoints"):
+                part.mkdir(exist_ok=True)
+        return store
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """Open a folder that a run has made. Raises `OutputError` where it is none of ours."""
+        store = cls(Path(folder))
+        if not store._examined():
+            raise OutputError(
+                f"{str(folder)!r} holds no results of dyncomp (no config.json of a run); "
+                "give the --output folder of a benchmark run"
+            )
+        return store
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def records(self) -> Path:
+        return self.folder / "records"
+
+    @property
+    def config(self) -> Record:
+        """The resolved config of the last run, `dyncomp_output` included."""
+        return self._examined()
+
+    def write_cell(self, record: Mapping[str, Any], images: Mapping[str, Any] | None) -> None:
+        """Write one cell under its `key`; `images` are its per-image columns, None where it failed.
+
+        The per-image file and the record appear together; the record comes last and commits both.
+        """
+        path = self._record_path(record)
+        parquet = path.with_suffix(".parquet")
+        content = json_bytes({"schema": self.schema, "kind": "cell", **record})
+        if images is None:
+            write_atomically({path: content})
+            parquet.unlink(missing_ok=True)  # of an earlier, successful run of this cell
+        else:
+            write_atomically({parquet: parquet_bytes(images), path: content})
+
+    def cell(self, key: str) -> Record | None:
+        """The record of that key; None where there is none, or none that can be read."""
+        path = self.records / f"{key}.json"
+        return self._read(path, "cell") if path.is_file() else None
+
+    def cells(self) -> list[Record]:
+        """All cells, the latest finished last; one that cannot be read is warned of by name."""
+        records = self._read_all("cell")
+        return sorted(records, key=lambda record: (record.get("finished_at") or "", record["key"]))
+
+    def write_timing(self, record: Mapping[str, Any]) -> None:
+        """Write one timing (raw samples of several cells at one batch size) under its `key`."""
+        path = self._record_path(record, prefix="timing-")
+        write_atomically({path: json_bytes({"schema": self.schema, "kind": "timing", **record})})
+
+    def timings(self) -> list[Record]:
+        """All timings, the latest started last."""
+        records = self._read_all("timing")
+        return sorted(records, key=lambda record: (record.get("started_at") or "", record["key"]))
+
+    def images(self, key: str) -> pd.DataFrame:
+        """`label`, `prediction`, `macs`, `route` (a 0 or 1 per unit), one row per test image.
+
+        Raises `OutputError` where the cell has no per-image file, or one that cannot be read.
+        """
+        return read_parquet(self.records / f"{key}.parquet")
+
+    def checkpoint_path(self, key: str) -> Path:
+        """Where the trained weights of that cell lie, or will lie."""
+        return self.folder / "checkpoints" / f"{key}.safetensors"
+
+    def _record_path(self, record: Mapping[str, Any], prefix: str = "") -> Path:
+        key = record.get("key")
+        if not isinstance(key, str) or not re.fullmatch(r"[0-9a-zA-Z_-]{1,64}", key):
+            raise InvalidValue(
+                f"a record's key is a name of a file; given: {key!r}; use cell_key(identity)"
+            )
+        return self.records / f"{prefix}{key}.json"
+
+    def _read_all(self, kind: str) -> list[Record]:
+        paths = sorted(self.records.glob("*.json"))
+        wanted = [path for path in paths if path.name.startswith("timing-") == (kind == "timing")]
+        read = (self._read(path, kind) for path in wanted if not path.name.startswith(TEMP_PREFIX))
+        return [record for record in read if record is not None]
+
+    def _read(self, path: Path, kind: str) -> Record | None:
+        try:
+            record = json.loads(path.read_bytes())
+            if record["kind"] != kind or not isinstance(record["key"], str):
+                raise ValueError(f"not a record of kind {kind}")
+            if record["schema"] > self.schema:
+                raise ValueError(f"schema {record['schema']} is newer than this dyncomp")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            why = f"{type(error).__name__}: {error}"
+            warnings.warn(f"records/{path.name} is skipped ({why})", RecordWarning, stacklevel=4)
+            return None
+        return dict(record)
+
+    def _examined(self) -> Record:
+        """The folder's config, empty where nothing is there; `OutputError` if it is not ours."""
+        with told_in_one_line("use", self.folder):
+            if not os.path.lexists(self.folder):
+                return {}
+            names = [name for name in os.listdir(self.folder) if not name.startswith(TEMP_PREFIX)]
+            text = self.config_path.read_bytes() if self.config_path.is_file() else b""
+        if not names:
+            return {}
+        return self._ours(text)
+
+    def _ours(self, text: bytes) -> Record:
+        try:
+            config = json.loads(text)
+            version = config["dyncomp_output"]
+        except (ValueError, TypeError, KeyError):
+            raise OutputError(
+                f"{str(self.folder)!r} holds something else than results of dyncomp; "
+                "give a new or empty folder by --output"
+            ) from None
+        if not isinstance(version, int) or version > self.schema:
+            raise OutputError(
+                f"{str(self.folder)!r} was written by another dyncomp (format {version!r}, this "
+                f"one knows {self.schema}); use that version or give a new folder by --output"
+            )
+        return dict(config)
