@@ -1,0 +1,57 @@
+"""What the families written here share: convolution, stem, head and initial weights."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    """Without bias, as a normalisation follows; the output side is ceil(input side / stride)."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+def stem(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution, BatchNorm, ReLU: (B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
+    return nn.Sequential(
+        OrderedDict(
+            conv=convolution(inputs, outputs, 3, stride),
+            bn=nn.BatchNorm2d(outputs),
+            relu=nn.ReLU(inplace=True),
+        )
+    )
+
+
+def classify(
+    stem: nn.Module, trunk: tuple[str, nn.Module], channels: int, classes: int
+) -> nn.Module:
+    """Stem, the trunk under its name, global average pooling, one linear layer; He's weights."""
+    model = nn.Sequential(
+        OrderedDict(
+            [
+                ("stem", stem),
+                trunk,  # (B, channels, H, W)
+                ("pool", nn.AdaptiveAvgPool2d(1)),
+                ("flatten", nn.Flatten(1)),  # (B, channels)
+                ("classifier", nn.Linear(channels, classes)),  # (B, Y)
+            ]
+        )
+    )
+    initialise(model)
+    return model
+
+
+def initialise(model: nn.Module) -> None:
+    """Fan-out initialisation (He et al. 2015, arXiv:1502.01852, section 2.2, backward case).
+
+    A convolution's weights are normal with std sqrt(2 / (k * k * outputs / groups)); normalisations
+    and the linear layer keep torch's defaults.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            # torch's kaiming_normal_ forgets the groups: depthwise kernels would start too small
+            fan_out = layer.weight[:, 0].numel() / layer.groups
+            nn.init.normal_(layer.weight, std=(2 / fan_out) ** 0.5)

@@ -1,0 +1,87 @@
+"""MobileNet: a chain of separable convolutions (Howard et al. 2017, arXiv:1704.04861, table 1)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from dyncomp.backbones._layers import classify, convolution, stem
+from dyncomp.core.backbone import Backbone, BackboneFamily
+from dyncomp.registry import register_backbone
+from dyncomp.spec import option
+
+STEM = (32, 2)  # channels at width 1.0, stride
+BLOCKS = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    *[(512, 1)] * 5,
+    (1024, 2),
+    (1024, 1),
+)
+
+
+@register_backbone("mobilenet_v1", paper="arXiv:1704.04861")
+@dataclass(frozen=True)
+class MobileNetV1(BackboneFamily):
+    """13 depthwise separable blocks without shortcuts, made for 224 pixels.
+
+    The paper's five halvings would leave a single pixel of a small image. As many are kept, counted
+    from the last, as leave a map of at least 2x2: all five from 33 pixels on (the paper's network),
+    four at 17 to 32 pixels, two at 8; the other strides become 1.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = ("mobilenet_v1(width=0.25)",)
+
+    width: float = option(1.0, "factor on all channels, rounded to multiples of 8", gt=0.0)
+    halvings: int | None = option(
+        None, "how many of the five strides to keep; None: as the image size allows", ge=0, le=5
+    )
+
+    def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
+        kept = halvings_for(image_size) if self.halvings is None else self.halvings
+        strides = keep_last([stride for _, stride in (STEM, *BLOCKS)], kept)
+        channels = [scaled(channels, self.width) for channels, _ in (STEM, *BLOCKS)]
+        blocks = nn.Sequential(*map(separable_block, channels, channels[1:], strides[1:]))
+        model = classify(
+            stem(in_channels, channels[0], strides[0]), ("blocks", blocks), channels[-1], classes
+        )
+        names = [f"blocks.{index}" for index in range(len(BLOCKS))]
+        return Backbone(model, names, "classifier", "mobilenet_v1")
+
+
+def separable_block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Depthwise 3x3, pointwise 1x1: (B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
+    return nn.Sequential(
+        OrderedDict(
+            depthwise=convolution(inputs, inputs, 3, stride, groups=inputs),
+            bn1=nn.BatchNorm2d(inputs),
+            relu1=nn.ReLU(inplace=True),
+            pointwise=convolution(inputs, outputs, 1),
+            bn2=nn.BatchNorm2d(outputs),
+            relu2=nn.ReLU(inplace=True),
+        )
+    )
+
+
+def scaled(channels: int, width: float) -> int:
+    """The multiple of 8 nearest to channels * width, at least 8."""
+    return max(8, int(channels * width + 4) // 8 * 8)
+
+
+def halvings_for(image_size: int) -> int:
+    """The most halvings, up to five, that leave a side ceil(image_size / 2**halvings) >= 2."""
+    return min(5, max(0, (image_size - 1).bit_length() - 1))
+
+
+def keep_last(strides: list[int], kept: int) -> list[int]:
+    """The strides with only the last `kept` of those above 1 left, the others set to 1."""
+    strided = [index for index, stride in enumerate(strides) if stride > 1]
+    dropped = strided[: len(strided) - kept]
+    return [1 if index in dropped else stride for index, stride in enumerate(strides)]
