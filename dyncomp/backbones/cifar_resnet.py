@@ -35,6 +35,12 @@ class CifarResNet(BackboneFamily):
         "conv", "where the shape changes: 1x1 convolution (He's option B) or zero padding (A)"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        blocks_per_stage(
+            self.depth
+        )  # a wrong depth fails with the spec, not in the middle of a run
+
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         blocks = blocks_per_stage(self.depth)
         widths = [max(1, round(16 * self.width)) * factor for factor in (1, 2, 4)]

@@ -1,0 +1,60 @@
+"""torchvision's residual networks (He et al. 2016, arXiv:1512.03385; stride in the 3x3: v1.5)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from torch import nn
+
+from dyncomp.backbones._stem import STEM_HELP, Stem, stem_convolution
+from dyncomp.backbones._weights import load_weights
+from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
+from dyncomp.registry import register_backbone
+from dyncomp.spec import option
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+@register_backbone("resnet{depth}", paper="arXiv:1512.03385")
+@dataclass(frozen=True)
+class ResNet(BackboneFamily):
+    """torchvision's ResNet-18 to -152, bit for bit, made for 224 pixels; loads its weights."""
+
+    examples: ClassVar[tuple[str, ...]] = ("resnet18", "resnet18(stem='cifar')", "resnet50")
+
+    depth: Literal[18, 34, 50, 101, 152] = option(50, "layers")
+    stem: Stem = option("imagenet", STEM_HELP)
+    weights: str | None = option(None, "file with a state_dict of torchvision's network")
+
+    def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
+        from torchvision.models import get_model  # slow to import: not needed to be listed
+
+        name = f"resnet{self.depth}"
+        model = get_model(name, weights=None, num_classes=classes)
+        model.conv1 = stem_convolution(model.conv1, in_channels, self.stem)
+        if self.stem == "cifar":
+            model.maxpool = nn.Identity()
+        if self.weights is not None:
+            load_weights(model, self.weights, name, ends=("conv1", "fc"))
+        for stage in map(model.get_submodule, STAGES):
+            for index, block in list(stage.named_children()):
+                stage.set_submodule(index, residual(block))
+        names = [f"{s}.{index}" for s in STAGES for index, _ in getattr(model, s).named_children()]
+        return Backbone(model, names, "fc", name)
+
+
+def residual(block: BasicBlock | Bottleneck) -> ResidualBlock:
+    """The same layers in the same order, with body and shortcut apart."""
+    layers = OrderedDict(
+        conv1=block.conv1, bn1=block.bn1, relu1=block.relu, conv2=block.conv2, bn2=block.bn2
+    )
+    if hasattr(block, "conv3"):
+        layers |= OrderedDict(relu2=nn.ReLU(inplace=True), conv3=block.conv3, bn3=block.bn3)
+    shortcut = nn.Identity() if block.downsample is None else block.downsample
+    # not in place: a skipped body may leave the block's own input as the summand
+    return ResidualBlock(nn.Sequential(layers), shortcut, nn.ReLU())
