@@ -1,0 +1,64 @@
+"""What the main job tells while it runs; who shows it, and how, is not its matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dyncomp.bench.plan import Cell, Plan
+from dyncomp.train import Progress
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The work is known: all cells, and how many of them have a record already."""
+
+    plan: Plan
+    finished: int
+
+
+@dataclass(frozen=True)
+class CellStarted:
+    """A cell begins to train; `number` of `total` that are to be run."""
+
+    cell: Cell
+    number: int
+    total: int
+
+
+@dataclass(frozen=True)
+class CellTrains:
+    """A cell is in training."""
+
+    cell: Cell
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class CellEnded:
+    """A cell has its record, good or failed."""
+
+    cell: Cell
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TimingStarted:
+    """The networks of one comparison are timed together at this batch size."""
+
+    networks: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class ReportStarted:
+    """Tables and plots are being written."""
+
+
+Event = Planned | CellStarted | CellTrains | CellEnded | TimingStarted | ReportStarted
+Listener = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """Tells nobody."""

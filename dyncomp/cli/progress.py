@@ -1,0 +1,110 @@
+"""Shows what the main job tells: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from dyncomp.bench.events import (
+    CellEnded,
+    CellStarted,
+    CellTrains,
+    Event,
+    Listener,
+    Planned,
+    ReportStarted,
+    TimingStarted,
+)
+
+PLAIN_EVERY_S = 5.0
+
+
+@contextmanager
+def watching() -> Iterator[Listener]:
+    """A listener that shows progress on standard error's or output's terminal while the block runs."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Plain(console).tell
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Live(console, progress).tell
+
+
+class Plain:
+    """One line per thing that happened, and one every few seconds of training."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.last = 0.0
+
+    def tell(self, event: Event) -> None:
+        """Print the event, unless it is one of many alike."""
+        if isinstance(event, CellTrains):
+            now = time.monotonic()
+            if now - self.last < PLAIN_EVERY_S and event.progress.done < 1:
+                return
+            self.last = now
+        if isinstance(event, CellStarted):
+            self.last = time.monotonic()
+        self.console.print(in_words(event), markup=False, highlight=False, soft_wrap=True)
+
+
+class Live:
+    """A bar for the cell in training; what is finished stands above it."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        self.console, self.progress = console, progress
+        self.task: TaskID = progress.add_task("starting", total=1.0, detail="")
+
+    def tell(self, event: Event) -> None:
+        """Move the bar, or print above it."""
+        if isinstance(event, CellTrains):
+            detail = _training(event)
+            self.progress.update(self.task, completed=event.progress.done, detail=detail)
+        elif isinstance(event, CellEnded | Planned):
+            self.console.print(in_words(event), markup=False, highlight=False)
+        else:
+            self.progress.update(self.task, description=in_words(event), completed=0.0, detail="")
+
+
+def in_words(event: Event) -> str:
+    """The event as one line."""
+    match event:
+        case Planned(plan, finished):
+            lines = [f"  {cell}" for cell in plan.cells]
+            head = f"{len(plan.cells)} cells, {finished} finished before"
+            return "\n".join([head, *lines])
+        case CellStarted(cell, number, total):
+            return f"[{number}/{total}] {cell}"
+        case CellTrains():
+            return "  " + _training(event)
+        case CellEnded(_, record):
+            return "  " + _ended(record)
+        case TimingStarted(networks, batch_size):
+            return f"timing {networks} networks in turns, batch size {batch_size}"
+        case ReportStarted():
+            return "writing the report"
+
+
+def _training(event: CellTrains) -> str:
+    p = event.progress
+    left = p.seconds * (1 - p.done) / p.done
+    share = "" if abs(p.share - 1) < 1e-9 else f", {p.share:.0%} of the MACs"
+    return f"{p.stage}: epoch {p.epoch}/{p.epochs}, loss {p.loss:.3f}{share}, {left:.0f} s left"
+
+
+def _ended(record: dict[str, object]) -> str:
+    if record["status"] != "ok":
+        return f"failed: {record['error']}"
+    text = (
+        f"top-1 {record['top1']:.2f} %, {float(str(record['macs'])) / 1e6:.2f} M MACs per image, "
+        f"{record['routes']} routes, {record['train_seconds']:.0f} s of training"
+    )
+    warnings = record["warnings"]
+    assert isinstance(warnings, list)
+    return "\n".join([text, *(f"  warning: {warning}" for warning in warnings)])

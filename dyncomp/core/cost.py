@@ -1,0 +1,143 @@
+"""What each unit costs, measured; what an image's decisions cost, priced; what really ran, counted.
+
+Convention: MACs, one per multiply-add of convolutions, linear layers and matrix products, gates and kernel mixing
+included; `flops = 2 * macs`.
+
+    price_i = always + sum over sites of reach_i * (overhead + sum over units u of used_iu * cost_u)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.counter import MacCounter
+from dyncomp.core.trace import Parent, Trace
+
+if TYPE_CHECKING:
+    from dyncomp.core.net import Net
+
+
+@dataclass(frozen=True)
+class SiteCost:
+    """MACs for one image at one site: its overhead whenever it is reached, and each unit when it is used."""
+
+    overhead: int
+    units: tuple[int, ...]
+    parent: Parent
+
+
+@dataclass(frozen=True)
+class Costs:
+    """MACs of one image of shape `image_shape` (C, H, W): what always runs, and every site's.
+
+    `uncounted` names operators that ran and have no known cost.
+    """
+
+    always: int
+    sites: Mapping[str, SiteCost]
+    image_shape: tuple[int, ...]
+    uncounted: tuple[str, ...]
+
+    @property
+    def full(self) -> int:
+        """MACs with every unit on."""
+        return self.always + sum(c.overhead + sum(c.units) for c in self.sites.values())
+
+    @property
+    def overhead(self) -> int:
+        """MACs of all gates, routers and kernel mixing, every site reached."""
+        return sum(c.overhead for c in self.sites.values())
+
+    @property
+    def without_overhead(self) -> int:
+        """MACs with every unit on and gates free of charge: for a gated backbone, the plain backbone's."""
+        return self.full - self.overhead
+
+
+def measure_costs(net: Net, images: Tensor) -> Costs:
+    """Run one image (1, C, H, W) with every unit on, and note what each unit and each gate executed.
+
+    Measured in the sparse form, the one that is deployed; never an author's formula.
+    """
+    from dyncomp.core.decisions import all_on
+
+    image = images[:1]
+    with _evaluating(net), MacCounter() as counter:
+        net.tape.meter = counter
+        try:
+            net(image, sparse=True, decisions=all_on(net, 1), record=False)
+        finally:
+            net.tape.meter = None
+    macs = counter.by_scope
+    sites = {
+        site: SiteCost(
+            macs[(site, None)],
+            tuple(macs[(site, unit)] for unit in range(op.units)),
+            net.parents[site],
+        )
+        for site, op in net.sites.items()
+    }
+    return Costs(macs[None], sites, tuple(image.shape[1:]), tuple(sorted(counter.uncounted)))
+
+
+def price(costs: Costs, trace: Trace) -> Tensor:
+    """MACs of each image by its decisions, (B,) float64: exact integers, differentiable where decisions are."""
+    device = next((d.used.device for d in trace.values()), None)
+    exact = {"dtype": torch.float64, "device": device}
+    total = torch.full((trace.images,), float(costs.always), **exact)
+    for site, cost in costs.sites.items():
+        units = torch.tensor(cost.units, **exact)
+        reach = trace.reach(site)
+        total = total + reach * (cost.overhead + trace[site].used.double() @ units)  # (B,)
+    return total
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What really ran: MACs over all images given, by operator, and the calls of operators without a known cost."""
+
+    by_operator: Counter[str] = field(default_factory=Counter)
+    uncounted: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def macs(self) -> int:
+        """MACs of all operators."""
+        return self.by_operator.total()
+
+    def __add__(self, other: Executed) -> Executed:
+        return Executed(self.by_operator + other.by_operator, self.uncounted + other.uncounted)
+
+
+def execute_and_count(net: Net, images: Tensor) -> Executed:
+    """Run the sparse form on images (B, C, H, W) and count every operator that ran."""
+    with _evaluating(net), MacCounter() as counter:
+        net(images, sparse=True, record=False)
+    return Executed(counter.by_operator, counter.uncounted)
+
+
+def count_executed_macs(net: Net, images: Tensor) -> int:
+    """MACs of the operators that ran in the sparse form over all images (B, C, H, W); equals `price(...).sum()`."""
+    return execute_and_count(net, images).macs
+
+
+class _evaluating:
+    """Evaluation mode without gradients inside, the former mode afterwards."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.training = net.training
+        self.no_grad = torch.no_grad()
+
+    def __enter__(self) -> None:
+        self.net.eval()
+        self.no_grad.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self.no_grad.__exit__(*error)
+        self.net.train(self.training)

@@ -1,0 +1,99 @@
+"""Gates: small networks that map features to the probability that each unit is used."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.op import Taped
+
+
+def pooled(x: Tensor) -> Tensor:
+    """Features (B, C, H, W) averaged over space, (B, C); already pooled ones (B, C) as they are."""
+    return x.mean(dim=(2, 3)) if x.dim() == 4 else x
+
+
+def open_bias(probability: float) -> float:
+    """The logit at which a gate is open with that probability."""
+    return math.log(probability / (1 - probability))
+
+
+class Router(nn.Module):
+    """Pooled features -> one linear layer -> sigmoid or softmax(z / temperature), (B, K), for mixing K experts.
+
+    CondConv's routing function is the sigmoid one (Yang et al. 2019, arXiv:1904.04971, eq. 2); softmax is the variant
+    of its Table 3. Weights start as Glorot uniform, biases at zero, as TensorFlow's dense layer does.
+    """
+
+    def __init__(self, channels: int, experts: int, softmax: bool, temperature: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, experts)
+        self.softmax = softmax
+        self.temperature = temperature
+        nn.init.xavier_uniform_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(pooled(x)).to(x.dtype) / self.temperature  # (B, K)
+        return logits.softmax(dim=1) if self.softmax else logits.sigmoid()
+
+
+class FeedForwardGate(nn.Module):
+    """SkipNet's FFGate-I (`deep=True`) and FFGate-II (Wang et al. 2018, arXiv:1711.09485, section 3.1 and its code).
+
+    I: max-pool 2, conv3x3, conv3x3 of stride 2, average pool, 1x1 conv to two logits, softmax. II: one conv3x3 of
+    stride 2 in place of the first three. Output: (B, 1). `start` is the probability with which it begins open (an
+    interpretation: the paper does not say how its gates start; a gate that starts half closed rarely opens again).
+    """
+
+    def __init__(self, channels: int, deep: bool, start: float) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        if deep:
+            layers += [nn.MaxPool2d(2, ceil_mode=True), *_conv(channels, stride=1)]
+        self.features = nn.Sequential(*layers, *_conv(channels, stride=2))
+        self.head = nn.Conv2d(channels, 2, 1)
+        with torch.no_grad():
+            self.head.bias.copy_(torch.tensor([0.0, open_bias(start)]))  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.features(x).mean(dim=(2, 3), keepdim=True)  # (B, C, 1, 1)
+        logits = self.head(maps).flatten(1)  # (B, 2)
+        return logits.softmax(dim=1)[:, 1:].to(x.dtype)  # (B, 1)
+
+
+def _conv(channels: int, stride: int) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+    return [conv, nn.BatchNorm2d(channels), nn.ReLU()]
+
+
+class RecurrentGate(Taped):
+    """SkipNet's recurrent gate (Wang et al. 2018, section 3.1): pool, 1x1 conv to 10, LSTM(10, 10), linear, sigmoid.
+
+    The projection belongs to its block; `cell` and `head` are shared by all blocks, and the LSTM's state travels with
+    each image from gate to gate, starting at zero. Input (B, C, H, W), output (B, 1).
+    """
+
+    def __init__(self, channels: int, cell: nn.LSTMCell, head: nn.Linear) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(channels, cell.input_size, 1)
+        self.cell = cell
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        embedded = self.projection(x.mean(dim=(2, 3), keepdim=True)).flatten(1).to(x.dtype)  # (B, 10)
+        hidden, memory = (self.tape.recall(key, embedded) for key in ("hidden", "memory"))
+        hidden, memory = self.cell(embedded, (hidden, memory))
+        self.tape.remember("hidden", hidden)
+        self.tape.remember("memory", memory)
+        probability: Tensor = self.head(hidden).to(x.dtype).sigmoid()  # (B, 1)
+        return probability
+
+
+def shared_recurrence(size: int, start: float) -> tuple[nn.LSTMCell, nn.Linear]:
+    """The LSTM cell and the head that all of a network's recurrent gates share; gates begin open with `start`."""
+    cell, head = nn.LSTMCell(size, size), nn.Linear(size, 1)
+    nn.init.constant_(head.bias, open_bias(start))
+    return cell, head

@@ -1,0 +1,91 @@
+"""A convolution whose kernel differs from image to image: equal forms, of which the fastest depends on the shape.
+
+All take x (B, C, H, W), kernels (B, O, C / groups, k, k), bias (B, O) or None, and give (B, O, H', W').
+Each executes the same multiply-adds; they differ in memory traffic and in calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dyncomp.core.rows import is_channels_last
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution moves over its input."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+def grouped(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """One grouped convolution: images become groups."""
+    images, channels, height, width = x.shape
+    outputs = kernels.shape[1]
+    stacked = x.reshape(1, images * channels, height, width)  # (1, B*C, H, W)
+    y = F.conv2d(
+        stacked,
+        kernels.flatten(0, 1),  # (B*O, C/groups, k, k)
+        None if bias is None else bias.flatten(),
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        geometry.groups * images,
+    )
+    return _layout_of(x, y.view(images, outputs, *y.shape[2:]))  # (B, O, H', W')
+
+
+def looped(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """One plain convolution per image."""
+    g = geometry
+    parts = [
+        F.conv2d(
+            x[i : i + 1],
+            kernels[i],
+            None if bias is None else bias[i],
+            g.stride,
+            g.padding,
+            g.dilation,
+            g.groups,
+        )
+        for i in range(len(x))
+    ]
+    return torch.cat(parts)
+
+
+def multiplied(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """Batched matrix products; for ungrouped 1x1 kernels without padding."""
+    x = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
+    images, channels, height, width = x.shape
+    matrices = kernels.flatten(1).view(images, -1, channels)  # (B, O, C)
+    pixels = x.permute(0, 2, 3, 1).reshape(images, height * width, channels)  # (B, H*W, C)
+    if bias is None:
+        y = torch.bmm(pixels, matrices.transpose(1, 2))  # (B, H*W, O)
+    else:
+        y = torch.baddbmm(bias[:, None, :].to(pixels.dtype), pixels, matrices.transpose(1, 2))
+    return _layout_of(x, y.view(images, height, width, -1).permute(0, 3, 1, 2))  # (B, O, H', W')
+
+
+PerImageConv = Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor]
+
+
+def forms(kernels: Tensor, geometry: Geometry) -> dict[str, PerImageConv]:
+    """The forms that can run these kernels, by name."""
+    if len(kernels) == 1:
+        return {"looped": looped}
+    able: dict[str, PerImageConv] = {"grouped": grouped, "looped": looped}
+    if kernels.shape[3:] == (1, 1) and geometry.groups == 1 and geometry.padding == (0, 0):
+        able["multiplied"] = multiplied
+    return able
+
+
+def _layout_of(x: Tensor, y: Tensor) -> Tensor:
+    return y.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else y.contiguous()

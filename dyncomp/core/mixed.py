@@ -1,0 +1,207 @@
+"""Mixed: layers whose kernel is mixed for each image out of K experts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyncomp.core.kernels import Geometry, forms
+from dyncomp.core.op import Op
+from dyncomp.core.rows import is_channels_last
+from dyncomp.core.trace import Decision
+from dyncomp.core.tuner import fastest
+
+Mode = Literal["auto", "kernels", "outputs"]
+
+
+class Mixture:
+    """What a Mixed op shares with its expert layers during a pass: the mixing weights and how to use them."""
+
+    def __init__(self, experts: int, mode: Mode) -> None:
+        self.experts = experts
+        self.mode = mode
+        self.dense = True
+        self.weight: Tensor = torch.empty(0, experts)  # (B, K)
+        self.overhead: Callable[..., Any] = _plainly
+
+
+def _plainly(run: Callable[..., Any], *inputs: Any) -> Any:
+    return run(*inputs)
+
+
+class Mixed(Op):
+    """A block whose convolutions and linear layers mix K experts with one router (Yang et al. 2019, arXiv:1904.04971).
+
+    Dense form: sum over k of w_k * layer_k(x), or the mixed kernel, as `mode` says. Sparse form: one convolution with
+    the kernel sum over k of w_k * W_k (eq. 3). Every unit (expert) is always used: the op saves no arithmetic, it
+    buys capacity. The router and the mixing (K multiply-adds per weight) are the site's overhead.
+    """
+
+    def __init__(self, block: nn.Module, router: nn.Module, experts: int, mode: Mode) -> None:
+        super().__init__()
+        self.units = experts
+        self.mixture = Mixture(experts, mode)
+        self.block = _with_experts(block, self.mixture)
+        self.router = router
+
+    def decide(self, x: Tensor) -> Decision:
+        weight = self.router(x)  # (B, K)
+        used = torch.ones_like(weight)
+        return Decision(used, weight, used)
+
+    def dense(self, x: Tensor, decision: Decision) -> Tensor:
+        return self._run(x, decision.weight, dense=True)
+
+    def sparse(self, x: Tensor, decision: Decision) -> Tensor:
+        return self._run(x, decision.weight, dense=False)
+
+    def _run(self, x: Tensor, weight: Tensor, dense: bool) -> Tensor:
+        mixture = self.mixture
+        mixture.weight, mixture.dense, mixture.overhead = weight, dense, self._overhead
+        y: Tensor = self.block(x)
+        return y
+
+    def unit_parts(self) -> tuple[nn.Module | None, ...]:
+        return (None,) * self.units
+
+    def least(self) -> Tensor:
+        return torch.ones(self.units)
+
+    def forced(self, used: Tensor, weight: Tensor) -> Decision:
+        ones = torch.ones_like(used)
+        return Decision(ones, weight, ones)
+
+
+def _with_experts(module: nn.Module, mixture: Mixture) -> nn.Module:
+    if isinstance(module, nn.Conv2d):
+        return ExpertConv2d(module, mixture)
+    if isinstance(module, nn.Linear):
+        return ExpertLinear(module, mixture)
+    for name, child in module.named_children():
+        setattr(module, name, _with_experts(child, mixture))
+    return module
+
+
+class ExpertLayer(nn.Module, ABC):
+    """K copies of a layer's parameters, each expert drawn on its own with the spread of the layer it replaces.
+
+    Initialising the stacked tensor as one would count K times the fan-in and start K experts too small.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, mixture: Mixture) -> None:
+        super().__init__()
+        self.mixture = mixture
+        self.weight = nn.Parameter(_drawn_alike(layer.weight, mixture.experts))  # (K, O, ...)
+        self.bias = (
+            None if layer.bias is None else nn.Parameter(_drawn_alike(layer.bias, mixture.experts))
+        )
+
+    def mixed(self, parameter: Tensor) -> Tensor:
+        """The parameter mixed for each image: (K, ...) -> (B, ...)."""
+        flat = self.mixture.overhead(torch.mm, self.mixture.weight, parameter.flatten(1))
+        mixed: Tensor = flat.view(-1, *parameter.shape[1:])
+        return mixed
+
+    def by_kernels(self, x: Tensor) -> Tensor:
+        """One layer call with each image's own mixed kernel."""
+        bias = None if self.bias is None else self.mixed(self.bias)
+        return self.apply_kernels(x, self.mixed(self.weight), bias)
+
+    def by_outputs(self, x: Tensor) -> Tensor:
+        """Every expert on the whole batch, outputs mixed; shape of the layer's output."""
+        y = None
+        for k in range(self.mixture.experts):
+            output = self.apply_expert(x, self.weight[k], None if self.bias is None else self.bias[k])
+            share = self.mixture.weight[:, k].to(output.dtype)
+            term = output * share.view(-1, *[1] * (output.dim() - 1))
+            y = term if y is None else y + term
+        assert y is not None  # there is at least one expert
+        return y
+
+    @abstractmethod
+    def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer with a kernel (B, O, ...) and bias (B, O) of its own for each image."""
+
+    @abstractmethod
+    def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer with one expert's kernel (O, ...) and bias (O,) for all images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.by_outputs(x) if self._mode(x) == "outputs" else self.by_kernels(x)
+
+    def _mode(self, x: Tensor) -> str:
+        mixture = self.mixture
+        if not mixture.dense:
+            return "kernels"
+        if mixture.mode != "auto":
+            return mixture.mode
+        key = ("mix", *shape_key(x), tuple(self.weight.shape), torch.is_grad_enabled())
+        return fastest(key, {"kernels": partial(self._step, self.by_kernels, x), "outputs": partial(self._step, self.by_outputs, x)})
+
+    def _step(self, form: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        """One forward pass, and a backward pass when training, on a copy; no gradient is left behind."""
+        inputs = x.detach().requires_grad_(torch.is_grad_enabled())
+        weight, overhead = self.mixture.weight, self.mixture.overhead
+        self.mixture.weight = weight.detach()
+        try:
+            y = form(inputs)
+            if torch.is_grad_enabled():
+                torch.autograd.grad(y.float().sum(), [inputs, self.weight])
+        finally:
+            self.mixture.weight, self.mixture.overhead = weight, overhead
+
+
+def shape_key(x: Tensor) -> tuple[object, ...]:
+    """What decides which equal form is fastest: shape, type, device, layout, threads."""
+    autocast = torch.is_autocast_enabled(x.device.type)
+    return (*x.shape, x.dtype, x.device.type, is_channels_last(x), autocast, torch.get_num_threads())
+
+
+class ExpertConv2d(ExpertLayer):
+    """A convolution with K experts; (B, C, H, W) -> (B, O, H', W')."""
+
+    def __init__(self, layer: nn.Conv2d, mixture: Mixture) -> None:
+        super().__init__(layer, mixture)
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise NotImplementedError("expert convolutions pad with a number of zeros")
+        self.geometry = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+
+    def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+        able = forms(kernels, self.geometry)
+        if len(able) > 1:
+            key = ("conv", *shape_key(x), tuple(kernels.shape), self.geometry)
+            with torch.no_grad():
+                ways = {name: partial(form, x, kernels, bias, self.geometry) for name, form in able.items()}
+                name = fastest(key, ways)
+        else:
+            name = "looped"
+        return able[name](x, kernels, bias, self.geometry)
+
+    def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        g = self.geometry
+        return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
+
+
+class ExpertLinear(ExpertLayer):
+    """A linear layer with K experts; (B, C) -> (B, O)."""
+
+    def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is None:
+            return torch.bmm(kernels, x[:, :, None]).squeeze(2)  # (B, O)
+        return torch.baddbmm(bias[:, :, None].to(x.dtype), kernels, x[:, :, None]).squeeze(2)
+
+    def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+
+def _drawn_alike(parameter: Tensor, experts: int) -> Tensor:
+    """`experts` independent normal draws with the mean and spread of `parameter`, (K, ...)."""
+    spread = parameter.detach().std(correction=0)
+    drawn = torch.randn(experts, *parameter.shape, dtype=parameter.dtype, device=parameter.device)
+    return drawn * spread + parameter.detach().mean()

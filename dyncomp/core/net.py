@@ -1,0 +1,87 @@
+"""Net: an adapted backbone whose ops share one tape; images in, logits and decisions out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from dyncomp.core.cost import Costs, price
+from dyncomp.core.op import Op, Taped
+from dyncomp.core.trace import Decision, Parent, Tape, Trace
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a pass gives: `logits` (B, Y), the `trace` of its decisions, and the costs that price them."""
+
+    logits: Tensor
+    trace: Trace
+    costs: Costs | None
+
+    def macs(self) -> Tensor:
+        """Multiply-adds of each image, (B,) float64, differentiable through the decisions."""
+        return price(self._known_costs(), self.trace)
+
+    def share(self) -> Tensor:
+        """Each image's multiply-adds as a share of the network with everything on and gates free of charge, (B,)."""
+        return self.macs() / self._known_costs().without_overhead
+
+    def _known_costs(self) -> Costs:
+        if self.costs is None:
+            raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
+        return self.costs
+
+
+class Net(nn.Module):
+    """A network with ops in it.
+
+    `net(images)` runs the dense form in training and the sparse form in evaluation; `sparse=` says otherwise.
+    `decisions` (site -> Decision over the whole batch) replaces the gates' own. With `record=False` the trace is empty.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.tape = Tape()
+        self.sites = {name: op for name, op in model.named_modules() if isinstance(op, Op)}
+        self.parents = _parents(self.sites)
+        self.costs: Costs | None = None
+        for name, module in model.named_modules():
+            if isinstance(module, Taped):
+                module.attach(name, self.tape)
+
+    def forward(
+        self,
+        images: Tensor,
+        sparse: bool | None = None,
+        decisions: Mapping[str, Decision] | None = None,
+        record: bool = True,
+    ) -> Output:
+        sparse = not self.training if sparse is None else sparse
+        if sparse and self.training:
+            raise RuntimeError("the sparse form is for evaluation: call net.eval() first")
+        self.tape.begin(len(images), sparse, record, decisions or {})
+        logits = self.model(images)
+        return Output(logits, self._trace(logits), self.costs)
+
+    def _trace(self, logits: Tensor) -> Trace:
+        tape = self.tape
+        if not tape.recording:
+            return Trace({}, {}, tape.images)
+        for site, op in self.sites.items():
+            if site not in tape.decisions:  # no image got there
+                nothing = logits.new_zeros(tape.images, op.units)
+                tape.decisions[site] = Decision(nothing, nothing, nothing)
+        ordered = {site: tape.decisions[site] for site in self.sites}
+        return Trace(ordered, self.parents, tape.images)
+
+
+def _parents(sites: Mapping[str, Op]) -> dict[str, Parent]:
+    owner: dict[int, tuple[str, int]] = {}
+    for site, op in sites.items():  # outer ops come first, so that inner ones have the last word
+        for unit, part in enumerate(op.unit_parts()):
+            for module in part.modules() if part is not None else ():
+                owner[id(module)] = (site, unit)
+    return {site: owner.get(id(op)) for site, op in sites.items()}

@@ -1,0 +1,24 @@
+"""Exchanges a network's normalisation layers."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeVar
+
+from torch import nn
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def with_norm(module: _Module, norm: Literal["batch", "group"]) -> _Module:
+    """The module with its BatchNorm2d layers as they are, or each replaced by GroupNorm (Wu & He 2018, arXiv:1803.08494).
+
+    GroupNorm has no statistics over the batch, so a network with it can be trained image by image. Groups: 32, or the
+    greatest common divisor with the channels.
+    """
+    if norm == "group":
+        for name, child in list(module.named_modules()):
+            if isinstance(child, nn.BatchNorm2d):
+                channels = child.num_features
+                module.set_submodule(name, nn.GroupNorm(math.gcd(32, channels), channels))
+    return module

@@ -1,0 +1,85 @@
+"""What every op shares: a site's name, the tape of its network, and how a decision becomes one of two equal forms."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.trace import Decision, Tape
+
+
+class Taped(nn.Module):
+    """A module that takes part in passes: it has a name (its site) and the tape of the network it stands in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.site = ""
+        self.tape = Tape()
+
+    def attach(self, site: str, tape: Tape) -> None:
+        """Take a place in a network."""
+        self.site, self.tape = site, tape
+
+
+class Op(Taped, ABC):
+    """A place where images decide what runs: both forms of it, dense and sparse, under one decision."""
+
+    units: int
+    """How many units the decision is about."""
+
+    @abstractmethod
+    def decide(self, x: Tensor) -> Decision:
+        """The gate's own decision for features (B, ...), before anything is forced."""
+
+    @abstractmethod
+    def dense(self, x: Tensor, decision: Decision) -> Tensor:
+        """Every unit for every image, combined by the decision; differentiable."""
+
+    @abstractmethod
+    def sparse(self, x: Tensor, decision: Decision) -> Tensor:
+        """Only the units that the decision uses."""
+
+    @abstractmethod
+    def unit_parts(self) -> tuple[nn.Module | None, ...]:
+        """For each unit the module that runs only when the unit is used; None where a unit has none of its own."""
+
+    @abstractmethod
+    def least(self) -> Tensor:
+        """The fewest units that an image may use, (U,) of 0 and 1."""
+
+    @abstractmethod
+    def forced(self, used: Tensor, weight: Tensor) -> Decision:
+        """An allowed decision out of wishes (B, U): which units to use, and with what weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        decision = self.tape.settle(self.site, self._overhead(self.decide, x))
+        return self.sparse(x, decision) if self.tape.sparse else self.dense(x, decision)
+
+    def _overhead(self, run: Callable[..., Any], *inputs: Any) -> Any:
+        return self._metered(None, run, *inputs)
+
+    def _unit(self, unit: int, run: Callable[..., Any], *inputs: Any) -> Any:
+        return self._metered(unit, run, *inputs)
+
+    def _metered(self, unit: int | None, run: Callable[..., Any], *inputs: Any) -> Any:
+        if self.tape.meter is None:
+            return run(*inputs)
+        with self.tape.meter.scope(self.site, unit):
+            return run(*inputs)
+
+
+def hard_decision(probability: Tensor, sampling: bool) -> Decision:
+    """0/1 decisions from probabilities (B, U): a threshold at 1/2, or, when sampling, a draw.
+
+    Thresholded, `used` and `weight` pass the gradient straight through to the probability (Bengio et al. 2013,
+    arXiv:1308.3432). Sampled, the output learns nothing about the gate (that is the policy gradient's part), so only
+    `used`, the price, keeps the straight-through gradient.
+    """
+    chosen = torch.bernoulli(probability) if sampling else (probability > 0.5).to(probability)
+    chosen = chosen.detach()
+    used = chosen + probability - probability.detach() if probability.requires_grad else chosen
+    return Decision(used, chosen if sampling else used, probability)

@@ -1,0 +1,23 @@
+"""Taking images out of a batch and putting them back, without changing the memory layout on the way."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether features (B, C, H, W) lie channel by channel within a pixel."""
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def take(x: Tensor, rows: Tensor) -> Tensor:
+    """The images at `rows`, in x's own layout (`index_select` alone would return a channels-last batch as NCHW)."""
+    if is_channels_last(x) and not x.is_contiguous():
+        return x.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)  # (rows, C, H, W)
+    return x.index_select(0, rows)
+
+
+def put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """A copy of x (B, ...) in which the images at `rows` are replaced by `values`, in x's own layout."""
+    return x.index_copy(0, rows, values.to(x.dtype))

@@ -1,0 +1,173 @@
+"""What was decided for each image: decisions, the trace that holds them, and the tape that carries them through a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dyncomp.core.counter import MacCounter
+
+Parent = tuple[str, int] | None
+"""The unit (site, index) inside which a site lies, or None where it is always reached."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One site's decision for a batch: which units are used and with what weight.
+
+    All three are (B, U). `used` is 0 or 1 and prices the image; it may carry a straight-through gradient.
+    `weight` shapes the output. `probability` is the chance with which a sampling gate would use the unit.
+    """
+
+    used: Tensor
+    weight: Tensor
+    probability: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Decision:
+        """The decision with `change` applied to each of its three tensors."""
+        return Decision(change(self.used), change(self.weight), change(self.probability))
+
+
+class Trace(Mapping[str, Decision]):
+    """A pass's decisions: site -> Decision over the whole batch; together they are the images' routes.
+
+    In the sparse form a nested site is not reached by every image; the rows of the others are zero there.
+    """
+
+    def __init__(
+        self, decisions: Mapping[str, Decision], parents: Mapping[str, Parent], images: int
+    ) -> None:
+        self._decisions = dict(decisions)
+        self.parents = dict(parents)
+        self.images = images
+
+    def __getitem__(self, site: str) -> Decision:
+        return self._decisions[site]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._decisions)
+
+    def __len__(self) -> int:
+        return len(self._decisions)
+
+    def reach(self, site: str) -> Tensor | float:
+        """How far each image reaches the site: its parent's reach times its parent's decision, (B,) or 1."""
+        parent = self.parents.get(site)
+        if parent is None:
+            return 1.0
+        return self.reach(parent[0]) * self[parent[0]].used[:, parent[1]]  # (B,)
+
+    def executed(self, site: str) -> Tensor:
+        """Units of the site that run for each image: used, and reached, (B, U)."""
+        reach = self.reach(site)
+        used = self[site].used
+        return used * reach[:, None] if isinstance(reach, Tensor) else used  # (B, U)
+
+    def routes(self) -> Tensor:
+        """Each image's route: all units of all sites in order, run or not, (B, sum of U) bool."""
+        if not self:
+            return torch.zeros(self.images, 0, dtype=torch.bool)
+        return torch.cat([self.executed(site) > 0.5 for site in self], dim=1)
+
+    def select(self, index: Tensor) -> Trace:
+        """The trace of the images at `index`, in that order (an order of all images exchanges their routes)."""
+        chosen = {site: d.map(lambda t: t[index.to(t.device)]) for site, d in self.items()}
+        return Trace(chosen, self.parents, len(index))
+
+    @staticmethod
+    def join(traces: Sequence[Trace]) -> Trace:
+        """The traces of successive batches as one."""
+        first = traces[0]
+        joined = {
+            site: Decision(
+                torch.cat([t[site].used for t in traces]),
+                torch.cat([t[site].weight for t in traces]),
+                torch.cat([t[site].probability for t in traces]),
+            )
+            for site in first
+        }
+        return Trace(joined, first.parents, sum(t.images for t in traces))
+
+    def to(self, device: torch.device | str) -> Trace:
+        """The same decisions on another device, without their graph."""
+        moved = {site: d.map(lambda t: t.detach().to(device)) for site, d in self.items()}
+        return Trace(moved, self.parents, self.images)
+
+
+class Tape:
+    """What one pass of a network is asked to do, and what its ops decided; one per network, shared by its ops.
+
+    Plain attributes, so that a pass which records nothing pays nothing and `torch.compile` sees no trick.
+    """
+
+    def __init__(self) -> None:
+        self.sparse = False
+        self.sampling = False
+        self.recording = True
+        self.forced: Mapping[str, Decision] = {}
+        self.meter: MacCounter | None = None
+        self.images = 0
+        self.rows: Tensor | None = None
+        self.decisions: dict[str, Decision] = {}
+        self._memory: dict[str, Tensor] = {}
+
+    def begin(
+        self, images: int, sparse: bool, recording: bool, forced: Mapping[str, Decision]
+    ) -> None:
+        """Start a pass over a batch of that many images."""
+        self.images, self.sparse, self.recording = images, sparse, recording
+        self.forced = forced
+        self.rows = None
+        self.decisions = {}
+        self._memory = {}
+
+    def settle(self, site: str, decision: Decision) -> Decision:
+        """The decision that holds at the site (a forced one replaces the gate's own), noted when recording."""
+        if site in self.forced:
+            decision = self._force(self.forced[site], decision)
+        if self.recording:
+            self.decisions[site] = decision.map(self._spread)
+        return decision
+
+    def _force(self, forced: Decision, own: Decision) -> Decision:
+        def here(value: Tensor) -> Tensor:
+            value = value if self.rows is None else value[self.rows]
+            return value.to(own.weight)
+
+        return forced.map(here)
+
+    def _spread(self, value: Tensor) -> Tensor:
+        if self.rows is None:
+            return value
+        whole = value.new_zeros((self.images, *value.shape[1:]))  # (B, ...)
+        return whole.index_copy(0, self.rows, value)
+
+    @contextmanager
+    def narrow(self, rows: Tensor) -> Iterator[None]:
+        """Inside, ops see only these rows of the current batch."""
+        outer = self.rows
+        self.rows = rows if outer is None else outer[rows]
+        try:
+            yield
+        finally:
+            self.rows = outer
+
+    def recall(self, key: str, like: Tensor) -> Tensor:
+        """What a gate remembered under `key` for the current images in this pass; zeros shaped `like` at first."""
+        kept = self._memory.get(key)
+        if kept is None:
+            return torch.zeros_like(like)
+        return kept if self.rows is None else kept[self.rows]
+
+    def remember(self, key: str, value: Tensor) -> None:
+        """Keep `value` (one row per current image) under `key` until the pass ends."""
+        if self.rows is None:
+            self._memory[key] = value
+            return
+        kept = self._memory.get(key)
+        whole = value.new_zeros((self.images, *value.shape[1:])) if kept is None else kept
+        self._memory[key] = whole.index_copy(0, self.rows, value)

@@ -1,0 +1,57 @@
+"""Chooses between equal ways to compute the same thing by trying them once per shape and keeping the faster.
+
+The choice changes speed and rounding, never the mathematics. It is made once per key in a process and kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import torch
+
+_ROUNDS = 3
+_choices: dict[Hashable, str] = {}
+
+
+def fastest(key: Hashable, ways: Mapping[str, Callable[[], Any]]) -> str:
+    """The name of the fastest of `ways`, measured at the first call with this key.
+
+    Where nothing can be tried (inside torch.compile, or while operators are counted) it is the first, unless the key
+    is known already.
+    """
+    if len(ways) == 1:
+        return next(iter(ways))
+    if torch.compiler.is_compiling():
+        return next(iter(ways))
+    if key not in _choices:
+        if torch._C._len_torch_dispatch_stack() > 0:
+            return next(iter(ways))
+        _choices[key] = _try(ways)
+    return _choices[key]
+
+
+def choices() -> dict[str, str]:
+    """What was chosen so far, for the record."""
+    return {str(key): way for key, way in _choices.items()}
+
+
+def _try(ways: Mapping[str, Callable[[], Any]]) -> str:
+    best = dict.fromkeys(ways, float("inf"))
+    for round_ in range(_ROUNDS + 1):  # the first round warms up
+        for name, run in ways.items():
+            took = _seconds(run)
+            if round_:
+                best[name] = min(best[name], took)
+    return min(best, key=best.__getitem__)
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin

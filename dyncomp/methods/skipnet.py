@@ -1,0 +1,103 @@
+"""SkipNet: residual blocks that images skip, gate by gate (Wang, Yu, Dou, Darrell, Gonzalez 2018, arXiv:1711.09485)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyncomp.core import Backbone, FeedForwardGate, Gated, Method, Output, RecurrentGate, ResidualBlock, Stage
+from dyncomp.core import shared_recurrence
+from dyncomp.errors import CannotAttach
+from dyncomp.registry import register_method
+from dyncomp.spec import option
+
+EMBEDDING = 10  # the recurrent gate's projection and hidden state (section 3.1)
+
+
+@register_method("skipnet", paper="arXiv:1711.09485")
+@dataclass(frozen=True)
+class SkipNet(Method):
+    """Skips residual blocks image by image; each block's gate reads the features that enter it.
+
+    The first block is never gated. Stage 1 trains everything with hard gates and straight-through gradients; stage 2 is
+    the paper's hybrid: decisions are drawn, the network learns by cross-entropy, the gates by REINFORCE with a reward
+    of alpha / gates for each block skipped and -cross-entropy at the end. The paper sets the trade-off by alpha alone:
+    `target=None` does that. With a `target`, a budget loss on the priced multiply-adds sets it instead, in both stages,
+    and alpha is not used.
+
+    Against collapse: gates begin open (`start`), the budget's pressure grows from nothing over the first part of
+    stage 1, it acts on the network's whole price so that no single gate is driven to a rate, and it pulls back when
+    more is skipped than asked.
+    """
+
+    gate: Literal["rnn", "ff1", "ff2"] = option("rnn", "recurrent gate, or the paper's FFGate-I or FFGate-II")
+    target: float | None = option(0.5, "multiply-adds as a share of the plain backbone's; None: alpha decides", gt=0.0, le=1.0)
+    alpha: float = option(0.1, "reward for skipping all gated blocks (target=None)", ge=0.0)
+    rl_weight: float = option(0.01, "weight of the policy gradient in stage 2", ge=0.0)
+    budget_weight: float = option(10.0, "weight of the budget loss", ge=0.0)
+    start: float = option(0.9, "probability with which gates begin open", gt=0.5, lt=1.0)
+
+    def build(self, new: Callable[[], Backbone]) -> nn.Module:
+        backbone = new()
+        names = [n for n in backbone.blocks[1:] if isinstance(backbone.part(n), ResidualBlock)]
+        if not names:
+            raise CannotAttach(
+                f"skipnet: {backbone.name} has no residual block behind its first block, so nothing can be skipped; "
+                "choose a backbone with shortcuts, such as cifar_resnet14, resnet18 or mobilenet_v2"
+            )
+        gate = self._gates()
+        for name in names:
+            block = backbone.part(name)
+            assert isinstance(block, ResidualBlock)
+            backbone.swap(name, Gated(block, gate(_channels(block))))
+        return backbone
+
+    def _gates(self) -> Callable[[int], nn.Module]:
+        if self.gate == "rnn":
+            cell, head = shared_recurrence(EMBEDDING, self.start)
+            return lambda channels: RecurrentGate(channels, cell, head)
+        return lambda channels: FeedForwardGate(channels, self.gate == "ff1", self.start)
+
+    def stages(self) -> Sequence[Stage]:
+        return (
+            Stage("supervised", 0.75, self._supervised),
+            Stage("hybrid", 0.25, self._hybrid, sampling=True, learning_rate=0.01),
+        )
+
+    def _supervised(self, output: Output, labels: Tensor, progress: float) -> Tensor:
+        pressure = min(1.0, progress / 0.5)
+        return F.cross_entropy(output.logits.float(), labels) + self._budget(output, pressure)
+
+    def _hybrid(self, output: Output, labels: Tensor, progress: float) -> Tensor:
+        errors = F.cross_entropy(output.logits.float(), labels, reduction="none")  # (B,)
+        return errors.mean() + self.rl_weight * self._policy(output, errors) + self._budget(output, 1.0)
+
+    def _budget(self, output: Output, pressure: float) -> Tensor:
+        """Squared distance of the batch's mean price from a target that moves from 1 to `target`."""
+        if self.target is None:
+            return output.logits.new_zeros(())
+        target = 1 - (1 - self.target) * pressure
+        return self.budget_weight * (output.share().mean() - target).square().float()
+
+    def _policy(self, output: Output, errors: Tensor) -> Tensor:
+        """REINFORCE (paper, eq. 3 to 5): each gate is answerable for the rewards from it to the end, undiscounted.
+
+        Summed over the batch, as the official code does. The terminal reward is set against the batch's mean, which
+        leaves the expected gradient as it is and takes most of its noise (an addition to the paper).
+        """
+        reward = 0.0 if self.target is not None else self.alpha / len(output.trace)
+        end = -(errors - errors.mean()).detach()  # (B,)
+        skipped = torch.cat([1 - d.used.detach() for d in output.trace.values()], dim=1)  # (B, T)
+        to_come = skipped.flip(1).cumsum(1).flip(1) * reward + end[:, None]  # (B, T)
+        chances = torch.cat([d.probability for d in output.trace.values()], dim=1).float()
+        taken = torch.where(skipped > 0.5, 1 - chances, chances).clamp_min(1e-6)  # (B, T)
+        return -(to_come * taken.log()).sum()
+
+
+def _channels(block: ResidualBlock) -> int:
+    return next(m.in_channels for m in block.body.modules() if isinstance(m, nn.Conv2d))

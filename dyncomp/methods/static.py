@@ -1,0 +1,25 @@
+"""The plain backbone: the reference that every dynamic method is set against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from dyncomp.core import Backbone, Method
+from dyncomp.core.norm import with_norm
+from dyncomp.registry import register_method
+from dyncomp.spec import option
+
+
+@register_method("static")
+@dataclass(frozen=True)
+class Static(Method):
+    """The plain backbone, every operator for every image."""
+
+    norm: Literal["batch", "group"] = option("batch", "normalisation layers")
+
+    def build(self, new: Callable[[], Backbone]) -> nn.Module:
+        return with_norm(new(), self.norm)

@@ -1,0 +1,18 @@
+"""Measures a built network: accuracy, multiply-adds, gate health, latency. Knows no method."""
+
+from dyncomp.profile.environment import environment
+from dyncomp.profile.evaluate import Evaluation, accuracy_with_exchanged_routes, evaluate
+from dyncomp.profile.health import GateHealth, gate_health, warnings_of
+from dyncomp.profile.latency import LatencyRounds, measure_latency
+
+__all__ = [
+    "Evaluation",
+    "GateHealth",
+    "LatencyRounds",
+    "accuracy_with_exchanged_routes",
+    "environment",
+    "evaluate",
+    "gate_health",
+    "measure_latency",
+    "warnings_of",
+]

@@ -1,0 +1,73 @@
+"""What a network answers on a split, what each image cost, and what really ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dyncomp.core import Executed, Net, Trace, execute_and_count
+from dyncomp.data import Split
+
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A split seen once in the sparse form; all tensors on the CPU, in the split's order.
+
+    labels, predictions: (N,) int64; macs: (N,) int64, priced by the decisions; trace: of all images.
+    """
+
+    labels: Tensor
+    predictions: Tensor
+    macs: Tensor
+    trace: Trace
+
+    @property
+    def top1(self) -> float:
+        """Percent of the images answered rightly."""
+        return 100 * float((self.labels == self.predictions).double().mean())
+
+
+def evaluate(net: Net, split: Split) -> Evaluation:
+    """Run the sparse form over a split, in order."""
+    labels, predictions, macs, traces = [], [], [], []
+    with torch.inference_mode():
+        for images, batch_labels, _ in _batches(net, split):
+            output = net(images, sparse=True)
+            labels.append(batch_labels)
+            predictions.append(output.logits.argmax(1).cpu())
+            macs.append(output.macs().round().long().cpu())
+            traces.append(output.trace.to("cpu"))
+    return Evaluation(torch.cat(labels), torch.cat(predictions), torch.cat(macs), Trace.join(traces))
+
+
+def count_executed(net: Net, split: Split) -> Executed:
+    """What ran over a whole split in the sparse form."""
+    return sum((execute_and_count(net, images) for images, _, _ in _batches(net, split)), Executed())
+
+
+def accuracy_with_exchanged_routes(net: Net, split: Split, trace: Trace, seed: int) -> float:
+    """Percent of right answers when every image is sent down another image's route.
+
+    The routes as a set, and so their price, stay the same; what goes is that an image has its own. No loss means that
+    the gates might as well not look at the image.
+    """
+    order = torch.randperm(trace.images, generator=torch.Generator().manual_seed(seed))
+    exchanged, right, start = trace.select(order), 0, 0
+    with torch.inference_mode():
+        for images, labels, _ in _batches(net, split):
+            index = torch.arange(start, start + len(images))
+            output = net(images, sparse=True, decisions=exchanged.select(index), record=False)
+            right += int((output.logits.argmax(1).cpu() == labels).sum())
+            start += len(images)
+    return 100 * right / trace.images
+
+
+def _batches(net: Net, split: Split) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    device = next(net.parameters()).device
+    for images, labels, index in split.batches(BATCH_SIZE):
+        yield images.to(device, memory_format=torch.channels_last), labels, index

@@ -1,0 +1,62 @@
+"""How every network of a comparison is trained: one recipe, whatever the method."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD with Nesterov momentum; each stage's learning rate rises from 0 and falls to 0 along a cosine.
+
+    `epochs` is the whole budget, all stages together. `learning_rate` is for `batch_size` images. Weight decay acts on
+    kernels and matrices, not on biases and normalisation.
+    """
+
+    epochs: float
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.1
+    clip: float = 5.0
+
+    def optimizer(self, parameters: list[nn.Parameter], factor: float) -> SGD:
+        """The optimizer of a stage whose learning rate is `factor` times the recipe's."""
+        matrices = [p for p in parameters if p.dim() > 1]
+        vectors = [p for p in parameters if p.dim() <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": self.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        rate = self.learning_rate * factor
+        return SGD([g for g in groups if g["params"]], lr=rate, momentum=self.momentum, nesterov=True)
+
+    def schedule(self, optimizer: SGD, steps: int) -> LambdaLR:
+        """The learning rate over a stage of that many steps."""
+        rise = max(1, round(self.warmup * steps))
+
+        def factor(step: int) -> float:
+            if step < rise:
+                return (step + 1) / (rise + 1)
+            return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+        return LambdaLR(optimizer, factor)
+
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def training_precision(device: torch.device) -> Precision:
+    """bfloat16 where the processor multiplies it natively, float32 elsewhere."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
