@@ -1,0 +1,146 @@
+"""Where a plugin's code lies, and how it is read and run."""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+import sys
+import traceback
+import uuid
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import find_spec, module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+from dyncomp.errors import BrokenPlugin, DyncompError
+
+__all__ = ["Source", "loose_source", "module_path", "show", "source_hash", "source_of"]
+
+_IMPORTING: ContextVar[Source | None] = ContextVar("dyncomp_importing", default=None)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A module of plugins: its file, if any, its name, and where it is from in words."""
+
+    file: Path | None
+    module: str
+    origin: str
+    loose: bool = False  # no package: found by its file only
+    by_hand: bool = False  # a decorator ran outside of our imports
+
+    def read(self) -> bytes:
+        """The file's bytes. Raises BrokenPlugin."""
+        try:
+            return self.file.read_bytes() if self.file else b""
+        except OSError as error:
+            raise BrokenPlugin(f"{self.origin}: {error.strerror}") from None
+
+    def run(self) -> ModuleType:
+        """The imported module. Raises BrokenPlugin with the module's own error."""
+        token = _IMPORTING.set(self)
+        try:
+            return self._run_file() if self.loose else import_module(self.module)
+        except DyncompError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise BrokenPlugin(self.describe(error)) from error
+        finally:
+            _IMPORTING.reset(token)
+
+    def describe(self, error: BaseException) -> str:
+        """An error in this file on one line, with the line where it arose."""
+        line = error.lineno if isinstance(error, SyntaxError) else self._line(error)
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        place = show(self.file) if self.file else self.module
+        text = f"{type(error).__name__}: {message}".strip().rstrip(":")
+        return " ".join(f"{place}{f':{line}' if line else ''}: {text}".split())
+
+    def _line(self, error: BaseException) -> int | None:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame.lineno for frame in frames if self.file and frame.filename == str(self.file)]
+        return own[-1] if own else None
+
+    def _run_file(self) -> ModuleType:
+        if self.module in sys.modules:
+            return sys.modules[self.module]
+        loader = SourceFileLoader(self.module, str(self.file))
+        spec = spec_from_loader(self.module, loader)
+        module = module_from_spec(spec or ModuleSpec(self.module, loader))
+        sys.modules[self.module] = module  # dataclasses look their module up while it runs
+        try:
+            # not through the loader: it would leave a __pycache__ in the user's folder
+            code = loader.source_to_code(self.read(), str(self.file))
+            exec(code, vars(module))
+        except BaseException:
+            del sys.modules[self.module]
+            raise
+        return module
+
+
+def loose_source(path: Path) -> Source:
+    """The source of a file of no package; path and text determine the module's private name."""
+    file = path.resolve()
+    source = Source(file, "", str(path), loose=True)
+    digest = hashlib.sha256(str(file).encode() + b"\0" + source.read()).hexdigest()[:12]
+    stem = "".join(letter if letter.isalnum() else "_" for letter in path.stem)
+    return replace(source, module=f"dyncomp_plugin_{stem}_{digest}")
+
+
+def source_of(cls: type, line: int) -> Source:
+    """The source of a class that was registered by running its code."""
+    module = sys.modules.get(cls.__module__)
+    name = getattr(module, "__file__", None)
+    file = Path(name).resolve() if name else None
+    importing = _IMPORTING.get()
+    if importing:
+        return replace(importing, file=file, module=cls.__module__)
+    place = f"{show(file) if file else cls.__module__}:{line}"
+    return Source(file, cls.__module__, f"registered in {place}", by_hand=True)
+
+
+def source_hash(source: Source, cls: type | None = None) -> str:
+    """16 hex digits of the SHA-256 of the plugin's file, or of the notebook's cell with `cls`.
+
+    Code that cannot be seen (typed into an interpreter) gets a new one each time: it never equals
+    what an old record was made with.
+    """
+    if source.file and source.file.is_file():
+        text = source.read()
+    else:
+        text = _cell(cls) or uuid.uuid4().bytes
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def module_path(name: str) -> Path | None:
+    """The file of a module, or the folder of a package without one; nothing is imported."""
+    top, *rest = name.split(".")
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin else None
+    for folder in spec.submodule_search_locations or ():
+        place = Path(folder, *rest)
+        for candidate in (place / "__init__.py", place.with_suffix(".py"), place):
+            if candidate.exists():
+                return candidate
+    return None
+
+
+def show(path: Path) -> str:
+    """A path as an error shows it: from the working directory on where it lies below."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _cell(cls: type | None) -> bytes:
+    """The text that defines a class without a file, as an interactive shell keeps it."""
+    codes = (getattr(value, "__code__", None) for value in vars(cls).values()) if cls else ()
+    lines = (linecache.getlines(code.co_filename) for code in codes if code)
+    return "".join(line for cell in lines for line in cell).encode()
