@@ -23,8 +23,8 @@ def built_in_sources(package: str) -> Iterator[Source]:
 
 
 def plugin_files(folder: Path) -> list[Path]:
-    """A folder's Python files whose name begins with a letter."""
-    return sorted(file for file in folder.glob("*.py") if file.name[0].isalpha())
+    """A folder's Python files but the private ones."""
+    return sorted(file for file in folder.glob("*.py") if not file.name.startswith(("_", ".")))
 
 
 def entry_point_sources(group: str, problems: list[str]) -> Iterator[tuple[Source, str]]:

@@ -35,7 +35,7 @@ def type_in_words(wanted: Any, bounds: str = "") -> str:
     if kind is Literal:
         return f"one of {', '.join(map(repr, arms))}"
     if kind in (Union, types.UnionType):
-        return " or ".join(type_in_words(arm, bounds) for arm in arms)
+        return (", or " if bounds else " or ").join(type_in_words(arm, bounds) for arm in arms)
     if kind is tuple:
         items = (type_in_words(arm, bounds) for arm in arms if arm is not ...)
         return f"a tuple of {' and '.join(items)}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import os
 import sys
 import traceback
-import uuid
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -108,11 +108,8 @@ def source_hash(source: Source, cls: type | None = None) -> str:
     Code that cannot be seen (typed into an interpreter) gets a new one each time: it never equals
     what an old record was made with.
     """
-    if source.file and source.file.is_file():
-        text = source.read()
-    else:
-        text = _cell(cls) or uuid.uuid4().bytes
-    return hashlib.sha256(text).hexdigest()[:16]
+    seen = source.read() if source.file and source.file.is_file() else _cell(cls)
+    return hashlib.sha256(seen or os.urandom(16)).hexdigest()[:16]
 
 
 def module_path(name: str) -> Path | None:
