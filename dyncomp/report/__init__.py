@@ -1,0 +1,9 @@
+"""What came out, from the records alone: table, words, plots and one offline page; no torch."""
+
+from __future__ import annotations
+
+from dyncomp.report.page import write_report
+from dyncomp.report.table import results, summary
+from dyncomp.report.words import Sentence, words
+
+__all__ = ["Sentence", "results", "summary", "words", "write_report"]

@@ -1,0 +1,116 @@
+"""What the page and the Markdown say, as plain values that the two templates lay out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dyncomp.report import numbers as n
+from dyncomp.report.details import Detail, Failure, detail, failures, title, warnings_of
+from dyncomp.report.reading import Reading, Record
+from dyncomp.report.tables import Table, results_table
+from dyncomp.report.words import Sentence, words_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONVENTIONS = (
+    (
+        "MACs",
+        "Multiply-adds of convolutions, linear layers and matrix products, per image; gates and "
+        "the mixing of kernels are included. Mean over the test images. FLOPs are 2 * MACs.",
+    ),
+    ("claimed", "The static network's MACs by the MACs that the gates' decisions price."),
+    (
+        "executed",
+        "The static network's MACs by those of the operators that really ran, in the sparse form.",
+    ),
+    (
+        "realised",
+        "By the clock: in each round every network gets the same real images, one after the other; "
+        "the speed-up is the median over rounds of the static network's time by the method's time "
+        "in the same round. The 95 % interval is a bootstrap over the rounds.",
+    ),
+    ("latency", "Milliseconds per batch of the given size, sparse form; p50 and p99 over rounds."),
+    (
+        "accuracy",
+        "Top-1 on the test split. The margin is 95 %, from the same images for both networks where "
+        "the records hold them (McNemar's exact test decides what is distinguishable). Thresholds "
+        "and early stopping see the calibration split only.",
+    ),
+    (
+        "exchange",
+        "Accuracy when every image is computed along the route of another one: where that costs "
+        "nothing, the routes do not depend on the image in a way that matters.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Content:
+    sentences: tuple[Sentence, ...]
+    table: Table
+    details: tuple[Detail, ...]
+    failures: tuple[Failure, ...]
+    problems: tuple[str, ...]
+    warnings: tuple[tuple[str, str], ...]
+    setting: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str], ...]
+    conventions: tuple[tuple[str, str], ...]
+
+    @property
+    def places(self) -> int:
+        """How many pairs of data set and backbone there are."""
+        return len({(sentence.dataset, sentence.backbone) for sentence in self.sentences})
+
+
+def content(reading: Reading, frame: pd.DataFrame) -> Content:
+    """Everything that a report says about a folder, but the plots."""
+    done = [cell for cell in _in_order(reading, frame) if cell.get("status") == "ok"]
+    return Content(
+        sentences=tuple(words_of(reading, frame)),
+        table=results_table(frame),
+        details=tuple(detail(cell) for cell in done),
+        failures=tuple(failures(reading, frame)),
+        problems=reading.problems,
+        warnings=tuple((title(cell), text) for cell in done for text in warnings_of(cell)),
+        setting=tuple(_setting(reading, frame)),
+        environment=tuple(_environment(reading)),
+        conventions=CONVENTIONS,
+    )
+
+
+def _in_order(reading: Reading, frame: pd.DataFrame) -> list[Record]:
+    places = {key: place for place, key in enumerate(dict.fromkeys(frame["key"]))}
+    return sorted(reading.cells, key=lambda cell: places[cell["key"]])
+
+
+def _setting(reading: Reading, frame: pd.DataFrame) -> Iterable[tuple[str, str]]:
+    """What was run, each value that occurs once."""
+    for name in ("dataset", "backbone", "budget", "device", "seed"):
+        yield f"{name}s" if name == "seed" else name, _values(frame[name])
+    yield "epochs", _values(cell.get("epochs") for cell in reading.cells)
+    yield "batch sizes", _values(frame["batch_size"])
+    yield "timed rounds", _values(frame["rounds"])
+    yield "threads", _values(timing.get("threads") for timing in reading.timings)
+    yield "test images", _values(frame["images"])
+    yield (
+        "finished",
+        max((str(cell.get("finished_at") or "") for cell in reading.cells), default=""),
+    )
+    yield "git commit", _values(str(cell.get("git_commit") or "")[:12] for cell in reading.cells)
+
+
+def _values(values: Iterable[Any]) -> str:
+    known = {value for value in values if not n.missing(value) and value != ""}
+    return ", ".join(str(value) for value in sorted(known)) or n.MISSING
+
+
+def _environment(reading: Reading) -> Iterable[tuple[str, str]]:
+    """Every value of the machines and versions seen; more than one is itself worth knowing."""
+    seen: dict[str, set[str]] = {}
+    for record in (*reading.cells, *reading.timings):
+        for name, value in (record.get("environment") or {}).items():
+            seen.setdefault(str(name), set()).add(str(value))
+    return [(name, ", ".join(sorted(values))) for name, values in seen.items()]

@@ -1,0 +1,177 @@
+"""The data of every plot, prepared once, drawn twice: as a file and in the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dyncomp.report import numbers as n
+from dyncomp.report.plotdata import Bars, Figure, Histogram, Panel, Point, Row, Scatter, Series
+from dyncomp.report.reading import Reading
+from dyncomp.report.table import summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BINS = 40
+TOP1 = "top-1 accuracy on test images, %"
+
+
+def figures(reading: Reading, frame: pd.DataFrame) -> list[Figure]:
+    """All plots of a folder: one set for each pair of data set and backbone."""
+    done = frame[frame["status"] == "ok"]
+    groups = list(done.groupby(["dataset", "backbone"], sort=True))
+    drawn: list[Figure | None] = []
+    for (dataset, backbone), rows in groups:
+        suffix = f"-{slug(dataset)}-{slug(backbone)}" if len(groups) > 1 else ""
+        setting = _setting(rows)
+        for prepare in (_accuracy_macs, _accuracy_latency, _speedup):
+            drawn.append(prepare(rows, suffix, setting))
+        drawn.append(_histogram(rows, suffix, setting, reading))
+    return [figure for figure in drawn if figure is not None]
+
+
+def slug(text: str) -> str:
+    """A name fit for a file: `mobilenet_v1(width=0.5)` becomes `mobilenet_v1-width-0.5`."""
+    return re.sub(r"[^0-9A-Za-z._]+", "-", text).strip("-")
+
+
+def _setting(rows: pd.DataFrame) -> str:
+    columns = ("dataset", "backbone", "budget", "device")
+    dataset, backbone, budget, device = ("/".join(sorted(set(rows[name]))) for name in columns)
+    seeds = rows["seed"].nunique()
+    spread = f", {seeds} seeds" if seeds > 1 else ""
+    return f"{backbone} on {dataset}, budget {budget}, {device}{spread}"
+
+
+def labeller(rows: pd.DataFrame) -> Callable[[Any], str]:
+    """What a row is called: its spec, with what else differs among the rows."""
+    telling = [name for name in ("budget", "device") if rows[name].nunique() > 1]
+
+    def label(row: Any) -> str:
+        return ", ".join([str(row["spec"]), *(str(row[name]) for name in telling)])
+
+    return label
+
+
+def _points(rows: pd.DataFrame, x: str, scale: float) -> tuple[Point, ...]:
+    label = labeller(rows)
+    table = summary(rows)
+    table = table[table[f"{x}_mean"].notna() & table["top1_mean"].notna()]
+    return tuple(
+        Point(
+            label=label(row),
+            method=row["method"],
+            static=row["role"] == "static",
+            x=float(row[f"{x}_mean"]) / scale,
+            y=float(row["top1_mean"]),
+            x_std=float(row[f"{x}_std"]) / scale,
+            y_std=float(row["top1_std"]),
+        )
+        for _, row in table.iterrows()
+    )
+
+
+def _accuracy_macs(rows: pd.DataFrame, suffix: str, setting: str) -> Scatter | None:
+    cells = rows.drop_duplicates("key").assign(batch_size=0)
+    scale, unit = n.macs_unit(float(cells["macs"].max()))
+    points = _points(cells, "macs", scale)
+    panel = Panel("", f"multiply-adds per image, {unit} (mean over test images)", points)
+    title = "Accuracy against multiply-adds"
+    return Scatter(f"accuracy_macs{suffix}", title, setting, TOP1, (panel,)) if points else None
+
+
+def _accuracy_latency(rows: pd.DataFrame, suffix: str, setting: str) -> Scatter | None:
+    panels = [
+        Panel(f"batch of {size}", "ms per batch (median)", _points(group, "latency_ms_p50", 1.0))
+        for size, group in rows[rows["latency_ms_p50"].notna()].groupby("batch_size")
+    ]
+    title = "Accuracy against latency"
+    name = f"accuracy_latency{suffix}"
+    return Scatter(name, title, setting, TOP1, tuple(panels)) if panels else None
+
+
+def _histogram(rows: pd.DataFrame, suffix: str, setting: str, reading: Reading) -> Histogram | None:
+    import numpy as np
+
+    label = labeller(rows)
+    samples: dict[str, list[Any]] = {}
+    described: dict[str, Any] = {}
+    for _, row in rows.drop_duplicates("key").iterrows():
+        images = reading.images(row["key"])
+        if images is not None and len(images):
+            samples.setdefault(label(row), []).append(images["macs"].to_numpy())
+            described[label(row)] = row
+    if not samples:
+        return None
+    macs = {name: np.concatenate(parts) for name, parts in samples.items()}
+    scale, unit = n.macs_unit(float(max(values.max() for values in macs.values())))
+    edges = _edges([*macs.values(), rows["macs_static"].dropna().astype(float).to_numpy()], scale)
+    drawn = [_row(name, macs[name] / scale, described[name], edges) for name in macs]
+    static = rows["macs_static"].dropna()
+    return Histogram(
+        name=f"macs_per_image{suffix}",
+        title="Multiply-adds spent per image",
+        subtitle=setting,
+        x_label=f"multiply-adds per image, {unit}",
+        edges=tuple(edges),
+        rows=tuple(drawn),
+        reference=float(static.mean()) / scale if len(static) else None,
+    )
+
+
+def _edges(samples: Sequence[Any], scale: float) -> list[float]:
+    """Shared bins from zero, so that half the arithmetic looks like half."""
+    import numpy as np
+
+    top = max(float(values.max()) for values in samples if len(values)) / scale
+    return [float(edge) for edge in np.linspace(0.0, 1.05 * top, BINS + 1)]
+
+
+def _row(label: str, values: Any, cell: Any, edges: Sequence[float]) -> Row:
+    import numpy as np
+
+    counts, _ = np.histogram(values, bins=edges)
+    return Row(
+        label=label,
+        method=cell["method"],
+        static=cell["role"] == "static",
+        counts=tuple(int(count) for count in counts),
+        mean=float(values.mean()),
+    )
+
+
+def _speedup(rows: pd.DataFrame, suffix: str, setting: str) -> Bars | None:
+    dynamic = rows[rows["role"] != "static"]
+    if dynamic.empty:
+        return None
+    label = labeller(rows)
+    named = dynamic.assign(label=[label(row) for _, row in dynamic.iterrows()])
+    labels = tuple(dict.fromkeys(named["label"]))
+    cells = named.drop_duplicates("key")
+    series = [
+        _series("claimed (by the gates)", "claimed", cells, "speedup_claimed", labels),
+        _series("executed (by the operators)", "executed", cells, "speedup_executed", labels),
+    ]
+    for size, group in named[named["speedup_realised"].notna()].groupby("batch_size"):
+        name = f"realised, batch of {size}"
+        series.append(_series(name, "realised", group, "speedup_realised", labels))
+    return Bars(
+        name=f"speedup{suffix}",
+        title="Speed-up on paper, in operators and by the clock",
+        subtitle=setting,
+        x_label="speed-up over static (1 = as fast)",
+        labels=labels,
+        series=tuple(series),
+    )
+
+
+def _series(name: str, kind: str, rows: pd.DataFrame, column: str, labels: Sequence[str]) -> Series:
+    def means(of: str) -> tuple[float, ...]:
+        if of not in rows:
+            return (float("nan"),) * len(labels)
+        found = rows.groupby("label")[of].mean()
+        return tuple(float(found.get(label, float("nan"))) for label in labels)
+
+    return Series(name, kind, means(column), means(f"{column}_low"), means(f"{column}_high"))

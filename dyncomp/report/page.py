@@ -1,0 +1,98 @@
+"""The report of a folder: `results.csv`, `report.md`, one offline `report.html` and the plots."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dyncomp.report.content import Content, content
+from dyncomp.report.figures import figures
+from dyncomp.report.interactive import describe
+from dyncomp.report.plotdata import Figure, colours
+from dyncomp.report.plots import draw
+from dyncomp.report.reading import read
+from dyncomp.report.table import csv_text, results_of
+from dyncomp.store import Store, write_atomically
+
+if TYPE_CHECKING:
+    import jinja2
+
+TITLE = "dyncomp: accuracy, arithmetic and time"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot for the templates: its files' name, and what plotly.js draws of it."""
+
+    name: str
+    title: str
+    subtitle: str
+    interactive: Mapping[str, Any]
+
+
+def write_report(store: Store) -> list[Path]:
+    """Write the report of all records into their folder and return its files, `results.csv` first.
+
+    The same records give the same files. Raises `OutputError` where one cannot be written.
+    """
+    reading = read(store)
+    frame = results_of(reading)
+    said = content(reading, frame)
+    plotted = figures(reading, frame)
+    colour = colours(frame["method"])
+    files = {
+        Path("results.csv"): csv_text(frame).encode(),
+        Path("report.md"): markdown(said, plotted).encode(),
+        Path("report.html"): html(said, plotted, colour).encode(),
+    }
+    for figure in plotted:
+        for form, drawn in draw(figure, colour).items():
+            files[Path("plots") / f"{figure.name}.{form}"] = drawn
+    write_atomically({store.folder / name: text for name, text in files.items()})
+    return [store.folder / name for name in files]
+
+
+def html(said: Content, plotted: Sequence[Figure], colour: Mapping[str, str]) -> str:
+    """The whole page as one text: it needs no other file and no network."""
+    import plotly.offline
+
+    plots = [_plot(figure, describe(figure, colour)) for figure in plotted]
+    script = plotly.offline.get_plotlyjs() if plots else ""
+    template = _environment().get_template("report.html.j2")
+    return template.render(title=TITLE, said=said, plots=plots, plotly=script, colour=colour)
+
+
+def markdown(said: Content, plotted: Sequence[Figure]) -> str:
+    """The same in Markdown; the plots are linked relative to it."""
+    plots = [_plot(figure, {}) for figure in plotted]
+    template = _environment().get_template("report.md.j2")
+    text = template.render(title=TITLE, said=said, plots=plots)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _plot(figure: Figure, description: Mapping[str, Any]) -> Plot:
+    return Plot(figure.name, figure.title, figure.subtitle, description)
+
+
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dyncomp.report"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = in_markdown
+    return environment
+
+
+def in_markdown(text: object) -> str:
+    """`text` on one line, with everything escaped that Markdown or HTML would take as its own."""
+    flat = " ".join(str(text).split())
+    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", flat)

@@ -1,0 +1,100 @@
+"""What a plot is, before anything draws it; and its colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# Okabe and Ito's set without black and yellow, then Tol's muted: told apart by the colour-blind
+PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#882255", "#332288", "#117733", "#999933", "#AA4499", "#661100"),
+)
+STATIC_COLOUR = "#555555"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One operating point; `x_std`, `y_std` are NaN for a single seed."""
+
+    label: str
+    method: str
+    static: bool
+    x: float
+    y: float
+    x_std: float
+    y_std: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    x_label: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Accuracy against a cost; the points of one method belong together."""
+
+    name: str
+    title: str
+    subtitle: str
+    y_label: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """How many images (`counts`) cost how much (between two neighbouring `edges`)."""
+
+    label: str
+    method: str
+    static: bool
+    counts: tuple[int, ...]
+    mean: float
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """MACs per test image; `edges` are shared by all rows, `reference` is static's cost."""
+
+    name: str
+    title: str
+    subtitle: str
+    x_label: str
+    edges: tuple[float, ...]
+    rows: tuple[Row, ...]
+    reference: float | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """One bar per label; `low` and `high` bound its 95 % interval, NaN where there is none."""
+
+    name: str
+    kind: str
+    values: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Claimed, executed and realised speed-up side by side; static is 1."""
+
+    name: str
+    title: str
+    subtitle: str
+    x_label: str
+    labels: tuple[str, ...]
+    series: tuple[Series, ...]
+
+
+Figure = Scatter | Histogram | Bars
+
+
+def colours(methods: Iterable[str]) -> dict[str, str]:
+    """A colour per method by its place among the sorted names, so no order of running shows."""
+    names = sorted(set(methods))
+    return {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(names)}

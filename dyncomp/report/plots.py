@@ -1,0 +1,213 @@
+"""Plots as files: PNG for reading, SVG for papers, the same bytes from the same records."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dyncomp.report.labels import Box, Label, write_labels
+from dyncomp.report.plotdata import STATIC_COLOUR, Bars, Figure, Histogram, Panel, Scatter
+
+STYLE: Mapping[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "axes.edgecolor": "#888888",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#e5e5e5",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "svg.hashsalt": "dyncomp",
+    "text.parse_math": False,
+    "savefig.facecolor": "white",
+}
+BAR_COLOURS = {"claimed": "#c9ccd1", "executed": "#8b9099"}
+REALISED = ("#9ecae1", "#6baed6", "#3182bd", "#08519c", "#08306b")
+PANELS_PER_LINE = 3
+DPI = 150
+
+
+def draw(figure: Figure, colour: Mapping[str, str]) -> dict[str, bytes]:
+    """The plot as `png` and `svg`; `colour` is by method name."""
+    import matplotlib
+
+    style: Any = STYLE
+    with matplotlib.rc_context(style):
+        drawn = _drawn(figure, colour)
+        return {"png": _saved(drawn, "png"), "svg": _saved(drawn, "svg")}
+
+
+def _drawn(figure: Figure, colour: Mapping[str, str]) -> Any:
+    if isinstance(figure, Scatter):
+        return _scatter(figure, colour)
+    if isinstance(figure, Histogram):
+        return _histogram(figure, colour)
+    return _bars(figure)
+
+
+def _saved(drawn: Any, form: str) -> bytes:
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format=form, dpi=DPI, metadata={"Date": None} if form == "svg" else {})
+    return buffer.getvalue()
+
+
+def _canvas(width: float, height: float, figure: Figure) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Drawing
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.04)
+    drawing = Drawing(figsize=(width, height), dpi=DPI, layout=layout)
+    FigureCanvasAgg(drawing)
+    drawing.suptitle(figure.title, x=0.012, ha="left", fontsize=13, fontweight="bold")
+    return drawing
+
+
+def _scatter(figure: Scatter, colour: Mapping[str, str]) -> Any:
+    count = len(figure.panels)
+    columns = min(count, PANELS_PER_LINE)
+    lines = math.ceil(count / columns)
+    drawing = _canvas(max(7.2, 4.6 * columns), 4.6 * lines, figure)
+    grid = drawing.subplots(lines, columns, sharey=True, squeeze=False)
+    grid[0][0].set_title(figure.subtitle, loc="left", color="#666666")
+    panes = [axes for line in grid for axes in line]
+    for axes in panes[count:]:
+        axes.set_visible(False)
+    for axes, panel in zip(panes, figure.panels, strict=False):
+        _panel(axes, panel, colour)
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel(figure.y_label)
+    drawing.draw_without_rendering()  # the layout must stand before labels look for room
+    for axes, panel in zip(panes, figure.panels, strict=False):
+        labels = [Label(p.x, p.y, p.label, _of(p, colour)) for p in panel.points]
+        write_labels(axes, labels, _lines(axes, panel))
+    return drawing
+
+
+def _lines(axes: Any, panel: Panel) -> list[Box]:
+    """What stands in a panel beside the points: error bars and static's dashed cross."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    lines = []
+    for p in panel.points:
+        x_std, y_std = (0.0 if math.isnan(std) else std for std in (p.x_std, p.y_std))
+        lines += [Box(p.x - x_std, p.y, p.x + x_std, p.y), Box(p.x, p.y - y_std, p.x, p.y + y_std)]
+        if p.static:
+            lines += [Box(left, p.y, right, p.y), Box(p.x, bottom, p.x, top)]
+    return lines
+
+
+def _of(item: Any, colour: Mapping[str, str]) -> str:
+    return STATIC_COLOUR if item.static else colour[item.method]
+
+
+def _means(panel: Panel) -> str:
+    several = any(not math.isnan(point.y_std) for point in panel.points)
+    return "bars: standard deviation over seeds" if several else ""
+
+
+def _panel(axes: Any, panel: Panel, colour: Mapping[str, str]) -> None:
+    for point in panel.points:
+        if point.static:
+            axes.axvline(point.x, color=STATIC_COLOUR, linestyle="--", linewidth=1, zorder=1)
+            axes.axhline(point.y, color=STATIC_COLOUR, linestyle="--", linewidth=1, zorder=1)
+    for method in dict.fromkeys(p.method for p in panel.points if not p.static):
+        line = sorted((p.x, p.y) for p in panel.points if p.method == method)
+        axes.plot(*zip(*line, strict=True), color=colour[method], linewidth=1, alpha=0.5, zorder=2)
+    for point in panel.points:
+        axes.errorbar(
+            point.x,
+            point.y,
+            xerr=None if math.isnan(point.x_std) else point.x_std,
+            yerr=None if math.isnan(point.y_std) else point.y_std,
+            fmt="s" if point.static else "o",
+            markersize=8,
+            color=_of(point, colour),
+            capsize=3,
+            elinewidth=1,
+            zorder=3,
+        )
+    texts = (panel.x_label, panel.title, _means(panel))
+    axes.set_xlabel("; ".join(text for text in texts if text))
+    axes.margins(0.18)
+
+
+def _histogram(figure: Histogram, colour: Mapping[str, str]) -> Any:
+    count = len(figure.rows)
+    drawing = _canvas(7.6, 1.3 + 1.15 * count, figure)
+    grid = drawing.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    grid[0].set_title(figure.subtitle, loc="left", color="#666666", pad=16)
+    for axes, row in zip(grid, figure.rows, strict=True):
+        axes.stairs(row.counts, figure.edges, fill=True, color=_of(row, colour), alpha=0.85)
+        if figure.reference is not None:
+            axes.axvline(figure.reference, color=STATIC_COLOUR, linestyle="--", linewidth=1)
+        axes.text(0.0, 1.03, row.label, transform=axes.transAxes, color=_of(row, colour))
+        axes.set_ylabel("images")
+        axes.set_xlim(0, figure.edges[-1])
+        axes.locator_params(axis="y", nbins=3, integer=True)
+    dashed = "" if figure.reference is None else " (dashed: the static network)"
+    grid[-1].set_xlabel(figure.x_label + dashed)
+    return drawing
+
+
+def _bars(figure: Bars) -> Any:
+    thick = 0.8 / len(figure.series)
+    lines = len(figure.labels)
+    drawing = _canvas(8.4, 1.9 + lines * (0.25 + 0.24 * len(figure.series)), figure)
+    axes = drawing.subplots()
+    axes.set_title(figure.subtitle, loc="left", color="#666666")
+    ends = [1.0]
+    for place, series in enumerate(figure.series):
+        heights = [line + (place + 0.5) * thick - 0.4 for line in range(lines)]
+        shown = [0.0 if math.isnan(value) else value for value in series.values]
+        axes.barh(heights, shown, 0.92 * thick, color=bar_colour(figure, place), label=series.name)
+        ends += [_bar_end(axes, *bar) for bar in zip(heights, *_bounds(figure, place), strict=True)]
+    axes.axvline(1.0, color=STATIC_COLOUR, linestyle="--", linewidth=1, zorder=1)
+    axes.set_yticks(range(lines), figure.labels)
+    axes.grid(False, axis="y")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12 * max(ends))
+    axes.set_xlabel(figure.x_label)
+    drawing.legend(loc="outside lower left", ncols=min(3, len(figure.series)))
+    return drawing
+
+
+def _bounds(figure: Bars, place: int) -> Sequence[Sequence[float]]:
+    series = figure.series[place]
+    return series.values, series.low, series.high
+
+
+def _bar_end(axes: Any, height: float, value: float, low: float, high: float) -> float:
+    if math.isnan(value):
+        axes.text(0.01, height, " not timed", va="center", fontsize=8, color="#666666")
+        return 0.0
+    end = value
+    if not math.isnan(low) and not math.isnan(high):
+        axes.plot([low, high], [height, height], color="#222222", linewidth=1)
+        end = max(value, high)
+    text = axes.annotate(
+        f"{value:.2f}x",
+        (end, height),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color="#333333",
+    )
+    text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    return end
+
+
+def bar_colour(figure: Bars, place: int) -> str:
+    """Greys for what is claimed and executed, blues from the smallest batch to the largest."""
+    kind = figure.series[place].kind
+    if kind in BAR_COLOURS:
+        return BAR_COLOURS[kind]
+    realised = [index for index, series in enumerate(figure.series) if series.kind == kind]
+    shades = REALISED if len(realised) > 2 else REALISED[1:4:2]
+    return shades[realised.index(place) % len(shades)]

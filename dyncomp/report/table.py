@@ -1,0 +1,139 @@
+"""The tidy table: one row per cell and batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dyncomp.report import latency
+from dyncomp.report.numbers import missing
+from dyncomp.report.reading import Reading, read
+from dyncomp.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LABELS = ("method", "spec", "backbone", "dataset", "seed", "budget", "device", "status")
+COLUMNS = (
+    *LABELS,
+    *("params", "top1", "macs", "flops", "macs_static", "speedup_claimed", "speedup_executed"),
+    *("batch_size", "latency_ms_p50", "latency_ms_p99", "images_per_s", "speedup_realised"),
+    *("images", "macs_std", "macs_p5", "macs_p50", "macs_p95", "macs_max", "macs_full"),
+    *("executed_macs_per_image", "latency_ms_p90", "speedup_realised_low"),
+    *("speedup_realised_high", "routes", "gates", "gates_always_on", "gates_always_off"),
+    *("route_exchange_top1", "top1_calibration", "train_seconds", "rounds"),
+    *("role", "warnings", "error", "key"),
+)
+COUNTS = (
+    *("seed", "params", "batch_size", "images", "routes", "gates"),
+    *("gates_always_on", "gates_always_off", "rounds", "macs_max", "macs_full", "macs_static"),
+)
+TEXTS = (*(name for name in LABELS if name != "seed"), "role", "warnings", "error", "key")
+SUMMARISED = (
+    *("top1", "macs", "flops", "speedup_claimed", "speedup_executed"),
+    *("latency_ms_p50", "latency_ms_p99", "images_per_s", "speedup_realised"),
+)
+GROUP = ("method", "spec", "backbone", "dataset", "budget", "device", "role", "batch_size")
+
+
+def results(store: Store) -> pd.DataFrame:
+    """One row per cell and batch size, the columns of `COLUMNS`; units stand in the names.
+
+    `macs` is the mean per test image, gates included; `flops = 2 * macs`; `latency_ms_*` are per
+    batch of that `batch_size`; `speedup_realised` is the median over rounds of static's time by
+    the method's in the same round, with a 95 % bootstrap interval. A cell that was not timed has
+    one row without latency; a failed one has its error.
+    """
+    return results_of(read(store))
+
+
+def results_of(reading: Reading) -> pd.DataFrame:
+    """`results` of a folder that has been read already."""
+    import pandas as pd
+
+    rows = [row for cell in reading.cells for row in _rows(cell, reading)]
+    frame = pd.DataFrame(sorted(rows, key=_place), columns=list(COLUMNS))
+    for name in COLUMNS:
+        if name not in TEXTS:
+            frame[name] = pd.to_numeric(frame[name])
+        if name in COUNTS:
+            frame[name] = frame[name].round().astype("Int64")
+    return frame
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Where a row stands: static first, then by name, so that no order of running shows."""
+    setting = (str(row["dataset"]), str(row["backbone"]), str(row["budget"]), str(row["device"]))
+    named = (row["role"] != "static", str(row["method"]), str(row["spec"]), row["seed"] or 0)
+    return (*setting, *named, row.get("batch_size") or 0)
+
+
+def _rows(cell: Mapping[str, Any], reading: Reading) -> list[dict[str, Any]]:
+    shared = _labels(cell)
+    if cell.get("status") != "ok":
+        return [shared]
+    shared |= _measured(cell)
+    found = latency.timed(cell["key"], reading.timings, reading.statics)
+    return [
+        shared
+        | {"batch_size": timing.batch_size, **latency.columns(timing)}
+        | ({"error": timing.error} if timing.error else {})
+        for timing in found
+    ] or [shared]
+
+
+def _labels(cell: Mapping[str, Any]) -> dict[str, Any]:
+    named = {name: cell.get(name) for name in (*LABELS, "role", "error", "key")}
+    return named | {"warnings": "; ".join(map(str, cell.get("warnings") or ())) or None}
+
+
+def _measured(cell: Mapping[str, Any]) -> dict[str, Any]:
+    copied = {name: cell[name] for name in COLUMNS if name in cell and name not in TEXTS}
+    gates = cell.get("gates") or ()
+    images = cell.get("images")
+    executed = cell.get("executed_macs")
+    return copied | {
+        "flops": 2 * cell["macs"] if cell.get("macs") is not None else None,
+        "executed_macs_per_image": executed / images if executed is not None and images else None,
+        "gates": len(gates),
+        "gates_always_on": sum(gate["rate_test"] == 1 for gate in gates),
+        "gates_always_off": sum(gate["rate_test"] == 0 for gate in gates),
+    }
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean and sample standard deviation over the seeds, a row per spec, setting and batch size.
+
+    `seeds` says how many; `..._std` is NaN for one. Failed cells are left out.
+    """
+    done = frame[frame["status"] == "ok"]
+    groups = done.groupby(list(GROUP), dropna=False, sort=False)
+    table = groups.agg(
+        seeds=("key", "nunique"),
+        **{f"{name}_mean": (name, "mean") for name in SUMMARISED},
+        **{f"{name}_std": (name, "std") for name in SUMMARISED},
+    )
+    ordered = [f"{name}_{what}" for name in SUMMARISED for what in ("mean", "std")]
+    return table.reset_index()[[*GROUP, "seeds", *ordered]]
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """The table as CSV: counts and MACs in full, everything else to 6 significant digits."""
+    import pandas as pd
+
+    written = {
+        name: pd.Series([_written(name, value) for value in frame[name]], dtype=object)
+        for name in frame.columns
+    }
+    return str(pd.DataFrame(written).to_csv(index=False, lineterminator="\n"))
+
+
+def _written(name: str, value: Any) -> Any:
+    if missing(value) or isinstance(value, str):
+        return None if missing(value) else value
+    if name in COUNTS:
+        return int(value)
+    number = float(value)
+    if "macs" in name or name == "flops":
+        return int(number) if number == int(number) else round(number, 3)
+    return f"{number:.6g}"

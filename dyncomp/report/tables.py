@@ -1,0 +1,116 @@
+"""The tables of a report: every cell a text for people and a value to sort by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dyncomp.report import numbers as n
+from dyncomp.report.reading import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is written in a table's cell, and by which value a click on the header sorts it."""
+
+    text: str
+    sort: float | str
+
+
+@dataclass(frozen=True)
+class Table:
+    headers: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def results_table(frame: pd.DataFrame) -> Table:
+    """The columns of `results.csv` that people compare; every row of it."""
+    shown = [*_columns(frame)]
+    frame = frame.assign(share=_share(frame), interval=[_interval(row) for row in frame.iloc])
+    rows = [
+        tuple(Cell(write(row[name]), _sortable(row[name])) for _, name, write in shown)
+        for _, row in frame.iterrows()
+    ]
+    return Table(tuple(header for header, _, _ in shown), tuple(rows))
+
+
+def _share(frame: pd.DataFrame) -> pd.Series:
+    return 100 * frame["macs"] / frame["macs_static"].astype("Float64").astype(float)
+
+
+def _interval(row: pd.Series) -> str:
+    low, high = row["speedup_realised_low"], row["speedup_realised_high"]
+    return n.MISSING if n.missing(low) else f"{n.fixed(low, 2)} to {n.fixed(high, 2)}"
+
+
+def _columns(frame: pd.DataFrame) -> Iterable[tuple[str, str, Any]]:
+    """Header, column and how to write it; what is the same in all rows is said once elsewhere."""
+    yield "method", "spec", str
+    for name in ("dataset", "backbone", "seed", "budget", "device"):
+        if frame[name].nunique() > 1:
+            yield name, name, str
+    yield "status", "status", str
+    yield "top-1", "top1", n.percent
+    yield "MACs", "macs", n.macs
+    yield "FLOPs", "flops", n.macs
+    yield "of static", "share", lambda value: n.fixed(value, 0, " %")
+    yield "claimed", "speedup_claimed", n.ratio
+    yield "executed", "speedup_executed", n.ratio
+    yield "batch", "batch_size", lambda value: n.fixed(value, 0)
+    yield "realised", "speedup_realised", n.ratio
+    yield "95 % interval", "interval", str
+    yield "ms p50", "latency_ms_p50", n.significant
+    yield "ms p99", "latency_ms_p99", n.significant
+    yield "images/s", "images_per_s", n.significant
+    yield "routes", "routes", lambda value: n.fixed(value, 0)
+    yield "parameters", "params", n.significant
+
+
+def _sortable(value: Any) -> float | str:
+    if isinstance(value, str):
+        return value
+    return "" if n.missing(value) else float(value)
+
+
+def gate_table(gates: Sequence[Record]) -> Table | None:
+    """One row per gate: how often it is on, what it decides about, what is wrong with it."""
+    headers = ("site", "unit", "on (test)", "on (calibration)", "unit MACs", "gate MACs")
+    rows = [_row(*_gate(gate)) for gate in gates]
+    return Table((*headers, "looks at the image", "flag"), tuple(rows)) if rows else None
+
+
+def _gate(gate: Record) -> Iterable[tuple[str, Any]]:
+    yield str(gate["site"]), str(gate["site"])
+    yield str(gate["unit"]), gate["unit"]
+    for name in ("rate_test", "rate_calibration"):
+        rate = gate.get(name)
+        yield n.fixed(None if rate is None else 100 * rate, 1, " %"), rate
+    yield n.macs(gate.get("unit_macs")), gate.get("unit_macs")
+    yield n.macs(gate.get("overhead_macs")), gate.get("overhead_macs")
+    yield n.fixed(gate.get("input_dependence"), 3), gate.get("input_dependence")
+    flag = {0: "always off", 1: "always on"}.get(gate["rate_test"], "")
+    yield flag, flag
+
+
+def stage_table(stages: Sequence[Record]) -> Table | None:
+    """One row per stage of training."""
+    rows = [
+        _row(
+            (str(stage.get("name")), str(stage.get("name"))),
+            (n.fixed(stage.get("epochs"), 0), stage.get("epochs")),
+            (n.significant(stage.get("loss_first")), stage.get("loss_first")),
+            (n.significant(stage.get("loss_last")), stage.get("loss_last")),
+            (n.fixed(stage.get("seconds"), 1), stage.get("seconds")),
+        )
+        for stage in stages
+    ]
+    headers = ("stage", "epochs", "first loss", "last loss", "seconds")
+    return Table(headers, tuple(rows)) if rows else None
+
+
+def _row(*cells: tuple[str, Any]) -> tuple[Cell, ...]:
+    return tuple(Cell(text, _sortable(value)) for text, value in cells)

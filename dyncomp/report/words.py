@@ -1,0 +1,175 @@
+"""What came out, a sentence per method: from the numbers, as plain about a loss as a gain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dyncomp.report import numbers as n
+from dyncomp.report.reading import Reading, read
+from dyncomp.report.speed import speed
+from dyncomp.report.statistics import (
+    Difference,
+    binomial_margin,
+    over_seeds,
+    paired_difference,
+    unpaired_difference,
+)
+from dyncomp.report.table import results_of
+from dyncomp.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SETTING = ("dataset", "backbone", "budget", "device")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What came out of one method in one setting; `text` follows on `spec` and a colon."""
+
+    method: str
+    spec: str
+    dataset: str
+    backbone: str
+    text: str
+    failed: bool
+    """nothing came out: no seed of it ran to the end"""
+
+    def __str__(self) -> str:
+        return f"{self.spec}: {self.text}"
+
+
+def words(store: Store) -> list[Sentence]:
+    """One sentence per method and setting, static first."""
+    reading = read(store)
+    return words_of(reading, results_of(reading))
+
+
+def words_of(reading: Reading, frame: pd.DataFrame) -> list[Sentence]:
+    """`words` of a folder that has been read already."""
+    sentences = []
+    for setting, rows in frame.groupby(list(SETTING), sort=False, dropna=False):
+        static = rows[(rows["role"] == "static") & (rows["status"] == "ok")]
+        for spec, own in rows.groupby("spec", sort=False):
+            text, failed = _told(own, static, reading)
+            method, dataset, backbone = own["method"].iloc[0], setting[0], setting[1]
+            sentences.append(Sentence(method, str(spec), dataset, backbone, text, failed))
+    return sorted(sentences, key=lambda sentence: sentence.failed)
+
+
+def _told(own: pd.DataFrame, static: pd.DataFrame, reading: Reading) -> tuple[str, bool]:
+    done = own[own["status"] == "ok"]
+    if done.empty:
+        return f"failed: {_first(own['error'])}.", True
+    cells = done.drop_duplicates("key")
+    if own["role"].iloc[0] == "static":
+        clauses = [_static(cells, done)]
+    else:
+        clauses = [*_method(cells, done, static, reading)]
+    failures = own["key"].nunique() - len(cells)
+    if failures:
+        clauses.append(f"{failures} of {own['key'].nunique()} seeds failed")
+    return "; ".join(clauses) + ".", False
+
+
+def _first(values: Iterable[Any]) -> str:
+    text = next((str(value) for value in values if not n.missing(value)), "no error was recorded")
+    return text.rstrip(".")
+
+
+def _static(cells: pd.DataFrame, rows: pd.DataFrame) -> str:
+    times = [
+        f"{n.significant(group['latency_ms_p50'].mean())} ms at batch {size}"
+        for size, group in rows.groupby("batch_size")
+        if group["latency_ms_p50"].notna().any()
+    ]
+    cost = f"{n.macs(cells['macs'].mean())} multiply-adds per image"
+    timing = f", {n.listed(times)}" if times else ""
+    return f"{_accuracy(cells)} with {cost}{timing}: what the others are measured against"
+
+
+def _method(
+    cells: pd.DataFrame, rows: pd.DataFrame, static: pd.DataFrame, reading: Reading
+) -> Iterable[str]:
+    yield f"{_against(cells, static, reading)} {_arithmetic(cells)}{speed(rows)}"
+    yield from _gates(cells)
+    yield from _exchange(cells)
+
+
+def _accuracy(cells: pd.DataFrame) -> str:
+    text = n.percent(cells["top1"].mean())
+    if len(cells) == 1:
+        return text
+    deviation = n.fixed(cells["top1"].std(), 1)
+    return f"{text} (mean of {len(cells)} seeds, standard deviation {deviation})"
+
+
+def _against(cells: pd.DataFrame, static: pd.DataFrame, reading: Reading) -> str:
+    pairs = cells.merge(static.drop_duplicates("key"), on="seed", suffixes=("", "_static"))
+    if pairs.empty:
+        return f"{_accuracy(cells)} (no static network of the same seed to compare with)"
+    difference = over_seeds([_difference(pair, reading) for _, pair in pairs.iterrows()])
+    reference = n.percent(pairs["top1_static"].mean())
+    return f"{_accuracy(cells)} against {reference} of static ({_margin(difference)})"
+
+
+def _difference(pair: pd.Series, reading: Reading) -> Difference:
+    static, own = reading.images(pair["key_static"]), reading.images(pair["key"])
+    found = paired_difference(static, own) if static is not None and own is not None else None
+    return found or unpaired_difference(pair["top1_static"], pair["top1"], int(pair["images"]))
+
+
+def _margin(difference: Difference) -> str:
+    text = f"{n.points(difference.points)} ± {n.fixed(difference.margin, 1)} points"
+    if difference.distinguishable:
+        return text
+    return f"{text}, not distinguishable on {difference.images} test images"
+
+
+def _arithmetic(cells: pd.DataFrame) -> str:
+    share = 100 * (cells["macs"] / cells["macs_static"].astype(float)).mean()
+    claimed, executed = cells["speedup_claimed"].mean(), cells["speedup_executed"].mean()
+    text = f"at {n.fixed(share, 0, ' %')} of its multiply-adds (claimed {n.ratio(claimed)}, "
+    if executed < 0.95 * claimed:
+        return f"{text}but the operators that ran only {n.ratio(executed)})"
+    return f"{text}executed {n.ratio(executed)})"
+
+
+def _gates(cells: pd.DataFrame) -> Iterable[str]:
+    gates, on, off = (int(cells[name].max()) for name in GATE_COUNTS)
+    routes = sorted({int(count) for count in cells["routes"]})
+    if not gates:
+        return
+    if cells["gates_always_on"].min() == gates:
+        yield f"it skips nothing: each of its {gates} units runs for every image"
+        return
+    if routes == [1]:
+        yield "every image takes the same route: this is a static pruning"
+    else:
+        span = str(routes[0]) if len(routes) == 1 else f"{routes[0]} to {routes[-1]}"
+        yield f"{span} distinct routes over {int(cells['images'].max())} test images"
+    stuck = [f"{count} always {state}" for count, state in ((on, "on"), (off, "off")) if count]
+    if stuck:
+        yield f"of its {gates} gates, {n.listed(stuck)}"
+
+
+GATE_COUNTS = ("gates", "gates_always_on", "gates_always_off")
+
+
+def _exchange(cells: pd.DataFrame) -> Iterable[str]:
+    known = cells[cells["route_exchange_top1"].notna()]
+    soft = (known["gates_always_on"] == known["gates"]).all()
+    if known.empty or (not soft and (known["routes"] == 1).all()):
+        return
+    cost = float((known["top1"] - known["route_exchange_top1"]).mean())
+    margin = binomial_margin(known["top1"].mean(), int(known["images"].max()))
+    what = f"exchanging {'weights' if soft else 'routes'} between images"
+    if cost > margin:
+        yield f"{what} costs {n.fixed(cost, 1)} points, so its gates do look at the image"
+    elif cost < -margin:
+        yield f"{what} gains {n.fixed(-cost, 1)} points, so its gates harm"
+    else:
+        change = f"costs {n.fixed(cost, 1)}" if cost >= 0 else f"gains {n.fixed(-cost, 1)}"
+        yield f"{what} {change} points, so its gates hardly look at the image"
