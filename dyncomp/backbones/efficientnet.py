@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.backbones._stem import STEM_HELP, Stem, stem_convolution
+from dyncomp.backbones._stem import stem_convolution
 from dyncomp.backbones._weights import load_weights
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
 from dyncomp.registry import register_backbone
@@ -26,9 +26,11 @@ class EfficientNetB0(BackboneFamily):
     training, stochastic depth drops whole bodies of single images (up to a fifth of them).
     """
 
-    examples: ClassVar[tuple[str, ...]] = ("efficientnet_b0", "efficientnet_b0(stem='cifar')")
+    examples: ClassVar[tuple[str, ...]] = ("efficientnet_b0",)
 
-    stem: Stem = option("imagenet", STEM_HELP)
+    stem: Literal["imagenet", "cifar"] = option(
+        "imagenet", "first layers: torchvision's own, or without halvings, for small images"
+    )
     weights: str | None = option(None, "file with a state_dict of torchvision's network")
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:

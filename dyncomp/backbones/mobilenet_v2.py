@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.backbones._stem import STEM_HELP, Stem, stem_convolution
+from dyncomp.backbones._stem import stem_convolution
 from dyncomp.backbones._weights import load_weights
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
 from dyncomp.registry import register_backbone
@@ -25,10 +25,12 @@ class MobileNetV2(BackboneFamily):
     Ten of the 17 blocks have a shortcut; the others change the shape and are plain chains.
     """
 
-    examples: ClassVar[tuple[str, ...]] = ("mobilenet_v2", "mobilenet_v2(stem='cifar', width=0.5)")
+    examples: ClassVar[tuple[str, ...]] = ("mobilenet_v2",)
 
     width: float = option(1.0, "factor on all channels, rounded to multiples of 8", gt=0.0)
-    stem: Stem = option("imagenet", STEM_HELP)
+    stem: Literal["imagenet", "cifar"] = option(
+        "imagenet", "first layers: torchvision's own, or without halvings, for small images"
+    )
     weights: str | None = option(None, "file with a state_dict of torchvision's network")
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:

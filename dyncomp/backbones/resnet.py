@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.backbones._stem import STEM_HELP, Stem, stem_convolution
+from dyncomp.backbones._stem import stem_convolution
 from dyncomp.backbones._weights import load_weights
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
 from dyncomp.registry import register_backbone
@@ -25,10 +25,12 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 class ResNet(BackboneFamily):
     """torchvision's ResNet-18 to -152, bit for bit, made for 224 pixels; loads its weights."""
 
-    examples: ClassVar[tuple[str, ...]] = ("resnet18", "resnet18(stem='cifar')", "resnet50")
+    examples: ClassVar[tuple[str, ...]] = ("resnet18", "resnet50")
 
     depth: Literal[18, 34, 50, 101, 152] = option(50, "layers")
-    stem: Stem = option("imagenet", STEM_HELP)
+    stem: Literal["imagenet", "cifar"] = option(
+        "imagenet", "first layers: torchvision's own, or without halvings, for small images"
+    )
     weights: str | None = option(None, "file with a state_dict of torchvision's network")
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:

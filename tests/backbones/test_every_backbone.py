@@ -1,0 +1,184 @@
+"""What holds for every registered backbone; a new one is tested without a line here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.backbone import Backbone, ResidualBlock
+from dyncomp.registry import BACKBONES
+
+CLASSES = 7
+EXAMPLES = [
+    spec
+    for entry in BACKBONES.entries()
+    for spec in getattr(entry.load(), "examples", (entry.name,))
+]
+every_backbone = pytest.mark.parametrize("spec", EXAMPLES)
+
+
+def build(spec: str, channels: int = 3, size: int = 32, seed: int = 0) -> Backbone:
+    torch.manual_seed(seed)
+    net: Backbone = BACKBONES.create(spec).build(CLASSES, channels, size)
+    return net
+
+
+def settled(spec: str) -> Backbone:
+    """A float64 network whose normalisations have seen features, so that no signal fades."""
+    net = build(spec).double().train()
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # the mean of all batches so far, without the initial 0 and 1
+    with torch.no_grad():
+        net(images(8).double())
+    return net.eval()
+
+
+def images(count: int = 2, channels: int = 3, size: int = 32) -> Tensor:
+    return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("entry", BACKBONES.names())
+def test_every_registered_name_has_an_example_that_can_be_made(entry: str) -> None:
+    assert any(BACKBONES.entry(spec.partition("(")[0]).name == entry for spec in EXAMPLES)
+
+
+@pytest.mark.parametrize("size", [8, 28, 32])
+@pytest.mark.parametrize("channels", [1, 3])
+@every_backbone
+@torch.no_grad()
+def test_small_images_of_any_channels_give_logits(spec: str, channels: int, size: int) -> None:
+    net = build(spec, channels, size)
+    for mode in (True, False):
+        logits = net.train(mode)(images(2, channels, size))
+        assert logits.shape == (2, CLASSES)
+        assert bool(logits.isfinite().all())
+
+
+@every_backbone
+@torch.no_grad()
+def test_other_images_have_other_logits(spec: str) -> None:
+    first, second = settled(spec)(images(2).double())
+    assert not torch.allclose(first, second, rtol=0.01)
+
+
+@every_backbone
+def test_gradients_reach_every_parameter(spec: str) -> None:
+    net = build(
+        spec
+    ).eval()  # no dropout, no stochastic depth: whatever has no gradient is not used
+    net(images(4)).logsumexp(1).sum().backward()
+    unused = [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert unused == []
+
+
+@every_backbone
+@torch.no_grad()
+def test_each_block_runs_once_in_the_order_of_its_name(spec: str) -> None:
+    net = build(spec).eval()
+    ran: list[str] = []
+    for name in net.blocks:
+        net.part(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    net(images())
+    assert len(net.blocks) > 0
+    assert tuple(ran) == net.blocks
+
+
+@every_backbone
+@torch.no_grad()
+def test_a_block_that_is_swapped_runs_in_its_place(spec: str) -> None:
+    net = build(spec).eval()
+    expected = net(images())
+    ran: list[str] = []
+    for name in net.blocks:
+        wrapper = nn.Sequential(net.part(name))
+        wrapper.register_forward_hook(lambda *_, name=name: ran.append(name))
+        net.swap(name, wrapper)
+        assert net.part(name) is wrapper
+    assert torch.equal(net(images()), expected)
+    assert tuple(ran) == net.blocks
+
+
+@every_backbone
+@torch.no_grad()
+def test_a_residual_block_without_its_body_is_its_shortcut(spec: str) -> None:
+    net = build(spec).eval()
+    for name in net.blocks:
+        block = net.part(name)
+        if isinstance(block, ResidualBlock):
+            block.register_forward_hook(check_join)
+    net(images())
+
+
+def check_join(block: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    assert isinstance(block, ResidualBlock)
+    x = inputs[0]
+    before = x.clone()
+    body, shortcut = block.body(x), block.shortcut(x)
+    assert torch.equal(output, block.activation(body + shortcut))
+    block.activation(shortcut)
+    assert torch.equal(x, before)  # nothing works in place on what another part may still read
+
+
+@every_backbone
+@torch.no_grad()
+def test_the_classifier_is_the_linear_layer_that_gives_the_logits(spec: str) -> None:
+    net = build(spec).eval()
+    classifier = net.part(net.classifier)
+    outputs: list[Tensor] = []
+    classifier.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    logits = net(images())
+    assert isinstance(classifier, nn.Linear)
+    assert classifier.out_features == CLASSES
+    assert len(outputs) == 1 and torch.equal(outputs[0], logits)
+
+
+@every_backbone
+@torch.no_grad()
+def test_the_stem_is_none_of_the_blocks(spec: str) -> None:
+    net = build(spec).eval()
+    shapes: list[torch.Size] = []
+    net.part(net.blocks[0]).register_forward_hook(lambda m, i, o: shapes.append(i[0].shape))
+    net(images())
+    assert shapes[0][1] > 3
+
+
+@every_backbone
+def test_a_seed_decides_the_weights(spec: str) -> None:
+    first, again, other = build(spec).state_dict(), build(spec).state_dict(), build(spec, seed=1)
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], value) for key, value in other.state_dict().items())
+
+
+@every_backbone
+@torch.no_grad()
+def test_channels_last_images_have_the_same_logits(spec: str) -> None:
+    net = settled(spec)
+    expected = net(images().double())
+    x = images().double().contiguous(memory_format=torch.channels_last)
+    for moved in (net, net.to(memory_format=torch.channels_last)):
+        torch.testing.assert_close(moved(x), expected, rtol=1e-9, atol=1e-9)
+
+
+@every_backbone
+@torch.no_grad()
+def test_an_image_has_the_same_logits_alone_and_in_a_batch(spec: str) -> None:
+    net = settled(spec)
+    x = images(4).double()
+    alone = torch.cat([net(image[None]) for image in x])
+    torch.testing.assert_close(net(x), alone, rtol=1e-9, atol=1e-9)
+
+
+@every_backbone
+def test_the_name_is_the_registered_one(spec: str) -> None:
+    assert build(spec).name == spec.partition("(")[0]
+
+
+@every_backbone
+@torch.no_grad()
+def test_the_images_are_left_as_they_were(spec: str) -> None:
+    x = images()
+    build(spec).train()(x)
+    assert torch.equal(x, images())
