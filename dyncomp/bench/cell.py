@@ -28,7 +28,7 @@ from dyncomp.profile import (
     warnings_of,
 )
 from dyncomp.registry import METHODS
-from dyncomp.spec import full_options, spec_of
+from dyncomp.spec import full_options, name_of, spec_of
 from dyncomp.store import Store
 from dyncomp.train import Progress, StageLog, save_checkpoint, train
 
@@ -59,7 +59,7 @@ def run_cell(cell: Cell, store: Store, report: Callable[[Progress], None]) -> di
 
 
 def _head(cell: Cell) -> dict[str, Any]:
-    group, entry = cell.group, METHODS.entry(cell.method.registered_name)
+    group, entry = cell.group, METHODS.entry(name_of(cell.method))
     return {
         "schema": SCHEMA,
         "kind": "cell",
@@ -68,7 +68,7 @@ def _head(cell: Cell) -> dict[str, Any]:
         "status": "failed",
         "error": None,
         "traceback": None,
-        "method": cell.method.registered_name,
+        "method": name_of(cell.method),
         "spec": spec_of(cell.method),
         "hyperparameters": full_options(cell.method),
         "paper": entry.paper,
@@ -115,7 +115,6 @@ def _measure(net: Net, cell: Cell) -> tuple[dict[str, Any], Mapping[str, Any]]:
         "warnings": warnings_of(health),
         "route_exchange_top1": _exchanged(net, cell, test),
     }
-    bits = test.trace.routes().numpy().astype("U1") if len(test.trace) else None
     images = {
         "label": test.labels.numpy(),
         "prediction": test.predictions.numpy(),

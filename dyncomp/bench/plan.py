@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,10 +15,12 @@ from dyncomp.build import build
 from dyncomp.core import BackboneFamily, Method, Net
 from dyncomp.data import Dataset, Splits, load
 from dyncomp.errors import DeviceNotAvailable, DyncompError, InvalidValue
-from dyncomp.registry import BACKBONES, DATASETS, METHODS
-from dyncomp.spec import full_spec, parse_specs, spec_of
+from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry
+from dyncomp.spec import full_spec, name_of, parse_specs, spec_of
 from dyncomp.store import cell_key
 from dyncomp.train import Recipe
+
+T = TypeVar("T")
 
 REFERENCE = "static"
 
@@ -57,7 +59,7 @@ class Cell:
     @property
     def identity(self) -> dict[str, Any]:
         """All that determines the result."""
-        group, name = self.group, self.method.registered_name
+        group, name = self.group, name_of(self.method)
         return {
             "method": full_spec(self.method),
             "source": METHODS.entry(name).source_hash,
@@ -127,17 +129,24 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def _create_all(registry: Registry[T], text: str) -> list[T]:
+    """An instance for each spec in the text; `all` stands for every registered name."""
+    if text.strip() == "all":
+        return [registry.create(name) for name in registry.names()]
+    return [registry.create(spec) for spec in parse_specs(text)]
+
+
 def _methods(text: str) -> list[Method]:
     """The methods asked for, the reference first, each once."""
-    asked = METHODS.create_all(text)
+    asked = _create_all(METHODS, text)
     chosen = {spec_of(m): m for m in [METHODS.create(REFERENCE), *asked]}
     return list(chosen.values())
 
 
 def _groups(config: Config, device: torch.device) -> Iterator[Group]:
     data_dir = Path(config.data_dir) if config.data_dir else None
-    for dataset in DATASETS.create_all(config.dataset):
-        for backbone in BACKBONES.create_all(config.backbone or dataset.default_backbone):
+    for dataset in _create_all(DATASETS, config.dataset):
+        for backbone in _create_all(BACKBONES, config.backbone or dataset.default_backbone):
             for seed in config.seeds:
                 splits = load(dataset, data_dir, seed)
                 recipe = Recipe(epochs=_epochs(config, dataset))

@@ -40,6 +40,8 @@ def run(config: Config, tell: Listener = silent) -> Store | None:
         if able:
             time_group(able, store, config.batch_sizes, config.force, tell)
     tell(ReportStarted())
+    from dyncomp.report import write_report  # plotting libraries, needed only now
+
     write_report(store)
     return store
 

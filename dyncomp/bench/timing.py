@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dyncomp.bench.events import Listener, TimingStarted
 from dyncomp.bench.plan import Cell
@@ -41,7 +42,7 @@ def _trained(cell: Cell, store: Store) -> Net:
     net = cell.group.build(cell.method)
     load_checkpoint(net, store.checkpoint_path(cell.key))
     net.to(cell.group.device)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convert_conv2d_weight_memory_format(net, torch.channels_last)
     return net
 
 

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 
-from dyncomp.report import results, sentences
+from dyncomp.report import results, words
 from dyncomp.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def show_result(store: Store) -> int:
     """Print the result table and a sentence per method; the exit status: 1 if a cell failed."""
-    console = Console(soft_wrap=False)
-    table = results(store)
-    console.print(_table(table))
-    for sentence in sentences(store):
+    console = Console()
+    frame = results(store)
+    console.print(_table(frame))
+    for sentence in words(store):
         console.print(f"- {sentence}", markup=False, highlight=False)
-    console.print(f"Report: {store.folder / 'report.html'}", markup=False, highlight=False)
-    failed = table[table.status == "failed"]
-    for row in failed.drop_duplicates("key").itertuples():
-        console.print(f"failed: {row.spec}: {row.error}", markup=False, style="red")
-    return 1 if len(failed) else 0
+    console.print(f"\nReport: {store.folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if (frame["status"] == "failed").any() else 0
 
 
-def _table(frame: object) -> Table:
-    raise NotImplementedError
+def _table(frame: pd.DataFrame) -> Table:
+    table = Table(title=None)
+    heads = ("method", "backbone", "data", "seed", "top-1 %", "M MACs", "claimed", "executed", "batch", "ms", "realised")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number < 3 else "right", no_wrap=number > 2)
+    for row in frame.to_dict("records"):
+        names = [row["spec"], row["backbone"], row["dataset"], row["seed"]]
+        table.add_row(*map(str, names), *_figures(row))
+    return table
+
+
+def _figures(row: dict[str, object]) -> list[str]:
+    if row["status"] != "ok":
+        return ["failed", *[""] * 6]
+    return [
+        f"{row['top1']:.2f}",
+        f"{float(str(row['macs'])) / 1e6:.2f}",
+        *(_text(row[name], "{:.2f}x") for name in ("speedup_claimed", "speedup_executed")),
+        _text(row["batch_size"], "{:.0f}"),
+        _text(row["latency_ms_p50"], "{:.2f}"),
+        _text(row["speedup_realised"], "{:.2f}x"),
+    ]
+
+
+def _text(value: object, form: str) -> str:
+    """The number in that form; nothing where there is none."""
+    number = float(str(value)) if value is not None and str(value) not in ("nan", "<NA>", "None") else None
+    return "" if number is None else form.format(number)

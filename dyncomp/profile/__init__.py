@@ -1,8 +1,8 @@
 """Measures a built network: accuracy, multiply-adds, gate health, latency. Knows no method."""
 
 from dyncomp.profile.environment import environment
-from dyncomp.profile.evaluate import Evaluation, accuracy_with_exchanged_routes, evaluate
-from dyncomp.profile.health import GateHealth, gate_health, warnings_of
+from dyncomp.profile.evaluate import Evaluation, accuracy_with_exchanged_routes, count_executed, evaluate
+from dyncomp.profile.health import GateHealth, distinct_routes, gate_health, warnings_of
 from dyncomp.profile.latency import LatencyRounds, measure_latency
 
 __all__ = [
@@ -10,6 +10,8 @@ __all__ = [
     "GateHealth",
     "LatencyRounds",
     "accuracy_with_exchanged_routes",
+    "count_executed",
+    "distinct_routes",
     "environment",
     "evaluate",
     "gate_health",

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dyncomp.core import Net, Stage
 from dyncomp.data import Batch, Split
 from dyncomp.errors import DyncompError
-from dyncomp.train.recipe import Recipe, training_precision
+from dyncomp.train.precision import trains_in_bfloat16
+from dyncomp.train.recipe import Recipe
 
 TELL_EVERY_S = 0.5
 
@@ -65,7 +67,9 @@ def train(
     steps = _apportion(max(len(stages), round(recipe.epochs * per_epoch)), stages)
     batches = _endless(split, recipe.batch_size, seed)
     clock = _Clock(per_epoch, sum(steps), report)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convert_conv2d_weight_memory_format(net, torch.channels_last)
+    image = next(split.batches(1)).images.to(next(net.parameters()).device)
+    clock.low = trains_in_bfloat16(net, image)
     try:
         return [
             _run_stage(net, stage, count, recipe, batches, clock)
@@ -87,7 +91,7 @@ def _run_stage(
     schedule = recipe.schedule(optimizer, steps)
     clock.start(StageLog(stage.name, steps / clock.per_epoch))
     for step in range(steps):
-        loss, share = _forward(net, stage, next(batches), step / steps)
+        loss, share = _forward(net, stage, next(batches), step / steps, clock.low)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(learning, recipe.clip)
@@ -97,10 +101,11 @@ def _run_stage(
     return clock.log
 
 
-def _forward(net: Net, stage: Stage, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
+def _forward(
+    net: Net, stage: Stage, batch: Batch, progress: float, low: bool
+) -> tuple[Tensor, Tensor]:
     device = next(net.parameters()).device
     images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-    low = training_precision(device) == "bfloat16"
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
         output = net(images)
     loss = stage.loss(output, batch.labels.to(device), progress)

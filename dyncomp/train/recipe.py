@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -49,14 +46,3 @@ class Recipe:
             return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
         return LambdaLR(optimizer, factor)
-
-
-Precision = Literal["float32", "bfloat16"]
-
-
-def training_precision(device: torch.device) -> Precision:
-    """bfloat16 where the processor multiplies it natively, float32 elsewhere."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if native else "float32"

@@ -1,0 +1,114 @@
+"""dyncomp: conditional computation for convolutional networks, tried, measured and decided.
+
+Every public name is loaded when it is first asked for, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dyncomp.bench import benchmark
+    from dyncomp.build import build, create_method
+    from dyncomp.core import (
+        Costs,
+        Decision,
+        Gated,
+        Method,
+        Mixed,
+        Net,
+        Output,
+        Stage,
+        Trace,
+        count_executed_macs,
+        measure_costs,
+        price,
+    )
+    from dyncomp.errors import DyncompError
+    from dyncomp.registry import include_path, register_backbone, register_dataset, register_method
+    from dyncomp.spec import option
+
+from dyncomp._version import __version__
+
+_HOMES = {
+    "Costs": "dyncomp.core",
+    "Decision": "dyncomp.core",
+    "DyncompError": "dyncomp.errors",
+    "Gated": "dyncomp.core",
+    "Method": "dyncomp.core",
+    "Mixed": "dyncomp.core",
+    "Net": "dyncomp.core",
+    "Output": "dyncomp.core",
+    "Stage": "dyncomp.core",
+    "Trace": "dyncomp.core",
+    "benchmark": "dyncomp.bench",
+    "build": "dyncomp.build",
+    "count_executed_macs": "dyncomp.core",
+    "create_method": "dyncomp.build",
+    "include_path": "dyncomp.registry",
+    "measure_costs": "dyncomp.core",
+    "option": "dyncomp.spec",
+    "price": "dyncomp.core",
+    "register_backbone": "dyncomp.registry",
+    "register_dataset": "dyncomp.registry",
+    "register_method": "dyncomp.registry",
+}
+
+__all__ = [
+    "Costs",
+    "Decision",
+    "DyncompError",
+    "Gated",
+    "Method",
+    "Mixed",
+    "Net",
+    "Output",
+    "Stage",
+    "Trace",
+    "__version__",
+    "benchmark",
+    "build",
+    "count_executed_macs",
+    "create_method",
+    "include_path",
+    "list_backbones",
+    "list_datasets",
+    "list_methods",
+    "measure_costs",
+    "option",
+    "price",
+    "register_backbone",
+    "register_dataset",
+    "register_method",
+]
+
+
+def list_methods() -> list[str]:
+    """Names of all methods that are found."""
+    return _names("METHODS")
+
+
+def list_backbones() -> list[str]:
+    """Names of all backbones that are found; a name such as cifar_resnet{depth} stands for a family."""
+    return _names("BACKBONES")
+
+
+def list_datasets() -> list[str]:
+    """Names of all data sets that are found."""
+    return _names("DATASETS")
+
+
+def _names(registry: str) -> list[str]:
+    names: list[str] = getattr(importlib.import_module("dyncomp.registry"), registry).names()
+    return names
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'dyncomp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
