@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import numbers as n
-from dyncomp.report.details import Detail, Failure, detail, failures, title, warnings_of
+from dyncomp.report.details import Detail, Failure, detail, failures, place, warnings_of
 from dyncomp.report.reading import Reading, Record
-from dyncomp.report.tables import Table, results_table
+from dyncomp.report.tables import Table, results_table, summary_table
 from dyncomp.report.words import Sentence, words_of
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ CONVENTIONS = (
 class Content:
     sentences: tuple[Sentence, ...]
     table: Table
+    summary: Table | None
+    """over the seeds; None where there is one seed alone"""
     details: tuple[Detail, ...]
     failures: tuple[Failure, ...]
     problems: tuple[str, ...]
@@ -71,10 +73,11 @@ def content(reading: Reading, frame: pd.DataFrame) -> Content:
     return Content(
         sentences=tuple(words_of(reading, frame)),
         table=results_table(frame),
+        summary=summary_table(frame) if frame["seed"].nunique() > 1 else None,
         details=tuple(detail(cell) for cell in done),
         failures=tuple(failures(reading, frame)),
         problems=reading.problems,
-        warnings=tuple((title(cell), text) for cell in done for text in warnings_of(cell)),
+        warnings=tuple(_warnings(done)),
         setting=tuple(_setting(reading, frame)),
         environment=tuple(_environment(reading)),
         conventions=CONVENTIONS,
@@ -84,6 +87,16 @@ def content(reading: Reading, frame: pd.DataFrame) -> Content:
 def _in_order(reading: Reading, frame: pd.DataFrame) -> list[Record]:
     places = {key: place for place, key in enumerate(dict.fromkeys(frame["key"]))}
     return sorted(reading.cells, key=lambda cell: places[cell["key"]])
+
+
+def _warnings(cells: Iterable[Record]) -> Iterable[tuple[str, str]]:
+    """Each warning once, with the cell that has it, and all its seeds."""
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        for text in warnings_of(cell):
+            seeds.setdefault((place(cell), text), []).append(str(cell.get("seed")))
+    for (where, text), found in seeds.items():
+        yield f"{where}, seed{'s' if len(found) > 1 else ''} {', '.join(found)}", text
 
 
 def _setting(reading: Reading, frame: pd.DataFrame) -> Iterable[tuple[str, str]]:

@@ -36,8 +36,12 @@ class Failure:
 
 def title(cell: Record) -> str:
     """`skipnet(target=0.5), cifar_resnet14 on digits, seed 0`."""
-    place = f"{cell.get('backbone')} on {cell.get('dataset')}, seed {cell.get('seed')}"
-    return f"{cell.get('spec')}, {place}"
+    return f"{place(cell)}, seed {cell.get('seed')}"
+
+
+def place(cell: Record) -> str:
+    """`skipnet(target=0.5), cifar_resnet14 on digits`."""
+    return f"{cell.get('spec')}, {cell.get('backbone')} on {cell.get('dataset')}"
 
 
 def detail(cell: Record) -> Detail:

@@ -77,7 +77,7 @@ def _accuracy_macs(rows: pd.DataFrame, suffix: str, setting: str) -> Scatter | N
     cells = rows.drop_duplicates("key").assign(batch_size=0)
     scale, unit = n.macs_unit(float(cells["macs"].max()))
     points = _points(cells, "macs", scale)
-    panel = Panel("", f"multiply-adds per image, {unit} (mean over test images)", points)
+    panel = Panel("", f"{unit} per image (mean over test images)", points)
     title = "Accuracy against multiply-adds"
     return Scatter(f"accuracy_macs{suffix}", title, setting, TOP1, (panel,)) if points else None
 
@@ -114,7 +114,7 @@ def _histogram(rows: pd.DataFrame, suffix: str, setting: str, reading: Reading) 
         name=f"macs_per_image{suffix}",
         title="Multiply-adds spent per image",
         subtitle=setting,
-        x_label=f"multiply-adds per image, {unit}",
+        x_label=f"{unit} per image",
         edges=tuple(edges),
         rows=tuple(drawn),
         reference=float(static.mean()) / scale if len(static) else None,

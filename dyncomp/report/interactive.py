@@ -144,7 +144,7 @@ def _bars(figure: Bars) -> Description:
     layout = {
         "barmode": "group",
         "xaxis": {"title": {"text": figure.x_label}, "rangemode": "tozero"},
-        "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
+        "yaxis": {"autorange": "reversed", "type": "category", "ticksuffix": " "},
         "shapes": [one],
     }
     height = 150 + len(figure.labels) * (30 + 24 * len(figure.series))
@@ -154,4 +154,6 @@ def _bars(figure: Bars) -> Description:
 def _interval(values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> Description:
     above = [_number(top - value) for value, top in zip(values, high, strict=True)]
     below = [_number(value - bottom) for value, bottom in zip(values, low, strict=True)]
-    return {"symmetric": False, "array": above, "arrayminus": below, "thickness": 1}
+    if not any(above):
+        return {"visible": False}
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1}

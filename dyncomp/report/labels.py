@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,10 @@ class Box:
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.top, other.top) - max(self.bottom, other.bottom)
         return max(0.0, width) * max(0.0, height)
+
+    def nearest(self, x: float, y: float) -> tuple[float, float]:
+        """The point of the rectangle that is nearest to (x, y)."""
+        return min(max(x, self.left), self.right), min(max(y, self.bottom), self.top)
 
     @property
     def area(self) -> float:
@@ -94,6 +99,15 @@ def write_labels(axes: Any, labels: Sequence[Label], lines: Sequence[Box]) -> No
     for text, (x, y), box in zip(texts, anchors, boxes, strict=True):
         text.set_in_layout(False)
         text.set_position(((box.left - x) / unit, (box.bottom - y) / unit))
+        _lead(axes, text, ((box.nearest(x, y)[0] - x) / unit, (box.nearest(x, y)[1] - y) / unit))
+
+
+def _lead(axes: Any, text: Any, offset: tuple[float, float]) -> None:
+    """A thin line from a point to its label, where the label had to go far."""
+    if math.hypot(*offset) > FAR - 1:
+        line = {"arrowstyle": "-", "color": text.get_color(), "linewidth": 0.6, "shrinkB": 4}
+        at = {"xytext": offset, "textcoords": "offset points", "arrowprops": line}
+        axes.annotate("", text.xy, **at).set_in_layout(False)
 
 
 def _text(axes: Any, label: Label) -> Any:

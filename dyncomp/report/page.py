@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dyncomp.report.content import Content, content
 from dyncomp.report.figures import figures
-from dyncomp.report.interactive import describe
+from dyncomp.report.interactive import STATIC_SHOWN, describe
 from dyncomp.report.plotdata import Figure, colours
 from dyncomp.report.plots import draw
 from dyncomp.report.reading import read
@@ -42,7 +42,7 @@ def write_report(store: Store) -> list[Path]:
     frame = results_of(reading)
     said = content(reading, frame)
     plotted = figures(reading, frame)
-    colour = colours(frame["method"])
+    colour = colours(frame.loc[frame["role"] != "static", "method"])
     files = {
         Path("results.csv"): csv_text(frame).encode(),
         Path("report.md"): markdown(said, plotted).encode(),
@@ -62,7 +62,8 @@ def html(said: Content, plotted: Sequence[Figure], colour: Mapping[str, str]) ->
     plots = [_plot(figure, describe(figure, colour)) for figure in plotted]
     script = plotly.offline.get_plotlyjs() if plots else ""
     template = _environment().get_template("report.html.j2")
-    return template.render(title=TITLE, said=said, plots=plots, plotly=script, colour=colour)
+    shown = {"colour": colour, "static_colour": STATIC_SHOWN}
+    return template.render(title=TITLE, said=said, plots=plots, plotly=script, **shown)
 
 
 def markdown(said: Content, plotted: Sequence[Figure]) -> str:

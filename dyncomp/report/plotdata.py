@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 # Okabe and Ito's set without black and yellow, then Tol's muted: told apart by the colour-blind
 PALETTE = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-    *("#882255", "#332288", "#117733", "#999933", "#AA4499", "#661100"),
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#882255", "#332288"),
+    *("#E69F00", "#56B4E9", "#117733", "#999933", "#AA4499", "#661100"),
 )
 STATIC_COLOUR = "#555555"
 

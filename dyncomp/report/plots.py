@@ -170,7 +170,7 @@ def _bars(figure: Bars) -> Any:
     axes.axvline(1.0, color=STATIC_COLOUR, linestyle="--", linewidth=1, zorder=1)
     axes.set_yticks(range(lines), figure.labels)
     axes.grid(False, axis="y")
-    axes.invert_yaxis()
+    axes.set_ylim(lines - 0.5, -0.5)
     axes.set_xlim(0, 1.12 * max(ends))
     axes.set_xlabel(figure.x_label)
     drawing.legend(loc="outside lower left", ncols=min(3, len(figure.series)))

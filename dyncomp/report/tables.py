@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import numbers as n
 from dyncomp.report.reading import Record
+from dyncomp.report.table import summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,8 @@ def _share(frame: pd.DataFrame) -> pd.Series:
 
 def _interval(row: pd.Series) -> str:
     low, high = row["speedup_realised_low"], row["speedup_realised_high"]
-    return n.MISSING if n.missing(low) else f"{n.fixed(low, 2)} to {n.fixed(high, 2)}"
+    untold = row["role"] == "static" or n.missing(low)
+    return n.MISSING if untold else f"{n.fixed(low, 2)} to {n.fixed(high, 2)}"
 
 
 def _columns(frame: pd.DataFrame) -> Iterable[tuple[str, str, Any]]:
@@ -74,6 +76,38 @@ def _sortable(value: Any) -> float | str:
     if isinstance(value, str):
         return value
     return "" if n.missing(value) else float(value)
+
+
+def summary_table(frame: pd.DataFrame) -> Table:
+    """Mean and standard deviation over the seeds, one row per spec and batch size."""
+    table = summary(frame)
+    rows = [_row(*_summarised(row, table)) for row in table.iloc]
+    headers = ["method", *_telling(table), "seeds", "batch", "top-1", "MACs", "claimed"]
+    return Table((*headers, "executed", "realised", "ms p50"), tuple(rows))
+
+
+def _telling(table: pd.DataFrame) -> list[str]:
+    names = ("dataset", "backbone", "budget", "device")
+    return [name for name in names if table[name].nunique() > 1]
+
+
+def _summarised(row: pd.Series, table: pd.DataFrame) -> Iterable[tuple[str, Any]]:
+    for name in ("spec", *_telling(table)):
+        yield str(row[name]), str(row[name])
+    for name in ("seeds", "batch_size"):
+        yield n.fixed(row[name], 0), row[name]
+    writers = {
+        "top1": lambda value: n.fixed(value, 2),
+        "macs": n.macs,
+        "speedup_claimed": n.ratio,
+        "speedup_executed": n.ratio,
+        "speedup_realised": n.ratio,
+        "latency_ms_p50": n.significant,
+    }
+    for name, write in writers.items():
+        mean, deviation = row[f"{name}_mean"], row[f"{name}_std"]
+        spread = "" if n.missing(deviation) else f" ± {write(deviation)}"
+        yield f"{write(mean)}{spread}", mean
 
 
 def gate_table(gates: Sequence[Record]) -> Table | None:

@@ -171,5 +171,6 @@ def _exchange(cells: pd.DataFrame) -> Iterable[str]:
     elif cost < -margin:
         yield f"{what} gains {n.fixed(-cost, 1)} points, so its gates harm"
     else:
-        change = f"costs {n.fixed(cost, 1)}" if cost >= 0 else f"gains {n.fixed(-cost, 1)}"
-        yield f"{what} {change} points, so its gates hardly look at the image"
+        change = f"{'costs' if cost > 0 else 'gains'} {n.fixed(abs(cost), 1)} points"
+        change = change if n.fixed(cost, 1) != "0.0" else "costs nothing"
+        yield f"{what} {change}, so its gates hardly look at the image"
