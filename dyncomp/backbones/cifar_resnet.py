@@ -60,7 +60,8 @@ def blocks_per_stage(depth: int) -> int:
     if left or blocks < 1:
         below = 6 * max(1, blocks) + 2
         raise InvalidValue(
-            f"cifar_resnet{depth}: the depth must be 6n+2; the nearest are {below} and {below + 6}"
+            f"cifar_resnet{depth}: the depth must be 6n+2; "
+            f"give cifar_resnet{below} or cifar_resnet{below + 6}"
         )
     return blocks
 
