@@ -102,9 +102,7 @@ def entry_of(kind: str, name: str, paper: str, cls: type, line: int) -> Entry:
     place = f"{show(source.file) if source.file else source.module}:{line}"
     _check_class(cls, place)
     fields = [field.name for field in dataclasses.fields(cls)]
-    generated = (cls.__doc__ or "").startswith(
-        f"{cls.__name__}("
-    )  # by @dataclass, in place of none
+    generated = (cls.__doc__ or "").startswith(f"{cls.__name__}(")  # by @dataclass, in place of none
     return Entry(
         kind=kind,
         name=_checked_name(name, place, fields),
@@ -126,18 +124,14 @@ def _checked_name(name: str, place: str, fields: Collection[str] | None) -> str:
         raise BrokenPlugin(f"{place}: {name!r} is no name for a plugin; give {allowed}")
     for part in _FIELD.findall(normal):
         if fields is not None and part not in fields:
-            raise BrokenPlugin(
-                f"{place}: {name!r} fills {part}, which is no field of the class; add it"
-            )
+            raise BrokenPlugin(f"{place}: {name!r} fills {part}, which is no field of the class; add it")
     return normal
 
 
 def _check_class(cls: type, place: str) -> None:
     parameters = vars(cls).get("__dataclass_params__")
     if not getattr(parameters, "frozen", False):
-        raise BrokenPlugin(
-            f"{place}: {cls.__name__} needs @dataclass(frozen=True) below the decorator"
-        )
+        raise BrokenPlugin(f"{place}: {cls.__name__} needs @dataclass(frozen=True) below the decorator")
     if not issubclass(cls, Configurable):
         bases = "dyncomp's Method, BackboneFamily or Dataset"
         raise BrokenPlugin(f"{place}: {cls.__name__} is not derived from {bases}; derive it")

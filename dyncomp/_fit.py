@@ -94,9 +94,7 @@ def _fit_none(value: Any) -> None:
 
 def _fit_choice(value: Any, choices: tuple[Any, ...]) -> Any:
     for choice in choices:
-        if (
-            type(choice) is type(value) and choice == value
-        ):  # True == 1 == 1.0, yet only one was meant
+        if type(choice) is type(value) and choice == value:  # True == 1 == 1.0, yet only one was meant
             return choice
     raise Unfit
 

@@ -156,7 +156,5 @@ def _hints(cls: type) -> dict[str, Any]:
         try:
             hints |= get_type_hints(holder, dict(module), dict(vars(owner)))
         except (NameError, TypeError, SyntaxError) as error:
-            raise BrokenPlugin(
-                f"{owner.__name__}: an option's annotation cannot be read: {error}"
-            ) from None
+            raise BrokenPlugin(f"{owner.__name__}: an option's annotation cannot be read: {error}") from None
     return hints

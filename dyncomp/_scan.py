@@ -70,18 +70,14 @@ def _classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
 def _constants(tree: ast.Module) -> dict[str, ast.expr]:
     """The names that the module binds once, to what; a name bound twice is no constant."""
     stored = Counter(
-        node.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
     )
     constants: dict[str, ast.expr] = {}
     for statement in tree.body:
         match statement:
             case ast.Assign(targets=[ast.Name(name)], value=value) if stored[name] == 1:
                 constants[name] = _Resolve(constants).visit(value)
-            case ast.AnnAssign(target=ast.Name(name), value=ast.expr() as value) if (
-                stored[name] == 1
-            ):
+            case ast.AnnAssign(target=ast.Name(name), value=ast.expr() as value) if stored[name] == 1:
                 constants[name] = _Resolve(constants).visit(value)
     return constants
 
@@ -135,9 +131,7 @@ def _read(call: ast.expr, node: ast.ClassDef, module: _Module) -> Found | None:
     )
 
 
-def _arguments(
-    call: ast.Call, positional: tuple[str, ...], module: _Module
-) -> dict[str, object] | None:
+def _arguments(call: ast.Call, positional: tuple[str, ...], module: _Module) -> dict[str, object] | None:
     """A call's arguments by name; None when one of them is no literal."""
     if len(call.args) > len(positional):
         return None

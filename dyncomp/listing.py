@@ -54,9 +54,7 @@ def listing(kind: str) -> list[Row]:
     return [_row(entry) for entry in _REGISTRIES[kind].entries()]
 
 
-def render_listing(
-    kinds: Sequence[str] = KINDS, *, as_json: bool = False, width: int = _WIDTH
-) -> str:
+def render_listing(kinds: Sequence[str] = KINDS, *, as_json: bool = False, width: int = _WIDTH) -> str:
     """The plugins of some kinds as plain lines, or as JSON: {kind: [{name, summary, ...}]}."""
     if as_json:
         rows = {kind: [_as_dict(row) for row in listing(kind)] for kind in kinds}

@@ -76,7 +76,8 @@ def _include_file(file: Path) -> list[Entry]:
     with ExitStack() as stack:
         for registry in _REGISTRIES:
             stack.enter_context(registry.kept())
-        if not all([registry.read(source) for registry in _REGISTRIES]):
+        complete = [registry.read(source) for registry in _REGISTRIES]
+        if not all(complete):
             sys.modules.pop(source.module, None)  # so that its decorators run again
             source.run()
     return [entry for registry in _REGISTRIES for entry in registry.read_from(source)]

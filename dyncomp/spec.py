@@ -87,9 +87,7 @@ def parse_specs(text: str) -> list[Spec]:
     Raises InvalidSpec.
     """
     if not text.strip(" \t\r\n,"):
-        raise InvalidSpec(
-            f"nothing is named in {text!r}; {_GRAMMAR}, several with commas between them"
-        )
+        raise InvalidSpec(f"nothing is named in {text!r}; {_GRAMMAR}, several with commas between them")
     items = _split(text, text)
     if not all(item.strip() for item in items):
         raise InvalidSpec(f"a name is missing in {shorten(text)!r}; one comma between two names")
@@ -100,9 +98,7 @@ def parse_spec(text: str) -> Spec:
     """The one spec that `text` spells, without a sweep. Raises InvalidSpec."""
     specs = parse_specs(text)
     if len(specs) > 1:
-        raise InvalidSpec(
-            f"{shorten(text)} is {len(specs)} specs; give one here: no list, no second name"
-        )
+        raise InvalidSpec(f"{shorten(text)} is {len(specs)} specs; give one here: no list, no second name")
     return specs[0]
 
 
@@ -145,9 +141,7 @@ def _parse_item(item: str) -> tuple[str, dict[str, Any]]:
     for argument in _split(inside, item) if inside else []:
         key, value = _parse_argument(name, argument)
         if key in arguments:
-            raise InvalidSpec(
-                f"{name}: {key} is given twice; give it once, several values as a list"
-            )
+            raise InvalidSpec(f"{name}: {key} is given twice; give it once, several values as a list")
         arguments[key] = value
     return name, arguments
 
@@ -155,13 +149,9 @@ def _parse_item(item: str) -> tuple[str, dict[str, Any]]:
 def _parse_argument(name: str, argument: str) -> tuple[str, Any]:
     match = _ARGUMENT.fullmatch(argument)
     if not argument.strip():
-        raise InvalidSpec(
-            f"{name}: nothing stands between two commas; write {name}(key=value, ...)"
-        )
+        raise InvalidSpec(f"{name}: nothing stands between two commas; write {name}(key=value, ...)")
     if not match:
-        raise InvalidSpec(
-            f"{name}: {shorten(argument)} has no key; write {name}(key={shorten(argument)})"
-        )
+        raise InvalidSpec(f"{name}: {shorten(argument)} has no key; write {name}(key={shorten(argument)})")
     key = match[1].replace("-", "_")
     try:
         value = parse_value(match[2].strip(), key)
@@ -182,9 +172,7 @@ def _split(text: str, whole: str) -> list[str]:
             expected += _CLOSING[token[0]]
         elif token.lastgroup == "close":
             if not expected.endswith(token[0]):
-                raise InvalidSpec(
-                    f"unbalanced parentheses in {shorten(whole)}: {token[0]} opens nowhere"
-                )
+                raise InvalidSpec(f"unbalanced parentheses in {shorten(whole)}: {token[0]} opens nowhere")
             expected = expected[:-1]
         elif token.lastgroup == "comma" and not expected:
             parts.append(text[start : token.start()])
