@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.counter import MacCounter
-from dyncomp.core.trace import Parent, Trace
+from dyncomp.core.trace import Decision, Parent, Trace
 
 if TYPE_CHECKING:
     from dyncomp.core.net import Net
@@ -114,16 +114,20 @@ class Executed:
         return Executed(self.by_operator + other.by_operator, self.uncounted + other.uncounted)
 
 
-def execute_and_count(net: Net, images: Tensor) -> Executed:
-    """Run the sparse form on images (B, C, H, W) and count every operator that ran."""
+def execute_and_count(
+    net: Net, images: Tensor, decisions: Mapping[str, Decision] | None = None
+) -> Executed:
+    """Run the sparse form on images (B, C, H, W), by its own or the given decisions, and count every operator that ran."""
     with _evaluating(net), MacCounter() as counter:
-        net(images, sparse=True, record=False)
+        net(images, sparse=True, decisions=decisions, record=False)
     return Executed(counter.by_operator, counter.uncounted)
 
 
-def count_executed_macs(net: Net, images: Tensor) -> int:
-    """MACs of the operators that ran in the sparse form over all images (B, C, H, W); equals `price(...).sum()`."""
-    return execute_and_count(net, images).macs
+def count_executed_macs(
+    net: Net, images: Tensor, decisions: Mapping[str, Decision] | None = None
+) -> int:
+    """MACs of the operators that ran in the sparse form over all images; equals `price(costs, trace).sum()`."""
+    return execute_and_count(net, images, decisions).macs
 
 
 class _evaluating:

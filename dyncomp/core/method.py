@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ class Stage:
     """One part of a method's training.
 
     `share` of the whole budget; `loss`; `learns`: patterns of the parameters' names that train (the others are held);
-    `sampling`: gates draw their decisions instead of thresholding them; `learning_rate`: factor on the recipe's own.
+    `sampling`: gates draw their decisions instead of thresholding them; `learning_rate`: factor on the recipe's own;
+    `hold_statistics`: batch norms use their running statistics and leave them as they are.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Stage:
     learns: tuple[str, ...] = ("*",)
     sampling: bool = False
     learning_rate: float = 1.0
+    hold_statistics: bool = False
 
     def trains(self, parameter: str) -> bool:
         """Whether the parameter of that name learns in this stage."""
@@ -41,8 +44,12 @@ class Stage:
 class Method(Configurable, ABC):
     """A way to make a backbone dynamic. Its dataclass fields are its hyperparameters.
 
-    Only `build` is required: it puts ops into a fresh backbone.
+    Only `build` is required: it puts ops into a fresh backbone. `examples` are further specs that the conformance suite
+    tries; `all_on_is_plain` claims that with every unit on the network is its plain backbone, which it then holds.
     """
+
+    examples: ClassVar[tuple[str, ...]] = ()
+    all_on_is_plain: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, new: Callable[[], Backbone]) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -35,6 +35,11 @@ class CondConv(Method):
     gets experts (an interpretation, after MobileNetV1's proportion). It skips nothing: mixing adds `experts`
     multiply-adds per weight, and what it buys is accuracy. No gate can close, so none can collapse.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        'condconv(experts=3, begin=1, mode="outputs")',
+        'condconv(experts=2, routing="softmax", temperature=5.0, classifier=True, mode="kernels", norm="group")',
+    )
 
     experts: int = option(8, "experts per layer", ge=1)
     routing: Literal["sigmoid", "softmax"] = option("sigmoid", "activation of the router")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,9 @@ class SkipNet(Method):
     stage 1, it acts on the network's whole price so that no single gate is driven to a rate, and it pulls back when
     more is skipped than asked.
     """
+
+    examples: ClassVar[tuple[str, ...]] = ('skipnet(gate="ff1")', 'skipnet(gate="ff2", target=None)')
+    all_on_is_plain: ClassVar[bool] = True
 
     gate: Literal["rnn", "ff1", "ff2"] = option("rnn", "recurrent gate, or the paper's FFGate-I or FFGate-II")
     target: float | None = option(0.5, "multiply-adds as a share of the plain backbone's; None: alpha decides", gt=0.0, le=1.0)

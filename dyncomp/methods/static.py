@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -18,6 +18,8 @@ from dyncomp.spec import option
 @dataclass(frozen=True)
 class Static(Method):
     """The plain backbone, every operator for every image."""
+
+    examples: ClassVar[tuple[str, ...]] = ('static(norm="group")',)
 
     norm: Literal["batch", "group"] = option("batch", "normalisation layers")
 

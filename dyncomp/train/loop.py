@@ -85,6 +85,8 @@ def _run_stage(
     net: Net, stage: Stage, steps: int, recipe: Recipe, batches: Iterator[Batch], clock: _Clock
 ) -> StageLog:
     net.train()
+    if stage.hold_statistics:
+        _hold_statistics(net)
     net.tape.sampling = stage.sampling
     learning = _hold_all_but(net, stage)
     optimizer = recipe.optimizer(learning, stage.learning_rate)
@@ -110,6 +112,12 @@ def _forward(
         output = net(images)
     loss = stage.loss(output, batch.labels.to(device), progress)
     return loss, output.share().detach().mean()
+
+
+def _hold_statistics(net: Net) -> None:
+    for layer in net.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.eval()
 
 
 def _hold_all_but(net: Net, stage: Stage) -> list[nn.Parameter]:
