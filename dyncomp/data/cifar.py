@@ -70,9 +70,7 @@ class Cifar100(Dataset):
         return _load("cifar100", CIFAR100, folders, self.limit, seed)
 
 
-def _load(
-    name: str, source: Source, folders: Sequence[Path], limit: int | None, seed: int
-) -> Splits:
+def _load(name: str, source: Source, folders: Sequence[Path], limit: int | None, seed: int) -> Splits:
     root = _find(name, source, folders)
     images, labels, names = _read(source, root, train=True)
     test_images, test_labels, _ = _read(source, root, train=False)
@@ -106,22 +104,16 @@ def _checked(name: str, source: Source, root: Path) -> Path:
     for file, checksum in (*source.train_list, *source.test_list, meta):
         path = root / source.base_folder / file
         if not check_integrity(str(path), checksum):
-            state = (
-                "damaged (its checksum is not the published one)" if path.exists() else "missing"
-            )
-            raise DataNotFound(
-                f"{name}: {path} is {state}; delete {path.parent} and get the data set again"
-            )
+            state = "damaged (its checksum is not the published one)" if path.exists() else "missing"
+            raise DataNotFound(f"{name}: {path} is {state}; delete {path.parent} and get the data set again")
     return root
 
 
 def _read(source: Source, root: Path, train: bool) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """Images (N, 3, 32, 32) uint8, labels (N,) and the names of the classes."""
     with warnings.catch_warnings():
-        # the archives were written by a NumPy of 2009, whose dtypes newer ones complain about
+        # the archives hold dtypes as NumPy pickled them in 2009, which version 2.4.0 complains about
         warnings.simplefilter("ignore", VisibleDeprecationWarning)
         data = source(root, train=train)
-    images = (
-        torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-    )  # (N, 32, 32, 3) -> (N, 3, 32, 32)
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()  # (N, 32, 32, 3) -> (N, 3, 32, 32)
     return images, torch.tensor(data.targets, dtype=torch.int64), list(data.classes)

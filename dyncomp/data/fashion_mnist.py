@@ -21,9 +21,7 @@ from dyncomp.spec import option
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 RAW = "FashionMNIST/raw"  # of torchvision
-FILES = [
-    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-]
+FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 CALIBRATION = 5_000
 
 
@@ -66,12 +64,8 @@ def _find(folders: Sequence[Path]) -> Path:
             return place
     reason = download(lambda folder: Source(folder, download=True), Source.__name__, folders[-1])
     if reason is not None:
-        advice = (
-            f"{reason}; apt-get install dataset-fashion-mnist, or name its folder by --data-dir"
-        )
-        raise not_found(
-            "fashion_mnist", f"{FILES[0]}[.gz] and its three companions", [*folders, DEBIAN], advice
-        )
+        advice = f"{reason}; apt-get install dataset-fashion-mnist, or name its folder by --data-dir"
+        raise not_found("fashion_mnist", f"{FILES[0]}[.gz] and its three companions", [*folders, DEBIAN], advice)
     return folders[-1] / RAW
 
 
@@ -80,7 +74,5 @@ def _read(folder: Path, part: str) -> Pair:
     images = read_idx(folder / f"{part}-images-idx3-ubyte", dimensions=3)
     labels = read_idx(folder / f"{part}-labels-idx1-ubyte", dimensions=1)
     if len(images) != len(labels) or int(labels.max()) >= len(Source.classes):
-        raise DataNotFound(
-            f"{folder}: {part} images and labels do not belong together; get the data set again"
-        )
+        raise DataNotFound(f"{folder}: {part} images and labels do not belong together; get the data set again")
     return images[:, None], labels.to(torch.int64)

@@ -34,9 +34,7 @@ def data_folders(data_dir: Path | None = None) -> list[Path]:
 def _existing(source: str, folder: Path) -> Path:
     folder = folder.expanduser()
     if not folder.is_dir():
-        raise DataNotFound(
-            f"{source}={folder} is not a folder; create it, correct it, or leave it out"
-        )
+        raise DataNotFound(f"{source}={folder} is not a folder; create it, correct it, or leave it out")
     return folder
 
 

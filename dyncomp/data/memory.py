@@ -58,7 +58,7 @@ class ImageSplit(Split):
         check_batches(batch_size, epoch, augment)
         order = epoch_order(len(self), seed, epoch)
         change = self._changes(seed, epoch) if augment and epoch is not None else None
-        for index in order[: whole_batches(len(self), batch_size, epoch)].split(batch_size):
+        for index in torch.split(order[: whole_batches(len(self), batch_size, epoch)], batch_size):
             images = self.images[index]
             if change is not None:
                 images = self._moved(images, change[index])
@@ -78,14 +78,8 @@ class ImageSplit(Split):
 
     def _border(self) -> Tensor:
         """(C, 1) the value of the padding, in the images' own type."""
-        value = (
-            self.mean * full_scale(self.images)
-            if self.augmentation.border == "mean"
-            else self.mean * 0
-        )
-        return (value if self.images.is_floating_point() else value.round()).to(self.images.dtype)[
-            :, None
-        ]
+        value = self.mean * full_scale(self.images) if self.augmentation.border == "mean" else self.mean * 0
+        return (value if self.images.is_floating_point() else value.round()).to(self.images.dtype)[:, None]
 
     def _normalised(self, images: Tensor) -> Tensor:
         scale = full_scale(images)
@@ -96,13 +90,9 @@ class ImageSplit(Split):
 def check_batches(batch_size: int, epoch: int | None, augment: bool) -> None:
     """Refuse what `Split.batches` cannot do."""
     if batch_size < 1:
-        raise InvalidValue(
-            f"batch_size={batch_size} is below 1; give the number of images of a batch"
-        )
+        raise InvalidValue(f"batch_size={batch_size} is below 1; give the number of images of a batch")
     if augment and epoch is None:
-        raise InvalidValue(
-            "augment=True without an epoch; give one, it seeds what happens to each image"
-        )
+        raise InvalidValue("augment=True without an epoch; give one, it seeds what happens to each image")
 
 
 def whole_batches(images: int, batch_size: int, epoch: int | None) -> int:
@@ -137,10 +127,7 @@ def measure(images: Tensor) -> tuple[Tensor, Tensor]:
         std, mean = torch.std_mean(channels.double(), dim=1, correction=0)
     else:  # by the histogram: exact, and no copy of the data in floating point
         levels = torch.linspace(0, 1, 256, dtype=torch.float64)
-        share = (
-            torch.stack([channel.bincount(minlength=256) for channel in channels])
-            / channels.shape[1]
-        )
+        share = torch.stack([channel.bincount(minlength=256) for channel in channels]) / channels.shape[1]
         share = share.double()
         mean = share @ levels
         std = (share * (levels - mean[:, None]).square()).sum(1).sqrt()

@@ -28,7 +28,7 @@ def file_fingerprints(files: Sequence[str]) -> Fingerprints:
     return _hashed(["/".join(Path(file).parts[-2:]).encode() for file in files], SPLIT_SEED)
 
 
-def _hashed(rows: Iterable[bytes | npt.NDArray[Any]], seed: int) -> Fingerprints:
+def _hashed(rows: Iterable[Any], seed: int) -> Fingerprints:
     salt = str(seed).encode()
     digests = b"".join(blake2b(row, digest_size=8, key=salt).digest() for row in rows)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
@@ -67,15 +67,11 @@ def hold_out(images: Tensor, labels: Tensor, count: int, test: Tensor) -> tuple[
     return np.sort(order[count:]), np.sort(order[:count])
 
 
-def subset(
-    name: str, images: Tensor, labels: Tensor, limit: int | None, seed: int
-) -> tuple[Tensor, Tensor]:
+def subset(name: str, images: Tensor, labels: Tensor, limit: int | None, seed: int) -> tuple[Tensor, Tensor]:
     """`limit` of the images and labels, classes in proportion, drawn by `seed`; None is all."""
     if limit is None:
         return images, labels
     if limit > len(images):
-        raise InvalidValue(
-            f"{name}: limit={limit} is above its {len(images)} train images; give a smaller one"
-        )
+        raise InvalidValue(f"{name}: limit={limit} is above its {len(images)} train images; give a smaller one")
     chosen = np.sort(stratified_order(labels, fingerprints(images, seed))[:limit])
     return images[chosen], labels[chosen]
