@@ -68,8 +68,8 @@ class SkipNet(Method):
 
     def stages(self) -> Sequence[Stage]:
         return (
-            Stage("supervised", 0.75, self._supervised),
-            Stage("hybrid", 0.25, self._hybrid, sampling=True, learning_rate=0.01),
+            Stage("supervised", 0.85, self._supervised),
+            Stage("hybrid", 0.15, self._hybrid, sampling=True, learning_rate=0.001, hold_statistics=True),
         )
 
     def _supervised(self, output: Output, labels: Tensor, progress: float) -> Tensor:
