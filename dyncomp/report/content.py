@@ -49,6 +49,8 @@ CONVENTIONS = (
 
 @dataclass(frozen=True)
 class Content:
+    """All of a report but its plots; every text is as recorded, to be escaped by the template."""
+
     sentences: tuple[Sentence, ...]
     table: Table
     summary: Table | None

@@ -29,6 +29,8 @@ class Detail:
 
 @dataclass(frozen=True)
 class Failure:
+    """A cell, or its timing at one batch size, that has an error instead of numbers."""
+
     title: str
     error: str
     traceback: str | None
@@ -45,6 +47,7 @@ def place(cell: Record) -> str:
 
 
 def detail(cell: Record) -> Detail:
+    """What the record of a finished cell says."""
     paper = str(cell.get("paper") or "")
     facts = (
         ("parameters", n.significant(cell.get("params"))),

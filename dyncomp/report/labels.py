@@ -33,6 +33,7 @@ class Box:
 
     @property
     def area(self) -> float:
+        """In square pixels."""
         return (self.right - self.left) * (self.top - self.bottom)
 
 

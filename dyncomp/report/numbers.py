@@ -28,6 +28,7 @@ def fixed(value: Any, digits: int, unit: str = "") -> str:
 
 
 def percent(value: Any) -> str:
+    """`98.1 %`, of a value in percent."""
     return fixed(value, 1, " %")
 
 
@@ -38,6 +39,7 @@ def points(value: float) -> str:
 
 
 def ratio(value: Any) -> str:
+    """`1.92x`."""
     return fixed(value, 2, "x")
 
 

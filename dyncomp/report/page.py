@@ -62,7 +62,8 @@ def html(said: Content, plotted: Sequence[Figure], colour: Mapping[str, str]) ->
     plots = [_plot(figure, describe(figure, colour)) for figure in plotted]
     script = plotly.offline.get_plotlyjs() if plots else ""
     template = _environment().get_template("report.html.j2")
-    shown = {"colour": colour, "static_colour": STATIC_SHOWN}
+    drawn = {plot.name: plot.interactive for plot in plots}
+    shown = {"drawn": drawn, "colour": colour, "static_colour": STATIC_SHOWN}
     return template.render(title=TITLE, said=said, plots=plots, plotly=script, **shown)
 
 

@@ -28,6 +28,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
+    """One pair of axes of a scatter plot."""
+
     title: str
     x_label: str
     points: tuple[Point, ...]

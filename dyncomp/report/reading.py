@@ -51,17 +51,13 @@ def read(store: Store) -> Reading:
         warnings.simplefilter("always", RecordWarning)
         cells, timings = store.cells(), store.timings()
     for warning in caught:
-        warnings.warn_explicit(
-            warning.message, warning.category, warning.filename, warning.lineno, source=None
-        )
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno, source=None)
     return Reading(
         store=store,
         cells=tuple(_current(cells)),
         statics=frozenset(cell["key"] for cell in cells if cell.get("role") == "static"),
         timings=tuple(timings),
-        problems=tuple(
-            str(warning.message) for warning in caught if warning.category is RecordWarning
-        ),
+        problems=tuple(str(warning.message) for warning in caught if warning.category is RecordWarning),
     )
 
 

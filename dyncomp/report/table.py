@@ -122,8 +122,7 @@ def csv_text(frame: pd.DataFrame) -> str:
     import pandas as pd
 
     written = {
-        name: pd.Series([_written(name, value) for value in frame[name]], dtype=object)
-        for name in frame.columns
+        name: pd.Series([_written(name, value) for value in frame[name]], dtype=object) for name in frame.columns
     }
     return str(pd.DataFrame(written).to_csv(index=False, lineterminator="\n"))
 

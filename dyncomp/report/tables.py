@@ -24,6 +24,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
+    """Headers, and rows of as many cells."""
+
     headers: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
@@ -33,8 +35,7 @@ def results_table(frame: pd.DataFrame) -> Table:
     shown = [*_columns(frame)]
     frame = frame.assign(share=_share(frame), interval=[_interval(row) for row in frame.iloc])
     rows = [
-        tuple(Cell(write(row[name]), _sortable(row[name])) for _, name, write in shown)
-        for _, row in frame.iterrows()
+        tuple(Cell(write(row[name]), _sortable(row[name])) for _, name, write in shown) for _, row in frame.iterrows()
     ]
     return Table(tuple(header for header, _, _ in shown), tuple(rows))
 
@@ -126,8 +127,18 @@ def _gate(gate: Record) -> Iterable[tuple[str, Any]]:
     yield n.macs(gate.get("unit_macs")), gate.get("unit_macs")
     yield n.macs(gate.get("overhead_macs")), gate.get("overhead_macs")
     yield n.fixed(gate.get("input_dependence"), 3), gate.get("input_dependence")
-    flag = {0: "always off", 1: "always on"}.get(gate["rate_test"], "")
+    flag = _flag(gate)
     yield flag, flag
+
+
+def _flag(gate: Record) -> str:
+    """Whether the gate never varies, and on which split."""
+    stuck: dict[Any, str] = {0: "always off", 1: "always on"}
+    test, calibration = (stuck.get(gate.get(name), "") for name in ("rate_test", "rate_calibration"))
+    if test == calibration:
+        return test
+    splits = ((test, "test"), (calibration, "calibration"))
+    return ", ".join(f"{state} ({split})" for state, split in splits if state)
 
 
 def stage_table(stages: Sequence[Record]) -> Table | None:

@@ -64,10 +64,8 @@ def _told(own: pd.DataFrame, static: pd.DataFrame, reading: Reading) -> tuple[st
     if done.empty:
         return f"failed: {_first(own['error'])}.", True
     cells = done.drop_duplicates("key")
-    if own["role"].iloc[0] == "static":
-        clauses = [_static(cells, done)]
-    else:
-        clauses = [*_method(cells, done, static, reading)]
+    is_static = own["role"].iloc[0] == "static"
+    clauses = [_static(cells, done)] if is_static else [*_method(cells, done, static, reading)]
     failures = own["key"].nunique() - len(cells)
     if failures:
         clauses.append(f"{failures} of {own['key'].nunique()} seeds failed")
@@ -90,9 +88,7 @@ def _static(cells: pd.DataFrame, rows: pd.DataFrame) -> str:
     return f"{_accuracy(cells)} with {cost}{timing}: what the others are measured against"
 
 
-def _method(
-    cells: pd.DataFrame, rows: pd.DataFrame, static: pd.DataFrame, reading: Reading
-) -> Iterable[str]:
+def _method(cells: pd.DataFrame, rows: pd.DataFrame, static: pd.DataFrame, reading: Reading) -> Iterable[str]:
     yield f"{_against(cells, static, reading)} {_arithmetic(cells)}{speed(rows)}"
     yield from _gates(cells)
     yield from _exchange(cells)
@@ -140,10 +136,8 @@ def _arithmetic(cells: pd.DataFrame) -> str:
 def _gates(cells: pd.DataFrame) -> Iterable[str]:
     gates, on, off = (int(cells[name].max()) for name in GATE_COUNTS)
     routes = sorted({int(count) for count in cells["routes"]})
-    if not gates:
-        return
-    if cells["gates_always_on"].min() == gates:
-        yield f"it skips nothing: each of its {gates} units runs for every image"
+    if cells["gates_always_on"].min() == gates:  # also where there is nothing that could be skipped
+        yield "it skips nothing: every unit runs for every image"
         return
     if routes == [1]:
         yield "every image takes the same route: this is a static pruning"

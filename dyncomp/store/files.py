@@ -24,16 +24,15 @@ def told_in_one_line(action: str, path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise OutputError(
-            f"cannot {action} {str(path)!r}: {reason}; "
-            "give another folder by --output or mend this one"
+            f"cannot {action} {str(path)!r}: {reason}; give another folder by --output or mend this one"
         ) from error
 
 
 def write_atomically(contents: Mapping[Path, bytes]) -> None:
-    """Write all files, or none: each is on disk under a temp name before the first takes its place.
+    """Write files together: each is on disk under a temp name before the first takes its place.
 
-    They take their places in the order given, so the one that commits the others goes last.
-    Raises `OutputError` where one cannot be written; what was there before is then untouched.
+    They take their places in the order given, so the one that commits the others goes last. Raises `OutputError` where
+    one cannot be written; no file is then half there, and a disk that is full has changed none.
     """
     staged: dict[Path, Path] = {}
     try:
@@ -67,9 +66,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [
-            plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)
-        ]
+        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
     if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, float):

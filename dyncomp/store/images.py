@@ -56,6 +56,4 @@ def read_parquet(path: Path) -> pd.DataFrame:
         return pq.read_table(path, columns=list(COLUMNS)).to_pandas()
     except (OSError, pa.ArrowException) as error:
         state = "is not readable" if path.exists() else "does not exist"
-        raise OutputError(
-            f"per-image file {path.name} {state}; run the cell again with --force"
-        ) from error
+        raise OutputError(f"per-image file {path.name} {state}; run the cell again with --force") from error

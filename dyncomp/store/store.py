@@ -83,10 +83,12 @@ class Store:
 
     @property
     def config_path(self) -> Path:
+        """The file that marks the folder as ours."""
         return self.folder / "config.json"
 
     @property
     def records(self) -> Path:
+        """Where the records lie."""
         return self.folder / "records"
 
     @property
@@ -142,9 +144,7 @@ class Store:
     def _record_path(self, record: Mapping[str, Any], prefix: str = "") -> Path:
         key = record.get("key")
         if not isinstance(key, str) or not re.fullmatch(r"[0-9a-zA-Z_-]{1,64}", key):
-            raise InvalidValue(
-                f"a record's key is a name of a file; given: {key!r}; use cell_key(identity)"
-            )
+            raise InvalidValue(f"a record's key is a name of a file; given: {key!r}; use cell_key(identity)")
         return self.records / f"{prefix}{key}.json"
 
     def _read_all(self, kind: str) -> list[Record]:

@@ -146,9 +146,7 @@ def test_full_disk_is_told_in_one_line(store: Store, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        OutputError, match=r"cannot write .*aaaa\.json': No space left on device; "
-    ) as told:
+    with pytest.raises(OutputError, match=r"cannot write .*aaaa\.json': No space left on device; ") as told:
         store.write_cell(cell(), None)
     assert "\n" not in str(told.value)
     assert list(store.records.iterdir()) == []
@@ -165,9 +163,7 @@ def test_full_disk_is_told_in_one_line(store: Store, monkeypatch: pytest.MonkeyP
         (b"\xff\xfe\x00", "Error"),
     ],
 )
-def test_corrupt_record_is_named_skipped_and_kept(
-    store: Store, text: str | bytes, why: str
-) -> None:
+def test_corrupt_record_is_named_skipped_and_kept(store: Store, text: str | bytes, why: str) -> None:
     store.write_cell(cell(), None)
     bad = store.records / "bbbb.json"
     bad.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -208,9 +204,7 @@ def test_config_is_echoed_and_its_history_kept(tmp_path: Path) -> None:
         ({"config.json/": ""}, "holds something else"),
     ],
 )
-def test_folder_that_is_not_ours_is_refused_untouched(
-    tmp_path: Path, files: dict, message: str
-) -> None:
+def test_folder_that_is_not_ours_is_refused_untouched(tmp_path: Path, files: dict, message: str) -> None:
     for name, text in files.items():
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_text(text)
     before = tree(tmp_path)

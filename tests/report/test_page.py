@@ -1,0 +1,235 @@
+"""The page: whole, offline, safe against what records hold."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from dyncomp.errors import OutputError
+from dyncomp.report import results, words, write_report
+from dyncomp.report.content import Content, content
+from dyncomp.report.figures import figures
+from dyncomp.report.page import html, markdown
+from dyncomp.report.plotdata import Figure, colours
+from dyncomp.report.reading import read
+from dyncomp.report.table import results_of
+from dyncomp.store import RecordWarning, Store
+from tests.records import failed_cell, skipnet_cell, static_cell, timing
+
+EVIL = "<script>alert('1')</script>\"'&{{ 7 * 7 }}|`*"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self.inside = ""
+        self.feed(text)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.scripts[-1] += data
+        elif self.inside != "style":
+            self.text += data
+
+
+def page_of(store: Store) -> Page:
+    """The page alone, without the plots' files."""
+    return Page(html(*said_of(store)))
+
+
+def said_of(store: Store) -> tuple[Content, list[Figure], dict[str, str]]:
+    reading = read(store)
+    frame = results_of(reading)
+    return content(reading, frame), figures(reading, frame), colours(frame["method"])
+
+
+def markdown_of(store: Store) -> str:
+    return markdown(*said_of(store)[:2])
+
+
+def test_same_records_same_files(store: Store) -> None:
+    files = write_report(store)
+    names = [str(path.relative_to(store.folder)) for path in files]
+    plots = ("accuracy_macs", "accuracy_latency", "speedup", "macs_per_image")
+    drawn = [f"plots/{plot}.{form}" for plot in plots for form in ("png", "svg")]
+    assert names == ["results.csv", "report.md", "report.html", *drawn]
+    assert all(path.stat().st_size > 0 for path in files)
+    links = re.findall(r"\]\((plots/[^)]+|results[^)]+)\)", (store.folder / "report.md").read_text(encoding="utf-8"))
+    assert sorted(links) == sorted([name for name in names if name.endswith((".png", ".csv"))])
+    with (store.folder / "results.csv").open(newline="") as file:
+        assert len(list(csv.reader(file))) == 1 + len(results(store))
+    first = {path: path.read_bytes() for path in files}
+    assert {path: path.read_bytes() for path in write_report(store)} == first
+
+
+def test_page_says_what_the_words_say(store: Store) -> None:
+    page = page_of(store)
+    text = markdown_of(store)
+    for sentence in words(store):
+        assert str(sentence) in page.text
+        assert sentence.text.split(";")[0].replace("_", "\\_") in text
+    for told in (
+        "gate blocks.0.0 is always on",
+        "arXiv:1711.09485",
+        "A Processor",
+        "a bootstrap over the rounds",
+        "2 * MACs",
+    ):
+        assert told in page.text
+
+
+def test_page_is_one_file_that_needs_no_network(store: Store) -> None:
+    page = page_of(store)
+    loading = {"src", "srcset", "data", "poster", "action", "formaction", "background", "ping", "manifest"}
+    for tag, attributes in page.tags:
+        assert not loading & set(attributes), tag
+        assert tag not in ("link", "iframe", "object", "embed", "base", "img")
+        if "href" in attributes:
+            assert tag == "a"
+            assert (attributes["href"] or "").startswith("https://arxiv.org/abs/")
+    styles = re.findall(r"<style>.*?</style>", html(*said_of(store)), flags=re.S)
+    assert not re.search(r"url\(|@import", "".join(styles))
+    assert len(page.scripts) == 3
+    assert "fetch(" not in page.scripts[1] + page.scripts[2]
+
+
+def test_plots_of_the_page_are_valid_json(store: Store) -> None:
+    script = page_of(store).scripts[1]
+    line = next(line for line in script.splitlines() if line.startswith("const plots"))
+    drawn = json.loads(
+        line.removeprefix("const plots = ").removesuffix(";"),
+        parse_constant=lambda name: pytest.fail(f"{name} is not JSON"),
+    )
+    assert sorted(drawn) == ["accuracy_latency", "accuracy_macs", "macs_per_image", "speedup"]
+    assert all(plot["data"] for plot in drawn.values())
+
+
+@pytest.mark.parametrize("field", ["spec", "method", "paper", "backbone", "dataset", "budget", "device", "git_commit"])
+def test_text_from_a_record_stays_text(empty: Store, field: str) -> None:
+    static_cell(empty)
+    skipnet_cell(empty, **{field: EVIL})
+    page = page_of(empty)
+    assert len(page.scripts) == 3
+    assert "alert(" not in "".join(page.scripts[1:]).replace("\\u003cscript\\u003ealert(", "")
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    text = markdown_of(empty)
+    assert "<script" not in text
+
+
+def test_errors_warnings_gates_and_stages_stay_text(empty: Store) -> None:
+    used = [{"site": EVIL, "unit": 0, "rate_test": 1.0, "rate_calibration": 1.0}]
+    stages = [{"name": EVIL, "epochs": 1, "loss_first": 1.0, "loss_last": None, "seconds": 1.0}]
+    environment = {EVIL: EVIL}
+    failed_cell(empty, error=EVIL, traceback=EVIL)
+    key = static_cell(empty, gates=used, stages=stages, warnings=[EVIL], environment=environment)
+    timing(empty, [key], 8, (1.0,), errors={key: EVIL})
+    page = page_of(empty)
+    assert len(page.scripts) == 3
+    assert page.text.count("alert('1')") >= 8
+    assert "<script" not in markdown_of(empty)
+    assert "{{ 7 * 7 }}" in page.text
+
+
+def test_script_in_a_paper_is_no_link(empty: Store) -> None:
+    static_cell(empty, paper="javascript:alert(1)")
+    assert not [tag for tag, _ in page_of(empty).tags if tag == "a"]
+
+
+def test_failures_stand_before_everything_else(store: Store) -> None:
+    key = results(store).query("method == 'skipnet'")["key"].iloc[0]
+    timing(store, [], 256, (), errors={key: "OutOfMemoryError: 3 GiB"})
+    text = page_of(store).text
+    assert text.index("TypeError: build() takes") < text.index("What came out")
+    assert text.index("seed 0, timing at batch 256: OutOfMemoryError: 3 GiB") < text.index("What came out")
+
+
+def test_corrupt_record_is_named_in_the_page(store: Store) -> None:
+    (store.records / "0123.json").write_text("{")
+    with pytest.warns(RecordWarning, match=r"records/0123\.json"):
+        page = page_of(store)
+    assert "records/0123.json is skipped" in page.text
+
+
+def test_uncounted_operators_are_a_warning(empty: Store) -> None:
+    static_cell(empty, uncounted_operators=["aten::fft"])
+    assert "operators without a known cost ran and are not in the MACs: aten::fft" in page_of(empty).text
+
+
+@pytest.mark.parametrize(
+    ("test", "calibration", "flag"),
+    [
+        (1.0, 1.0, "always on"),
+        (0.0, 0.0, "always off"),
+        (1.0, 0.99, "always on (test)"),
+        (0.5, 0.0, "always off (calibration)"),
+        (1.0, None, "always on (test)"),
+        (0.5, 0.5, ""),
+    ],
+)
+def test_flag_of_a_gate(empty: Store, test: float, calibration: float | None, flag: str) -> None:
+    gate = {"site": "s", "unit": 0, "rate_test": test, "rate_calibration": calibration, "unit_macs": 5}
+    static_cell(empty, gates=[gate])
+    row = next(line for line in markdown_of(empty).splitlines() if line.startswith("| s |"))
+    assert row.removesuffix("|").split(" | ")[-1].strip() == flag
+
+
+def test_report_of_nothing(empty: Store) -> None:
+    page = page_of(empty)
+    assert "No cell has been recorded yet." in page.text
+    assert "No cell has been recorded yet." in markdown_of(empty)
+
+
+def test_only_failures(empty: Store) -> None:
+    failed_cell(empty)
+    assert "TypeError" in page_of(empty).text
+
+
+def test_means_over_seeds_stand_in_the_page(seeds: Store) -> None:
+    text = page_of(seeds).text
+    assert "Means over seeds" in text
+    assert "97.50 ± 0.56" in text
+    assert "skipnet(target=0.5), cifar_resnet14 on digits, seeds 0, 1, 2" in text
+
+
+def test_table_of_the_markdown_is_one(store: Store) -> None:
+    lines = [line for line in markdown_of(store).splitlines() if line.startswith("| static") or "| top-1 |" in line]
+    assert len(lines) == 3
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_unwritable_report_is_one_line(store: Store) -> None:
+    (store.folder / "report.md").mkdir()
+    with pytest.raises(OutputError, match=r"cannot write .*report\.md") as told:
+        write_report(store)
+    assert "\n" not in str(told.value)
+
+
+def test_writing_a_report_imports_no_torch(store: Store) -> None:
+    code = (
+        "import sys; from pathlib import Path;"
+        "from dyncomp.store import Store; from dyncomp.report import write_report;"
+        f"write_report(Store.open(Path({str(store.folder)!r}))); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

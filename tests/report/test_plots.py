@@ -1,0 +1,163 @@
+"""The plots: their data against the table, their files against themselves, their labels against each other."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dyncomp.report import results
+from dyncomp.report.figures import figures, slug
+from dyncomp.report.interactive import describe
+from dyncomp.report.labels import Box, place
+from dyncomp.report.plotdata import PALETTE, Bars, Figure, Histogram, Scatter, colours
+from dyncomp.report.plots import draw
+from dyncomp.report.reading import read
+from dyncomp.store import Store
+from tests.records import IMAGES, MACS_STATIC, skipnet_cell, static_cell, timing
+
+
+def figures_of(store: Store) -> dict[str, Figure]:
+    return {figure.name: figure for figure in figures(read(store), results(store))}
+
+
+def test_names_are_stable(store: Store) -> None:
+    assert list(figures_of(store)) == ["accuracy_macs", "accuracy_latency", "speedup", "macs_per_image"]
+
+
+def test_accuracy_against_macs_shows_the_table(store: Store) -> None:
+    figure = figures_of(store)["accuracy_macs"]
+    assert isinstance(figure, Scatter)
+    points = {point.label: point for point in figure.panels[0].points}
+    frame = results(store).drop_duplicates("key").set_index("spec")
+    assert list(points) == ["static", "condconv", "skipnet(target=0.5)"]
+    for spec, point in points.items():
+        assert point.x == pytest.approx(frame.loc[spec, "macs"] / 1e6)
+        assert point.y == pytest.approx(frame.loc[spec, "top1"])
+        assert math.isnan(point.y_std)
+    assert [point.static for point in points.values()] == [True, False, False]
+    assert figure.panels[0].x_label == "M MACs per image (mean over test images)"
+
+
+def test_accuracy_against_latency_has_a_panel_per_batch_size(seeds: Store) -> None:
+    figure = figures_of(seeds)["accuracy_latency"]
+    assert isinstance(figure, Scatter)
+    assert [panel.title for panel in figure.panels] == ["batch of 1", "batch of 64"]
+    skipnet = figure.panels[1].points[-1]
+    rows = results(seeds).query("method == 'skipnet' and batch_size == 64")
+    assert skipnet.x == pytest.approx(rows["latency_ms_p50"].mean())
+    assert skipnet.x_std == pytest.approx(rows["latency_ms_p50"].std(ddof=1))
+    assert skipnet.y_std == pytest.approx(np.std([7, 9, 11], ddof=1) / IMAGES * 100)
+
+
+def test_histogram_holds_every_image_of_every_seed(seeds: Store) -> None:
+    figure = figures_of(seeds)["macs_per_image"]
+    assert isinstance(figure, Histogram)
+    assert [sum(row.counts) for row in figure.rows] == [3 * IMAGES] * 3
+    assert figure.reference == pytest.approx(MACS_STATIC / 1e6)
+    key = results(seeds).query("method == 'skipnet'")["key"].unique()
+    macs = np.concatenate([seeds.images(k)["macs"] for k in key]) / 1e6
+    low, high = figure.edges[15], figure.edges[26]
+    assert sum(figure.rows[2].counts[15:26]) == np.sum((macs >= low) & (macs < high))
+
+
+def test_bars_are_the_three_speedups(store: Store) -> None:
+    figure = figures_of(store)["speedup"]
+    assert isinstance(figure, Bars)
+    frame = results(store).query("status == 'ok' and method != 'static'")
+    assert figure.labels == ("condconv", "skipnet(target=0.5)")
+    assert [series.kind for series in figure.series] == ["claimed", "executed", "realised", "realised"]
+    assert figure.series[0].values == pytest.approx(frame.query("batch_size == 1")["speedup_claimed"])
+    assert figure.series[3].values == pytest.approx(frame.query("batch_size == 64")["speedup_realised"])
+    assert figure.series[3].low == pytest.approx(frame.query("batch_size == 64")["speedup_realised_low"])
+
+
+def test_several_backbones_have_files_of_their_own(store: Store) -> None:
+    more = {"backbone": "mobilenet_v1(width=0.5)"}
+    keys = [static_cell(store, **more), skipnet_cell(store, **more)]
+    timing(store, keys, 8, (3.0, 2.0))
+    names = list(figures_of(store))
+    assert len(names) == len(set(names)) == 8
+    assert names[0] == "accuracy_macs-digits-cifar_resnet14"
+    assert names[-1] == "macs_per_image-digits-mobilenet_v1-width-0.5"
+
+
+def test_budgets_in_one_folder_are_told_apart(store: Store) -> None:
+    skipnet_cell(store, budget="standard", errors=2)
+    figure = figures_of(store)["accuracy_macs"]
+    assert isinstance(figure, Scatter)
+    labels = [point.label for point in figure.panels[0].points]
+    assert labels[-2:] == ["skipnet(target=0.5), quick", "skipnet(target=0.5), standard"]
+
+
+@pytest.mark.parametrize("make", ["untimed", "empty"])
+def test_what_was_not_measured_has_no_plot(empty: Store, make: str) -> None:
+    if make == "untimed":
+        static_cell(empty)
+    names = list(figures_of(empty))
+    assert names == (["accuracy_macs", "macs_per_image"] if make == "untimed" else [])
+
+
+def test_files_are_the_same_each_time_and_readable(seeds: Store) -> None:
+    for figure in figures_of(seeds).values():
+        colour = colours(["condconv", "skipnet"])
+        first, again = draw(figure, colour), draw(figure, colour)
+        assert first == again
+        assert Image.open(io.BytesIO(first["png"])).width >= 1000
+        assert ElementTree.fromstring(first["svg"]).tag == "{http://www.w3.org/2000/svg}svg"
+        assert b"<dc:date>" not in first["svg"]
+
+
+def test_text_from_records_is_not_taken_for_mathematics(empty: Store) -> None:
+    static_cell(empty)
+    skipnet_cell(empty, spec="skipnet(name='$\\\\frac{')")
+    for figure in figures_of(empty).values():
+        assert draw(figure, colours(["skipnet"]))["png"].startswith(b"\x89PNG")
+
+
+def test_colours_do_not_depend_on_the_order() -> None:
+    names = ["skipnet", "condconv", "lkam"]
+    assert colours(names) == colours(reversed(names)) == dict(zip(sorted(names), PALETTE, strict=False))
+    assert len(set(PALETTE)) == len(PALETTE)
+    assert len(colours(f"m{number}" for number in range(30))) == 30
+
+
+def test_the_page_shows_the_same_numbers_as_the_files(seeds: Store) -> None:
+    drawn = figures_of(seeds)
+    colour = colours(["condconv", "skipnet"])
+    scatter, histogram, bars = (drawn[name] for name in ("accuracy_macs", "macs_per_image", "speedup"))
+    assert isinstance(scatter, Scatter)
+    assert isinstance(histogram, Histogram)
+    assert isinstance(bars, Bars)
+    traces = describe(scatter, colour)["data"]
+    assert [(t["x"], t["y"]) for t in traces] == [([p.x], [p.y]) for p in scatter.panels[0].points]
+    assert [tuple(t["y"]) for t in describe(histogram, colour)["data"]] == [row.counts for row in histogram.rows]
+    assert [tuple(t["x"]) for t in describe(bars, colour)["data"]] == [series.values for series in bars.series]
+
+
+def test_labels_of_a_crowd_do_not_overlap() -> None:
+    anchors = [(400.0 + 12 * column, 300.0 + 9 * row) for column in range(3) for row in range(3)]
+    boxes = place(anchors, [(80.0, 14.0)] * 9, [], Box(0, 0, 1000, 700), 1.0)
+    assert sum(one.overlap(other) for one, other in itertools.combinations(boxes, 2)) == 0
+    assert all(box.left >= 0 and box.right <= 1000 for box in boxes)
+
+
+def test_label_keeps_inside_and_off_the_lines() -> None:
+    frame, line = Box(0, 0, 200, 100), Box(0, 49, 200, 51)
+    (box,) = place([(195.0, 50.0)], [(60.0, 14.0)], [line], frame, 1.0)
+    assert box.right <= 200
+    assert box.overlap(line) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("mobilenet_v1(width=0.5)", "mobilenet_v1-width-0.5"), ("../a b", "..-a-b"), ("x/é", "x")]
+)
+def test_slug(text: str, name: str) -> None:
+    assert slug(text) == name
+    assert Path(f"plots/a-{slug(text)}.png").parent == Path("plots")

@@ -1,0 +1,226 @@
+"""The table: every column against the records, spelled out another way."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dyncomp.report import results, summary
+from dyncomp.report.latency import median_interval
+from dyncomp.report.table import COLUMNS, csv_text
+from dyncomp.store import Store
+from tests.records import (
+    IMAGES,
+    MACS_STATIC,
+    condconv_cell,
+    failed_cell,
+    skipnet_cell,
+    static_cell,
+    timing,
+)
+
+FIRST = (
+    "method, spec, backbone, dataset, seed, budget, device, status, params, top1, macs, flops, macs_static, "
+    "speedup_claimed, speedup_executed, batch_size, latency_ms_p50, latency_ms_p99, images_per_s, speedup_realised"
+)
+
+
+def row_of(frame: pd.DataFrame, method: str, batch_size: int | None = None) -> pd.Series:
+    chosen = frame[frame["method"] == method]
+    if batch_size is not None:
+        chosen = chosen[chosen["batch_size"] == batch_size]
+    assert len(chosen) == 1
+    return chosen.iloc[0]
+
+
+def test_columns_and_rows(store: Store) -> None:
+    frame = results(store)
+    assert list(frame.columns[:20]) == FIRST.split(", ")
+    assert list(frame.columns) == list(COLUMNS)
+    rows = [(r["method"], None if pd.isna(r["batch_size"]) else r["batch_size"]) for r in frame.iloc]
+    assert rows == [
+        ("static", 1),
+        ("static", 64),
+        ("blockdrop", None),
+        ("condconv", 1),
+        ("condconv", 64),
+        ("skipnet", 1),
+        ("skipnet", 64),
+    ]
+
+
+def test_macs_and_gates(store: Store) -> None:
+    row = row_of(results(store), "skipnet", 64)
+    macs = store.images(row["key"])["macs"].tolist()
+    assert row["macs"] == pytest.approx(sum(macs) / IMAGES)
+    assert row["flops"] == pytest.approx(2 * sum(macs) / IMAGES)
+    assert row["executed_macs_per_image"] == pytest.approx(sum(macs) / IMAGES)
+    assert row["macs_static"] == MACS_STATIC
+    assert row["speedup_claimed"] == pytest.approx(MACS_STATIC * IMAGES / sum(macs))
+    assert row["macs_std"] == pytest.approx(statistics.pstdev(macs))
+    assert (row["gates"], row["gates_always_on"], row["gates_always_off"]) == (6, 1, 1)
+    assert row["routes"] == len(set(store.images(row["key"])["route"]))
+    assert row["warnings"] == "gate blocks.0.0 is always on; gate blocks.3.0 is always off"
+
+
+def test_latency_is_of_the_batch_and_speedup_is_paired(store: Store) -> None:
+    frame = results(store)
+    static, own = row_of(frame, "static", 64), row_of(frame, "skipnet", 64)
+    record = next(record for record in store.timings() if record["batch_size"] == 64)
+    samples = {key: record["samples_ms"][key] for key in (static["key"], own["key"])}
+    ordered = sorted(samples[own["key"]])
+    assert own["latency_ms_p50"] == ordered[10]  # the middle of 21
+    # linear interpolation between the two highest of 21: rank 0.99 * 20 = 19.8
+    assert own["latency_ms_p99"] == pytest.approx(ordered[19] + 0.8 * (ordered[20] - ordered[19]))
+    assert own["latency_ms_p90"] == pytest.approx(ordered[18])
+    assert own["images_per_s"] == pytest.approx(64 * 1000 / ordered[10])
+    pairs = zip(samples[static["key"]], samples[own["key"]], strict=True)
+    assert own["speedup_realised"] == pytest.approx(statistics.median(a / b for a, b in pairs))
+    assert own["rounds"] == 21
+    assert own["speedup_realised_low"] < own["speedup_realised"] < own["speedup_realised_high"]
+    assert [static[f"speedup_realised{end}"] for end in ("", "_low", "_high")] == [1.0, 1.0, 1.0]
+
+
+def test_pairing_removes_what_all_networks_share(empty: Store) -> None:
+    keys = [static_cell(empty), skipnet_cell(empty)]
+    drift = [1.0, 10.0, 3.0]
+    timing(empty, keys, 8, (1, 1), samples_ms={keys[0]: [6 * d for d in drift], keys[1]: [4 * d for d in drift]})
+    row = row_of(results(empty), "skipnet")
+    assert row["speedup_realised"] == pytest.approx(1.5)
+    assert (row["speedup_realised_low"], row["speedup_realised_high"]) == pytest.approx((1.5, 1.5))
+
+
+def test_bootstrap_interval_against_order_statistics() -> None:
+    """The median's distribution-free 95 % interval for n = 21: the 6th and the 16th value (binomial)."""
+    values = np.random.default_rng(1).normal(1.5, 0.1, 21)
+    low, middle, high = median_interval(list(values))
+    ordered = np.sort(values)
+    assert middle == ordered[10]
+    assert ordered[4] <= low <= ordered[6]
+    assert ordered[14] <= high <= ordered[16]
+    assert median_interval(list(values)) == (low, middle, high)
+
+
+@pytest.mark.parametrize(("values", "middle"), [([], math.nan), ([2.0], 2.0)])
+def test_interval_of_too_few_rounds_is_unknown(values: list[float], middle: float) -> None:
+    low, found, high = median_interval(values)
+    assert math.isnan(low)
+    assert math.isnan(high)
+    assert found == pytest.approx(middle, nan_ok=True)
+
+
+def test_failed_cell_has_its_error_and_nothing_measured(store: Store) -> None:
+    row = row_of(results(store), "blockdrop")
+    named = ["method", "spec", "backbone", "dataset", "seed", "budget", "device", "status", "role", "error", "key"]
+    assert [name for name in COLUMNS if not pd.isna(row[name])] == [name for name in COLUMNS if name in named]
+    assert row["error"] == "TypeError: build() takes 1 positional argument"
+    assert row["status"] == "failed"
+
+
+def test_latest_timing_of_a_batch_size_counts(store: Store) -> None:
+    frame = results(store)
+    keys = [row_of(frame, name, 64)["key"] for name in ("static", "skipnet")]
+    timing(store, keys, 64, (30.0, 10.0), started_at="2026-02-01T00:00:00+00:00")
+    timing(store, keys, 64, (1.0, 9.0), started_at="2025-02-01T00:00:00+00:00")
+    frame = results(store)
+    assert row_of(frame, "skipnet", 64)["speedup_realised"] == pytest.approx(3.0, rel=0.05)
+    assert row_of(frame, "condconv", 64)["speedup_realised"] == pytest.approx(20 / 26, rel=0.05)
+
+
+def test_timing_in_another_form_does_not_count(empty: Store) -> None:
+    keys = [static_cell(empty), skipnet_cell(empty)]
+    timing(empty, keys, 8, (2.0, 1.0), form="dense")
+    assert pd.isna(row_of(results(empty), "skipnet")["speedup_realised"])
+
+
+def test_batch_size_that_could_not_be_timed_keeps_its_row(empty: Store) -> None:
+    keys = [static_cell(empty), skipnet_cell(empty)]
+    timing(empty, keys[:1], 256, (9.0,), errors={keys[1]: "OutOfMemoryError: 3 GiB"})
+    row = row_of(results(empty), "skipnet", 256)
+    assert row["error"] == "OutOfMemoryError: 3 GiB"
+    assert row["status"] == "ok"
+    assert pd.isna(row["latency_ms_p50"])
+    assert row["top1"] > 98
+
+
+def test_speedup_needs_static_in_the_same_timing(empty: Store) -> None:
+    static_cell(empty)
+    timing(empty, [skipnet_cell(empty), condconv_cell(empty)], 8, (2.0, 1.0))
+    row = row_of(results(empty), "skipnet")
+    assert pd.isna(row["speedup_realised"])
+    assert row["latency_ms_p50"] > 0
+
+
+@pytest.mark.parametrize("edited", [{"source": "def"}, {"version": "0.2.0"}])
+def test_edited_method_supersedes_its_older_record(empty: Store, edited: dict[str, str]) -> None:
+    static_cell(empty)
+    skipnet_cell(empty, errors=20)
+    new = skipnet_cell(empty, errors=3, finished_at="2026-02-01T00:00:00+00:00", **edited)
+    frame = results(empty)
+    assert row_of(frame, "skipnet")["key"] == new
+    assert len(empty.cells()) == 3
+
+
+def test_timing_against_a_superseded_static_still_counts(empty: Store) -> None:
+    old = static_cell(empty)
+    own = skipnet_cell(empty)
+    timing(empty, [old, own], 8, (3.0, 2.0))
+    static_cell(empty, finished_at="2026-02-01T00:00:00+00:00", version="0.2.0")
+    assert row_of(results(empty), "skipnet")["speedup_realised"] == pytest.approx(1.5, rel=0.05)
+
+
+def test_summary_over_seeds(seeds: Store) -> None:
+    table = summary(results(seeds))
+    assert list(table["spec"]) == ["static", "static", "condconv", "condconv", *["skipnet(target=0.5)"] * 2]
+    row = table.iloc[-1]
+    top1 = [100 * (IMAGES - errors) / IMAGES for errors in (7, 9, 11)]
+    assert row["seeds"] == 3
+    assert row["top1_mean"] == pytest.approx(statistics.fmean(top1))
+    assert row["top1_std"] == pytest.approx(statistics.stdev(top1))
+    assert math.isnan(summary(results(seeds).query("seed == 0")).iloc[0]["top1_std"])
+
+
+def test_csv(store: Store) -> None:
+    frame = results(store)
+    rows = list(csv.DictReader(io.StringIO(csv_text(frame))))
+    assert len(rows) == len(frame)
+    skipnet = rows[-1]
+    assert skipnet["params"] == "175000"
+    assert skipnet["macs_max"] == str(store.images(frame.iloc[-1]["key"])["macs"].max())
+    assert float(skipnet["macs"]) == pytest.approx(frame.iloc[-1]["macs"], abs=1e-3)
+    assert skipnet["speedup_claimed"] == f"{frame.iloc[-1]['speedup_claimed']:.6g}"
+    assert skipnet["seed"] == "0"
+    failed = next(row for row in rows if row["method"] == "blockdrop")
+    assert failed["top1"] == failed["batch_size"] == failed["macs"] == ""
+    assert csv_text(frame) == csv_text(results(store))
+
+
+def test_large_counts_are_written_in_full(empty: Store) -> None:
+    static_cell(empty, params=123_456_789_012, macs_max=9_007_199_254_740_993)
+    row = next(csv.DictReader(io.StringIO(csv_text(results(empty)))))
+    assert (row["params"], row["macs_max"]) == ("123456789012", "9007199254740993")
+
+
+def test_folder_without_cells_has_an_empty_table(empty: Store) -> None:
+    assert list(results(empty).columns) == list(COLUMNS)
+    assert len(results(empty)) == 0
+    failed_cell(empty)
+    assert list(results(empty)["status"]) == ["failed"]
+    assert len(summary(results(empty))) == 0
+
+
+def test_report_needs_no_torch() -> None:
+    code = (
+        "import sys, dyncomp.store, dyncomp.report; heavy = ('torch', 'pandas', 'pyarrow', 'matplotlib', 'plotly');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
