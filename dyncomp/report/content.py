@@ -119,7 +119,7 @@ def _setting(reading: Reading, frame: pd.DataFrame) -> Iterable[tuple[str, str]]
 
 def _values(values: Iterable[Any]) -> str:
     known = {value for value in values if not n.missing(value) and value != ""}
-    return ", ".join(str(value) for value in sorted(known)) or n.MISSING
+    return ", ".join(n.plain(value) for value in sorted(known)) or n.MISSING
 
 
 def _environment(reading: Reading) -> Iterable[tuple[str, str]]:

@@ -27,6 +27,13 @@ def fixed(value: Any, digits: int, unit: str = "") -> str:
     return f"{round(float(value), digits) + 0.0:.{digits}f}{unit}"
 
 
+def plain(value: Any) -> str:
+    """Texts as they are, numbers without superfluous zeros: `3`, `0.45`."""
+    if missing(value) or isinstance(value, str):
+        return MISSING if missing(value) else value
+    return f"{float(value):.10g}"
+
+
 def percent(value: Any) -> str:
     """`98.1 %`, of a value in percent."""
     return fixed(value, 1, " %")

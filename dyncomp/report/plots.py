@@ -141,7 +141,7 @@ def _histogram(figure: Histogram, colour: Mapping[str, str]) -> Any:
     count = len(figure.rows)
     drawing = _canvas(7.6, 1.3 + 1.15 * count, figure)
     grid = drawing.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
-    grid[0].set_title(figure.subtitle, loc="left", color="#666666", pad=16)
+    grid[0].set_title(figure.subtitle, loc="left", color="#666666", pad=22)
     for axes, row in zip(grid, figure.rows, strict=True):
         axes.stairs(row.counts, figure.edges, fill=True, color=_of(row, colour), alpha=0.85)
         if figure.reference is not None:

@@ -115,7 +115,7 @@ def gate_table(gates: Sequence[Record]) -> Table | None:
     """One row per gate: how often it is on, what it decides about, what is wrong with it."""
     headers = ("site", "unit", "on (test)", "on (calibration)", "unit MACs", "gate MACs")
     rows = [_row(*_gate(gate)) for gate in gates]
-    return Table((*headers, "looks at the image", "flag"), tuple(rows)) if rows else None
+    return Table((*headers, "input dependence (bits)", "flag"), tuple(rows)) if rows else None
 
 
 def _gate(gate: Record) -> Iterable[tuple[str, Any]]:
@@ -146,7 +146,7 @@ def stage_table(stages: Sequence[Record]) -> Table | None:
     rows = [
         _row(
             (str(stage.get("name")), str(stage.get("name"))),
-            (n.fixed(stage.get("epochs"), 0), stage.get("epochs")),
+            (n.plain(stage.get("epochs")), stage.get("epochs")),
             (n.significant(stage.get("loss_first")), stage.get("loss_first")),
             (n.significant(stage.get("loss_last")), stage.get("loss_last")),
             (n.fixed(stage.get("seconds"), 1), stage.get("seconds")),

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dyncomp.report import words
-from dyncomp.report.numbers import fixed, listed, macs, points, significant
+from dyncomp.report.numbers import fixed, listed, macs, plain, points, significant
 from dyncomp.report.statistics import (
     Difference,
     binomial_margin,
@@ -156,6 +156,7 @@ def test_words_for_the_gates(empty: Store, rates: tuple[float, ...], told: str, 
         (98.05555, "costs nothing, so its gates hardly look at the image"),
         (97.2, "costs 0.9 points, so its gates hardly look at the image"),
         (98.6, "gains 0.5 points, so its gates hardly look at the image"),
+        (97.0, "costs 1.1 points, which may be luck of the test images"),
         (90.0, "costs 8.1 points, so its gates do look at the image"),
         (100.0, "gains 1.9 points, so its gates harm"),
     ],
@@ -196,6 +197,9 @@ def test_without_static_nothing_is_compared(empty: Store) -> None:
         (fixed(None, 1), "\N{EN DASH}"),
         (fixed(pd.NA, 1), "\N{EN DASH}"),
         (fixed(-0.0, 1), "0.0"),
+        (plain(3.0), "3"),
+        (plain(0.45), "0.45"),
+        (plain("standard"), "standard"),
         (macs(1_234_567), "1.23 M"),
         (macs(999), "999"),
         (macs(4.09e9), "4.09 G"),
