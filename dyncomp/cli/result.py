@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dyncomp.report import results, words
@@ -25,14 +26,22 @@ def show_result(store: Store) -> int:
     return 1 if (frame["status"] == "failed").any() else 0
 
 
+VARYING = {"backbone": "backbone", "dataset": "data", "seed": "seed"}
+FIGURES = ("top-1 %", "M MACs", "claimed", "executed", "batch", "ms", "realised")
+
+
 def _table(frame: pd.DataFrame) -> Table:
-    table = Table(title=None)
-    heads = ("method", "backbone", "data", "seed", "top-1 %", "M MACs", "claimed", "executed", "batch", "ms", "realised")
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="left" if number < 3 else "right", no_wrap=number > 2)
+    """A row per cell and batch size; what is the same in all rows stands in the title."""
+    same = [f"{frame[name].iloc[0]}" for name in ("backbone", "dataset") if frame[name].nunique() == 1]
+    varying = [name for name in VARYING if frame[name].nunique() > 1]
+    table = Table(title=" on ".join(same) or None, title_justify="left")
+    table.add_column("method", overflow="fold")
+    for name in varying:
+        table.add_column(VARYING[name], overflow="fold")
+    for head in FIGURES:
+        table.add_column(head, justify="right", no_wrap=True)
     for row in frame.to_dict("records"):
-        names = [row["spec"], row["backbone"], row["dataset"], row["seed"]]
-        table.add_row(*map(str, names), *_figures(row))
+        table.add_row(escape(str(row["spec"])), *(escape(str(row[name])) for name in varying), *_figures(row))
     return table
 
 

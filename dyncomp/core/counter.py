@@ -22,7 +22,7 @@ Scope = tuple[str, int | None] | None
 
 _FREE = frozenset(
     """
-    _adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar _local_scalar_dense _log_softmax _softmax
+    as_strided_ squeeze_ unsqueeze_ transpose_ t_ _adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar _local_scalar_dense _log_softmax _softmax
     _native_batch_norm_legit _native_batch_norm_legit_no_training _reshape_copy _to_copy _unsafe_view adaptive_max_pool2d
     all amax amin any arange argmax argmin avg_pool2d batch_norm bernoulli bincount cat clone constant_pad_nd contiguous
     copy copy_ count_nonzero cudnn_batch_norm cumsum detach dropout empty empty_like empty_strided equal expand_copy fill
