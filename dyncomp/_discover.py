@@ -28,7 +28,7 @@ def plugin_files(folder: Path) -> list[Path]:
 
 
 def entry_point_sources(group: str, problems: list[str]) -> Iterator[tuple[Source, str]]:
-    """The modules that installed packages name, each with the object wanted ("": all of it).
+    """The modules that installed packages name, each with the object wanted ("": any).
 
     What no module can be made of is added to `problems`.
     """
@@ -44,8 +44,8 @@ def entry_point_sources(group: str, problems: list[str]) -> Iterator[tuple[Sourc
         yield Source(file, point.module, origin), point.attr or ""
 
 
-def read_entries(kind: str, source: Source, wanted: str = "") -> tuple[list[Entry], bool]:
-    """What a module's text registers (`wanted`: only this class), and whether that is all.
+def read_entries(kind: str, source: Source) -> tuple[list[Entry], bool]:
+    """What a module's text registers, and whether that is all.
 
     Raises BrokenPlugin.
     """
@@ -55,8 +55,8 @@ def read_entries(kind: str, source: Source, wanted: str = "") -> tuple[list[Entr
     except (SyntaxError, ValueError) as error:
         raise BrokenPlugin(source.describe(error)) from None
     digest = source_hash(source)
-    found = [one for one in result.found if wanted in ("", one.class_name)]
-    return [found_entry(kind, one, source, digest) for one in found], not result.opaque
+    entries = [found_entry(kind, found, source, digest) for found in result.found]
+    return entries, not result.opaque
 
 
 def _origin(point: EntryPoint) -> str:

@@ -50,7 +50,7 @@ class Option:
 
     name: str
     type: str
-    default: Any = MISSING
+    default: Any
     help: str = ""
     bounds: Bounds = Bounds()
 

@@ -38,7 +38,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry] = {}
         self._contested: dict[str, str] = {}
         self._broken: list[str] = []
-        self._unread: list[tuple[Source, str]] = []  # modules to import, and the object wanted
+        self._unread: list[tuple[Source, str | None]] = []  # modules to import, and what is wanted of them
 
     def register(self, name: str, *, paper: str = "") -> Callable[[C], C]:
         """The decorator of a frozen dataclass; `name` may be a template: "cifar_resnet{depth}".
@@ -185,16 +185,16 @@ class Registry(Generic[T]):
             return
         self._scanned = True
         problems: list[str] = []
-        sources = [(source, "") for source in built_in_sources(self._package)]
+        sources: list[tuple[Source, str | None]] = [(one, None) for one in built_in_sources(self._package)]
         sources += entry_point_sources(self._group, problems)
         for source, wanted in sources:
             try:
-                entries, complete = read_entries(self.kind, source, wanted)
+                entries, complete = read_entries(self.kind, source)
             except BrokenPlugin as error:
                 problems.append(str(error))
                 continue
             problems += self._admit(entries)
-            if not complete or (source.origin != "built-in" and not entries):
+            if not complete or not _has(entries, wanted):
                 self._unread.append((source, wanted))
         self.report(problems)
 
@@ -218,14 +218,15 @@ class Registry(Generic[T]):
                 problems.append(str(error))
         self.report(problems)
 
-    def _import(self, source: Source, wanted: str) -> None:
+    def _import(self, source: Source, wanted: str | None) -> None:
+        before = list(self._entries.values())
         module = source.run()
         try:
             target = attrgetter(wanted)(module) if wanted else None
         except AttributeError as error:
             raise BrokenPlugin(f"{source.origin}: {error}") from None
-        own = [e for e in self._entries.values() if _comes_from(e, source, target)]
-        if not own and source.origin != "built-in":
+        own = [e for e in self._entries.values() if _comes_from(e, source, target, new=e not in before)]
+        if not own and wanted is not None:
             missing = f"{source.module}{f':{wanted}' if wanted else ''} registers no {self.kind}"
             raise BrokenPlugin(f"{source.origin}: {missing}; decorate it by @register_{self.kind}")
         for entry in own:
@@ -233,7 +234,14 @@ class Registry(Generic[T]):
             self._entries[entry.name] = replace(entry, source=origin)
 
 
-def _comes_from(entry: Entry, source: Source, target: object) -> bool:
+def _has(entries: Collection[Entry], wanted: str | None) -> bool:
+    """Whether a text registers what is wanted of it: nothing (None), anything ("") or a class."""
+    return wanted is None or (bool(entries) and wanted in ("", *(entry.class_name for entry in entries)))
+
+
+def _comes_from(entry: Entry, source: Source, target: object, *, new: bool) -> bool:
+    """Whether an entry is what an import was for: this class, or anything of the module."""
     if target is not None:
         return entry.loaded is target
-    return entry.origin == source.origin or entry.source.module == source.module
+    inside = f"{entry.source.module}.".startswith(f"{source.module}.")
+    return inside or (new and entry.origin == source.origin)

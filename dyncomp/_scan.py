@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 
 from dyncomp._literal import parse_without_warnings
 from dyncomp._options import Bounds, Option
@@ -196,7 +196,7 @@ def _annotation(node: ast.expr, module: _Module) -> str:
 
 def _option(name: str, type: str, value: ast.expr | None, module: _Module) -> Option:
     if value is None:
-        return Option(name, type)
+        return Option(name, type, MISSING)
     if not isinstance(value, ast.Call):
         return Option(name, type, _literal(value, module))
     given = _arguments(value, ("default", "help"), module)

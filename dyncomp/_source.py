@@ -139,5 +139,6 @@ def show(path: Path) -> str:
 def _cell(cls: type | None) -> bytes:
     """The text that defines a class without a file, as an interactive shell keeps it."""
     codes = (getattr(value, "__code__", None) for value in vars(cls).values()) if cls else ()
-    lines = (linecache.getlines(code.co_filename) for code in codes if code)
+    names = dict.fromkeys(code.co_filename for code in codes if code)
+    lines = (linecache.getlines(name) for name in names if not Path(name).exists())  # not @dataclass's own
     return "".join(line for cell in lines for line in cell).encode()
