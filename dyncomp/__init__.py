@@ -6,11 +6,12 @@ Every public name is loaded when it is first asked for, so that importing the pa
 from __future__ import annotations
 
 import importlib
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dyncomp._build import build, create_method
     from dyncomp.bench import benchmark
-    from dyncomp.build import build, create_method
     from dyncomp.core import (
         Costs,
         Decision,
@@ -31,29 +32,31 @@ if TYPE_CHECKING:
 
 from dyncomp._version import __version__
 
-_HOMES = {
-    "Costs": "dyncomp.core",
-    "Decision": "dyncomp.core",
-    "DyncompError": "dyncomp.errors",
-    "Gated": "dyncomp.core",
-    "Method": "dyncomp.core",
-    "Mixed": "dyncomp.core",
-    "Net": "dyncomp.core",
-    "Output": "dyncomp.core",
-    "Stage": "dyncomp.core",
-    "Trace": "dyncomp.core",
-    "benchmark": "dyncomp.bench",
-    "build": "dyncomp.build",
-    "count_executed_macs": "dyncomp.core",
-    "create_method": "dyncomp.build",
-    "include_path": "dyncomp.registry",
-    "measure_costs": "dyncomp.core",
-    "option": "dyncomp.spec",
-    "price": "dyncomp.core",
-    "register_backbone": "dyncomp.registry",
-    "register_dataset": "dyncomp.registry",
-    "register_method": "dyncomp.registry",
-}
+_HOMES = MappingProxyType(
+    {
+        "Costs": "dyncomp.core",
+        "Decision": "dyncomp.core",
+        "DyncompError": "dyncomp.errors",
+        "Gated": "dyncomp.core",
+        "Method": "dyncomp.core",
+        "Mixed": "dyncomp.core",
+        "Net": "dyncomp.core",
+        "Output": "dyncomp.core",
+        "Stage": "dyncomp.core",
+        "Trace": "dyncomp.core",
+        "benchmark": "dyncomp.bench",
+        "build": "dyncomp._build",
+        "count_executed_macs": "dyncomp.core",
+        "create_method": "dyncomp._build",
+        "include_path": "dyncomp.registry",
+        "measure_costs": "dyncomp.core",
+        "option": "dyncomp.spec",
+        "price": "dyncomp.core",
+        "register_backbone": "dyncomp.registry",
+        "register_dataset": "dyncomp.registry",
+        "register_method": "dyncomp.registry",
+    }
+)
 
 __all__ = [
     "Costs",

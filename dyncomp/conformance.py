@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dyncomp.build import build
+from dyncomp._build import build
 from dyncomp.core import Decision, Method, Net, Stage, count_executed_macs, execute_and_count, measure_costs
 from dyncomp.core.decisions import all_on, least, random
 from dyncomp.registry import BACKBONES, METHODS

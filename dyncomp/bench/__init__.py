@@ -1,7 +1,34 @@
-"""The main job: plans the cells of a comparison, trains and measures each, times them together, writes the report."""
+"""The main job: plans the cells of a comparison, trains and measures each, times them together, writes the report.
 
-from dyncomp.bench.config import Config
-from dyncomp.bench.events import Event
-from dyncomp.bench.run import benchmark, run
+What needs torch is loaded when it is first asked for, so that a wrong option is answered at once.
+"""
 
-__all__ = ["Config", "Event", "benchmark", "run"]
+from __future__ import annotations
+
+import importlib
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from dyncomp.bench.config import Config, read_config
+from dyncomp.bench.names import check_names
+
+if TYPE_CHECKING:
+    from dyncomp.bench.events import Event
+    from dyncomp.bench.runner import Outcome, benchmark, run
+
+_HOMES = MappingProxyType(
+    {
+        "Event": "dyncomp.bench.events",
+        "Outcome": "dyncomp.bench.runner",
+        "benchmark": "dyncomp.bench.runner",
+        "run": "dyncomp.bench.runner",
+    }
+)
+
+__all__ = ["Config", "Event", "Outcome", "benchmark", "check_names", "read_config", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'dyncomp.bench' has no attribute {name!r}")

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from dyncomp.errors import InvalidValue
+from dyncomp.errors import InvalidValue, UnknownName
 
 BUDGETS = ("quick", "standard")
 
 
 @dataclass(frozen=True)
 class Config:
-    """The options of `benchmark`, resolved: command line before config file before these defaults."""
+    """The options of `benchmark`, resolved: command line before config file before these defaults.
+
+    Every option takes what the command line takes, a text, and what is natural in Python: a list of specs, numbers,
+    paths. Raises InvalidValue for anything else.
+    """
 
     methods: str = ""
     backbone: str = ""
@@ -26,32 +33,22 @@ class Config:
     device: str = "auto"
     data_dir: str = ""
     output: str = ""
-    include_path: tuple[str, ...] = field(default=())
+    include_path: tuple[str, ...] = ()
     force: bool = False
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("seeds", 0), ("batch_sizes", 1)):
-            values = getattr(self, name)
-            if not values or any(value < least for value in values):
-                raise InvalidValue(
-                    f"{name.replace('_', '-')} {list(values)}: give whole numbers of at least {least}"
-                )
-        if self.epochs is not None and not 0 < self.epochs < float("inf"):
-            raise InvalidValue(f"budget {self.budget}: epochs must be above 0")
+        for name, fit in _FITS.items():
+            object.__setattr__(self, name, fit(getattr(self, name), name.replace("_", "-")))
+        if not self.methods.strip(" \t\r\n,"):
+            raise InvalidValue(
+                "no method is named; give --methods, such as condconv,skipnet (`dyncomp list methods` shows them all)"
+            )
 
     @property
     def epochs(self) -> float | None:
         """The budget as a number of epochs; None for a named budget, which the data set translates."""
-        if self.budget in BUDGETS:
-            return None
-        try:
-            return float(self.budget)
-        except ValueError:
-            words = ", ".join(BUDGETS)
-            raise InvalidValue(
-                f"budget {self.budget!r} is neither one of {words} nor a number of epochs"
-            ) from None
+        return None if self.budget in BUDGETS else float(self.budget)
 
     def as_json(self) -> dict[str, Any]:
         """For the output folder's config.json."""
@@ -59,42 +56,105 @@ class Config:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The options in a TOML file, names with hyphen or underscore. Raises InvalidValue."""
+    """The options in a TOML file, names with hyphen or underscore. Raises InvalidValue, UnknownName."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidValue(f"config file {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidValue(f"config file {path} is not TOML: {error}") from error
-    return _checked({key.replace("-", "_"): value for key, value in table.items()}, path)
+        raise InvalidValue(f"config file {path} is not TOML: {' '.join(str(error).split())}") from error
+    return {_known(key, path): value for key, value in table.items()}
 
 
-def _checked(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    known = {f.name: f for f in fields(Config)}
-    checked: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in known:
-            raise InvalidValue(f"config file {path}: unknown key {key!r}; known: {', '.join(known)}")
-        checked[key] = _fitted(key, value, known[key].default, path)
-    return checked
+def _known(key: str, path: Path) -> str:
+    names = [field.name for field in fields(Config)]
+    name = key.replace("-", "_")
+    if name not in names:
+        raise UnknownName.among("option", name, names, f"(in config file {path})")
+    return name
 
 
-def _fitted(key: str, value: Any, default: Any, path: Path) -> Any:
-    if isinstance(default, tuple):
-        values = tuple(value) if isinstance(value, list) else (value,)
-        kind = str if key == "include_path" else int
-        if all(type(v) is kind for v in values):
-            return values
-    elif isinstance(default, str):
-        if isinstance(value, list) and all(isinstance(v, str) for v in value):
-            return ",".join(value)
-        if isinstance(value, str) or (key == "budget" and type(value) in (int, float)):
-            return str(value)
-    elif type(value) is type(default):
-        return value
-    raise InvalidValue(f"config file {path}: {key}={value!r} is not of the right type")
+def _text(value: Any, option: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidValue(f"{option}={value!r} is not a text")
+    return value
 
 
-def joined(values: Sequence[str] | str) -> str:
-    """Several specs as one text."""
-    return values if isinstance(values, str) else ",".join(values)
+def _specs(value: Any, option: str) -> str:
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    if not isinstance(value, str):
+        raise InvalidValue(f"{option}={value!r}: give specs as one text with commas between them, or a list of texts")
+    return value
+
+
+def _path(value: Any, option: str) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise InvalidValue(f"{option}={value!r}: give a path")
+    return os.fspath(value)
+
+
+def _paths(value: Any, option: str) -> tuple[str, ...]:
+    several = value if isinstance(value, list | tuple) else [value]
+    return tuple(dict.fromkeys(_path(item, option) for item in several))
+
+
+def _budget(value: Any, option: str) -> str:
+    """A named budget, or epochs in their one spelling: 3, 3.0 and "3.00" are the same budget."""
+    if value in BUDGETS:
+        return str(value)
+    try:
+        epochs = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        epochs = math.nan
+    if not 0 < epochs < math.inf:
+        raise InvalidValue(f"{option}={value!r}: give {', '.join(BUDGETS)}, or a number of epochs above 0")
+    return repr(epochs).removesuffix(".0")
+
+
+def _integers(least: int, most: int) -> Callable[[Any, str], tuple[int, ...]]:
+    """Whole numbers in a range, each once: `"1,8"`, 8 or [1, 8]."""
+
+    def fit(value: Any, option: str) -> tuple[int, ...]:
+        several = value.split(",") if isinstance(value, str) else value
+        several = several if isinstance(several, list | tuple) else [several]
+        try:
+            numbers = [_integer(item) for item in several]
+        except ValueError:
+            numbers = []
+        if not numbers or not all(least <= number <= most for number in numbers):
+            allowed = f"from {least} to {most}"
+            raise InvalidValue(f"{option}={value!r}: give whole numbers {allowed}, commas between them, such as 1,8,64")
+        return tuple(dict.fromkeys(numbers))
+
+    return fit
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError
+    return int(value)
+
+
+def _flag(value: Any, option: str) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidValue(f"{option}={value!r}: give true or false")
+    return value
+
+
+_FITS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
+    {
+        "methods": _specs,
+        "backbone": _specs,
+        "dataset": _specs,
+        "budget": _budget,
+        "seeds": _integers(0, 2**63 - 1),
+        "batch_sizes": _integers(1, 65536),
+        "device": _text,
+        "data_dir": _path,
+        "output": _path,
+        "include_path": _paths,
+        "force": _flag,
+        "dry_run": _flag,
+    }
+)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from dyncomp._build import build
 from dyncomp._version import __version__
 from dyncomp.bench.config import Config
-from dyncomp.build import build
+from dyncomp.bench.names import check_names, specs_in
 from dyncomp.core import BackboneFamily, Method, Net
 from dyncomp.data import Dataset, Splits, load
-from dyncomp.errors import DeviceNotAvailable, DyncompError, InvalidValue
+from dyncomp.errors import DeviceNotAvailable, DyncompError
 from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry
-from dyncomp.spec import full_spec, name_of, parse_specs, spec_of
+from dyncomp.spec import Spec, full_spec, name_of, spec_of
 from dyncomp.store import cell_key
 from dyncomp.train import Recipe
 
@@ -48,6 +50,13 @@ class Group:
             seed=self.seed,
         )
 
+    @cached_property
+    def static_macs(self) -> int:
+        """MACs of the plain backbone for one image."""
+        costs = self.build(METHODS.create(REFERENCE)).costs
+        assert costs is not None  # `build` measures them
+        return costs.full
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -56,15 +65,14 @@ class Cell:
     method: Method
     group: Group
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
-        """All that determines the result."""
-        group, name = self.group, name_of(self.method)
+        """All that determines the result; `source` are hashes of the files of the plugins."""
+        group = self.group
+        plugins = ((METHODS, self.method), (BACKBONES, group.backbone), (DATASETS, group.dataset))
         return {
-            "method": full_spec(self.method),
-            "source": METHODS.entry(name).source_hash,
-            "backbone": full_spec(group.backbone),
-            "dataset": full_spec(group.dataset),
+            **{registry.kind: full_spec(plugin) for registry, plugin in plugins},
+            "source": {registry.kind: registry.entry(name_of(plugin)).source_hash for registry, plugin in plugins},
             "seed": group.seed,
             "budget": group.budget,
             "recipe": asdict(group.recipe),
@@ -72,7 +80,7 @@ class Cell:
             "version": __version__,
         }
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the identity."""
         return cell_key(self.identity)
@@ -104,13 +112,13 @@ def make_plan(config: Config) -> Plan:
 
     Raises a DyncompError for whatever the user can mend.
     """
-    methods = _methods(config.methods)
+    check_names(config)
+    methods = _create_all(METHODS, [Spec(REFERENCE), *specs_in(METHODS, config.methods)])
     device = find_device(config.device)
-    groups = [tuple(Cell(m, g) for m in methods) for g in _groups(config, device)]
-    for group in groups:
-        if group[0].group.seed == config.seeds[0]:
-            for cell in group:
-                cell.group.build(cell.method)
+    groups = [tuple(Cell(method, group) for method in methods) for group in _groups(config, device)]
+    for cells in groups:
+        if cells[0].group.seed == config.seeds[0]:
+            _try_to_build(cells)
     return Plan(tuple(groups))
 
 
@@ -120,7 +128,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError):
         found = "cpu, cuda" if torch.cuda.is_available() else "cpu"
         raise DeviceNotAvailable(
@@ -129,30 +137,35 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _create_all(registry: Registry[T], text: str) -> list[T]:
-    """An instance for each spec in the text; `all` stands for every registered name."""
-    if text.strip() == "all":
-        return [registry.create(name) for name in registry.names()]
-    return [registry.create(spec) for spec in parse_specs(text)]
-
-
-def _methods(text: str) -> list[Method]:
-    """The methods asked for, the reference first, each once."""
-    asked = _create_all(METHODS, text)
-    chosen = {spec_of(m): m for m in [METHODS.create(REFERENCE), *asked]}
-    return list(chosen.values())
+def _create_all(registry: Registry[T], specs: Iterable[Spec]) -> list[T]:
+    """An instance for each spec, in order, each once."""
+    created = [registry.create(spec) for spec in specs]
+    return list({full_spec(instance): instance for instance in created}.values())
 
 
 def _groups(config: Config, device: torch.device) -> Iterator[Group]:
     data_dir = Path(config.data_dir) if config.data_dir else None
-    for dataset in _create_all(DATASETS, config.dataset):
-        for backbone in _create_all(BACKBONES, config.backbone or dataset.default_backbone):
+    for dataset in _create_all(DATASETS, specs_in(DATASETS, config.dataset)):
+        backbones = _create_all(BACKBONES, specs_in(BACKBONES, config.backbone or dataset.default_backbone))
+        recipe = Recipe(epochs=_epochs(config, dataset))
+        splits = {seed: load(dataset, data_dir, seed) for seed in config.seeds}
+        for backbone in backbones:
             for seed in config.seeds:
-                splits = load(dataset, data_dir, seed)
-                recipe = Recipe(epochs=_epochs(config, dataset))
-                yield Group(backbone, dataset, splits, seed, device, config.budget, recipe)
+                yield Group(backbone, dataset, splits[seed], seed, device, config.budget, recipe)
 
 
 def _epochs(config: Config, dataset: Dataset) -> float:
-    named = {"quick": dataset.quick_epochs, "standard": dataset.standard_epochs}
-    return float(named.get(config.budget, config.epochs or 0))
+    if config.epochs is not None:
+        return config.epochs
+    return float(dataset.quick_epochs if config.budget == "quick" else dataset.standard_epochs)
+
+
+def _try_to_build(cells: tuple[Cell, ...]) -> None:
+    """Build each network once. What the user can mend is raised; a method's own fault becomes its cell's record."""
+    for cell in cells:
+        try:
+            cell.group.build(cell.method)
+        except DyncompError:
+            raise
+        except Exception:  # the cell raises it again when it is run, and the others run on
+            continue

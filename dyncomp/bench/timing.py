@@ -2,67 +2,61 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dyncomp.bench.events import Listener, TimingStarted
-from dyncomp.bench.plan import Cell
+from dyncomp.bench.plan import Cell, Group
+from dyncomp.bench.stamp import now
 from dyncomp.core import Net
+from dyncomp.errors import InvalidValue
 from dyncomp.profile import environment, measure_latency
 from dyncomp.store import Store, cell_key
 from dyncomp.train import load_checkpoint
 
-SECONDS = {"quick": 3.0}
-SECONDS_ELSE = 10.0
+SECONDS_QUICK = 3.0
+SECONDS = 10.0
 
 
-def time_group(
-    cells: Sequence[Cell], store: Store, batch_sizes: Sequence[int], force: bool, tell: Listener
-) -> list[dict[str, Any]]:
-    """Timing records for all batch sizes that have none yet for just these cells; returns the new ones."""
-    identities = {b: _identity(cells, b) for b in batch_sizes}
+def time_group(cells: Sequence[Cell], store: Store, batch_sizes: Sequence[int], force: bool, tell: Listener) -> None:
+    """Write timing records for all batch sizes that have none yet for just these cells."""
     known = {record["key"] for record in store.timings()}
-    wanted = {b: i for b, i in identities.items() if force or cell_key(i) not in known}
+    wanted = [size for size in batch_sizes if force or _key(cells, size) not in known]
     if not wanted:
-        return []
+        return
     nets = {cell.key: _trained(cell, store) for cell in cells}
-    return [_time(cells, nets, b, i, store, tell) for b, i in wanted.items()]
+    for batch_size in wanted:
+        tell(TimingStarted(len(nets), batch_size))
+        timing = _time(cells[0].group, nets, batch_size)
+        store.write_timing({"key": _key(cells, batch_size), **timing})
 
 
-def _identity(cells: Sequence[Cell], batch_size: int) -> dict[str, Any]:
-    return {"cells": sorted(cell.key for cell in cells), "batch_size": batch_size}
+def _key(cells: Sequence[Cell], batch_size: int) -> str:
+    return cell_key({"cells": sorted(cell.key for cell in cells), "batch_size": batch_size})
 
 
 def _trained(cell: Cell, store: Store) -> Net:
     net = cell.group.build(cell.method)
-    load_checkpoint(net, store.checkpoint_path(cell.key))
+    path = store.checkpoint_path(cell.key)
+    try:
+        load_checkpoint(net, path)
+    except InvalidValue as error:
+        raise InvalidValue(f"{error}; remove the file, and the same command trains that cell again") from error
     net.to(cell.group.device)
     convert_conv2d_weight_memory_format(net, torch.channels_last)
     return net
 
 
-def _time(
-    cells: Sequence[Cell],
-    nets: dict[str, Net],
-    batch_size: int,
-    identity: dict[str, Any],
-    store: Store,
-    tell: Listener,
-) -> dict[str, Any]:
-    tell(TimingStarted(len(nets), batch_size))
-    group = cells[0].group
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    seconds = SECONDS.get(group.budget, SECONDS_ELSE)
+def _time(group: Group, nets: Mapping[str, Net], batch_size: int) -> dict[str, Any]:
+    started = now()
+    seconds = SECONDS_QUICK if group.budget == "quick" else SECONDS
     rounds = measure_latency(nets, group.splits.test, batch_size, group.seed, seconds)
-    record = {
-        "schema": 1,
+    return {
+        "schema": Store.schema,
         "kind": "timing",
-        "key": cell_key(identity),
         "cells": list(nets),
         "batch_size": batch_size,
         "device": group.device.type,
@@ -78,5 +72,3 @@ def _time(
         "started_at": started,
         "environment": environment(group.device),
     }
-    store.write_timing(record)
-    return record

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import typer
@@ -13,44 +14,63 @@ from dyncomp.cli.benchmark import benchmark
 from dyncomp.cli.others import env, list_, report
 from dyncomp.errors import DyncompError
 
-PLAIN: dict[str, Any] = {
-    "add_completion": False,
-    "pretty_exceptions_enable": False,
-    "context_settings": {"help_option_names": ["-h", "--help"]},
-}
+INTERRUPTED = 130
+PLAIN: Mapping[str, Any] = MappingProxyType(
+    {
+        "add_completion": False,
+        "pretty_exceptions_enable": False,
+        "context_settings": {"help_option_names": ["-h", "--help"]},
+    }
+)
+# whatever copy of click this version of typer brings along
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def benchmark_main() -> None:
     """The console script `benchmark`."""
     app = typer.Typer(**PLAIN)
     app.command()(benchmark)
-    _guarded(app)
+    _guarded(app, sys.argv[1:])
 
 
 def dyncomp_main() -> None:
     """The console script `dyncomp`."""
-    app = typer.Typer(no_args_is_help=True, help="Conditional computation for convolutional networks.", **PLAIN)
+    app = typer.Typer(help="Conditional computation for convolutional networks: tried, measured and decided.", **PLAIN)
     app.command("benchmark")(benchmark)
     app.command("list")(list_)
     app.command("report")(report)
     app.command("env")(env)
-    _guarded(app)
+    _guarded(app, sys.argv[1:] or ["--help"])
 
 
-def _guarded(app: Callable[[], Any]) -> None:
-    """Run; an error that the user can mend is one line and exit status 2, an interruption is status 130."""
-    warnings.showwarning = _one_line
+def _guarded(app: typer.Typer, arguments: Sequence[str]) -> None:
+    """Run and exit: what the user can mend is one line and status 2, an interruption status 130, a warning one line."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _in_one_line
+        status = _status(app, arguments)
+    sys.exit(status)
+
+
+def _status(app: typer.Typer, arguments: Sequence[str]) -> Any:
     try:
-        app()
-    except DyncompError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = app(arguments, standalone_mode=False)
+    except (DyncompError, UsageError) as error:
+        print(f"error: {_text(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
+        status = INTERRUPTED
+    if status == INTERRUPTED:
         print("interrupted; finished cells are kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
+    return status
 
 
-def _one_line(
+def _text(error: Exception) -> str:
+    """An error as one line; a usage error knows its option only when formatted."""
+    text = error.format_message() if isinstance(error, UsageError) else str(error)  # type: ignore[attr-defined]
+    return " ".join(text.split())
+
+
+def _in_one_line(
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -58,4 +78,4 @@ def _one_line(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"warning: {message}", file=file or sys.stderr)
+    print(f"warning: {' '.join(str(message).split())}", file=file or sys.stderr)

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-KINDS = ("methods", "backbones", "datasets")
-
 
 def list_(
     what: Annotated[str, typer.Argument(help="methods, backbones, datasets; all three by default.")] = "",
@@ -16,15 +14,18 @@ def list_(
     include_path: Annotated[list[Path] | None, typer.Option(help="Loose plugin file, or a folder of them.")] = None,
 ) -> None:
     """Show methods, backbones and data sets: one line, paper, hyperparameters with defaults, origin."""
-    from dyncomp.errors import UnknownName
-    from dyncomp.listing import render_listing
+    from rich.console import Console
+
+    from dyncomp.listing import KINDS, print_listing, render_listing
     from dyncomp.registry import include_path as include
 
-    if what and what not in KINDS:
-        raise UnknownName.among("kind", what, KINDS, "Give one of them, or nothing for all.")
     for path in include_path or ():
         include(path)
-    typer.echo(render_listing([what] if what else KINDS, as_json=as_json))
+    kinds = [what] if what else KINDS
+    if as_json:
+        typer.echo(render_listing(kinds, as_json=True))
+    else:
+        print_listing(Console(), kinds)
 
 
 def report(folder: Annotated[Path, typer.Argument(help="Output folder of a benchmark.")]) -> None:

@@ -25,7 +25,7 @@ PLAIN_EVERY_S = 5.0
 
 @contextmanager
 def watching() -> Iterator[Listener]:
-    """A listener that shows progress on standard error's or output's terminal while the block runs."""
+    """A listener that shows progress on standard error while the block runs."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Plain(console).tell

@@ -15,15 +15,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def show_result(store: Store) -> int:
-    """Print the result table and a sentence per method; the exit status: 1 if a cell failed."""
+def show_result(store: Store) -> None:
+    """Print the result table and a sentence per method."""
     console = Console()
     frame = results(store)
     console.print(_table(frame))
     for sentence in words(store):
         console.print(f"- {sentence}", markup=False, highlight=False)
     console.print(f"\nReport: {store.folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
-    return 1 if (frame["status"] == "failed").any() else 0
 
 
 VARYING = {"backbone": "backbone", "dataset": "data", "seed": "seed"}

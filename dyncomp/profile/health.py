@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dyncomp.core import Costs, Net, Trace
+from dyncomp.core import Net, Trace
 
 
 @dataclass(frozen=True)
@@ -27,47 +29,48 @@ class GateHealth:
 
     @property
     def stuck(self) -> str:
-        """"always on" or "always off" where the calibration split shows no other decision, else nothing."""
+        """Which decision is the only one on the calibration split, "always on" or "always off"; "" if there are two."""
         if not self.skippable:
             return ""
         return {1.0: "always on", 0.0: "always off"}.get(self.rate_calibration, "")
 
 
-def gate_health(net: Net, costs: Costs, test: Trace, calibration: Trace) -> list[GateHealth]:
+def gate_health(net: Net, test: Trace, calibration: Trace) -> list[GateHealth]:
     """The health of every unit of every site."""
-    rows = []
-    for site, op in net.sites.items():
-        least = op.least()
-        rates = test.executed(site).double().mean(0).tolist()
-        on_calibration = calibration.executed(site).double().mean(0).tolist()
-        for unit in range(op.units):
-            rows.append(
-                GateHealth(
-                    site,
-                    unit,
-                    rates[unit],
-                    on_calibration[unit],
-                    _entropy(rates[unit]),
-                    costs.sites[site].overhead,
-                    costs.sites[site].units[unit],
-                    skippable=not bool(least[unit]),
-                )
-            )
-    return rows
+    return [unit for site in net.sites for unit in _site_health(net, site, test, calibration)]
 
 
-def warnings_of(health: list[GateHealth]) -> list[str]:
+def _site_health(net: Net, site: str, test: Trace, calibration: Trace) -> Iterator[GateHealth]:
+    assert net.costs is not None  # `build` measures them
+    op, cost = net.sites[site], net.costs.sites[site]
+    on_test, on_calibration = (trace.executed(site).double().mean(0).tolist() for trace in (test, calibration))
+    for unit, least in enumerate(op.least().tolist()):
+        yield GateHealth(
+            site,
+            unit,
+            rate_test=on_test[unit],
+            rate_calibration=on_calibration[unit],
+            input_dependence=_entropy(on_test[unit]),
+            overhead_macs=cost.overhead,
+            unit_macs=cost.units[unit],
+            skippable=not least,
+        )
+
+
+def warnings_of(health: Sequence[GateHealth]) -> list[str]:
     """One line for each unit that never varies on the calibration split, though it may."""
-    return [f"gate {g.site} is {g.stuck} on the calibration split" for g in health if g.stuck]
+    units = Counter(gate.site for gate in health)
+    names = {id(gate): f"{gate.site} unit {gate.unit}" if units[gate.site] > 1 else gate.site for gate in health}
+    return [f"gate {names[id(gate)]} is {gate.stuck} on the calibration split" for gate in health if gate.stuck]
 
 
 def distinct_routes(trace: Trace) -> int:
-    """How many different routes the images take."""
-    routes = trace.routes()
-    return len(routes.unique(dim=0)) if routes.numel() else 1
+    """How many different routes the images take; 1 where nothing is decided."""
+    return len({tuple(route) for route in trace.routes().tolist()})
 
 
 def _entropy(rate: float) -> float:
+    """Of a decision that is on with that rate, in bits."""
     if rate in (0.0, 1.0):
         return 0.0
     return -rate * math.log2(rate) - (1 - rate) * math.log2(1 - rate)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from dyncomp.data import Split
 
 MOST_BATCHES = 32
 MOST_IMAGES = 1024
+LEAST_BATCHES = 4
+WARM_UPS = 2
 
 
 @dataclass(frozen=True)
@@ -41,53 +45,60 @@ def measure_latency(
     device, and a GPU is synchronised around each batch. A network that fails is left out and its error kept.
     """
     device = next(next(iter(nets.values())).parameters()).device
-    batches = [b.to(device, memory_format=torch.channels_last) for b in _draw(split, batch_size, seed)]
-    errors: dict[str, str] = {}
-    alive = {name: net for name, net in nets.items() if _warm(name, net, batches, errors)}
-    samples: dict[str, list[float]] = {name: [] for name in alive}
-    order = list(alive)
-    was_enabled, end = gc.isenabled(), time.perf_counter() + seconds
-    gc.collect()
-    gc.disable()
-    try:
-        count = 0
-        while order and (count < rounds or time.perf_counter() < end):
-            batch = batches[count % len(batches)]
-            for name in order:
-                samples[name].append(_milliseconds(alive[name], batch))
-            order = order[1:] + order[:1]
-            count += 1
-    finally:
-        if was_enabled:
-            gc.enable()
-    return LatencyRounds(batch_size, samples, errors)
+    images = _draw(split, _batch_count(batch_size) * batch_size, seed)
+    batches = [b.to(device, memory_format=torch.channels_last) for b in torch.split(images, batch_size)]
+    result = LatencyRounds(batch_size, {name: [] for name in nets}, {})
+    for name, net in nets.items():
+        net.eval()
+        for batch in batches * WARM_UPS:
+            _milliseconds(result, name, net, batch)
+    for samples in result.samples_ms.values():
+        samples.clear()
+    with _no_garbage_collection():
+        _take_turns(result, nets, batches, seconds, rounds)
+    return result
 
 
-def _draw(split: Split, batch_size: int, seed: int) -> list[Tensor]:
-    """Some batches of exactly that size, in an order that `seed` gives; a split too short for them comes round again."""
-    wanted = min(MOST_BATCHES, max(4, MOST_IMAGES // batch_size)) * batch_size
+def _take_turns(
+    result: LatencyRounds, nets: Mapping[str, Net], batches: list[Tensor], seconds: float, rounds: int
+) -> None:
+    end = time.perf_counter() + seconds
+    order = deque(result.samples_ms)
+    done = 0
+    while result.samples_ms and (done < rounds or time.perf_counter() < end):
+        for name in order:
+            _milliseconds(result, name, nets[name], batches[done % len(batches)])
+        order.rotate(-1)
+        done += 1
+
+
+def _batch_count(batch_size: int) -> int:
+    return min(MOST_BATCHES, max(LEAST_BATCHES, MOST_IMAGES // batch_size))
+
+
+def _draw(split: Split, wanted: int, seed: int) -> Tensor:
+    """(wanted, C, H, W) images in an order that `seed` gives; a split that is too small comes round again."""
     drawn: list[Tensor] = []
-    epoch = 0
-    while sum(map(len, drawn)) < wanted:
-        shuffled = split.batches(min(batch_size, len(split)), epoch=epoch, seed=seed)
+    for epoch in count():
         missing = wanted - sum(map(len, drawn))
-        drawn += [batch.images for batch in islice(shuffled, -(-missing // min(batch_size, len(split))))]
-        epoch += 1
-    return list(torch.cat(drawn)[:wanted].split(batch_size))
+        if not missing:
+            break
+        drawn.append(next(iter(split.batches(min(len(split), missing), epoch=epoch, seed=seed))).images)
+    return torch.cat(drawn)
 
 
-def _warm(name: str, net: Net, batches: list[Tensor], errors: dict[str, str]) -> bool:
-    net.eval()
+def _milliseconds(result: LatencyRounds, name: str, net: Net, batch: Tensor) -> None:
+    """Add a sample; a network that fails, whatever it raises, loses its samples and must not stop the others."""
+    if name in result.errors:
+        return
     try:
-        for _ in range(2):
-            for batch in batches:
-                _milliseconds(net, batch)
-    except Exception as error:  # whatever a network raises must not stop the others
-        errors[name] = f"{type(error).__name__}: {error}"
-    return name not in errors
+        result.samples_ms[name].append(_timed(net, batch))
+    except Exception as error:
+        del result.samples_ms[name]
+        result.errors[name] = " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _milliseconds(net: Net, batch: Tensor) -> float:
+def _timed(net: Net, batch: Tensor) -> float:
     with torch.inference_mode():
         _wait(batch)
         begin = time.perf_counter_ns()
@@ -99,3 +110,15 @@ def _milliseconds(net: Net, batch: Tensor) -> float:
 def _wait(batch: Tensor) -> None:
     if batch.is_cuda:
         torch.cuda.synchronize(batch.device)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

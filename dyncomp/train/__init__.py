@@ -1,7 +1,8 @@
 """Runs a method's stages on a built network, and keeps what was learnt."""
 
-from dyncomp.train.checkpoint import load_checkpoint, save_checkpoint
+from dyncomp.train.checkpoint import load_checkpoint, read_facts, save_checkpoint
 from dyncomp.train.loop import Diverged, Progress, StageLog, train
+from dyncomp.train.precision import trains_in_bfloat16
 from dyncomp.train.recipe import Recipe
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "Recipe",
     "StageLog",
     "load_checkpoint",
+    "read_facts",
     "save_checkpoint",
     "train",
+    "trains_in_bfloat16",
 ]

@@ -18,19 +18,31 @@ def trains_in_bfloat16(net: Net, image: Tensor) -> bool:
     infinite or NaN in most calls), so a network that has one, for this image (1, C, H, W), trains in float32.
     """
     if image.is_cuda:
-        return torch.cuda.is_bf16_supported()
-    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return False
-    with torch.no_grad(), _StridesOverOnePixel() as watch:
-        net.eval()
-        net(image, sparse=False, record=False)
-    return not watch.seen
+        return bool(torch.cuda.is_bf16_supported())
+    return _cpu_multiplies_bfloat16() and not _strides_over_one_pixel(net, image)
 
 
-class _StridesOverOnePixel(TorchDispatchMode):
+def _cpu_multiplies_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _strides_over_one_pixel(net: Net, image: Tensor) -> bool:
+    was_training = net.training
+    net.eval()
+    try:
+        with torch.no_grad(), _Watch() as watch:
+            net(image, sparse=False, record=False)
+    finally:
+        net.train(was_training)
+    return bool(watch.seen)
+
+
+class _Watch(TorchDispatchMode):
     """Notes whether a convolution strides over a map of one pixel."""
 
-    seen = False
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

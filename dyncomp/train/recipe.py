@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -25,10 +27,13 @@ class Recipe:
     warmup: float = 0.1
     clip: float = 5.0
 
-    def optimizer(self, parameters: list[nn.Parameter], factor: float) -> SGD:
-        """The optimizer of a stage whose learning rate is `factor` times the recipe's."""
-        matrices = [p for p in parameters if p.dim() > 1]
-        vectors = [p for p in parameters if p.dim() <= 1]
+    def optimizer(self, parameters: Mapping[str, nn.Parameter], factor: float) -> SGD:
+        """The optimizer of a stage whose learning rate is `factor` times the recipe's; `parameters` by name.
+
+        The experts' biases are matrices (K, O), and yet biases.
+        """
+        matrices = [p for name, p in parameters.items() if p.dim() > 1 and not name.endswith("bias")]
+        vectors = [p for name, p in parameters.items() if p.dim() <= 1 or name.endswith("bias")]
         groups = [
             {"params": matrices, "weight_decay": self.weight_decay},
             {"params": vectors, "weight_decay": 0.0},

@@ -26,18 +26,17 @@ def build(
 ) -> Net:
     """The network of a method on a backbone, for square images of `image_size` pixels, its costs measured.
 
-    `seed` alone decides the initial weights; the caller's random state is left as it is. Raises CannotAttach where the
-    method finds no place in the backbone, UnknownName, InvalidSpec and InvalidValue for specs that do not hold.
+    It is in evaluation mode. `seed` alone decides its weights; the caller's random state is left as it is. Raises
+    CannotAttach where the method finds no place in the backbone, UnknownName, InvalidSpec and InvalidValue for specs
+    that do not hold.
     """
     family = backbone if isinstance(backbone, BackboneFamily) else BACKBONES.create(backbone)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         net = Net(create_method(method).build(_maker(family, classes, in_channels, image_size)))
     net.costs = measure_costs(net, torch.zeros(1, in_channels, image_size, image_size))
-    return net
+    return net.eval()
 
 
-def _maker(
-    family: BackboneFamily, classes: int, in_channels: int, image_size: int
-) -> Callable[[], Backbone]:
+def _maker(family: BackboneFamily, classes: int, in_channels: int, image_size: int) -> Callable[[], Backbone]:
     return lambda: family.build(classes, in_channels, image_size)

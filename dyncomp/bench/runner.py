@@ -1,0 +1,105 @@
+"""Runs a plan: cells that have no record yet, then their timing, then the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dyncomp.bench.cell import run_cell
+from dyncomp.bench.config import Config
+from dyncomp.bench.events import CellEnded, CellStarted, CellTrains, Listener, Planned, ReportStarted, silent
+from dyncomp.bench.plan import Cell, Plan, make_plan
+from dyncomp.bench.timing import time_group
+from dyncomp.errors import InvalidValue
+from dyncomp.spec import spec_of
+from dyncomp.store import Store
+from dyncomp.train import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where the results are, and the cells of this run that failed."""
+
+    store: Store
+    failed: tuple[Cell, ...]
+
+
+def run(config: Config, tell: Listener = silent) -> Outcome | None:
+    """Do what the config asks, and write the report into its output folder; None when it asks for the plan only.
+
+    Raises a DyncompError for whatever the user can mend; nothing is written then, unless it turns up in the middle.
+    """
+    plan = make_plan(config)
+    folder = output_folder(config, plan)
+    if config.dry_run:
+        store = Store.open(folder) if folder.exists() else Store(folder)
+        tell(Planned(plan, len(plan.cells) - len(_wanted(plan, store, config.force))))
+        return None
+    store = Store.create(folder, config.as_json())
+    wanted = _wanted(plan, store, config.force)
+    tell(Planned(plan, len(plan.cells) - len(wanted)))
+    failed = _run_cells(wanted, store, tell)
+    for group in plan.groups:
+        able = [cell for cell in group if _finished(cell, store)]
+        if able:
+            time_group(able, store, config.batch_sizes, config.force, tell)
+    tell(ReportStarted())
+    from dyncomp.report import write_report  # plotting libraries, needed only now
+
+    write_report(store)
+    return Outcome(store, tuple(failed))
+
+
+def benchmark(methods: str | Sequence[str], **options: Any) -> pd.DataFrame:
+    """What the command `benchmark` does, from Python: the table of results, a row per cell and batch size.
+
+    `options` are those of `Config`: backbone, dataset, budget, seeds, batch_sizes, device, data_dir, output,
+    include_path, force. A cell that failed has its error in the table.
+    """
+    from dyncomp.report import results
+
+    outcome = run(Config(methods=methods, **options))  # type: ignore[arg-type]  # Config joins several specs
+    if outcome is None:
+        raise InvalidValue("dry_run=True makes no table; leave it out")
+    return results(outcome.store)
+
+
+def output_folder(config: Config, plan: Plan) -> Path:
+    """The folder asked for, or one under reports/ that is named after the data sets and the backbones."""
+    if config.output:
+        return Path(config.output)
+    groups = [cells[0].group for cells in plan.groups]
+    names = dict.fromkeys(name for g in groups for name in (spec_of(g.dataset), spec_of(g.backbone)))
+    safe = "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in name).strip("_") for name in names)
+    return Path("reports") / safe[:100]
+
+
+def _wanted(plan: Plan, store: Store, force: bool) -> list[Cell]:
+    return [cell for cell in plan.cells if force or not _finished(cell, store)]
+
+
+def _finished(cell: Cell, store: Store) -> bool:
+    record = store.cell(cell.key)
+    return record is not None and record["status"] == "ok" and store.checkpoint_path(cell.key).exists()
+
+
+def _run_cells(cells: Sequence[Cell], store: Store, tell: Listener) -> list[Cell]:
+    """Run them one after the other; returns those that failed."""
+    failed = []
+    for number, cell in enumerate(cells, start=1):
+        tell(CellStarted(cell, number, len(cells)))
+        record = run_cell(cell, store, partial(_pass_on, cell, tell))
+        tell(CellEnded(cell, record))
+        if record["status"] != "ok":
+            failed.append(cell)
+    return failed
+
+
+def _pass_on(cell: Cell, tell: Listener, progress: Progress) -> None:
+    tell(CellTrains(cell, progress))
