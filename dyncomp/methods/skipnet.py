@@ -30,9 +30,9 @@ class SkipNet(Method):
     `target=None` does that. With a `target`, a budget loss on the priced multiply-adds sets it instead, in both stages,
     and alpha is not used.
 
-    Against collapse: gates begin open (`start`), the budget's pressure grows from nothing over the first part of
-    stage 1, it acts on the network's whole price so that no single gate is driven to a rate, and it pulls back when
-    more is skipped than asked.
+    Against collapse (with a target; none of it is in the paper): gates begin open (`start`), the pressure grows from
+    nothing over the first half of stage 1, the budget loss pulls back when more is skipped than asked, and `balance`
+    rewards gates whose decision varies over the batch, so that the budget is not met by a fixed pruning.
     """
 
     examples: ClassVar[tuple[str, ...]] = ('skipnet(gate="ff1")', 'skipnet(gate="ff2", target=None)')
@@ -43,6 +43,7 @@ class SkipNet(Method):
     alpha: float = option(0.1, "reward for skipping all gated blocks (target=None)", ge=0.0)
     rl_weight: float = option(0.01, "weight of the policy gradient in stage 2", ge=0.0)
     budget_weight: float = option(10.0, "weight of the budget loss", ge=0.0)
+    balance: float = option(0.1, "weight of the entropy of the gates' rates over a batch", ge=0.0)
     start: float = option(0.9, "probability with which gates begin open", gt=0.5, lt=1.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
@@ -74,18 +75,23 @@ class SkipNet(Method):
 
     def _supervised(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         pressure = min(1.0, progress / 0.5)
-        return F.cross_entropy(output.logits.float(), labels) + self._budget(output, pressure)
+        return F.cross_entropy(output.logits.float(), labels) + self._pressed(output, pressure)
 
     def _hybrid(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         errors = F.cross_entropy(output.logits.float(), labels, reduction="none")  # (B,)
-        return errors.mean() + self.rl_weight * self._policy(output, errors) + self._budget(output, 1.0)
+        return errors.mean() + self.rl_weight * self._policy(output, errors) + self._pressed(output, 1.0)
+
+    def _pressed(self, output: Output, pressure: float) -> Tensor:
+        """What a target adds to the loss: budget and balance; nothing without one, as in the paper."""
+        if self.target is None:
+            return output.logits.new_zeros(())
+        return self.budget_weight * self._budget(output, pressure) - self.balance * pressure * _variety(output)
 
     def _budget(self, output: Output, pressure: float) -> Tensor:
         """Squared distance of the batch's mean price from a target that moves from 1 to `target`."""
-        if self.target is None:
-            return output.logits.new_zeros(())
+        assert self.target is not None
         target = 1 - (1 - self.target) * pressure
-        return self.budget_weight * (output.share().mean() - target).square().float()
+        return (output.share().mean() - target).square().float()
 
     def _policy(self, output: Output, errors: Tensor) -> Tensor:
         """REINFORCE (paper, eq. 3 to 5): each gate is answerable for the rewards from it to the end, undiscounted.
@@ -100,6 +106,14 @@ class SkipNet(Method):
         chances = torch.cat([d.probability for d in output.trace.values()], dim=1).float()
         taken = torch.where(skipped > 0.5, 1 - chances, chances).clamp_min(1e-6)  # (B, T)
         return -(to_come * taken.log()).sum()
+
+
+def _variety(output: Output) -> Tensor:
+    """Entropy in nats of how often each gate opens over the batch, mean over gates: 0 when none of them ever varies."""
+    rates = torch.cat([d.used for d in output.trace.values()], dim=1).float().mean(dim=0)  # (T,)
+    margin = 0.5 / len(output.logits)  # a rate of 0 or 1 keeps a finite gradient, which is what opens a dead gate
+    rates = rates * (1 - 2 * margin) + margin
+    return -(rates * rates.log() + (1 - rates) * (1 - rates).log()).mean()
 
 
 def _channels(block: ResidualBlock) -> int:

@@ -21,7 +21,7 @@ class Recipe:
 
     epochs: float
     batch_size: int = 128
-    learning_rate: float = 0.1
+    learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 0.1
