@@ -1,9 +1,9 @@
 """Measures a built network: accuracy, multiply-adds, gate health, latency. Knows no method."""
 
-from dyncomp.profile.environment import environment
-from dyncomp.profile.evaluate import Evaluation, accuracy_with_exchanged_routes, count_executed, evaluate
+from dyncomp.profile.evaluation import Evaluation, accuracy_with_exchanged_routes, count_executed, evaluate
 from dyncomp.profile.health import GateHealth, distinct_routes, gate_health, warnings_of
 from dyncomp.profile.latency import LatencyRounds, measure_latency
+from dyncomp.profile.machine import environment
 
 __all__ = [
     "Evaluation",

@@ -1,0 +1,55 @@
+"""The recipe: learning rate over a stage, and on what weight decay acts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dyncomp import build
+from dyncomp.train import Recipe
+
+
+def rates(steps: int, factor: float = 1.0, **recipe: float) -> list[float]:
+    made = Recipe(epochs=1, **recipe)  # type: ignore[arg-type]
+    parameter = nn.Parameter(torch.zeros(2, 2))
+    optimizer = made.optimizer({"weight": parameter}, factor)
+    schedule = made.schedule(optimizer, steps)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+def test_rate_rises_then_falls_along_a_cosine() -> None:
+    rise = [1 / 3, 2 / 3]
+    fall = [0.5 * (1 + math.cos(math.pi * step / 18)) for step in range(18)]
+    assert rates(20, learning_rate=0.4, warmup=0.1) == pytest.approx([0.4 * factor for factor in rise + fall])
+
+
+def test_stage_scales_the_rate() -> None:
+    assert rates(10, 0.01, learning_rate=0.4) == pytest.approx([0.01 * rate for rate in rates(10, learning_rate=0.4)])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_shortest_stages_have_a_rate(steps: int) -> None:
+    assert all(0 < rate <= 0.1 for rate in rates(steps, learning_rate=0.1))
+
+
+def test_weight_decay_acts_on_kernels_and_matrices_only() -> None:
+    net = build("condconv(classifier=True, begin=1)", "cifar_resnet8", classes=3, in_channels=1, image_size=8)
+    named = dict(net.named_parameters())
+    groups = Recipe(epochs=1, weight_decay=0.25).optimizer(named, 1.0).param_groups
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    biases = [name for name in named if name.endswith("bias")]
+    assert any(named[name].dim() > 1 for name in biases)  # the experts' biases (K, Y)
+    norms = {f"{name}.weight" for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert norms
+    for name, parameter in named.items():
+        assert decays[id(parameter)] == (0.0 if name.endswith("bias") or name in norms else 0.25), name
+    assert len(decays) == len(named)
