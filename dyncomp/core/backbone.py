@@ -24,6 +24,7 @@ class ResidualBlock(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
         return self.join(self.body(x), self.shortcut(x))
 
     def join(self, residual: Tensor, shortcut: Tensor) -> Tensor:
@@ -49,6 +50,7 @@ class Backbone(nn.Module):
             self.part(part)  # a wrong name fails here, not in the middle of a run
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, Y)."""
         logits: Tensor = self.model(images)
         return logits
 

@@ -9,7 +9,8 @@ included; `flops = 2 * macs`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -87,15 +88,25 @@ def measure_costs(net: Net, images: Tensor) -> Costs:
 
 
 def price(costs: Costs, trace: Trace) -> Tensor:
-    """MACs of each image by its decisions, (B,) float64: exact integers, differentiable where decisions are."""
+    """MACs of each image by its decisions, (B,) float64: exact integers, differentiable where decisions are.
+
+    Raises ValueError for a trace without the sites that the costs name (a pass with `record=False`).
+    """
+    missing = costs.sites.keys() - trace.keys()
+    if missing:
+        raise ValueError(f"the trace has no decision for {min(missing)}: run the network with record=True")
     device = next((d.used.device for d in trace.values()), None)
-    exact = {"dtype": torch.float64, "device": device}
-    total = torch.full((trace.images,), float(costs.always), **exact)
+    total = torch.full((trace.images,), float(costs.always), dtype=torch.float64, device=device)
     for site, cost in costs.sites.items():
-        units = torch.tensor(cost.units, **exact)
-        reach = trace.reach(site)
-        total = total + reach * (cost.overhead + trace[site].used.double() @ units)  # (B,)
+        total = total + trace.reach(site) * (cost.overhead + _used_macs(cost.units, trace[site].used.double()))
     return total
+
+
+def _used_macs(units: tuple[int, ...], used: Tensor) -> Tensor | float:
+    """MACs of the units that each image uses, (B,); equal units without a copy to the device."""
+    if len(set(units)) == 1:
+        return used.sum(dim=1) * units[0] if units[0] else 0.0
+    return used @ used.new_tensor(units)
 
 
 @dataclass(frozen=True)
@@ -114,34 +125,26 @@ class Executed:
         return Executed(self.by_operator + other.by_operator, self.uncounted + other.uncounted)
 
 
-def execute_and_count(
-    net: Net, images: Tensor, decisions: Mapping[str, Decision] | None = None
-) -> Executed:
-    """Run the sparse form on images (B, C, H, W), by its own or the given decisions, and count every operator that ran."""
+def execute_and_count(net: Net, images: Tensor, decisions: Mapping[str, Decision] | None = None) -> Executed:
+    """Run the sparse form on images (B, C, H, W), by its own or the given decisions; count every operator that ran."""
     with _evaluating(net), MacCounter() as counter:
         net(images, sparse=True, decisions=decisions, record=False)
     return Executed(counter.by_operator, counter.uncounted)
 
 
-def count_executed_macs(
-    net: Net, images: Tensor, decisions: Mapping[str, Decision] | None = None
-) -> int:
+def count_executed_macs(net: Net, images: Tensor, decisions: Mapping[str, Decision] | None = None) -> int:
     """MACs of the operators that ran in the sparse form over all images; equals `price(costs, trace).sum()`."""
     return execute_and_count(net, images, decisions).macs
 
 
-class _evaluating:
-    """Evaluation mode without gradients inside, the former mode afterwards."""
-
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
-        self.training = net.training
-        self.no_grad = torch.no_grad()
-
-    def __enter__(self) -> None:
-        self.net.eval()
-        self.no_grad.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self.no_grad.__exit__(*error)
-        self.net.train(self.training)
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients inside; afterwards every module is in the mode that it was in."""
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True

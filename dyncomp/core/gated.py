@@ -26,17 +26,22 @@ class Gated(Op):
         self.gate = gate
 
     def decide(self, x: Tensor) -> Decision:
+        """0 or 1 for each image: a threshold, or a draw where a stage of the training samples."""
         return hard_decision(self.gate(x), self.tape.sampling and self.training)
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
-        shortcut = self.block.shortcut(x)  # (B, C', H', W')
-        whole = self.block.join(self._unit(0, self.block.body, x), shortcut)
+        """The body on all images, then the block's output or the shortcut's by the decision."""
+        shortcut: Tensor = self.block.shortcut(x)  # (B, C', H', W')
+        with self.tape.within(decision.used[:, 0]):
+            residual = self._unit(0, self.block.body, x)
+        whole = self.block.join(residual, shortcut)
         gate = decision.weight[:, :, None, None].to(whole.dtype)  # (B, 1, 1, 1)
         return gate * whole + (1 - gate) * shortcut
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
+        """The body on the images that use it, packed into a batch of their own."""
         rows = (decision.used[:, 0] > 0.5).nonzero().squeeze(1)  # (used images,)
-        shortcut: Tensor = self.block.shortcut(x)
+        shortcut: Tensor = self.block.shortcut(x)  # (B, C', H', W')
         if len(rows) == 0:
             return shortcut
         if len(rows) == len(x):
@@ -46,10 +51,13 @@ class Gated(Op):
         return put(shortcut, rows, self.block.join(residual, take(shortcut, rows)))
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
+        """The body."""
         return (self.block.body,)
 
     def least(self) -> Tensor:
+        """No unit: the body may be skipped."""
         return torch.zeros(1)
 
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
+        """The wish as it is; a body that runs has weight 1."""
         return Decision(used, used, used)

@@ -15,6 +15,11 @@ def pooled(x: Tensor) -> Tensor:
     return x.mean(dim=(2, 3)) if x.dim() == 4 else x
 
 
+def as_chance(logits: Tensor) -> Tensor:
+    """Logits in at least float32: in bfloat16 every chance above 0.998 would be 1, and its policy gradient wrong."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
 def open_bias(probability: float) -> float:
     """The logit at which a gate is open with that probability."""
     return math.log(probability / (1 - probability))
@@ -36,6 +41,7 @@ class Router(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Mixing weights (B, K) of features (B, C, H, W) or (B, C)."""
         logits: Tensor = self.linear(pooled(x)).to(x.dtype) / self.temperature  # (B, K)
         return logits.softmax(dim=1) if self.softmax else logits.sigmoid()
 
@@ -59,9 +65,10 @@ class FeedForwardGate(nn.Module):
             self.head.bias.copy_(torch.tensor([0.0, open_bias(start)]))  # type: ignore[union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Probability (B, 1) that features (B, C, H, W) go through the body."""
         maps = self.features(x).mean(dim=(2, 3), keepdim=True)  # (B, C, 1, 1)
         logits = self.head(maps).flatten(1)  # (B, 2)
-        return logits.softmax(dim=1)[:, 1:].to(x.dtype)  # (B, 1)
+        return as_chance(logits).softmax(dim=1)[:, 1:]  # (B, 1)
 
 
 def _conv(channels: int, stride: int) -> list[nn.Module]:
@@ -83,13 +90,13 @@ class RecurrentGate(Taped):
         self.head = head
 
     def forward(self, x: Tensor) -> Tensor:
+        """Probability (B, 1) that features (B, C, H, W) go through the body; moves the images' state on."""
         embedded = self.projection(x.mean(dim=(2, 3), keepdim=True)).flatten(1).to(x.dtype)  # (B, 10)
         hidden, memory = (self.tape.recall(key, embedded) for key in ("hidden", "memory"))
         hidden, memory = self.cell(embedded, (hidden, memory))
         self.tape.remember("hidden", hidden)
         self.tape.remember("memory", memory)
-        probability: Tensor = self.head(hidden).to(x.dtype).sigmoid()  # (B, 1)
-        return probability
+        return as_chance(self.head(hidden)).sigmoid()  # (B, 1)
 
 
 def shared_recurrence(size: int, start: float) -> tuple[nn.LSTMCell, nn.Linear]:

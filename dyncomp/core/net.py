@@ -22,7 +22,7 @@ class Output:
 
     def macs(self) -> Tensor:
         """Multiply-adds of each image, (B,) float64, differentiable through the decisions."""
-        return price(self._known_costs(), self.trace)
+        return price(self._known_costs(), self.trace).to(self.logits.device)
 
     def share(self) -> Tensor:
         """Each image's multiply-adds as a share of the network with everything on and gates free of charge, (B,)."""
@@ -59,12 +59,27 @@ class Net(nn.Module):
         decisions: Mapping[str, Decision] | None = None,
         record: bool = True,
     ) -> Output:
+        """Logits (B, Y) and trace of images (B, C, H, W). Raises ValueError for decisions that fit no site."""
         sparse = not self.training if sparse is None else sparse
         if sparse and self.training:
             raise RuntimeError("the sparse form is for evaluation: call net.eval() first")
+        if decisions:
+            self._check(decisions, len(images))
         self.tape.begin(len(images), sparse, record, decisions or {})
         logits = self.model(images)
-        return Output(logits, self._trace(logits), self.costs)
+        trace = self._trace(logits)
+        self.tape.end()
+        return Output(logits, trace, self.costs)
+
+    def _check(self, decisions: Mapping[str, Decision], images: int) -> None:
+        for site, decision in decisions.items():
+            if site not in self.sites:
+                raise ValueError(f"decisions for {site!r}, but the sites are {', '.join(self.sites) or 'none'}")
+            wanted = (images, self.sites[site].units)
+            if tuple(decision.used.shape) != wanted:
+                raise ValueError(
+                    f"{site}: decisions of shape {tuple(decision.used.shape)}; give (images, units) = {wanted}"
+                )
 
     def _trace(self, logits: Tensor) -> Trace:
         tape = self.tape

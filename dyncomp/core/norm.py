@@ -11,10 +11,10 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def with_norm(module: _Module, norm: Literal["batch", "group"]) -> _Module:
-    """The module with its BatchNorm2d layers as they are, or each replaced by GroupNorm (Wu & He 2018, arXiv:1803.08494).
+    """The module with its BatchNorm2d layers as they are, or each replaced by GroupNorm.
 
-    GroupNorm has no statistics over the batch, so a network with it can be trained image by image. Groups: 32, or the
-    greatest common divisor with the channels.
+    GroupNorm (Wu & He 2018, arXiv:1803.08494) has no statistics over the batch, so a network with it can be trained
+    image by image. Groups: 32, or the greatest common divisor with the channels.
     """
     if norm == "group":
         for name, child in list(module.named_modules()):

@@ -56,6 +56,7 @@ class Op(Taped, ABC):
         """An allowed decision out of wishes (B, U): which units to use, and with what weight."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features in, features out, in the form and by the decision that the tape asks for."""
         decision = self.tape.settle(self.site, self._overhead(self.decide, x))
         return self.sparse(x, decision) if self.tape.sparse else self.dense(x, decision)
 
@@ -81,5 +82,6 @@ def hard_decision(probability: Tensor, sampling: bool) -> Decision:
     """
     chosen = torch.bernoulli(probability) if sampling else (probability > 0.5).to(probability)
     chosen = chosen.detach()
-    used = chosen + probability - probability.detach() if probability.requires_grad else chosen
+    # the difference is taken first: (chosen + p) - p would round, and a gate of 0.996 is neither open nor shut
+    used = chosen + (probability - probability.detach()) if probability.requires_grad else chosen
     return Decision(used, chosen if sampling else used, probability)

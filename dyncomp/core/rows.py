@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether features (B, C, H, W) lie channel by channel within a pixel."""
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    """Whether features (B, C, H, W) lie channel by channel within a pixel, and not also in the usual order."""
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def take(x: Tensor, rows: Tensor) -> Tensor:
     """The images at `rows`, in x's own layout (`index_select` alone would return a channels-last batch as NCHW)."""
-    if is_channels_last(x) and not x.is_contiguous():
+    if is_channels_last(x):
         return x.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)  # (rows, C, H, W)
     return x.index_select(0, rows)
 

@@ -1,4 +1,4 @@
-"""What was decided for each image: decisions, the trace that holds them, and the tape that carries them through a pass."""
+"""What was decided for each image: decisions, the trace that holds them, the tape that carries them through a pass."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ class Trace(Mapping[str, Decision]):
     In the sparse form a nested site is not reached by every image; the rows of the others are zero there.
     """
 
-    def __init__(
-        self, decisions: Mapping[str, Decision], parents: Mapping[str, Parent], images: int
-    ) -> None:
+    def __init__(self, decisions: Mapping[str, Decision], parents: Mapping[str, Parent], images: int) -> None:
         self._decisions = dict(decisions)
         self.parents = dict(parents)
         self.images = images
@@ -113,17 +111,21 @@ class Tape:
         self.images = 0
         self.rows: Tensor | None = None
         self.decisions: dict[str, Decision] = {}
+        self._inside: list[Tensor] = []
         self._memory: dict[str, Tensor] = {}
 
-    def begin(
-        self, images: int, sparse: bool, recording: bool, forced: Mapping[str, Decision]
-    ) -> None:
+    def begin(self, images: int, sparse: bool, recording: bool, forced: Mapping[str, Decision]) -> None:
         """Start a pass over a batch of that many images."""
         self.images, self.sparse, self.recording = images, sparse, recording
         self.forced = forced
         self.rows = None
         self.decisions = {}
+        self._inside = []
         self._memory = {}
+
+    def end(self) -> None:
+        """Let go of all tensors, so that a pass's graph is freed with its output and the network can be copied."""
+        self.begin(0, self.sparse, self.recording, {})
 
     def settle(self, site: str, decision: Decision) -> Decision:
         """The decision that holds at the site (a forced one replaces the gate's own), noted when recording."""
@@ -156,6 +158,15 @@ class Tape:
         finally:
             self.rows = outer
 
+    @contextmanager
+    def within(self, used: Tensor) -> Iterator[None]:
+        """Inside, all images go through (dense form), but those whose `used` (B,) is 0 are there for nothing."""
+        self._inside.append(used)
+        try:
+            yield
+        finally:
+            self._inside.pop()
+
     def recall(self, key: str, like: Tensor) -> Tensor:
         """What a gate remembered under `key` for the current images in this pass; zeros shaped `like` at first."""
         kept = self._memory.get(key)
@@ -164,7 +175,13 @@ class Tape:
         return kept if self.rows is None else kept[self.rows]
 
     def remember(self, key: str, value: Tensor) -> None:
-        """Keep `value` (one row per current image) under `key` until the pass ends."""
+        """Keep `value` (one row per current image) under `key` until the pass ends.
+
+        An image that is there for nothing keeps what it had: in the sparse form it would not be there.
+        """
+        if self._inside:
+            there = (torch.stack(self._inside) > 0.5).all(dim=0)  # (B,)
+            value = torch.where(there[:, None], value, self.recall(key, value))
         if self.rows is None:
             self._memory[key] = value
             return
