@@ -22,20 +22,22 @@ Scope = tuple[str, int | None] | None
 
 _FREE = frozenset(
     """
-    as_strided_ squeeze_ unsqueeze_ transpose_ t_ _adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar _local_scalar_dense _log_softmax _softmax
-    _native_batch_norm_legit _native_batch_norm_legit_no_training _reshape_copy _to_copy _unsafe_view adaptive_max_pool2d
-    all amax amin any arange argmax argmin avg_pool2d batch_norm bernoulli bincount cat clone constant_pad_nd contiguous
-    copy copy_ count_nonzero cudnn_batch_norm cumsum detach dropout empty empty_like empty_strided equal expand_copy fill
-    fill_ flip full full_like gather index index_add index_add_ index_copy index_copy_ index_fill index_fill_ index_put
-    index_put_ index_select is_nonzero item lift_fresh logsumexp masked_scatter masked_select max max_pool2d_with_indices
-    mean min miopen_batch_norm native_batch_norm native_dropout native_group_norm native_layer_norm new_empty
-    new_empty_strided new_full new_ones new_zeros nonzero normal normal_ ones ones_like one_hot pixel_shuffle rand
-    rand_like randint randn randn_like randperm reflection_pad2d repeat repeat_interleave roll scalar_tensor scatter
-    scatter_ scatter_add scatter_add_ select_scatter set_ slice_scatter sort split_with_sizes_copy stack std std_mean sum
-    topk unique_consecutive uniform uniform_ upsample_bilinear2d upsample_nearest2d var var_mean where zero_ zeros
-    zeros_like _unique2 prod _fused_moving_avg_obs_fq_helper resize_ masked_fill masked_fill_ lerp lerp_ device layout
-    unsafe_split unsafe_chunk split sym_size sym_stride sym_numel sym_is_contiguous is_contiguous dim
-    """.split()
+    _adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar _batch_norm_no_update
+    _batch_norm_with_update _fused_moving_avg_obs_fq_helper _local_scalar_dense _log_softmax
+    _native_batch_norm_legit _native_batch_norm_legit_no_training _reshape_copy _softmax _thnn_fused_gru_cell
+    _thnn_fused_lstm_cell _to_copy _unique2 _unsafe_view adaptive_max_pool2d all amax amin aminmax any arange
+    argmax argmin avg_pool2d batch_norm bernoulli bincount cat clone col2im constant_pad_nd contiguous copy
+    count_nonzero cudnn_batch_norm cumsum detach device dim dropout embedding empty empty_like empty_strided equal
+    expand_copy eye fill flip full full_like gather im2col index index_add index_copy index_fill index_put
+    index_select is_contiguous is_nonzero item layout lerp lift_fresh linalg_vector_norm linspace logsumexp
+    masked_fill masked_scatter masked_select max max_pool2d_with_indices mean min miopen_batch_norm
+    native_batch_norm native_dropout native_group_norm native_layer_norm new_empty new_empty_strided new_full
+    new_ones new_zeros nonzero norm normal one_hot ones ones_like pixel_shuffle pixel_unshuffle prod rand
+    rand_like randint randn randn_like randperm reflection_pad2d repeat repeat_interleave resize roll
+    scalar_tensor scatter scatter_add select_scatter set slice_scatter sort split split_with_sizes_copy stack std
+    std_mean sum sym_is_contiguous sym_numel sym_size sym_stride topk tril triu uniform unique_consecutive
+    unsafe_chunk unsafe_split upsample_bilinear2d upsample_nearest2d var var_mean where zero zeros zeros_like
+    """.split()  # noqa: SIM905 (a list of a hundred strings would fill the page)
 )
 
 
@@ -43,14 +45,20 @@ def is_free(operator: torch._ops.OpOverload) -> bool:
     """Whether an operator costs no multiply-add by convention: element-wise, a view, or one of the known free ones."""
     if torch.Tag.pointwise in operator.tags or operator.is_view:
         return True
-    return operator._schema.name.split("::")[-1] in _FREE
+    name = operator._schema.name.split("::")[-1].removesuffix("_")  # in place is as free as out of place
+    return name in _FREE or _is_view(name)
 
 
-class MacCounter(TorchDispatchMode):
+def _is_view(name: str) -> bool:
+    packet = getattr(torch.ops.aten, name, None)
+    return packet is not None and any(getattr(packet, form).is_view for form in packet.overloads())
+
+
+class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, adds up the MACs of every operator under the scope that is open when it runs."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.by_scope: Counter[Scope] = Counter()
         self.by_operator: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
