@@ -30,7 +30,9 @@ def grouped(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry)
     """One grouped convolution: images become groups."""
     images, channels, height, width = x.shape
     outputs = kernels.shape[1]
-    stacked = x.reshape(1, images * channels, height, width)  # (1, B*C, H, W)
+    # over a single axis: a reshape of 1x1 maps may keep strides that look channels-last, and then the backward pass of
+    # a float64 convolution fails (seen with torch 2.14)
+    stacked = x.flatten().view(1, images * channels, height, width)  # (1, B*C, H, W)
     y = F.conv2d(
         stacked,
         kernels.flatten(0, 1),  # (B*O, C/groups, k, k)

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core.kernels import Geometry, forms
-from dyncomp.core.op import Op
+from dyncomp.core.op import Op, Taped
 from dyncomp.core.rows import is_channels_last
 from dyncomp.core.trace import Decision
 from dyncomp.core.tuner import fastest
+from dyncomp.errors import CannotAttach
 
 Mode = Literal["auto", "kernels", "outputs"]
 
@@ -27,7 +28,7 @@ class Mixture:
         self.experts = experts
         self.mode = mode
         self.dense = True
-        self.weight: Tensor = torch.empty(0, experts)  # (B, K)
+        self.weight = self.nothing = torch.empty(0, experts)  # (B, K)
         self.overhead: Callable[..., Any] = _plainly
 
 
@@ -40,51 +41,68 @@ class Mixed(Op):
 
     Dense form: sum over k of w_k * layer_k(x), or the mixed kernel, as `mode` says. Sparse form: one convolution with
     the kernel sum over k of w_k * W_k (eq. 3). Every unit (expert) is always used: the op saves no arithmetic, it
-    buys capacity. The router and the mixing (K multiply-adds per weight) are the site's overhead.
+    buys capacity. The router and the mixing (K multiply-adds per weight) are the site's overhead. Ops and gates inside
+    the block keep their own layers, and so does whatever `leave` says.
     """
 
-    def __init__(self, block: nn.Module, router: nn.Module, experts: int, mode: Mode) -> None:
+    def __init__(
+        self,
+        block: nn.Module,
+        router: nn.Module,
+        experts: int,
+        mode: Mode,
+        leave: Callable[[nn.Module], bool] = lambda module: False,
+    ) -> None:
         super().__init__()
         self.units = experts
         self.mixture = Mixture(experts, mode)
-        self.block = _with_experts(block, self.mixture)
+        self.block = _with_experts(block, self.mixture, leave)
         self.router = router
 
     def decide(self, x: Tensor) -> Decision:
+        """Every expert used, with the router's weights (B, K)."""
         weight = self.router(x)  # (B, K)
         used = torch.ones_like(weight)
         return Decision(used, weight, used)
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
+        """The block with its layers mixed as `mode` says."""
         return self._run(x, decision.weight, dense=True)
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
+        """The block with one mixed kernel per image and layer."""
         return self._run(x, decision.weight, dense=False)
 
     def _run(self, x: Tensor, weight: Tensor, dense: bool) -> Tensor:
         mixture = self.mixture
         mixture.weight, mixture.dense, mixture.overhead = weight, dense, self._overhead
         y: Tensor = self.block(x)
+        mixture.weight = mixture.nothing  # a pass's graph is freed with its output, and the network can be copied
         return y
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
+        """None: an expert is a kernel, not a module."""
         return (None,) * self.units
 
     def least(self) -> Tensor:
+        """All units: no expert can be left out."""
         return torch.ones(self.units)
 
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
+        """Every expert used, mixed by the wished weights."""
         ones = torch.ones_like(used)
         return Decision(ones, weight, ones)
 
 
-def _with_experts(module: nn.Module, mixture: Mixture) -> nn.Module:
+def _with_experts(module: nn.Module, mixture: Mixture, leave: Callable[[nn.Module], bool]) -> nn.Module:
+    if isinstance(module, Taped) or leave(module):
+        return module
     if isinstance(module, nn.Conv2d):
         return ExpertConv2d(module, mixture)
     if isinstance(module, nn.Linear):
         return ExpertLinear(module, mixture)
     for name, child in module.named_children():
-        setattr(module, name, _with_experts(child, mixture))
+        setattr(module, name, _with_experts(child, mixture, leave))
     return module
 
 
@@ -98,9 +116,7 @@ class ExpertLayer(nn.Module, ABC):
         super().__init__()
         self.mixture = mixture
         self.weight = nn.Parameter(_drawn_alike(layer.weight, mixture.experts))  # (K, O, ...)
-        self.bias = (
-            None if layer.bias is None else nn.Parameter(_drawn_alike(layer.bias, mixture.experts))
-        )
+        self.bias = None if layer.bias is None else nn.Parameter(_drawn_alike(layer.bias, mixture.experts))
 
     def mixed(self, parameter: Tensor) -> Tensor:
         """The parameter mixed for each image: (K, ...) -> (B, ...)."""
@@ -133,6 +149,7 @@ class ExpertLayer(nn.Module, ABC):
         """The layer with one expert's kernel (O, ...) and bias (O,) for all images."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """The layer's output for features x, each image by its own mix."""
         return self.by_outputs(x) if self._mode(x) == "outputs" else self.by_kernels(x)
 
     def _mode(self, x: Tensor) -> str:
@@ -142,7 +159,10 @@ class ExpertLayer(nn.Module, ABC):
         if mixture.mode != "auto":
             return mixture.mode
         key = ("mix", *shape_key(x), tuple(self.weight.shape), torch.is_grad_enabled())
-        return fastest(key, {"kernels": partial(self._step, self.by_kernels, x), "outputs": partial(self._step, self.by_outputs, x)})
+        return fastest(
+            key,
+            {"kernels": partial(self._step, self.by_kernels, x), "outputs": partial(self._step, self.by_outputs, x)},
+        )
 
     def _step(self, form: Callable[[Tensor], Tensor], x: Tensor) -> None:
         """One forward pass, and a backward pass when training, on a copy; no gradient is left behind."""
@@ -152,15 +172,20 @@ class ExpertLayer(nn.Module, ABC):
         try:
             y = form(inputs)
             if torch.is_grad_enabled():
-                torch.autograd.grad(y.float().sum(), [inputs, self.weight])
+                learning = [self.weight] if self.weight.requires_grad else []
+                torch.autograd.grad(y.float().sum(), [inputs, *learning])
         finally:
             self.mixture.weight, self.mixture.overhead = weight, overhead
 
 
 def shape_key(x: Tensor) -> tuple[object, ...]:
-    """What decides which equal form is fastest: shape, type, device, layout, threads."""
+    """What decides which equal form is fastest: shape, type, device, layout, threads.
+
+    Batches count as the next power of two, so that the many sizes of packed batches are not each tried anew.
+    """
+    images = 1 << (len(x) - 1).bit_length() if len(x) else 0
     autocast = torch.is_autocast_enabled(x.device.type)
-    return (*x.shape, x.dtype, x.device.type, is_channels_last(x), autocast, torch.get_num_threads())
+    return (images, *x.shape[1:], x.dtype, x.device.type, is_channels_last(x), autocast, torch.get_num_threads())
 
 
 class ExpertConv2d(ExpertLayer):
@@ -169,10 +194,16 @@ class ExpertConv2d(ExpertLayer):
     def __init__(self, layer: nn.Conv2d, mixture: Mixture) -> None:
         super().__init__(layer, mixture)
         if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            raise NotImplementedError("expert convolutions pad with a number of zeros")
+            raise CannotAttach(
+                f"experts need convolutions that pad with a number of zeros, not padding={layer.padding!r} of "
+                f"{layer.padding_mode}; choose other layers"
+            )
         self.geometry = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
 
     def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+        """A convolution per image, in the form that is fastest here."""
+        if len(x) == 0:  # any kernel gives the right shape
+            return self.apply_expert(x, self.weight[0], None)
         able = forms(kernels, self.geometry)
         if len(able) > 1:
             key = ("conv", *shape_key(x), tuple(kernels.shape), self.geometry)
@@ -184,6 +215,7 @@ class ExpertConv2d(ExpertLayer):
         return able[name](x, kernels, bias, self.geometry)
 
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """One convolution for all images."""
         g = self.geometry
         return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
 
@@ -192,11 +224,13 @@ class ExpertLinear(ExpertLayer):
     """A linear layer with K experts; (B, C) -> (B, O)."""
 
     def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+        """A batched matrix product."""
         if bias is None:
             return torch.bmm(kernels, x[:, :, None]).squeeze(2)  # (B, O)
         return torch.baddbmm(bias[:, :, None].to(x.dtype), kernels, x[:, :, None]).squeeze(2)
 
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """One linear layer for all images."""
         return F.linear(x, weight, bias)
 
 

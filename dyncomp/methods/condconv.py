@@ -52,6 +52,7 @@ class CondConv(Method):
     norm: Literal["batch", "group"] = option("batch", "normalisation; group allows training with batches of 1")
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
+        """The backbone with experts in the blocks from `begin` on. Raises CannotAttach where there are none."""
         backbone = with_norm(new(), self.norm)
         begin, classifier = self._where(backbone)
         for name in backbone.blocks[begin - 1 :]:
@@ -73,7 +74,12 @@ class CondConv(Method):
     def _mix(self, backbone: Backbone, name: str) -> None:
         part = backbone.part(name)
         router = Router(_channels(part), self.experts, self.routing == "softmax", self.temperature)
-        backbone.swap(name, Mixed(part, router, self.experts, self.mode))
+        backbone.swap(name, Mixed(part, router, self.experts, self.mode, leave=_is_attention))
+
+
+def _is_attention(module: nn.Module) -> bool:
+    """Squeeze-and-excitation, by the names it goes by: it has no experts in the paper's networks."""
+    return type(module).__name__ in {"SqueezeExcitation", "SqueezeExcite", "SEModule"}
 
 
 def _channels(part: nn.Module) -> int:

@@ -24,4 +24,5 @@ class Static(Method):
     norm: Literal["batch", "group"] = option("batch", "normalisation layers")
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
+        """The backbone as it is, or with the other normalisation."""
         return with_norm(new(), self.norm)
