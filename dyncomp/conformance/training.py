@@ -1,0 +1,66 @@
+"""The check of a method's stages: what is said to learn gets a gradient, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import torch
+
+from dyncomp.conformance.case import Case, NotConforming
+from dyncomp.core import Net, Stage
+from dyncomp.core.tuner import in_turn
+
+BATCHES = 3
+"""How many batches a parameter has to show a gradient that is not zero throughout."""
+
+
+def stages_train_what_they_claim(case: Case) -> None:
+    """In each stage every parameter that it claims gets a finite gradient that is not zero throughout, others none.
+
+    Every pattern of a stage names some parameter; the stages' shares add up to 1.
+    """
+    stages = case.method.stages()
+    total = sum(stage.share for stage in stages)
+    if abs(total - 1) > 1e-9:
+        raise NotConforming(f"the stages' shares add up to {total}, not to 1")
+    for stage in stages:
+        _check_stage(case, stage)
+
+
+def _check_stage(case: Case, stage: Stage) -> None:
+    net = case.fresh().train()
+    net.tape.sampling = stage.sampling
+    names = [name for name, _ in net.named_parameters()]
+    for pattern in stage.learns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise NotConforming(f"stage {stage.name}: no parameter is called {pattern}")
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(stage.trains(name))
+    silent = {name for name in names if stage.trains(name)}
+    for batch in range(BATCHES):
+        if silent:
+            _backward(case, net, stage, batch)
+            silent -= _moved(net, stage, silent)
+    if silent:
+        raise NotConforming(f"stage {stage.name}: the gradient of {min(silent)} is zero throughout")
+
+
+def _backward(case: Case, net: Net, stage: Stage, batch: int) -> None:
+    torch.manual_seed(batch)
+    net.zero_grad(set_to_none=True)
+    with in_turn():
+        output = net(case.images(seed=batch))
+    loss = stage.loss(output, case.labels(), 1.0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in net.named_parameters():
+        gradient = parameter.grad
+        if stage.trains(name) and (gradient is None or not bool(gradient.isfinite().all())):
+            raise NotConforming(f"stage {stage.name}: {name} gets no finite gradient")
+        if not stage.trains(name) and gradient is not None:
+            raise NotConforming(f"stage {stage.name}: {name} gets a gradient but is not claimed")
+
+
+def _moved(net: Net, stage: Stage, names: Iterable[str]) -> set[str]:
+    gradients = ((name, net.get_parameter(name).grad) for name in names)
+    return {name for name, gradient in gradients if gradient is not None and bool(gradient.any())}
