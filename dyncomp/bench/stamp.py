@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601 to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """The time in UTC, ISO 8601 to the millisecond: records are ordered by it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @cache

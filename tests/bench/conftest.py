@@ -1,0 +1,27 @@
+"""Jobs in a test take no time for timing, and leave no method behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from dyncomp.bench import timing
+from dyncomp.registry import BACKBONES, DATASETS, METHODS
+
+
+@pytest.fixture(autouse=True)
+def _no_traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(timing, "SECONDS", 0.0)
+    monkeypatch.setattr(timing, "SECONDS_QUICK", 0.0)
+    with ExitStack() as stack:
+        for registry in (METHODS, BACKBONES, DATASETS):
+            stack.enter_context(registry.temporary())
+        yield
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots take seconds, and are another test's matter."""
+    monkeypatch.setattr("dyncomp.report.write_report", lambda store: [])

@@ -1,0 +1,227 @@
+"""The plan: which cells there are, in which order, under which keys, and what stops it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dyncomp import include_path
+from dyncomp.bench import Config, plan
+from dyncomp.bench.plan import Cell, find_device, make_plan
+from dyncomp.errors import CannotAttach, DeviceNotAvailable, DyncompError
+from dyncomp.spec import spec_of
+from dyncomp.store import cell_key
+from tests.jobs import PLAIN, config, plugin
+
+
+def cells_of(methods: str = "static", **more: Any) -> list[Cell]:
+    return make_plan(config("unused", methods, **more)).cells
+
+
+def specs(methods: str, **more: Any) -> list[str]:
+    return [spec_of(cell.method) for cell in cells_of(methods, **more)]
+
+
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [
+        ("static", ["static"]),
+        ("condconv", ["static", "condconv"]),
+        ("condconv,static", ["static", "condconv"]),
+        ("static,condconv,static", ["static", "condconv"]),
+        ("condconv,condconv", ["static", "condconv"]),
+        ("condconv(experts=8),condconv", ["static", "condconv"]),  # 8 is the default
+        ('static(norm="batch"),condconv', ["static", "condconv"]),
+        ('static(norm="group")', ["static", "static(norm='group')"]),
+        ("skipnet(target=[0.3, 0.6])", ["static", "skipnet(target=0.3)", "skipnet(target=0.6)"]),
+        (
+            "condconv(experts=[2, 3], begin=[1, 2])",
+            ["static", *[f"condconv(experts={k}, begin={b})" for k in (2, 3) for b in (1, 2)]],
+        ),
+    ],
+)
+def test_static_comes_first_and_once_and_lists_sweep(methods: str, expected: list[str]) -> None:
+    assert [text.replace('"', "'") for text in specs(methods)] == expected
+
+
+def test_all_means_every_method() -> None:
+    found = specs("all")
+    assert found[0] == "static"
+    assert {"static", "condconv", "skipnet"} <= set(found)
+    assert len(set(found)) == len(found)
+
+
+def test_groups_are_data_set_by_backbone_by_seed() -> None:
+    found = make_plan(
+        config("unused", "condconv", backbone="cifar_resnet8,cifar_resnet14,cifar-resnet8", seeds="0,1")
+    ).groups
+    heads = [(spec_of(g[0].group.backbone), g[0].group.seed) for g in found]
+    assert heads == [(name, seed) for name in ("cifar_resnet8", "cifar_resnet14") for seed in (0, 1)]
+    assert all([spec_of(cell.method) for cell in group] == ["static", "condconv"] for group in found)
+    assert [cell.is_reference for group in found for cell in group] == [True, False] * 4
+    assert len({cell.key for group in found for cell in group}) == 8
+
+
+def test_data_are_loaded_once_for_all_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    monkeypatch.setattr(plan, "load", lambda dataset, folder, seed: loaded.append(seed) or REAL(dataset, folder, seed))
+    cells_of(backbone="cifar_resnet8,cifar_resnet14", seeds="0,1")
+    assert loaded == [0, 1]
+
+
+REAL = plan.load
+
+
+def test_backbone_and_epochs_are_the_data_sets_own() -> None:
+    (cell,) = make_plan(Config(methods="static")).cells
+    dataset = cell.group.dataset
+    assert spec_of(cell.group.backbone) == dataset.default_backbone
+    assert cell.group.recipe.epochs == dataset.quick_epochs
+    (longer,) = make_plan(Config(methods="static", budget="standard")).cells
+    assert longer.group.recipe.epochs == dataset.standard_epochs
+
+
+def key(methods: str = "condconv(experts=4, begin=2)", **more: Any) -> str:
+    return cells_of(methods, **more)[-1].key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"methods": "condconv(begin=2, experts=4)"},
+        {"methods": "condconv( experts = 4,begin=2 )"},
+        {"methods": "skipnet,condconv(experts=4, begin=2)"},
+        {"methods": 'condconv(experts=4, begin=2, routing="sigmoid")'},  # a default, spelled out
+        {"batch_sizes": "1,2,3"},
+        {"data_dir": "."},
+        {"force": True},
+        {"budget": 0.20},
+        {"device": "auto" if not torch.cuda.is_available() else "cpu"},
+        {"backbone": "cifar-resnet8"},
+        {"backbone": "cifar_resnet14,cifar_resnet8"},
+        {"seeds": "1,0"},
+    ],
+)
+def test_key_stays_when_nothing_that_matters_changes(change: dict[str, Any]) -> None:
+    assert key(**change) == key()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"methods": "condconv(experts=5, begin=2)"},
+        {"methods": "condconv(experts=4)"},
+        {"methods": "skipnet"},
+        {"seeds": "1"},
+        {"budget": "0.3"},
+        {"backbone": "cifar_resnet14"},
+        {"backbone": 'cifar_resnet8(shortcut="pad")'},
+        {"dataset": "digits(size=16)"},
+    ],
+)
+def test_key_changes_with_each_ingredient(change: dict[str, Any]) -> None:
+    assert key(**change) != key()
+
+
+@pytest.mark.parametrize("part", ["recipe", "device", "version", "source", "budget", "seed", "dataset"])
+def test_key_is_of_the_whole_identity_in_any_order(part: str) -> None:
+    identity = cells_of()[0].identity
+    assert cell_key(dict(reversed(identity.items()))) == cell_key(identity)
+    assert cell_key({**identity, part: "another"}) != cell_key(identity)
+
+
+def test_key_changes_with_the_methods_file(tmp_path: Path) -> None:
+    path = tmp_path / "loose.py"
+    keys, statics = [], []
+    for mark in ("first", "second", "first"):
+        plugin(path, "loose", PLAIN, mark)
+        include_path(path)
+        static, loose = cells_of("loose")
+        keys.append(loose.key)
+        statics.append(static.key)
+    assert keys[0] == keys[2] != keys[1]
+    assert len(set(statics)) == 1
+
+
+BACKBONE = """
+from dataclasses import dataclass
+from dyncomp import register_backbone
+from dyncomp.backbones.cifar_resnet import CifarResNet
+from dyncomp.core import Backbone, BackboneFamily
+
+# {mark}
+@register_backbone("mine")
+@dataclass(frozen=True)
+class Mine(BackboneFamily):
+    "A backbone of a test."
+
+    def build(self, classes, in_channels, image_size):
+        return CifarResNet(depth=8).build(classes, in_channels, image_size)
+"""
+
+
+def test_key_changes_with_the_backbones_file(tmp_path: Path) -> None:
+    keys = []
+    for mark in ("first", "second"):
+        (tmp_path / "mine.py").write_text(BACKBONE.format(mark=mark))
+        keys.append(key(backbone="mine", include_path=tmp_path / "mine.py"))
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "meta", "", "CPU "])
+def test_a_device_that_is_not_there_is_one_line(name: str) -> None:
+    with pytest.raises(DeviceNotAvailable, match="give one of: auto, cpu") as caught:
+        find_device(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_auto_is_what_the_machine_has() -> None:
+    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
+def test_cuda_without_one() -> None:
+    with pytest.raises(DeviceNotAvailable, match="'cuda' is not available on this machine"):
+        find_device("cuda")
+
+
+def test_a_method_that_finds_no_place_stops_the_plan() -> None:
+    with pytest.raises(CannotAttach, match="mobilenet_v1 has no residual block"):
+        cells_of("skipnet", backbone="mobilenet_v1")
+
+
+def test_a_methods_own_fault_does_not_stop_the_plan(tmp_path: Path) -> None:
+    broken = plugin(tmp_path / "broken.py", "broken", "def build(self, new):\n    return new().no_such_thing")
+    assert specs("broken,condconv", include_path=broken) == ["static", "broken", "condconv"]
+
+
+def test_including_twice_changes_nothing(tmp_path: Path) -> None:
+    path = plugin(tmp_path / "loose.py", "loose", PLAIN)
+    first = [cell.key for cell in cells_of("loose", include_path=[path])]
+    assert first == [cell.key for cell in cells_of("loose", include_path=[path, tmp_path])]
+
+
+def test_static_macs_are_the_plain_backbones() -> None:
+    static, condconv = cells_of("condconv")
+    net = static.group.build(static.method)
+    assert net.costs is not None
+    assert condconv.group.static_macs == net.costs.full
+
+
+@pytest.mark.parametrize("budget", ["0.001", "1000000"])
+def test_any_budget_can_be_planned(budget: str) -> None:
+    assert isinstance(cells_of(budget=budget)[0], Cell)
+
+
+def test_every_planning_error_is_ours() -> None:
+    for wrong in (
+        {"methods": "nothing"},
+        {"backbone": "nothing"},
+        {"dataset": "nothing"},
+        {"methods": "condconv(a=1)"},
+    ):
+        with pytest.raises(DyncompError):
+            cells_of(**wrong)
