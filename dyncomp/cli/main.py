@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TextIO
 
@@ -46,7 +46,7 @@ def dyncomp_main() -> None:
 def _guarded(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Run and exit: what the user can mend is one line and status 2, an interruption status 130, a warning one line."""
     with warnings.catch_warnings():
-        warnings.showwarning = _in_one_line
+        warnings.showwarning = _warnings_in_one_line()
         status = _status(app, arguments)
     sys.exit(status)
 
@@ -70,12 +70,21 @@ def _text(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _in_one_line(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    print(f"warning: {' '.join(str(message).split())}", file=file or sys.stderr)
+def _warnings_in_one_line() -> Callable[..., None]:
+    """For `warnings.showwarning`: each warning is one line, and told once."""
+    told: set[str] = set()
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        text = " ".join(str(message).split())
+        if text not in told:
+            told.add(text)
+            print(f"warning: {text}", file=file or sys.stderr)
+
+    return show

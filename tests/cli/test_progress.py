@@ -1,0 +1,120 @@
+"""Progress: plain lines where nobody watches, a live line on a terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dyncomp.bench.events import (
+    CellEnded,
+    CellStarted,
+    CellTrains,
+    Event,
+    Planned,
+    ReportStarted,
+    TimingStarted,
+)
+from dyncomp.bench.plan import Cell, make_plan
+from dyncomp.cli import progress
+from dyncomp.cli.progress import watching
+from dyncomp.train import Progress
+from tests.jobs import config
+
+PLAN = make_plan(config(Path("unused"), "skipnet(target=0.4)"))
+STATIC, SKIPNET = PLAN.cells
+OK = {
+    "status": "ok",
+    "top1": 97.5,
+    "macs": 1_230_000.0,
+    "routes": 3,
+    "train_seconds": 12.4,
+    "warnings": ["gate [bold]a is always on"],
+}
+
+
+def trains(cell: Cell, done: float, share: float = 1.0) -> CellTrains:
+    return CellTrains(cell, Progress("supervised", 3, 30, 1.25, share, done, 20.0))
+
+
+def events(record: dict[str, Any]) -> list[Event]:
+    return [
+        Planned(PLAN, 1),
+        CellStarted(SKIPNET, 1, 1),
+        trains(SKIPNET, 0.25, 0.8),
+        trains(SKIPNET, 1.0),
+        CellEnded(SKIPNET, record),
+        TimingStarted(2, 64),
+        ReportStarted(),
+    ]
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, told: Sequence[Event], terminal: bool) -> str:
+    stream = io.StringIO()
+    made = partial(Console, file=stream, force_terminal=terminal, width=100)
+    monkeypatch.setattr(progress, "Console", lambda stderr: made())
+    with watching() as tell:
+        for event in told:
+            tell(event)
+    return stream.getvalue()
+
+
+def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, events(OK), terminal=False).splitlines() == [
+        "2 cells, 1 finished before",
+        "  static on cifar_resnet8, digits, seed 0",
+        "  skipnet(target=0.4) on cifar_resnet8, digits, seed 0",
+        "[1/1] skipnet(target=0.4) on cifar_resnet8, digits, seed 0",
+        "  supervised: epoch 3/30, loss 1.250, 0 s left",  # the one before came too soon after the start
+        "  top-1 97.50 %, 1.23 M MACs per image, 3 routes, 12 s of training",
+        "  warning: gate [bold]a is always on",
+        "timing 2 networks in turns, batch size 64",
+        "writing the report",
+    ]
+
+
+def test_plain_lines_come_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 4.9, 5.0, 9.0, 10.1, 10.2])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    told = [CellStarted(STATIC, 1, 1), *(trains(STATIC, done) for done in (0.1, 0.2, 0.4, 0.5, 0.8, 1.0))]
+    lines = shown(monkeypatch, told, terminal=False).splitlines()
+    assert [line.split(", ")[-1] for line in lines[1:]] == ["30 s left", "5 s left", "0 s left"]
+
+
+def test_a_share_of_the_arithmetic_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    assert "loss 1.250, 80% of the MACs, 60 s left" in shown(monkeypatch, events(OK), terminal=False)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_failure_is_said(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = {"status": "failed", "error": "ValueError: boom [/bold]"}
+    assert "failed: ValueError: boom [/bold]" in shown(monkeypatch, events(record), terminal)
+
+
+def test_live_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch, events(OK), terminal=True)
+    assert "\x1b[" in text
+    assert "2 cells, 1 finished before" in text
+    assert "top-1 97.50 %" in text
+    assert "warning: gate [bold]a is always on" in text
+    assert text.endswith("\x1b[2K")  # the bar is taken away, what is finished stays
+
+
+def test_live_survives_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=stream, force_terminal=True, width=100))
+
+    def interrupted() -> None:
+        with watching() as tell:
+            tell(CellStarted(STATIC, 1, 1))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "\x1b[?25h" in stream.getvalue()  # the cursor is back
