@@ -23,6 +23,11 @@ class ResidualBlock(nn.Module):
         self.shortcut = shortcut
         self.activation = activation
 
+    @property
+    def in_channels(self) -> int:
+        """Channels C of the features that enter the block."""
+        return next(layer.in_channels for layer in self.body.modules() if isinstance(layer, nn.Conv2d))
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
         return self.join(self.body(x), self.shortcut(x))

@@ -39,7 +39,7 @@ class SkipNet(Method):
     all_on_is_plain: ClassVar[bool] = True
 
     gate: Literal["rnn", "ff1", "ff2"] = option("rnn", "recurrent gate, or the paper's FFGate-I or FFGate-II")
-    target: float | None = option(0.5, "multiply-adds as a share of the plain backbone's; None: alpha decides", gt=0.0, le=1.0)
+    target: float | None = option(0.6, "multiply-adds as a share of the plain backbone's; None: alpha decides", gt=0.0, le=1.0)
     alpha: float = option(0.1, "reward for skipping all gated blocks (target=None)", ge=0.0)
     rl_weight: float = option(0.01, "weight of the policy gradient in stage 2", ge=0.0)
     budget_weight: float = option(10.0, "weight of the budget loss", ge=0.0)
@@ -58,7 +58,7 @@ class SkipNet(Method):
         for name in names:
             block = backbone.part(name)
             assert isinstance(block, ResidualBlock)
-            backbone.swap(name, Gated(block, gate(_channels(block))))
+            backbone.swap(name, Gated(block, gate(block.in_channels)))
         return backbone
 
     def _gates(self) -> Callable[[int], nn.Module]:
@@ -114,7 +114,3 @@ def _variety(output: Output) -> Tensor:
     margin = 0.5 / len(output.logits)  # a rate of 0 or 1 keeps a finite gradient, which is what opens a dead gate
     rates = rates * (1 - 2 * margin) + margin
     return -(rates * rates.log() + (1 - rates) * (1 - rates).log()).mean()
-
-
-def _channels(block: ResidualBlock) -> int:
-    return next(m.in_channels for m in block.body.modules() if isinstance(m, nn.Conv2d))

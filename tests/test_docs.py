@@ -1,0 +1,67 @@
+"""The documents say what is true: their code runs, their commands are those of CI."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dyncomp.bench import benchmark
+from dyncomp.conformance import CHECKS, Case
+from dyncomp.errors import InvalidValue
+from dyncomp.registry import METHODS, include_path
+
+ROOT = Path(__file__).parents[1]
+TUTORIAL = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def linear_gate(tmp_path: Path) -> Path:
+    """The tutorial's method, saved as the tutorial says."""
+    (code,) = re.findall(r"```python\n(.*?)```", TUTORIAL, re.DOTALL)
+    path = tmp_path / "linear_gate.py"
+    path.write_text(code, encoding="utf-8")
+    return path
+
+
+def test_the_tutorials_method_is_one_short_file(linear_gate: Path) -> None:
+    assert len(linear_gate.read_text(encoding="utf-8").splitlines()) < 60
+
+
+def test_the_tutorials_method_conforms(linear_gate: Path) -> None:
+    with METHODS.temporary():
+        include_path(linear_gate)
+        case = Case(METHODS.create("linear_gate(share=0.5)"), "cifar_resnet8")
+        for check in CHECKS.values():
+            check(case)
+        with pytest.raises(InvalidValue, match="share=2"):
+            METHODS.create("linear_gate(share=2)")
+
+
+def test_the_tutorials_method_gets_its_row_in_the_report(linear_gate: Path, tmp_path: Path) -> None:
+    with METHODS.temporary():
+        table = benchmark(
+            "linear_gate(share=[0.5,0.7])",
+            backbone="cifar_resnet8",
+            budget="1",
+            batch_sizes=(8,),
+            include_path=(str(linear_gate),),
+            output=str(tmp_path / "out"),
+        )
+    assert list(table["spec"]) == ["static", "linear_gate(share=0.5)", "linear_gate(share=0.7)"]
+    assert set(table["status"]) == {"ok"}
+    assert "linear_gate" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    (command,) = re.findall(r"^python3 -m venv .*pytest.*$", README, re.MULTILINE)
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("document", [README, TUTORIAL], ids=["README", "tutorial"])
+def test_files_that_a_document_names_exist(document: str) -> None:
+    named = re.findall(r"\]\(([^)#:]+)\)", document) + re.findall(r"`((?:dyncomp|tests|docs|reports)/[\w./-]+)`", document)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
