@@ -8,12 +8,13 @@ is listed in `uncounted`, never passed over in silence.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import ChainMap, Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -28,24 +29,40 @@ _FREE = frozenset(
     _thnn_fused_lstm_cell _to_copy _unique2 _unsafe_view adaptive_max_pool2d all amax amin aminmax any arange
     argmax argmin avg_pool2d batch_norm bernoulli bincount cat clone col2im constant_pad_nd contiguous copy
     count_nonzero cudnn_batch_norm cumsum detach device dim dropout embedding empty empty_like empty_strided equal
-    expand_copy eye fill flip full full_like gather im2col index index_add index_copy index_fill index_put
-    index_select is_contiguous is_nonzero item layout lerp lift_fresh linalg_vector_norm linspace logsumexp
-    masked_fill masked_scatter masked_select max max_pool2d_with_indices mean min miopen_batch_norm
-    native_batch_norm native_dropout native_group_norm native_layer_norm new_empty new_empty_strided new_full
-    new_ones new_zeros nonzero norm normal one_hot ones ones_like pixel_shuffle pixel_unshuffle prod rand
-    rand_like randint randn randn_like randperm reflection_pad2d repeat repeat_interleave resize roll
-    scalar_tensor scatter scatter_add select_scatter set slice_scatter sort split split_with_sizes_copy stack std
-    std_mean sum sym_is_contiguous sym_numel sym_size sym_stride topk tril triu uniform unique_consecutive
-    unsafe_chunk unsafe_split upsample_bilinear2d upsample_nearest2d var var_mean where zero zeros zeros_like
+    expand_copy eye fill flip full full_like gather glu hardswish im2col index index_add index_copy index_fill
+    index_put index_select is_contiguous is_nonzero item layout lerp lift_fresh linalg_vector_norm linspace
+    log_sigmoid_forward logsumexp masked_fill masked_scatter masked_select max max_pool2d_with_indices mean min
+    miopen_batch_norm native_batch_norm native_dropout native_group_norm native_layer_norm new_empty
+    new_empty_strided new_full new_ones new_zeros nonzero norm normal one_hot ones ones_like pixel_shuffle
+    pixel_unshuffle prod rand rand_like randint randn randn_like randperm reflection_pad2d repeat
+    repeat_interleave resize roll scalar_tensor scatter scatter_add select_scatter set slice_scatter sort split
+    split_with_sizes_copy stack std std_mean sum sym_is_contiguous sym_numel sym_size sym_stride topk tril triu
+    uniform unique_consecutive unsafe_chunk unsafe_split upsample_bilinear2d upsample_nearest2d var var_mean where
+    zero zeros zeros_like
     """.split()  # noqa: SIM905 (a list of a hundred strings would fill the page)
 )
+
+
+def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    """Two products per head: (Q, D) x (D, K) and (Q, K) x (K, D'); all of (B, heads, length, width)."""
+    images, heads, queries, width = query.shape
+    return 2 * images * heads * queries * key.shape[2] * (width + value.shape[3])
+
+
+_FORMULAS: Mapping[Any, Callable[..., int]] = ChainMap(
+    {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}, flop_registry
+)
+"""FLOPs of an operator's call; torch's own list leaves out attention on CPUs."""
 
 
 def is_free(operator: torch._ops.OpOverload) -> bool:
     """Whether an operator costs no multiply-add by convention: element-wise, a view, or one of the known free ones."""
     if torch.Tag.pointwise in operator.tags or operator.is_view:
         return True
-    name = operator._schema.name.split("::")[-1].removesuffix("_")  # in place is as free as out of place
+    namespace, _, name = operator._schema.name.partition("::")
+    if namespace != "aten":  # what someone else calls `gather` may do anything
+        return False
+    name = name.removesuffix("_")  # in place is as free as out of place
     return name in _FREE or _is_view(name)
 
 
@@ -87,13 +104,13 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         packet = func._overloadpacket
-        if packet not in flop_registry and not is_free(func):
+        if packet not in _FORMULAS and not is_free(func):
             with self:  # a composite operator counts as the operators it is made of
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
         output = func(*args, **kwargs)
-        self._add(func, flop_registry.get(packet), args, kwargs, output)
+        self._add(func, _FORMULAS.get(packet), args, kwargs, output)
         return output
 
     def _add(

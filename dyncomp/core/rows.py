@@ -20,4 +20,4 @@ def take(x: Tensor, rows: Tensor) -> Tensor:
 
 def put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     """A copy of x (B, ...) in which the images at `rows` are replaced by `values`, in x's own layout."""
-    return x.index_copy(0, rows, values.to(x.dtype))
+    return x.clone().index_copy_(0, rows, values.to(x.dtype))  # index_copy by itself would return NCHW

@@ -1,0 +1,139 @@
+"""The counter: formulas spelled out, scopes, composite operators, and operators that it cannot price."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dyncomp.core.counter import MacCounter, is_free
+
+
+def counted(run: Callable[[], object]) -> MacCounter:
+    with MacCounter() as counter:
+        run()
+    return counter
+
+
+def ones(*shape: int) -> Tensor:
+    return torch.ones(shape)
+
+
+def conv(images: int, groups: int, kernel: int, stride: int) -> Callable[[], Tensor]:
+    weight = ones(12, 8 // groups, kernel, kernel)
+    return lambda: F.conv2d(ones(images, 8, 9, 9), weight, ones(12), stride, kernel // 2, 1, groups)
+
+
+PRICED: list[tuple[str, Callable[[], object], int]] = [
+    ("conv 3x3", conv(2, 1, 3, 1), 2 * 12 * 8 * 9 * 9 * 9),
+    ("conv strided", conv(1, 1, 3, 2), 12 * 8 * 9 * 5 * 5),
+    ("conv grouped", conv(1, 4, 3, 1), 12 * (8 // 4) * 9 * 9 * 9),
+    ("conv 1x1", conv(3, 1, 1, 1), 3 * 12 * 8 * 9 * 9),
+    ("conv 1d", lambda: F.conv1d(ones(2, 3, 10), ones(4, 3, 5)), 2 * 4 * 3 * 5 * 6),
+    ("conv transposed", lambda: F.conv_transpose2d(ones(1, 3, 4, 4), ones(3, 5, 2, 2), stride=2), 3 * 5 * 4 * 4 * 4),
+    ("linear", lambda: F.linear(ones(5, 7), ones(3, 7), ones(3)), 5 * 7 * 3),
+    ("linear without bias", lambda: F.linear(ones(5, 7), ones(3, 7)), 5 * 7 * 3),
+    ("linear on sequences", lambda: F.linear(ones(2, 5, 7), ones(3, 7), ones(3)), 2 * 5 * 7 * 3),
+    ("bmm", lambda: torch.bmm(ones(4, 2, 3), ones(4, 3, 5)), 4 * 2 * 3 * 5),
+    ("baddbmm", lambda: torch.baddbmm(ones(4, 2, 5), ones(4, 2, 3), ones(4, 3, 5)), 4 * 2 * 3 * 5),
+    ("matmul", lambda: ones(4, 2, 3) @ ones(3, 5), 4 * 2 * 3 * 5),
+    ("einsum", lambda: torch.einsum("bk,kop->bop", ones(4, 3), ones(3, 5, 6)), 4 * 3 * 5 * 6),
+    (
+        "attention",
+        lambda: F.scaled_dot_product_attention(ones(2, 3, 4, 8), ones(2, 3, 5, 8), ones(2, 3, 5, 8)),
+        2 * (2 * 3 * 4 * 5 * 8),
+    ),
+    ("lstm cell", lambda: torch.nn.LSTMCell(4, 6)(ones(2, 4)), 2 * (4 * 6 * 4 + 4 * 6 * 6)),
+]
+MODES = {"grad": torch.enable_grad, "no_grad": torch.no_grad, "inference": torch.inference_mode}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("name", "run", "macs"), PRICED, ids=[name for name, _, _ in PRICED])
+def test_formulas(name: str, run: Callable[[], object], macs: int, mode: str) -> None:
+    with MODES[mode]():
+        counter = counted(run)
+    assert counter.total == macs == counter.by_operator.total()
+    assert not counter.uncounted
+
+
+FREE: list[Callable[[], object]] = [
+    lambda: F.batch_norm(ones(2, 3, 4, 4), ones(3), ones(3), training=True),
+    lambda: F.group_norm(ones(2, 4, 3, 3), 2),
+    lambda: F.layer_norm(ones(2, 4), (4,)),
+    lambda: F.silu(F.hardswish(F.gelu(F.relu6(ones(2, 2))))),
+    lambda: F.adaptive_avg_pool2d(F.max_pool2d(ones(1, 1, 4, 4), 2, ceil_mode=True), 1),
+    lambda: F.pad(F.interpolate(ones(1, 1, 4, 4), scale_factor=2.0), (1, 1, 1, 1)),
+    lambda: ones(4, 4).t_().unsqueeze_(0).transpose_(1, 2).squeeze_(0).as_strided_((2, 2), (1, 2)),
+    lambda: ones(4).index_copy_(0, torch.tensor([1]), ones(1)).softmax(0).topk(2),
+    lambda: torch.cat([torch.stack([ones(3), ones(3)]).flatten(), torch.randn(2), torch.bernoulli(ones(3))]).sort(),
+    lambda: F.dropout(ones(8), 0.5, training=True).std().item(),
+    lambda: torch.linalg.vector_norm(F.embedding(torch.tensor([0]), ones(2, 3))),
+]
+
+
+@pytest.mark.parametrize("run", FREE)
+def test_what_multiplies_no_matrix_is_free_and_not_a_worry(run: Callable[[], object]) -> None:
+    counter = counted(run)
+    assert counter.total == 0
+    assert not counter.uncounted
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        (lambda: torch.fft.fft2(ones(4, 4)), "aten._fft_c2c"),
+        (lambda: torch.cdist(ones(30, 4), ones(30, 4)), "aten._euclidean_dist"),
+        (lambda: torch.linalg.inv(torch.eye(3)), "aten.linalg_inv_ex"),
+    ],
+)
+def test_an_operator_without_a_known_cost_is_named(run: Callable[[], object], name: str) -> None:
+    with torch.no_grad():
+        counter = counted(run)
+    assert counter.uncounted[name] >= 1
+
+
+def test_someones_own_operator_is_named() -> None:
+    @torch.library.custom_op("dyncomp_tests::gather", mutates_args=())
+    def twice(x: Tensor) -> Tensor:
+        return x * 2
+
+    counter = counted(lambda: [twice(ones(2)), twice(ones(2))])
+    assert counter.uncounted == {"dyncomp_tests.gather": 2}
+    assert counter.total == 0
+
+
+def test_scopes_nest_and_the_innermost_pays() -> None:
+    def multiply(times: int) -> None:
+        for _ in range(times):
+            torch.mm(ones(1, 1), ones(1, 1))
+
+    with MacCounter() as counter:
+        multiply(1)
+        with counter.scope("outer", 0):
+            multiply(2)
+            with counter.scope("inner", None):
+                multiply(4)
+            multiply(8)
+        multiply(16)
+    assert counter.by_scope == {None: 17, ("outer", 0): 10, ("inner", None): 4}
+    assert counter.total == 31
+
+
+def test_a_scope_ends_when_its_inside_fails() -> None:
+    with MacCounter() as counter:
+        with pytest.raises(ZeroDivisionError), counter.scope("site", 0):
+            _ = 1 // 0
+        torch.mm(ones(1, 2), ones(2, 1))
+    assert counter.by_scope == {None: 2}
+
+
+def test_in_place_forms_are_as_free_as_the_others_but_products_are_not() -> None:
+    aten = torch.ops.aten
+    assert is_free(aten.as_strided_.default)
+    assert is_free(aten.index_fill_.int_Scalar)
+    assert not is_free(aten.mm.default)
+    assert not is_free(aten.addmm_.default)
