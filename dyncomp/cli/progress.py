@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from dyncomp.bench.events import (
     CellEnded,
@@ -19,8 +20,10 @@ from dyncomp.bench.events import (
     ReportStarted,
     TimingStarted,
 )
+from dyncomp.spec import spec_of
 
 PLAIN_EVERY_S = 5.0
+NAME_WIDTH, BAR_WIDTH = 28, 10  # so that the time left can be read on 80 columns
 
 
 @contextmanager
@@ -30,7 +33,9 @@ def watching() -> Iterator[Listener]:
     if not console.is_terminal:
         yield Plain(console).tell
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"))
+    name = TextColumn("{task.description}", markup=False, table_column=Column(max_width=NAME_WIDTH, no_wrap=True))
+    detail = TextColumn("{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True))
+    columns = (name, BarColumn(bar_width=BAR_WIDTH), detail)
     with Progress(*columns, console=console, transient=True) as progress:
         yield Live(console, progress).tell
 
@@ -64,12 +69,15 @@ class Live:
     def tell(self, event: Event) -> None:
         """Move the bar, or print above it."""
         if isinstance(event, CellTrains):
-            detail = _training(event)
+            detail = f"{_left(event)}, {_training(event)}"
             self.progress.update(self.task, completed=event.progress.done, detail=detail)
+        elif isinstance(event, CellStarted):
+            name = f"[{event.number}/{event.total}] {spec_of(event.cell.method)}"
+            self.progress.update(self.task, description=name, completed=0.0, detail="")
         elif isinstance(event, CellEnded | Planned):
             self.console.print(in_words(event), markup=False, highlight=False)
         else:
-            self.progress.update(self.task, description=in_words(event), completed=0.0, detail="")
+            self.progress.update(self.task, description="", completed=0.0, detail=in_words(event))
 
 
 def in_words(event: Event) -> str:
@@ -82,7 +90,7 @@ def in_words(event: Event) -> str:
         case CellStarted(cell, number, total):
             return f"[{number}/{total}] {cell}"
         case CellTrains():
-            return "  " + _training(event)
+            return f"  {_training(event)}, {_left(event)}"
         case CellEnded(_, record):
             return "  " + _ended(record)
         case TimingStarted(networks, batch_size):
@@ -93,9 +101,13 @@ def in_words(event: Event) -> str:
 
 def _training(event: CellTrains) -> str:
     p = event.progress
-    left = p.seconds * (1 - p.done) / p.done
     share = "" if abs(p.share - 1) < 1e-9 else f", {p.share:.0%} of the MACs"
-    return f"{p.stage}: epoch {p.epoch}/{p.epochs}, loss {p.loss:.3f}{share}, {left:.0f} s left"
+    return f"{p.stage}: epoch {p.epoch}/{p.epochs}, loss {p.loss:.3f}{share}"
+
+
+def _left(event: CellTrains) -> str:
+    p = event.progress
+    return f"{p.seconds * (1 - p.done) / p.done:.0f} s left"
 
 
 def _ended(record: dict[str, object]) -> str:

@@ -54,9 +54,9 @@ def events(record: dict[str, Any]) -> list[Event]:
     ]
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, told: Sequence[Event], terminal: bool) -> str:
+def shown(monkeypatch: pytest.MonkeyPatch, told: Sequence[Event], terminal: bool, width: int = 100) -> str:
     stream = io.StringIO()
-    made = partial(Console, file=stream, force_terminal=terminal, width=100)
+    made = partial(Console, file=stream, force_terminal=terminal, width=width)
     monkeypatch.setattr(progress, "Console", lambda stderr: made())
     with watching() as tell:
         for event in told:
@@ -104,6 +104,14 @@ def test_live_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "top-1 97.50 %" in text
     assert "warning: gate [bold]a is always on" in text
     assert text.endswith("\x1b[2K")  # the bar is taken away, what is finished stays
+
+
+def test_live_shows_the_time_left_on_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = make_plan(config(Path("unused"), "condconv(experts=[3], begin=2, temperature=2.5)")).cells[-1]
+    for cell in (SKIPNET, long):
+        text = shown(monkeypatch, [CellStarted(cell, 1, 2), trains(cell, 0.25, 0.8)], terminal=True, width=80)
+        last = text.split("[1/2]")[-1].split("\x1b[?25h")[0]
+        assert "60 s left, supervised: epoch 3/30" in last
 
 
 def test_live_survives_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
