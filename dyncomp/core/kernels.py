@@ -65,10 +65,10 @@ def looped(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) 
 
 def multiplied(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """Batched matrix products; for ungrouped 1x1 kernels without padding."""
-    x = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
-    images, channels, height, width = x.shape
+    seen = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
+    images, channels, height, width = seen.shape
     matrices = kernels.flatten(1).view(images, -1, channels)  # (B, O, C)
-    pixels = x.permute(0, 2, 3, 1).reshape(images, height * width, channels)  # (B, H*W, C)
+    pixels = seen.permute(0, 2, 3, 1).reshape(images, height * width, channels)  # (B, H*W, C)
     if bias is None:
         y = torch.bmm(pixels, matrices.transpose(1, 2))  # (B, H*W, O)
     else:
