@@ -36,7 +36,7 @@ def specs(methods: str, **more: Any) -> list[str]:
         ("condconv(experts=8),condconv", ["static", "condconv"]),  # 8 is the default
         ('static(norm="batch"),condconv', ["static", "condconv"]),
         ('static(norm="group")', ["static", "static(norm='group')"]),
-        ("skipnet(target=[0.3, 0.6])", ["static", "skipnet(target=0.3)", "skipnet(target=0.6)"]),
+        ("skipnet(target=[0.31, 0.62])", ["static", "skipnet(target=0.31)", "skipnet(target=0.62)"]),
         (
             "condconv(experts=[2, 3], begin=[1, 2])",
             ["static", *[f"condconv(experts={k}, begin={b})" for k in (2, 3) for b in (1, 2)]],

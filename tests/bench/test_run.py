@@ -141,8 +141,8 @@ def test_finished_cells_are_not_run_again(copied: Path, job: Listening) -> None:
 
 @pytest.mark.usefixtures("no_report")
 def test_a_new_method_is_run_alone_and_timed_with_the_others(copied: Path, job: Listening) -> None:
-    job.run(config(copied, f"{METHODS},skipnet(target=0.3)", batch_sizes="4"))
-    assert job.trained == ["skipnet(target=0.3)"]
+    job.run(config(copied, f"{METHODS},skipnet(target=0.31)", batch_sizes="4"))
+    assert job.trained == ["skipnet(target=0.31)"]
     assert job.timed == [(4, 4)]
 
 
@@ -179,7 +179,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, finished: Path, job: Listening) 
     assert job.run(config(tmp_path / "new", METHODS, dry_run=True)) is None
     assert list(tmp_path.iterdir()) == []
     before = files(finished)
-    assert job.run(config(finished, f"{METHODS},skipnet(target=0.3)", dry_run=True)) is None
+    assert job.run(config(finished, f"{METHODS},skipnet(target=0.31)", dry_run=True)) is None
     assert files(finished) == before
     (planned,) = job.events
     assert (len(planned.plan.cells), planned.finished) == (4, 3)  # type: ignore[union-attr]

@@ -26,7 +26,7 @@ from dyncomp.cli.progress import watching
 from dyncomp.train import Progress
 from tests.jobs import config
 
-PLAN = make_plan(config(Path("unused"), "skipnet(target=0.4)"))
+PLAN = make_plan(config(Path("unused"), "skipnet(target=0.41)"))
 STATIC, SKIPNET = PLAN.cells
 OK = {
     "status": "ok",
@@ -68,8 +68,8 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(monkeypatch, events(OK), terminal=False).splitlines() == [
         "2 cells, 1 finished before",
         "  static on cifar_resnet8, digits, seed 0",
-        "  skipnet(target=0.4) on cifar_resnet8, digits, seed 0",
-        "[1/1] skipnet(target=0.4) on cifar_resnet8, digits, seed 0",
+        "  skipnet(target=0.41) on cifar_resnet8, digits, seed 0",
+        "[1/1] skipnet(target=0.41) on cifar_resnet8, digits, seed 0",
         "  supervised: epoch 3/30, loss 1.250, 0 s left",  # the one before came too soon after the start
         "  top-1 97.50 %, 1.23 M MACs per image, 3 routes, 12 s of training",
         "  warning: gate [bold]a is always on",
