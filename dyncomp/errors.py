@@ -11,7 +11,8 @@ DyncompError
 ├── OutputError        an output folder that is not ours, or cannot be written
 └── DeviceNotAvailable a device that this machine does not have
 
-Every message is one line: what was given, what is allowed, what to do. The command line prints it and exits with status 2.
+Every message is one line: what was given, what is allowed, what to do. The command line prints it
+and exits with status 2.
 """
 
 from __future__ import annotations

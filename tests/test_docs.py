@@ -62,6 +62,8 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 @pytest.mark.parametrize("document", [README, TUTORIAL], ids=["README", "tutorial"])
 def test_files_that_a_document_names_exist(document: str) -> None:
-    named = re.findall(r"\]\(([^)#:]+)\)", document) + re.findall(r"`((?:dyncomp|tests|docs|reports)/[\w./-]+)`", document)
+    named = re.findall(r"\]\(([^)#:]+)\)", document) + re.findall(
+        r"`((?:dyncomp|tests|docs|reports)/[\w./-]+)`", document
+    )
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []

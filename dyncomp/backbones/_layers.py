@@ -7,9 +7,7 @@ from collections import OrderedDict
 from torch import nn
 
 
-def convolution(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
-) -> nn.Conv2d:
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """Without bias, as a normalisation follows; the output side is ceil(input side / stride)."""
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
 
@@ -25,9 +23,7 @@ def stem(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-def classify(
-    stem: nn.Module, trunk: tuple[str, nn.Module], channels: int, classes: int
-) -> nn.Module:
+def classify(stem: nn.Module, trunk: tuple[str, nn.Module], channels: int, classes: int) -> nn.Module:
     """Stem, the trunk under its name, global average pooling, one linear layer; He's weights."""
     model = nn.Sequential(
         OrderedDict(

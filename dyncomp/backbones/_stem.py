@@ -7,9 +7,7 @@ from typing import Literal
 from torch import nn
 
 
-def stem_convolution(
-    conv: nn.Conv2d, in_channels: int, stem: Literal["imagenet", "cifar"]
-) -> nn.Conv2d:
+def stem_convolution(conv: nn.Conv2d, in_channels: int, stem: Literal["imagenet", "cifar"]) -> nn.Conv2d:
     """`conv` where it fits, else a fresh one: for `in_channels`; 3x3, stride 1 if "cifar"."""
     if stem == "imagenet" and in_channels == conv.in_channels:
         return conv

@@ -47,9 +47,7 @@ def read_state(file: str, name: str) -> dict[str, Tensor]:
     """The tensors of a file by name; InvalidValue if it is no file, unreadable or anything else."""
     path = Path(file).expanduser()
     if not path.is_file():
-        raise InvalidValue(
-            f"{name}: weights={file!r} is no file; give the path of a .pth or .safetensors file"
-        )
+        raise InvalidValue(f"{name}: weights={file!r} is no file; give the path of a .pth or .safetensors file")
     try:
         state: Any = (
             load_file(path)
@@ -65,8 +63,7 @@ def read_state(file: str, name: str) -> dict[str, Tensor]:
 
 def unreadable(file: str, name: str, why: str) -> InvalidValue:
     return InvalidValue(
-        f"{name}: {file} is no checkpoint ({why}); "
-        "give a state_dict saved by torch.save or as .safetensors"
+        f"{name}: {file} is no checkpoint ({why}); give a state_dict saved by torch.save or as .safetensors"
     )
 
 

@@ -31,17 +31,14 @@ class CifarResNet(BackboneFamily):
 
     depth: int = option(14, "layers, 6n+2: 8, 14, 20, 26, 32, 38, ...", ge=8)
     width: float = option(1.0, "factor on the 16, 32 and 64 channels of the stages", gt=0.0)
-    shortcut: Shortcut = option(
-        "conv", "where the shape changes: 1x1 convolution (He's option B) or zero padding (A)"
-    )
+    shortcut: Shortcut = option("conv", "where the shape changes: 1x1 convolution (He's option B) or zero padding (A)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        blocks_per_stage(
-            self.depth
-        )  # a wrong depth fails with the spec, not in the middle of a run
+        blocks_per_stage(self.depth)  # a wrong depth fails with the spec, not in the middle of a run
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
+        """See `BackboneFamily.build`."""
         blocks = blocks_per_stage(self.depth)
         widths = [max(1, round(16 * self.width)) * factor for factor in (1, 2, 4)]
         stages = nn.Sequential(
@@ -60,8 +57,7 @@ def blocks_per_stage(depth: int) -> int:
     if left or blocks < 1:
         below = 6 * max(1, blocks) + 2
         raise InvalidValue(
-            f"cifar_resnet{depth}: the depth must be 6n+2; "
-            f"give cifar_resnet{below} or cifar_resnet{below + 6}"
+            f"cifar_resnet{depth}: the depth must be 6n+2; give cifar_resnet{below} or cifar_resnet{below + 6}"
         )
     return blocks
 
@@ -101,9 +97,7 @@ def shortcut_of(inputs: int, outputs: int, stride: int, kind: Shortcut) -> nn.Mo
         return nn.Identity()
     if kind == "pad":
         return PadShortcut(stride, outputs - inputs)
-    return nn.Sequential(
-        OrderedDict(conv=convolution(inputs, outputs, 1, stride), bn=nn.BatchNorm2d(outputs))
-    )
+    return nn.Sequential(OrderedDict(conv=convolution(inputs, outputs, 1, stride), bn=nn.BatchNorm2d(outputs)))
 
 
 class PadShortcut(nn.Module):
@@ -118,5 +112,6 @@ class PadShortcut(nn.Module):
         self.extra = extra
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C + extra, H / stride, W / stride)."""
         x = x[:, :, :: self.stride, :: self.stride]
         return functional.pad(x, (0, 0, 0, 0, 0, self.extra))

@@ -34,6 +34,7 @@ class EfficientNetB0(BackboneFamily):
     weights: str | None = option(None, "file with a state_dict of torchvision's network")
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
+        """See `BackboneFamily.build`."""
         from torchvision.models import efficientnet_b0  # slow to import: not needed to be listed
 
         model = efficientnet_b0(weights=None, num_classes=classes)

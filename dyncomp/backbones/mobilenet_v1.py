@@ -45,13 +45,12 @@ class MobileNetV1(BackboneFamily):
     )
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
+        """See `BackboneFamily.build`."""
         kept = halvings_for(image_size) if self.halvings is None else self.halvings
         strides = keep_last([stride for _, stride in (STEM, *BLOCKS)], kept)
         channels = [scaled(channels, self.width) for channels, _ in (STEM, *BLOCKS)]
         blocks = nn.Sequential(*map(separable_block, channels, channels[1:], strides[1:]))
-        model = classify(
-            stem(in_channels, channels[0], strides[0]), ("blocks", blocks), channels[-1], classes
-        )
+        model = classify(stem(in_channels, channels[0], strides[0]), ("blocks", blocks), channels[-1], classes)
         names = [f"blocks.{index}" for index in range(len(BLOCKS))]
         return Backbone(model, names, "classifier", "mobilenet_v1")
 

@@ -34,6 +34,7 @@ class MobileNetV2(BackboneFamily):
     weights: str | None = option(None, "file with a state_dict of torchvision's network")
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
+        """See `BackboneFamily.build`."""
         from torchvision.models import mobilenet_v2  # slow to import: not needed to be listed
 
         model = mobilenet_v2(weights=None, num_classes=classes, width_mult=self.width)

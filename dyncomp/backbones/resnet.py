@@ -34,6 +34,7 @@ class ResNet(BackboneFamily):
     weights: str | None = option(None, "file with a state_dict of torchvision's network")
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
+        """See `BackboneFamily.build`."""
         from torchvision.models import get_model  # slow to import: not needed to be listed
 
         name = f"resnet{self.depth}"
@@ -52,9 +53,7 @@ class ResNet(BackboneFamily):
 
 def residual(block: BasicBlock | Bottleneck) -> ResidualBlock:
     """The same layers in the same order, with body and shortcut apart."""
-    layers = OrderedDict(
-        conv1=block.conv1, bn1=block.bn1, relu1=block.relu, conv2=block.conv2, bn2=block.bn2
-    )
+    layers = OrderedDict(conv1=block.conv1, bn1=block.bn1, relu1=block.relu, conv2=block.conv2, bn2=block.bn2)
     if hasattr(block, "conv3"):
         layers |= OrderedDict(relu2=nn.ReLU(inplace=True), conv3=block.conv3, bn3=block.bn3)
     shortcut = nn.Identity() if block.downsample is None else block.downsample

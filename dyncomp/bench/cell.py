@@ -84,6 +84,10 @@ def _train_and_measure(cell: Cell, store: Store, report: Callable[[Progress], No
     record = {"train_seconds": time.perf_counter() - begin, "stages": [_stage(log) for log in logs]}
     test = evaluate(net, group.splits.test)
     record |= _accuracy_and_gates(net, cell, test) | _mac_figures(net, cell, test)
+    if record["priced_macs"] != record["executed_macs"]:
+        record["warnings"].append(
+            f"priced {record['priced_macs']} MACs, but {record['executed_macs']} ran: trust neither"
+        )
     save_checkpoint(net, store.checkpoint_path(cell.key), _rebuilding(cell))
     return record, _images(test)
 

@@ -17,8 +17,8 @@ from dyncomp.profile import environment, measure_latency
 from dyncomp.store import Store, cell_key
 from dyncomp.train import load_checkpoint
 
-SECONDS_QUICK = 3.0
-SECONDS = 10.0
+SECONDS = 3.0
+SECONDS_STANDARD = 10.0
 
 
 def time_group(cells: Sequence[Cell], store: Store, batch_sizes: Sequence[int], force: bool, tell: Listener) -> None:
@@ -52,7 +52,7 @@ def _trained(cell: Cell, store: Store) -> Net:
 
 def _time(group: Group, nets: Mapping[str, Net], batch_size: int) -> dict[str, Any]:
     started = now()
-    seconds = SECONDS_QUICK if group.budget == "quick" else SECONDS
+    seconds = SECONDS_STANDARD if group.budget == "standard" else SECONDS
     rounds = measure_latency(nets, group.splits.test, batch_size, group.seed, seconds)
     return {
         "schema": Store.schema,

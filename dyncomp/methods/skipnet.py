@@ -10,8 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, FeedForwardGate, Gated, Method, Output, RecurrentGate, ResidualBlock, Stage
-from dyncomp.core import shared_recurrence
+from dyncomp.core import (
+    Backbone,
+    FeedForwardGate,
+    Gated,
+    Method,
+    Output,
+    RecurrentGate,
+    ResidualBlock,
+    Stage,
+    shared_recurrence,
+)
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -39,7 +48,9 @@ class SkipNet(Method):
     all_on_is_plain: ClassVar[bool] = True
 
     gate: Literal["rnn", "ff1", "ff2"] = option("rnn", "recurrent gate, or the paper's FFGate-I or FFGate-II")
-    target: float | None = option(0.6, "multiply-adds as a share of the plain backbone's; None: alpha decides", gt=0.0, le=1.0)
+    target: float | None = option(
+        0.6, "multiply-adds as a share of the plain backbone's; None: alpha decides", gt=0.0, le=1.0
+    )
     alpha: float = option(0.1, "reward for skipping all gated blocks (target=None)", ge=0.0)
     rl_weight: float = option(0.01, "weight of the policy gradient in stage 2", ge=0.0)
     budget_weight: float = option(10.0, "weight of the budget loss", ge=0.0)
@@ -47,6 +58,7 @@ class SkipNet(Method):
     start: float = option(0.9, "probability with which gates begin open", gt=0.5, lt=1.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
+        """See `Method.build`."""
         backbone = new()
         names = [n for n in backbone.blocks[1:] if isinstance(backbone.part(n), ResidualBlock)]
         if not names:
@@ -68,6 +80,7 @@ class SkipNet(Method):
         return lambda channels: FeedForwardGate(channels, self.gate == "ff1", self.start)
 
     def stages(self) -> Sequence[Stage]:
+        """See `Method.stages`."""
         return (
             Stage("supervised", 0.85, self._supervised),
             Stage("hybrid", 0.15, self._hybrid, sampling=True, learning_rate=0.001, hold_statistics=True),

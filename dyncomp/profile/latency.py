@@ -16,7 +16,7 @@ from torch import Tensor
 from dyncomp.core import Net
 from dyncomp.data import Split
 
-MOST_BATCHES = 32
+MOST_BATCHES = 128
 MOST_IMAGES = 1024
 LEAST_BATCHES = 4
 WARM_UPS = 2

@@ -40,9 +40,7 @@ def counted_by_fvcore(net: nn.Module, size: int) -> int:
 
 
 @pytest.mark.parametrize(("spec", "size", "classes", "published"), PUBLISHED)
-def test_multiply_adds_are_the_published_ones(
-    spec: str, size: int, classes: int, published: float
-) -> None:
+def test_multiply_adds_are_the_published_ones(spec: str, size: int, classes: int, published: float) -> None:
     net = BACKBONES.create(spec).build(classes, 3, size)
     assert counted_by_fvcore(net, size) / 1e6 == pytest.approx(published, rel=1e-3)
 
@@ -98,9 +96,7 @@ FORMULAS = [
 
 
 @pytest.mark.parametrize(("spec", "size", "classes", "formula"), FORMULAS)
-def test_multiply_adds_follow_the_formula_exactly(
-    spec: str, size: int, classes: int, formula: int
-) -> None:
+def test_multiply_adds_follow_the_formula_exactly(spec: str, size: int, classes: int, formula: int) -> None:
     with torch.device("meta"):
         net = BACKBONES.create(spec).build(classes, 3, size).eval()
         assert counted_by_hooks(net, size) == formula

@@ -12,14 +12,11 @@ from dyncomp.errors import InvalidValue
 
 
 @pytest.mark.parametrize(("depth", "below", "above"), [(9, 8, 14), (15, 14, 20), (36, 32, 38)])
-def test_a_depth_that_is_not_6n_plus_2_names_the_nearest(
-    depth: int, below: int, above: int
-) -> None:
+def test_a_depth_that_is_not_6n_plus_2_names_the_nearest(depth: int, below: int, above: int) -> None:
     with pytest.raises(InvalidValue) as error:
         CifarResNet(depth=depth)
     assert str(error.value) == (
-        f"cifar_resnet{depth}: the depth must be 6n+2; "
-        f"give cifar_resnet{below} or cifar_resnet{above}"
+        f"cifar_resnet{depth}: the depth must be 6n+2; give cifar_resnet{below} or cifar_resnet{above}"
     )
 
 
@@ -37,9 +34,7 @@ def test_depth_counts_the_layers_between_image_and_logits(depth: int) -> None:
     assert len(net.blocks) == (depth - 2) // 2
 
 
-@pytest.mark.parametrize(
-    ("width", "channels"), [(0.01, [1, 2, 4]), (0.5, [8, 16, 32]), (2, [32, 64, 128])]
-)
+@pytest.mark.parametrize(("width", "channels"), [(0.01, [1, 2, 4]), (0.5, [8, 16, 32]), (2, [32, 64, 128])])
 def test_width_scales_the_stages(width: float, channels: list[int]) -> None:
     net = CifarResNet(depth=8, width=width).build(10, 1, 8)
     convolutions = [net.part(f"stages.{stage}.0.body.conv2") for stage in range(3)]
@@ -58,12 +53,8 @@ def test_the_padded_shortcut_takes_pixels_and_appends_zeros() -> None:
     assert y[:, 3:].abs().sum() == 0
 
 
-@pytest.mark.parametrize(
-    ("shortcut", "projection"), [("conv", nn.Sequential), ("pad", PadShortcut)]
-)
-def test_only_blocks_that_change_the_shape_have_a_projection(
-    shortcut: str, projection: type[nn.Module]
-) -> None:
+@pytest.mark.parametrize(("shortcut", "projection"), [("conv", nn.Sequential), ("pad", PadShortcut)])
+def test_only_blocks_that_change_the_shape_have_a_projection(shortcut: str, projection: type[nn.Module]) -> None:
     net = CifarResNet(depth=14, shortcut=shortcut).build(10, 3, 32)  # type: ignore[arg-type]
     kinds = []
     for name in net.blocks:

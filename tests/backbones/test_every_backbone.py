@@ -10,11 +10,7 @@ from dyncomp.core.backbone import Backbone, ResidualBlock
 from dyncomp.registry import BACKBONES
 
 CLASSES = 7
-EXAMPLES = [
-    spec
-    for entry in BACKBONES.entries()
-    for spec in getattr(entry.load(), "examples", (entry.name,))
-]
+EXAMPLES = [spec for entry in BACKBONES.entries() for spec in getattr(entry.load(), "examples", (entry.name,))]
 every_backbone = pytest.mark.parametrize("spec", EXAMPLES)
 
 
@@ -58,9 +54,7 @@ def test_small_images_of_any_channels_give_logits(spec: str, channels: int, size
 
 @every_backbone
 def test_gradients_reach_every_parameter(spec: str) -> None:
-    net = build(
-        spec
-    ).eval()  # no dropout, no stochastic depth: whatever has no gradient is not used
+    net = build(spec).eval()  # no dropout, no stochastic depth: whatever has no gradient is not used
     net(images(4)).logsumexp(1).sum().backward()
     unused = [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert unused == []
@@ -99,9 +93,7 @@ def test_no_part_of_a_residual_block_writes_on_what_another_reads(spec: str) -> 
     net = build(spec).eval()
     shapes: dict[str, torch.Size] = {}
     for name in net.blocks:
-        net.part(name).register_forward_hook(
-            lambda m, i, o, name=name: shapes.update({name: i[0].shape})
-        )
+        net.part(name).register_forward_hook(lambda m, i, o, name=name: shapes.update({name: i[0].shape}))
     net(images())
     for name, shape in shapes.items():
         block = net.part(name)

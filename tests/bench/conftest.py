@@ -14,7 +14,7 @@ from dyncomp.registry import BACKBONES, DATASETS, METHODS
 @pytest.fixture(autouse=True)
 def _no_traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(timing, "SECONDS", 0.0)
-    monkeypatch.setattr(timing, "SECONDS_QUICK", 0.0)
+    monkeypatch.setattr(timing, "SECONDS_STANDARD", 0.0)
     with ExitStack() as stack:
         for registry in (METHODS, BACKBONES, DATASETS):
             stack.enter_context(registry.temporary())
