@@ -24,7 +24,7 @@ def measured(
 
 def batches(batch_size: int) -> int:
     """How many different batches there are, spelled out."""
-    return {1: 32, 8: 32, 16: 32, 64: 16, 400: 4}[batch_size]
+    return {1: 128, 8: 128, 16: 64, 64: 16, 400: 4}[batch_size]
 
 
 def rounds_of(log: Log, warm_up: int, networks: int) -> list[list[tuple[str, list[int]]]]:
@@ -50,9 +50,9 @@ def test_real_images_of_the_split_in_the_seeded_order() -> None:
     log = Log()
     measured(log, batch_size=16)
     split = numbered_split(100)
-    orders = [next(split.batches(100, epoch=epoch, seed=3)).index.tolist() for epoch in range(5)]
-    last = next(split.batches(512 - 500, epoch=5, seed=3)).index.tolist()
-    drawn = list(itertools.chain(*(images for _, images in log.calls[:32])))
+    orders = [next(split.batches(100, epoch=epoch, seed=3)).index.tolist() for epoch in range(10)]
+    last = next(split.batches(1024 - 1000, epoch=10, seed=3)).index.tolist()
+    drawn = list(itertools.chain(*(images for _, images in log.calls[:64])))
     assert drawn == [*itertools.chain(*orders), *last]
     assert orders[0] != list(range(100))
 
@@ -84,7 +84,7 @@ def test_a_batch_larger_than_the_split_holds_real_images_only() -> None:
 
 @pytest.mark.parametrize(
     ("fails_at", "before"),
-    [(1, 0), (40, 39), (2 * 32 + 1, 64), (2 * 32 + 11, 74)],
+    [(1, 0), (40, 39), (2 * 128 + 1, 256), (2 * 128 + 11, 266)],
     ids=["at once", "warming", "first", "11th"],
 )
 def test_a_network_that_fails_is_named_and_the_others_go_on(fails_at: int, before: int) -> None:
