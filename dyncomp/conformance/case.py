@@ -88,7 +88,7 @@ class Case:
     def ways(self) -> dict[str, Forced]:
         """The decisions under which forms are compared: its own, all on, the least allowed, random ones.
 
-        What is the same decision is there once; the random ones differ from the network's own.
+        What is the same decision is there once; the random ones differ from the network's own and from all on.
         """
         ways: dict[str, Forced] = {"its own decisions": None}
         if self.net.sites:
@@ -103,9 +103,10 @@ class Case:
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             own = self.net(self.images()).trace
+        everything = all_on(self.net, self.count)
         for _ in range(20):
             drawn = random(self.net, self.count, generator)
-            if all(_differs(drawn[site], own[site]) for site in own):
+            if all(_differs(drawn[site], own[site]) and _differs(drawn[site], everything[site]) for site in own):
                 return drawn
         raise NotConforming("an op decides the same whatever is wished: its `forced` ignores the wish")
 
@@ -116,15 +117,15 @@ class Case:
             return {way: self._pass(forced) for way, forced in self.ways.items()}
 
     def _pass(self, forced: Forced) -> Pass:
-        images, net = self.images(), self.net
+        net, images = self.net, self.images
         rows = [slice(i, i + 1) for i in range(self.count)]
-        alone = [(images[row], _rows(forced, row)) for row in rows]
+        alone = [(row, _rows(forced, row)) for row in rows]
         return Pass(
-            dense=net(images, sparse=False, decisions=forced),
-            sparse=net(images, sparse=True, decisions=forced),
-            ran=execute_and_count(net, images, forced),
-            alone=[net(image, decisions=own) for image, own in alone],
-            ran_alone=[execute_and_count(net, image, own) for image, own in alone],
+            dense=net(images(), sparse=False, decisions=forced),
+            sparse=net(images(), sparse=True, decisions=forced),
+            ran=execute_and_count(net, images(), forced),
+            alone=[net(images()[row], decisions=own) for row, own in alone],
+            ran_alone=[execute_and_count(net, images()[row], own) for row, own in alone],
         )
 
 
