@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dyncomp._build import build
 from dyncomp.conformance.examples import CLASSES, SIDE
-from dyncomp.core import Decision, Executed, Method, Net, Output, execute_and_count
+from dyncomp.core import Decision, Executed, Method, Net, Output
+from dyncomp.core.counter import MacCounter
 from dyncomp.core.decisions import all_on, least, random
 from dyncomp.core.tuner import in_turn
 
@@ -112,21 +113,22 @@ class Case:
 
     @cached_property
     def passes(self) -> dict[str, Pass]:
-        """One pass for each of the ways; operators are counted in a run of its own, without the trace."""
+        """One pass for each of the ways."""
         with torch.no_grad(), in_turn():
             return {way: self._pass(forced) for way, forced in self.ways.items()}
 
     def _pass(self, forced: Forced) -> Pass:
-        net, images = self.net, self.images
+        dense = self.net(self.images(), sparse=False, decisions=forced)
         rows = [slice(i, i + 1) for i in range(self.count)]
-        alone = [(row, _rows(forced, row)) for row in rows]
-        return Pass(
-            dense=net(images(), sparse=False, decisions=forced),
-            sparse=net(images(), sparse=True, decisions=forced),
-            ran=execute_and_count(net, images(), forced),
-            alone=[net(images()[row], decisions=own) for row, own in alone],
-            ran_alone=[execute_and_count(net, images()[row], own) for row, own in alone],
-        )
+        alone = [self._counted(self.images()[row], _rows(forced, row)) for row in rows]
+        sparse, ran = self._counted(self.images(), forced)
+        return Pass(dense, sparse, ran, [output for output, _ in alone], [executed for _, executed in alone])
+
+    def _counted(self, images: Tensor, forced: Forced) -> tuple[Output, Executed]:
+        """The sparse form, and the operators that ran in it."""
+        with MacCounter() as counter:
+            output = self.net(images, sparse=True, decisions=forced)
+        return output, Executed(counter.by_operator, counter.uncounted)
 
 
 def settle(net: Net, images: Tensor) -> Net:

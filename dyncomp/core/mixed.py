@@ -238,4 +238,4 @@ def _drawn_alike(parameter: Tensor, experts: int) -> Tensor:
     """`experts` independent normal draws with the mean and spread of `parameter`, (K, ...)."""
     spread = parameter.detach().std(correction=0)
     drawn = torch.randn(experts, *parameter.shape, dtype=parameter.dtype, device=parameter.device)
-    return drawn * spread + parameter.detach().mean()
+    return drawn.mul_(spread).add_(parameter.detach().mean())
