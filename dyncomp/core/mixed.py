@@ -115,25 +115,30 @@ class ExpertLayer(nn.Module, ABC):
     def __init__(self, layer: nn.Conv2d | nn.Linear, mixture: Mixture) -> None:
         super().__init__()
         self.mixture = mixture
-        self.weight = nn.Parameter(_drawn_alike(layer.weight, mixture.experts))  # (K, O, ...)
+        self.kernel_shape = layer.weight.shape
+        # flat kernels: a parameter of five dimensions would break `net.to(memory_format=torch.channels_last)`
+        self.weight = nn.Parameter(_drawn_alike(layer.weight, mixture.experts).flatten(2))  # (K, O, C * k * k)
         self.bias = None if layer.bias is None else nn.Parameter(_drawn_alike(layer.bias, mixture.experts))
 
     def mixed(self, parameter: Tensor) -> Tensor:
-        """The parameter mixed for each image: (K, ...) -> (B, ...)."""
-        flat = self.mixture.overhead(torch.mm, self.mixture.weight, parameter.flatten(1))
-        mixed: Tensor = flat.view(-1, *parameter.shape[1:])
+        """The parameter mixed for each image: (K, ...) -> (B, all that one image's own has)."""
+        mixed: Tensor = self.mixture.overhead(torch.mm, self.mixture.weight, parameter.flatten(1))
         return mixed
+
+    def kernel(self, expert: int) -> Tensor:
+        """One expert's kernel, (O, ...)."""
+        return self.weight[expert].view(self.kernel_shape)
 
     def by_kernels(self, x: Tensor) -> Tensor:
         """One layer call with each image's own mixed kernel."""
         bias = None if self.bias is None else self.mixed(self.bias)
-        return self.apply_kernels(x, self.mixed(self.weight), bias)
+        return self.apply_kernels(x, self.mixed(self.weight).view(-1, *self.kernel_shape), bias)
 
     def by_outputs(self, x: Tensor) -> Tensor:
         """Every expert on the whole batch, outputs mixed; shape of the layer's output."""
         y = None
         for k in range(self.mixture.experts):
-            output = self.apply_expert(x, self.weight[k], None if self.bias is None else self.bias[k])
+            output = self.apply_expert(x, self.kernel(k), None if self.bias is None else self.bias[k])
             share = self.mixture.weight[:, k].to(output.dtype)
             term = output * share.view(-1, *[1] * (output.dim() - 1))
             y = term if y is None else y + term
@@ -158,7 +163,7 @@ class ExpertLayer(nn.Module, ABC):
             return "kernels"
         if mixture.mode != "auto":
             return mixture.mode
-        key = ("mix", *shape_key(x), tuple(self.weight.shape), torch.is_grad_enabled())
+        key = ("mix", *shape_key(x), tuple(self.kernel_shape), self.mixture.experts, torch.is_grad_enabled())
         return fastest(
             key,
             {"kernels": partial(self._step, self.by_kernels, x), "outputs": partial(self._step, self.by_outputs, x)},
@@ -203,7 +208,7 @@ class ExpertConv2d(ExpertLayer):
     def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
         """A convolution per image, in the form that is fastest here."""
         if len(x) == 0:  # any kernel gives the right shape
-            return self.apply_expert(x, self.weight[0], None)
+            return self.apply_expert(x, self.kernel(0), None)
         able = forms(kernels, self.geometry)
         if len(able) > 1:
             key = ("conv", *shape_key(x), tuple(kernels.shape), self.geometry)

@@ -56,14 +56,14 @@ def by_hand(layer: ExpertConv2d, geometry: str, x: Tensor, weight: Tensor) -> Te
     options = {k: v for k, v in GEOMETRIES[geometry][2].items() if k not in ("kernel_size", "bias")}
     outputs = []
     for image, share in zip(x, weight, strict=True):
-        kernel = sum(share[k] * layer.weight[k] for k in range(EXPERTS))
+        kernel = sum(share[k] * layer.kernel(k) for k in range(EXPERTS))
         bias = None if layer.bias is None else sum(share[k] * layer.bias[k] for k in range(EXPERTS))
         outputs.append(F.conv2d(image[None], kernel, bias, **options))
     return torch.cat(outputs)
 
 
 def forms_of(layer: ExpertConv2d, batch: int) -> list[str]:
-    return list(kernels.forms(layer.weight[:1].expand(batch, *layer.weight.shape[1:]), layer.geometry))
+    return list(kernels.forms(layer.kernel(0).expand(batch, *layer.kernel_shape), layer.geometry))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -74,10 +74,10 @@ def test_every_form_is_a_plain_convolution_per_image(geometry: str, batch: int, 
     layer, weight = expert_conv(geometry), weights(batch)
     x = features(geometry, batch).contiguous(memory_format=layout)
     wanted = by_hand(layer, geometry, x, weight)
-    mixed = [None if p is None else torch.einsum("bk,k...->b...", weight, p) for p in (layer.weight, layer.bias)]
-    assert mixed[0] is not None
-    for name, form in kernels.forms(mixed[0], layer.geometry).items():
-        y = form(x, mixed[0], mixed[1], layer.geometry)
+    kernel = torch.einsum("bk,k...->b...", weight, layer.weight).view(batch, *layer.kernel_shape)
+    bias = None if layer.bias is None else weight @ layer.bias
+    for name, form in kernels.forms(kernel, layer.geometry).items():
+        y = form(x, kernel, bias, layer.geometry)
         torch.testing.assert_close(y, wanted, rtol=0, atol=1e-10, msg=name)
         assert y.is_contiguous(memory_format=layout) or x.shape[1] == 1, name
 
@@ -113,11 +113,11 @@ def test_forms_pass_gradcheck(geometry: str, form: str) -> None:
     layer = expert_conv(geometry)
     if form not in forms_of(layer, 2):
         assert form == "multiplied"
-        assert layer.weight.shape[-1] > 1
+        assert layer.kernel_shape[-1] > 1
         return
     x = features(geometry, 2, side=3)[:, :2].contiguous()
     groups = 2 if layer.geometry.groups > 1 else 1
-    kernel = layer.weight[:2, :2, : 2 // groups].detach().clone().requires_grad_()
+    kernel = torch.stack([layer.kernel(k)[:2, : 2 // groups] for k in range(2)]).detach().requires_grad_()
     g = layer.geometry
     small = kernels.Geometry(g.stride, g.padding, g.dilation, groups)
     run = {"grouped": kernels.grouped, "looped": kernels.looped, "multiplied": kernels.multiplied}[form]
@@ -135,7 +135,8 @@ def one_pixel_maps() -> Iterator[Tensor]:
 @pytest.mark.parametrize("geometry", ["3x3", "3x3 strided", "1x1", "depthwise", "grouped"])
 def test_maps_of_one_pixel_have_gradients_whatever_their_strides(geometry: str) -> None:
     layer = expert_conv(geometry)
-    mixed = torch.einsum("bk,k...->b...", weights(5), layer.weight.detach()).requires_grad_()
+    flat = torch.einsum("bk,k...->b...", weights(5), layer.weight.detach())
+    mixed = flat.view(5, *layer.kernel_shape).requires_grad_()
     for x in one_pixel_maps():
         for form in kernels.forms(mixed, layer.geometry).values():
             (gradient,) = torch.autograd.grad(form(x, mixed, None, layer.geometry).sum(), mixed)
@@ -218,6 +219,14 @@ def test_each_expert_starts_with_the_spread_of_the_layer_that_it_replaces(layer:
         assert torch.equal(expert.bias[k], layer.bias)  # a constant stays one
     correlation = torch.corrcoef(expert.weight.detach().flatten(1)) - torch.eye(8)
     assert float(correlation.abs().max()) < 0.2
+
+
+def test_a_network_with_experts_goes_to_channels_last_as_a_whole() -> None:
+    net = network(lambda: [Mixed(nn.Conv2d(C, C, 3, padding=1), Router(C, 3, False, 1.0), 3, "kernels")])
+    with torch.no_grad():
+        wanted = net(images()).logits
+        lasting = net.to(memory_format=torch.channels_last)(images().contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(lasting.logits, wanted, rtol=0, atol=1e-12)
 
 
 def test_what_is_to_be_left_keeps_its_own_layers() -> None:

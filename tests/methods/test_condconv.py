@@ -100,7 +100,7 @@ def test_one_expert_of_weight_one_is_the_plain_layer() -> None:
     plain = build("static", "cifar_resnet8", **SMALL).double()
     for name, layer in net.named_modules():
         if isinstance(layer, ExpertLayer):
-            layer.weight[0] = plain.get_parameter(
+            layer.kernel(0)[:] = plain.get_parameter(
                 name.replace(".block.body", ".body").replace(".block.shortcut", ".shortcut") + ".weight"
             )
     x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
