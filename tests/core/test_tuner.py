@@ -56,6 +56,15 @@ def test_a_hiccup_does_not_decide(clock: Clock) -> None:
     assert tuner.fastest("key", {"a": clock.way("a", 1.0, 50.0, 1.0), "b": clock.way("b", 2.0)}) == "a"
 
 
+def test_what_is_hopeless_at_first_is_not_tried_again(clock: Clock) -> None:
+    assert tuner.fastest("key", {"a": clock.way("a", 9.0), "b": clock.way("b", 1.0)}) == "b"
+    assert clock.calls.count("a") == 1
+
+
+def test_a_short_first_call_is_forgiven(clock: Clock) -> None:
+    assert tuner.fastest("key", {"a": clock.way("a", 0.09, 0.0001), "b": clock.way("b", 0.001)}) == "a"
+
+
 def test_each_key_is_tried_once_and_remembered(clock: Clock) -> None:
     ways = {"a": clock.way("a", 2.0), "b": clock.way("b", 1.0)}
     assert tuner.fastest("first", ways) == "b"
