@@ -81,7 +81,7 @@ def _train_and_measure(cell: Cell, store: Store, report: Callable[[Progress], No
     net = group.build(cell.method).to(group.device)
     begin = time.perf_counter()
     logs = train(net, group.splits.train, cell.method.stages(), group.recipe, group.seed, report)
-    record = {"train_seconds": time.perf_counter() - begin, "stages": [_stage(log) for log in logs]}
+    record: dict[str, Any] = {"train_seconds": time.perf_counter() - begin, "stages": [_stage(log) for log in logs]}
     test = evaluate(net, group.splits.test)
     record |= _accuracy_and_gates(net, cell, test) | _mac_figures(net, cell, test)
     if record["priced_macs"] != record["executed_macs"]:

@@ -15,7 +15,7 @@ from dyncomp.core.gates import FeedForwardGate, RecurrentGate, Router, shared_re
 from dyncomp.core.method import Method, Stage
 from dyncomp.core.mixed import Mixed
 from dyncomp.core.net import Net, Output
-from dyncomp.core.op import Op
+from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.trace import Decision, Trace
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "Trace",
     "count_executed_macs",
     "execute_and_count",
+    "hard_decision",
     "measure_costs",
     "price",
     "shared_recurrence",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -19,6 +19,8 @@ from dyncomp.core import (
     RecurrentGate,
     ResidualBlock,
     Stage,
+    Trace,
+    hard_decision,
     shared_recurrence,
 )
 from dyncomp.errors import CannotAttach
@@ -40,8 +42,9 @@ class SkipNet(Method):
     and alpha is not used.
 
     Against collapse (with a target; none of it is in the paper): gates begin open (`start`), the pressure grows from
-    nothing over the first half of stage 1, the budget loss pulls back when more is skipped than asked, and `balance`
-    rewards gates whose decision varies over the batch, so that the budget is not met by a fixed pruning.
+    nothing over the first half of stage 1, the budget loss acts on the decisions of use and pulls back when more is
+    skipped than asked, and `balance` rewards gates whose decision depends on the image, so that the budget is not met
+    by a fixed pruning.
     """
 
     examples: ClassVar[tuple[str, ...]] = ('skipnet(gate="ff1")', 'skipnet(gate="ff2", target=None)')
@@ -54,7 +57,7 @@ class SkipNet(Method):
     alpha: float = option(0.1, "reward for skipping all gated blocks (target=None)", ge=0.0)
     rl_weight: float = option(0.01, "weight of the policy gradient in stage 2", ge=0.0)
     budget_weight: float = option(10.0, "weight of the budget loss", ge=0.0)
-    balance: float = option(0.1, "weight of the entropy of the gates' rates over a batch", ge=0.0)
+    balance: float = option(0.1, "weight of the mutual information of image and decision", ge=0.0)
     start: float = option(0.9, "probability with which gates begin open", gt=0.5, lt=1.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
@@ -82,8 +85,8 @@ class SkipNet(Method):
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
         return (
-            Stage("supervised", 0.85, self._supervised),
-            Stage("hybrid", 0.15, self._hybrid, sampling=True, learning_rate=0.001, hold_statistics=True),
+            Stage("supervised", 0.9, self._supervised),
+            Stage("hybrid", 0.1, self._hybrid, sampling=True, learning_rate=0.001, hold_statistics=True),
         )
 
     def _supervised(self, output: Output, labels: Tensor, progress: float) -> Tensor:
@@ -92,7 +95,8 @@ class SkipNet(Method):
 
     def _hybrid(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         errors = F.cross_entropy(output.logits.float(), labels, reduction="none")  # (B,)
-        return errors.mean() + self.rl_weight * self._policy(output, errors) + self._pressed(output, 1.0)
+        policy = self.rl_weight * self._policy(output, errors)
+        return errors.mean() + policy + self._pressed(_thresholded(output), 1.0)
 
     def _pressed(self, output: Output, pressure: float) -> Tensor:
         """What a target adds to the loss: budget and balance; nothing without one, as in the paper."""
@@ -121,9 +125,24 @@ class SkipNet(Method):
         return -(to_come * taken.log()).sum()
 
 
+def _thresholded(output: Output) -> Output:
+    """The output with the decisions of use instead of the drawn ones: these are what a budget is about."""
+    used = {site: hard_decision(d.probability, sampling=False) for site, d in output.trace.items()}
+    return replace(output, trace=Trace(used, output.trace.parents, output.trace.images))
+
+
 def _variety(output: Output) -> Tensor:
-    """Entropy in nats of how often each gate opens over the batch, mean over gates: 0 when none of them ever varies."""
+    """Mutual information of image and decision in nats, mean over gates.
+
+    The entropy of each gate's rate over the batch, less the mean entropy of its chances: 0 for a gate that decides
+    alike for all images, and for one that tosses a coin.
+    """
     rates = torch.cat([d.used for d in output.trace.values()], dim=1).float().mean(dim=0)  # (T,)
-    margin = 0.5 / len(output.logits)  # a rate of 0 or 1 keeps a finite gradient, which is what opens a dead gate
-    rates = rates * (1 - 2 * margin) + margin
-    return -(rates * rates.log() + (1 - rates) * (1 - rates).log()).mean()
+    chances = torch.cat([d.probability for d in output.trace.values()], dim=1).float()  # (B, T)
+    # rates of 0 and 1 keep a finite gradient, which is what opens a dead gate
+    return (_entropy(rates, 0.5 / len(chances)) - _entropy(chances, 1e-4).mean(dim=0)).mean()
+
+
+def _entropy(chances: Tensor, margin: float) -> Tensor:
+    inside = chances * (1 - 2 * margin) + margin
+    return -(inside * inside.log() + (1 - inside) * (1 - inside).log())
