@@ -13,6 +13,7 @@ import numpy as np
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.stamp import git_commit, now
 from dyncomp.core import Net
+from dyncomp.core.tuner import choices
 from dyncomp.profile import (
     Evaluation,
     accuracy_with_exchanged_routes,
@@ -83,7 +84,7 @@ def _train_and_measure(cell: Cell, store: Store, report: Callable[[Progress], No
     logs = train(net, group.splits.train, cell.method.stages(), group.recipe, group.seed, report)
     record: dict[str, Any] = {"train_seconds": time.perf_counter() - begin, "stages": [_stage(log) for log in logs]}
     test = evaluate(net, group.splits.test)
-    record |= _accuracy_and_gates(net, cell, test) | _mac_figures(net, cell, test)
+    record |= _accuracy_and_gates(net, cell, test) | _mac_figures(net, cell, test) | {"tuned": choices()}
     if record["priced_macs"] != record["executed_macs"]:
         record["warnings"].append(
             f"priced {record['priced_macs']} MACs, but {record['executed_macs']} ran: trust neither"

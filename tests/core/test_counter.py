@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 
 from dyncomp.core.counter import MacCounter, is_free
 
@@ -97,7 +97,7 @@ def test_an_operator_without_a_known_cost_is_named(run: Callable[[], object], na
 
 
 def test_someones_own_operator_is_named() -> None:
-    @torch.library.custom_op("dyncomp_tests::gather", mutates_args=())
+    @library.custom_op("dyncomp_tests::gather", mutates_args=())
     def twice(x: Tensor) -> Tensor:
         return x * 2
 
