@@ -33,6 +33,7 @@ class Config:
     device: str = "auto"
     data_dir: str = ""
     output: str = ""
+    init: str = ""
     include_path: tuple[str, ...] = ()
     force: bool = False
     dry_run: bool = False
@@ -153,6 +154,7 @@ _FITS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "device": _text,
         "data_dir": _path,
         "output": _path,
+        "init": _path,
         "include_path": _paths,
         "force": _flag,
         "dry_run": _flag,

@@ -12,7 +12,7 @@ from dyncomp.train import Progress
 
 @dataclass(frozen=True)
 class Planned:
-    """The work is known: all cells, and how many of them have a record already."""
+    """The work is known: all cells, those left out, and how many cells have a record already."""
 
     plan: Plan
     finished: int

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from dyncomp.bench.config import Config
+from dyncomp.errors import InvalidValue
 from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry, include_path
 from dyncomp.spec import Spec, parse_specs
 
-ALL = "all"
+ALL = Spec("all")
 
 
 def check_names(config: Config) -> None:
-    """Include the loose plugins, and look up every name and every hyperparameter's name.
+    """Include the loose plugins, and look up every name, every hyperparameter's name and the checkpoint's file.
 
-    Doing it again changes nothing. Raises what `registry` and `spec` raise.
+    Doing it again changes nothing. Raises what `registry` and `spec` raise, InvalidValue for an absent checkpoint.
     """
+    if config.init and not Path(config.init).is_file():
+        raise InvalidValue(f"init={config.init!r}: no such file; give a checkpoint (.safetensors) of an earlier run")
     for path in config.include_path:
         include_path(Path(path))
     for registry, text in ((METHODS, config.methods), (BACKBONES, config.backbone), (DATASETS, config.dataset)):
@@ -25,7 +28,14 @@ def check_names(config: Config) -> None:
 
 
 def specs_in(registry: Registry[Any], text: str) -> list[Spec]:
-    """The specs in a text; `all` stands for every registered method."""
-    if registry is METHODS and text.strip() == ALL:
-        return [Spec(name) for name in registry.names()]
-    return parse_specs(text)
+    """The specs in a text, in order; among methods, `all` stands for every one that is registered."""
+    specs = parse_specs(text)
+    if registry is not METHODS:
+        return specs
+    every = [Spec(name) for name in registry.names()]
+    return [spec for one in specs for spec in (every if one == ALL else [one])]
+
+
+def named_in(text: str) -> list[Spec]:
+    """The methods' specs that a text names itself, those that `all` stands for left aside."""
+    return [spec for spec in parse_specs(text) if spec != ALL]

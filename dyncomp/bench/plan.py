@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +14,14 @@ import torch
 from dyncomp._build import build
 from dyncomp._version import __version__
 from dyncomp.bench.config import Config
-from dyncomp.bench.names import check_names, specs_in
+from dyncomp.bench.names import check_names, named_in, specs_in
 from dyncomp.core import BackboneFamily, Method, Net
 from dyncomp.data import Dataset, Splits, load
-from dyncomp.errors import DeviceNotAvailable, DyncompError
+from dyncomp.errors import DeviceNotAvailable, DyncompError, InvalidValue
 from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry
 from dyncomp.spec import Spec, full_spec, name_of, spec_of
 from dyncomp.store import cell_key
-from dyncomp.train import Recipe
+from dyncomp.train import Recipe, read_facts
 
 T = TypeVar("T")
 
@@ -29,7 +30,10 @@ REFERENCE = "static"
 
 @dataclass(frozen=True)
 class Group:
-    """What the networks of one comparison have in common; they are trained alike and timed together."""
+    """What the networks of one comparison have in common; they are trained alike and timed together.
+
+    `init` is a checkpoint of the plain backbone that training begins from; None where it begins from random weights.
+    """
 
     backbone: BackboneFamily
     dataset: Dataset
@@ -38,6 +42,7 @@ class Group:
     device: torch.device
     budget: str
     recipe: Recipe
+    init: Path | None = None
 
     def build(self, method: Method) -> Net:
         """A method's network for this comparison."""
@@ -56,6 +61,11 @@ class Group:
         costs = self.build(METHODS.create(REFERENCE)).costs
         assert costs is not None  # `build` measures them
         return costs.full
+
+    @cached_property
+    def init_hash(self) -> str:
+        """16 hex digits of the SHA-256 of the checkpoint that training begins from; empty without one."""
+        return hashlib.sha256(self.init.read_bytes()).hexdigest()[:16] if self.init else ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ class Cell:
             "recipe": asdict(group.recipe),
             "device": group.device.type,
             "version": __version__,
+            **({"init": group.init_hash} if group.init else {}),
         }
 
     @cached_property
@@ -96,10 +107,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A method that `all` stands for and that finds no place in this backbone; `reason` is a sentence of its own."""
+
+    method: str
+    backbone: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.method} on {self.backbone}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Plan:
-    """All cells, group by group, the reference first in each."""
+    """All cells, group by group, the reference first in each; and what `all` would have stood for besides."""
 
     groups: tuple[tuple[Cell, ...], ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def cells(self) -> list[Cell]:
@@ -110,16 +134,21 @@ class Plan:
 def make_plan(config: Config) -> Plan:
     """Resolve every name, load the data and try every method on every backbone, before anything is trained or written.
 
-    Raises a DyncompError for whatever the user can mend.
+    Raises a DyncompError for whatever the user can mend; a method that only `all` names, and that cannot be built on a
+    backbone, is left out there instead.
     """
     check_names(config)
     methods = _create_all(METHODS, [Spec(REFERENCE), *specs_in(METHODS, config.methods)])
+    named = {full_spec(m) for m in _create_all(METHODS, [Spec(REFERENCE), *named_in(config.methods)])}
     device = find_device(config.device)
-    groups = [tuple(Cell(method, group) for method in methods) for group in _groups(config, device)]
-    for cells in groups:
-        if cells[0].group.seed == config.seeds[0]:
-            _try_to_build(cells)
-    return Plan(tuple(groups))
+    groups: list[tuple[Cell, ...]] = []
+    left_out: dict[LeftOut, None] = {}
+    for alike in _groups(config, device):  # all seeds of a backbone on a data set
+        refused = _try_to_build([Cell(method, alike[0]) for method in methods], named)
+        left_out |= dict.fromkeys(refused.values())
+        fitting = [method for method in methods if full_spec(method) not in refused]
+        groups += [tuple(Cell(method, group) for method in fitting) for group in alike]
+    return Plan(tuple(groups), tuple(left_out))
 
 
 def find_device(name: str) -> torch.device:
@@ -143,15 +172,18 @@ def _create_all(registry: Registry[T], specs: Iterable[Spec]) -> list[T]:
     return list({full_spec(instance): instance for instance in created}.values())
 
 
-def _groups(config: Config, device: torch.device) -> Iterator[Group]:
+def _groups(config: Config, device: torch.device) -> Iterator[list[Group]]:
     data_dir = Path(config.data_dir) if config.data_dir else None
+    init = Path(config.init) if config.init else None
     for dataset in _create_all(DATASETS, specs_in(DATASETS, config.dataset)):
         backbones = _create_all(BACKBONES, specs_in(BACKBONES, config.backbone or dataset.default_backbone))
         recipe = Recipe(epochs=_epochs(config, dataset))
         splits = {seed: load(dataset, data_dir, seed) for seed in config.seeds}
         for backbone in backbones:
-            for seed in config.seeds:
-                yield Group(backbone, dataset, splits[seed], seed, device, config.budget, recipe)
+            yield [
+                Group(backbone, dataset, splits[seed], seed, device, config.budget, recipe, init)
+                for seed in config.seeds
+            ]
 
 
 def _epochs(config: Config, dataset: Dataset) -> float:
@@ -160,12 +192,39 @@ def _epochs(config: Config, dataset: Dataset) -> float:
     return float(dataset.quick_epochs if config.budget == "quick" else dataset.standard_epochs)
 
 
-def _try_to_build(cells: tuple[Cell, ...]) -> None:
-    """Build each network once. What the user can mend is raised; a method's own fault becomes its cell's record."""
+def _try_to_build(cells: Sequence[Cell], named: Collection[str]) -> dict[str, LeftOut]:
+    """Build each network once; what cannot be built and is not `named` is left out, by its full spec.
+
+    What the user can mend in a named one is raised; a method's own fault becomes its cell's record.
+    """
+    _check_init(cells[0])
+    left_out = {}
     for cell in cells:
         try:
             cell.group.build(cell.method)
-        except DyncompError:
-            raise
+        except DyncompError as error:
+            if full_spec(cell.method) in named:
+                raise
+            reason = str(error).removeprefix(f"{name_of(cell.method)}: ")
+            left_out[full_spec(cell.method)] = LeftOut(spec_of(cell.method), spec_of(cell.group.backbone), reason)
         except Exception:  # the cell raises it again when it is run, and the others run on
             continue
+    return left_out
+
+
+def _check_init(reference: Cell) -> None:
+    """Raises InvalidValue where the group's checkpoint holds other weights than those of its plain backbone."""
+    group, splits = reference.group, reference.group.splits
+    if group.init is None:
+        return
+    facts = read_facts(group.init)
+    wanted = {
+        **{kind: reference.identity[kind] for kind in (METHODS.kind, BACKBONES.kind)},
+        **{name: getattr(splits, name) for name in ("classes", "in_channels", "image_size")},
+    }
+    known = facts | facts.get("identity", {})
+    if wrong := [f"{key}={known.get(key)}, not {value}" for key, value in wanted.items() if known.get(key) != value]:
+        raise InvalidValue(
+            f"init={str(group.init)!r} is no checkpoint of the plain backbone that is compared here "
+            f"({'; '.join(wrong)}); give one that `benchmark --methods {REFERENCE}` wrote for it"
+        )

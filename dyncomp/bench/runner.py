@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ def run(config: Config, tell: Listener = silent) -> Outcome | None:
         store = Store.open(folder) if folder.exists() else Store(folder)
         tell(Planned(plan, len(plan.cells) - len(_wanted(plan, store, config.force))))
         return None
-    store = Store.create(folder, config.as_json())
+    store = Store.create(folder, config.as_json() | {"left_out": [asdict(one) for one in plan.left_out]})
     wanted = _wanted(plan, store, config.force)
     tell(Planned(plan, len(plan.cells) - len(wanted)))
     failed = _run_cells(wanted, store, tell)

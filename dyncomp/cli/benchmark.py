@@ -12,7 +12,9 @@ Flag = bool | None
 
 
 def benchmark(
-    methods: Annotated[Text, typer.Option(help="Methods, such as condconv,skipnet(target=0.4); or all.")] = None,
+    methods: Annotated[
+        Text, typer.Option(help="Methods, such as condconv,skipnet(target=0.4); all: those that fit.")
+    ] = None,
     backbone: Annotated[Text, typer.Option(help="Backbones, such as cifar_resnet14. Default: the data set's.")] = None,
     dataset: Annotated[Text, typer.Option(help="Data sets. Default: digits.")] = None,
     budget: Annotated[Text, typer.Option(help="quick (default), standard, or a number of epochs.")] = None,
@@ -23,6 +25,9 @@ def benchmark(
     device: Annotated[Text, typer.Option(help="cpu, cuda, or auto (default).")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data sets lie.")] = None,
     output: Annotated[Path | None, typer.Option(help="Output folder. Default: reports/<data set>-<backbone>.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint of the plain backbone (.safetensors) that training begins from.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with these options; the command line goes before it.")
     ] = None,
@@ -43,6 +48,7 @@ def benchmark(
         "device": device,
         "data_dir": data_dir,
         "output": output,
+        "init": init,
         "include_path": include_path or None,
         "force": force,
         "dry_run": dry_run,

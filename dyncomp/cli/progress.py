@@ -86,7 +86,7 @@ def in_words(event: Event) -> str:
         case Planned(plan, finished):
             lines = [f"  {cell}" for cell in plan.cells]
             head = f"{len(plan.cells)} cells, {finished} finished before"
-            return "\n".join([head, *lines])
+            return "\n".join([head, *lines, *(f"left out: {one}" for one in plan.left_out)])
         case CellStarted(cell, number, total):
             return f"[{number}/{total}] {cell}"
         case CellTrains():

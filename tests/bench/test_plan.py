@@ -11,9 +11,11 @@ import torch
 from dyncomp import include_path
 from dyncomp.bench import Config, plan
 from dyncomp.bench.plan import Cell, find_device, make_plan
-from dyncomp.errors import CannotAttach, DeviceNotAvailable, DyncompError
+from dyncomp.errors import CannotAttach, DeviceNotAvailable, DyncompError, InvalidValue, UnknownName
+from dyncomp.registry import METHODS
 from dyncomp.spec import spec_of
 from dyncomp.store import cell_key
+from dyncomp.train import save_checkpoint
 from tests.jobs import PLAIN, config, plugin
 
 
@@ -47,11 +49,44 @@ def test_static_comes_first_and_once_and_lists_sweep(methods: str, expected: lis
     assert [text.replace('"', "'") for text in specs(methods)] == expected
 
 
-def test_all_means_every_method() -> None:
-    found = specs("all")
+@pytest.mark.parametrize("methods", ["all", " all ", "all,static", "static, all", "all,all"])
+def test_all_means_every_method(methods: str) -> None:
+    made = make_plan(config("unused", methods))
+    found = [spec_of(cell.method) for cell in made.cells]
     assert found[0] == "static"
     assert {"static", "condconv", "skipnet"} <= set(found)
-    assert len(set(found)) == len(found)
+    assert sorted([*found, *(one.method for one in made.left_out)]) == METHODS.names()
+
+
+def test_all_may_stand_among_others() -> None:
+    found = specs("skipnet(target=0.41),all,condconv(experts=3)")
+    assert found[:2] == ["static", "skipnet(target=0.41)"]
+    assert found[-1] == "condconv(experts=3)"
+    assert {"skipnet", "condconv"} < set(found)
+
+
+def test_all_leaves_out_what_finds_no_place_and_says_why() -> None:
+    made = make_plan(config("unused", "all", backbone="mobilenet_v1(width=0.25),cifar_resnet8", seeds="0,1"))
+    by_backbone = {
+        name: [spec_of(cell.method) for group in made.groups for cell in group if spec_of(cell.group.backbone) == name]
+        for name in ("mobilenet_v1(width=0.25)", "cifar_resnet8")
+    }
+    assert "skipnet" not in by_backbone["mobilenet_v1(width=0.25)"]
+    assert by_backbone["cifar_resnet8"].count("skipnet") == 2  # a seed each
+    words = "skipnet on mobilenet_v1(width=0.25): mobilenet_v1 has no residual block"
+    assert len([one for one in made.left_out if str(one).startswith(words)]) == 1  # not one for each seed
+    assert all("\n" not in str(one) for one in made.left_out)
+
+
+@pytest.mark.parametrize("methods", ["all,skipnet", "skipnet,all", "all,skipnet(target=0.41)"])
+def test_what_is_named_beside_all_must_find_its_place(methods: str) -> None:
+    with pytest.raises(CannotAttach, match="mobilenet_v1 has no residual block"):
+        make_plan(config("unused", methods, backbone="mobilenet_v1(width=0.25)"))
+
+
+def test_all_takes_no_hyperparameters() -> None:
+    with pytest.raises(UnknownName, match="unknown method 'all'"):
+        make_plan(config("unused", "all(target=0.4)"))
 
 
 def test_groups_are_data_set_by_backbone_by_seed() -> None:
@@ -216,8 +251,64 @@ def test_any_budget_can_be_planned(budget: str) -> None:
     assert isinstance(cells_of(budget=budget)[0], Cell)
 
 
+def checkpoint(path: Path, methods: str = "static", mark: str = "", **more: Any) -> Path:
+    """What a run would write for the last cell of such a plan."""
+    cell = cells_of(methods, **more)[-1]
+    splits = cell.group.splits
+    shape = {name: getattr(splits, name) for name in ("classes", "in_channels", "image_size")}
+    save_checkpoint(cell.group.build(cell.method), path, {"identity": cell.identity, **shape, "mark": mark})
+    return path
+
+
+def test_init_is_in_every_group_and_its_content_in_every_key(tmp_path: Path) -> None:
+    paths = [checkpoint(tmp_path / f"{name}.safetensors", mark=mark) for name, mark in (("a", ""), ("b", "other"))]
+    paths.append(tmp_path / "copy.safetensors")
+    paths[-1].write_bytes(paths[0].read_bytes())
+    plans = [cells_of("condconv", init=path, seeds="0,1") for path in paths]
+    for path, cells in zip(paths, plans, strict=True):
+        assert {cell.group.init for cell in cells} == {path}
+    plain, first, other, copied = (
+        [cell.key for cell in cells] for cells in (cells_of("condconv", seeds="0,1"), *plans)
+    )
+    assert first == copied
+    assert len({*plain, *first, *other}) == 3 * 4
+    assert [cell.group.init for cell in cells_of("condconv")] == [None, None]
+    assert "init" not in cells_of("condconv")[0].identity  # cells without one keep their keys
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ({"methods": "condconv"}, r"method=condconv\(.*\), not static"),
+        ({"backbone": "cifar_resnet14"}, r"backbone=cifar_resnet14.*, not cifar_resnet8"),
+        ({"dataset": "digits(size=16)"}, "image_size=16, not "),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_refused(made: dict[str, Any], words: str, tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "net.safetensors", **made)
+    with pytest.raises(InvalidValue, match=words) as caught:
+        cells_of("condconv", init=path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes(b"not weights")
+    save_checkpoint(cells_of()[0].group.build(cells_of()[0].method), tmp_path / "bare.safetensors", {})
+    for name, words in (
+        ("net.safetensors", "is not a checkpoint of dyncomp"),
+        ("bare.safetensors", "method=None, not static"),
+        ("absent.safetensors", "no such file; give a checkpoint"),
+        (".", "no such file; give a checkpoint"),
+    ):
+        with pytest.raises(InvalidValue, match=words) as caught:
+            cells_of("condconv", init=tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
 def test_every_planning_error_is_ours() -> None:
     for wrong in (
+        {"init": "nothing"},
         {"methods": "nothing"},
         {"backbone": "nothing"},
         {"dataset": "nothing"},

@@ -85,6 +85,9 @@ def asked(methods: str = "condconv", *more: str) -> tuple[str, ...]:
         (asked("condconv", "--config", "absent.toml"), "config file absent.toml cannot be read: No such file"),
         (asked("condconv", "--include-path", "absent.py"), "absent.py: no such file or folder"),
         (asked("condconv", "--data-dir", "absent"), "--data-dir=absent is not a folder"),
+        (asked("condconv", "--init", "absent"), "init='absent': no such file; give a checkpoint"),
+        (asked("all(x=1)"), "unknown method 'all'"),
+        (asked("all,skipnett"), "did you mean skipnet?"),
         (asked("condconv", "--dataset", "imagenet"), "imagenet"),
         (asked("condconv", "--device", "abacus"), "device 'abacus' is not available on this machine"),
         (asked("condconv", "--bogus", "1"), "No such option: --bogus"),
@@ -202,7 +205,14 @@ except SystemExit as error:
 """
 
 
-@pytest.mark.parametrize("arguments", [["--methods", "skipnett"], ["--methods", "condconv", "--budget", "soon"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--methods", "skipnett"],
+        ["--methods", "condconv", "--budget", "soon"],
+        ["--methods", "condconv", "--init", "absent"],
+    ],
+)
 def test_a_slip_is_answered_without_torch(arguments: list[str]) -> None:
     script = SAID_EARLY.format(arguments=arguments)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)

@@ -20,7 +20,7 @@ from dyncomp.bench.events import (
     ReportStarted,
     TimingStarted,
 )
-from dyncomp.bench.plan import Cell, make_plan
+from dyncomp.bench.plan import Cell, LeftOut, Plan, make_plan
 from dyncomp.cli import progress
 from dyncomp.cli.progress import watching
 from dyncomp.train import Progress
@@ -89,6 +89,13 @@ def test_plain_lines_come_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_share_of_the_arithmetic_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
     assert "loss 1.250, 80% of the MACs, 60 s left" in shown(monkeypatch, events(OK), terminal=False)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_left_out_is_said(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = LeftOut("hydranet", "vgg11", "no [place]")
+    text = shown(monkeypatch, [Planned(Plan(PLAN.groups, (left,)), 0)], terminal)
+    assert "left out: hydranet on vgg11: no [place]" in text
 
 
 @pytest.mark.parametrize("terminal", [False, True])

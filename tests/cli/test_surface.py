@@ -24,7 +24,7 @@ from tests.records import make_store
 OPTIONS: dict[Callable[..., None], set[str]] = {
     benchmark: {
         *("--methods", "--backbone", "--dataset", "--budget", "--seeds", "--seed", "--batch-sizes", "--batch-size"),
-        *("--device", "--data-dir", "--output", "--config", "--include-path"),
+        *("--device", "--data-dir", "--output", "--init", "--config", "--include-path"),
         *("--force", "--no-force", "--dry-run", "--no-dry-run"),
     },
     list_: {"--json", "--include-path", "what"},
