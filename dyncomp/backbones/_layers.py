@@ -23,7 +23,7 @@ def stem(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-def classify(stem: nn.Module, trunk: tuple[str, nn.Module], channels: int, classes: int) -> nn.Module:
+def classify(stem: nn.Module, trunk: tuple[str, nn.Module], channels: int, classes: int) -> nn.Sequential:
     """Stem, the trunk under its name, global average pooling, one linear layer; He's weights."""
     model = nn.Sequential(
         OrderedDict(
@@ -38,6 +38,12 @@ def classify(stem: nn.Module, trunk: tuple[str, nn.Module], channels: int, class
     )
     initialise(model)
     return model
+
+
+def pooled(features: nn.Module, classifier: nn.Module) -> nn.Sequential:
+    """Features, global average pooling, classifier: (B, 3, H, W) -> (B, Y), under the names that torchvision uses."""
+    layers = OrderedDict(features=features, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(1))
+    return nn.Sequential(layers | OrderedDict(classifier=classifier))
 
 
 def initialise(model: nn.Module) -> None:

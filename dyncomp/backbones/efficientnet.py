@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import nn
 
+from dyncomp.backbones._layers import pooled
 from dyncomp.backbones._stem import stem_convolution
 from dyncomp.backbones._weights import load_weights
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
@@ -48,7 +49,7 @@ class EfficientNetB0(BackboneFamily):
             for index, block in list(stage.named_children()):
                 stage.set_submodule(index, plain(block))
                 names.append(f"features.{number}.{index}")
-        return Backbone(model, names, "classifier.1", "efficientnet_b0")
+        return Backbone(pooled(model.features, model.classifier), names, "classifier.1", "efficientnet_b0")
 
 
 def plain(block: MBConv) -> nn.Module:

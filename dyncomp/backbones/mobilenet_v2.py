@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import nn
 
+from dyncomp.backbones._layers import pooled
 from dyncomp.backbones._stem import stem_convolution
 from dyncomp.backbones._weights import load_weights
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
@@ -45,7 +46,7 @@ class MobileNetV2(BackboneFamily):
         names = [f"features.{index}" for index in range(1, len(blocks) + 1)]
         for name, block in zip(names, blocks, strict=True):
             model.set_submodule(name, plain(block))
-        return Backbone(model, names, "classifier.1", "mobilenet_v2")
+        return Backbone(pooled(model.features, model.classifier), names, "classifier.1", "mobilenet_v2")
 
 
 def plain(block: InvertedResidual) -> nn.Module:

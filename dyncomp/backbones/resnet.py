@@ -48,7 +48,9 @@ class ResNet(BackboneFamily):
             for index, block in list(stage.named_children()):
                 stage.set_submodule(index, residual(block))
         names = [f"{s}.{index}" for s in STAGES for index, _ in getattr(model, s).named_children()]
-        return Backbone(model, names, "fc", name)
+        *layers, (classifier, fc) = model.named_children()
+        chain = nn.Sequential(OrderedDict([*layers, ("flatten", nn.Flatten(1)), (classifier, fc)]))
+        return Backbone(chain, names, classifier, name)
 
 
 def residual(block: BasicBlock | Bottleneck) -> ResidualBlock:

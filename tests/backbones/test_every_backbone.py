@@ -11,6 +11,7 @@ from dyncomp.registry import BACKBONES
 
 CLASSES = 7
 EXAMPLES = [spec for entry in BACKBONES.entries() for spec in getattr(entry.load(), "examples", (entry.name,))]
+WITHOUT_STEM = ("vgg11",)  # all its convolutions are alike
 every_backbone = pytest.mark.parametrize("spec", EXAMPLES)
 
 
@@ -89,11 +90,52 @@ def test_a_block_that_is_swapped_runs_in_its_place(spec: str) -> None:
 
 @every_backbone
 @torch.no_grad()
+def test_the_layers_in_their_order_are_the_network(spec: str) -> None:
+    net = build(spec).eval()
+    layers = net.layers()
+    names = [name for name, _ in layers]
+    assert [name for name in names if name in net.blocks] == list(net.blocks)
+    assert all(layer is net.part(name) for name, layer in layers)
+    assert {id(p) for _, layer in layers for p in layer.parameters()} == {id(p) for p in net.parameters()}
+    x = images()
+    for _, layer in layers:
+        x = layer(x)
+    assert torch.equal(x, net(images()))
+
+
+@every_backbone
+@torch.no_grad()
+def test_the_network_can_be_cut_between_any_two_layers(spec: str) -> None:
+    net = build(spec).eval()
+    layers = [layer for _, layer in net.layers()]
+    for cut in range(1, len(layers)):
+        before, after = nn.Sequential(*layers[:cut]), nn.Sequential(*layers[cut:])
+        assert torch.equal(after(before(images())), net(images())), net.layers()[cut][0]
+
+
+@every_backbone
+@torch.no_grad()
+def test_heads_of_its_own_give_logits_behind_their_blocks(spec: str) -> None:
+    net = build(spec).eval()
+    assert set(net.heads) <= set(net.blocks)
+    x = images()
+    for name, layer in net.layers():
+        x = layer(x)
+        if name in net.heads:
+            first, again = net.heads[name](), net.heads[name]()
+            logits = first.eval()(x)
+            assert logits.shape == (2, CLASSES)
+            assert not torch.equal(logits, again.eval()(x))  # a new one at every call
+
+
+@every_backbone
+@torch.no_grad()
 def test_no_part_of_a_residual_block_writes_on_what_another_reads(spec: str) -> None:
     net = build(spec).eval()
     shapes: dict[str, torch.Size] = {}
     for name in net.blocks:
-        net.part(name).register_forward_hook(lambda m, i, o, name=name: shapes.update({name: i[0].shape}))
+        if isinstance(net.part(name), ResidualBlock):
+            net.part(name).register_forward_hook(lambda m, i, o, name=name: shapes.update({name: i[0].shape}))
     net(images())
     for name, shape in shapes.items():
         block = net.part(name)
@@ -121,12 +163,19 @@ def test_the_classifier_is_the_linear_layer_that_gives_the_logits(spec: str) -> 
 
 @every_backbone
 @torch.no_grad()
-def test_the_stem_is_none_of_the_blocks(spec: str) -> None:
+def test_blocks_pass_on_one_map_or_say_otherwise(spec: str) -> None:
     net = build(spec).eval()
-    shapes: list[torch.Size] = []
-    net.part(net.blocks[0]).register_forward_hook(lambda m, i, o: shapes.append(i[0].shape))
+    passed: list[object] = []
+    for name in net.blocks:
+        net.part(name).register_forward_hook(lambda m, i, o: passed.extend((i[0], o)))
     net(images())
-    assert shapes[0][1] > 3
+    assert all(isinstance(x, tuple) == net.multi_scale for x in passed)
+
+
+@every_backbone
+def test_the_stem_is_none_of_the_blocks(spec: str) -> None:
+    first, _ = build(spec).layers()[0]
+    assert first.startswith("blocks.") == (spec.partition("(")[0] in WITHOUT_STEM)
 
 
 @every_backbone

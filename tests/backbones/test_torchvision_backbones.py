@@ -115,3 +115,21 @@ def test_channels_of_mobilenet_v2_follow_its_width() -> None:
     ours = BACKBONES.create("mobilenet_v2(width=0.5)").build(7, 3, 32)
     theirs = get_model("mobilenet_v2", num_classes=7, width_mult=0.5)
     assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last", "classifier", "pool"),
+    [
+        ("resnet18", "layer1.0", "layer4.1", "fc", "avgpool"),
+        ("mobilenet_v2", "features.1", "features.17", "classifier.1", "avgpool"),
+        ("efficientnet_b0", "features.1.0", "features.7.0", "classifier.1", "avgpool"),
+    ],
+)
+def test_parts_keep_torchvisions_names(name: str, first: str, last: str, classifier: str, pool: str) -> None:
+    net = BACKBONES.create(name).build(10, 3, 32)
+    assert (net.blocks[0], net.blocks[-1], net.classifier) == (first, last, classifier)
+    original = get_model(name, weights=None, num_classes=10).state_dict()
+    blocks = tuple(f"model.{block}." for block in net.blocks)
+    outside = [key.removeprefix("model.") for key in net.state_dict() if not key.startswith(blocks)]
+    assert outside == [key for key in original if not f"model.{key}".startswith(blocks)]
+    assert pool in [layer for layer, _ in net.layers()]
