@@ -1,4 +1,4 @@
-"""What the families written here share: convolution, stem, head and initial weights."""
+"""What the families written here share: convolution, stem, head, initial weights, sizes."""
 
 from __future__ import annotations
 
@@ -57,3 +57,20 @@ def initialise(model: nn.Module) -> None:
             # torch's kaiming_normal_ forgets the groups: depthwise kernels would start too small
             fan_out = layer.weight[:, 0].numel() / layer.groups
             nn.init.normal_(layer.weight, std=(2 / fan_out) ** 0.5)
+
+
+def scaled(channels: int, width: float) -> int:
+    """The multiple of 8 nearest to channels * width, at least 8."""
+    return max(8, int(channels * width + 4) // 8 * 8)
+
+
+def halvings_for(image_size: int) -> int:
+    """The most halvings, up to five, that leave a side ceil(image_size / 2**halvings) >= 2."""
+    return min(5, max(0, (image_size - 1).bit_length() - 1))
+
+
+def keep_last(strides: list[int], kept: int) -> list[int]:
+    """The strides with only the last `kept` of those above 1 left, the others set to 1."""
+    strided = [index for index, stride in enumerate(strides) if stride > 1]
+    dropped = strided[: len(strided) - kept]
+    return [1 if index in dropped else stride for index, stride in enumerate(strides)]

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from dyncomp.backbones._layers import classify, convolution, stem
+from dyncomp.backbones._layers import classify, convolution, halvings_for, keep_last, scaled, stem
 from dyncomp.core.backbone import Backbone, BackboneFamily
 from dyncomp.registry import register_backbone
 from dyncomp.spec import option
@@ -67,20 +67,3 @@ def separable_block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
             relu2=nn.ReLU(inplace=True),
         )
     )
-
-
-def scaled(channels: int, width: float) -> int:
-    """The multiple of 8 nearest to channels * width, at least 8."""
-    return max(8, int(channels * width + 4) // 8 * 8)
-
-
-def halvings_for(image_size: int) -> int:
-    """The most halvings, up to five, that leave a side ceil(image_size / 2**halvings) >= 2."""
-    return min(5, max(0, (image_size - 1).bit_length() - 1))
-
-
-def keep_last(strides: list[int], kept: int) -> list[int]:
-    """The strides with only the last `kept` of those above 1 left, the others set to 1."""
-    strided = [index for index, stride in enumerate(strides) if stride > 1]
-    dropped = strided[: len(strided) - kept]
-    return [1 if index in dropped else stride for index, stride in enumerate(strides)]
