@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from dyncomp.core import Backbone, BackboneFamily, Method, Net, measure_costs
 from dyncomp.registry import BACKBONES, METHODS
@@ -31,12 +32,27 @@ def build(
     that do not hold.
     """
     family = backbone if isinstance(backbone, BackboneFamily) else BACKBONES.create(backbone)
+    names: _Names = {}
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        net = Net(create_method(method).build(_maker(family, classes, in_channels, image_size)))
+        net = Net(create_method(method).build(_maker(family, (classes, in_channels, image_size), names)))
+    state = net.state_dict(keep_vars=True)
+    net.origins = {name: names[id(tensor)][1] for name, tensor in state.items() if id(tensor) in names}
     net.costs = measure_costs(net, torch.zeros(1, in_channels, image_size, image_size))
     return net.eval()
 
 
-def _maker(family: BackboneFamily, classes: int, in_channels: int, image_size: int) -> Callable[[], Backbone]:
-    return lambda: family.build(classes, in_channels, image_size)
+_Names = dict[int, tuple[Tensor, str]]
+"""A tensor's id, the tensor (so that the id stays its own), and what it was called in the plain backbone."""
+
+
+def _maker(family: BackboneFamily, shape: tuple[int, int, int], names: _Names) -> Callable[[], Backbone]:
+    """What gives a method its backbones; the tensors of each are noted in `names`."""
+
+    def new() -> Backbone:
+        backbone = family.build(*shape)
+        state = backbone.model.state_dict(keep_vars=True)
+        names.update({id(tensor): (tensor, name) for name, tensor in state.items()})
+        return backbone
+
+    return new

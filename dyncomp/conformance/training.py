@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 import torch
 
 from dyncomp.conformance.case import Case, NotConforming
-from dyncomp.core import Net, Stage
+from dyncomp.core import Net, Stage, measure_costs
+from dyncomp.core.decisions import all_on
 from dyncomp.core.tuner import in_turn
 
 BATCHES = 3
@@ -29,8 +30,7 @@ def stages_train_what_they_claim(case: Case) -> None:
 
 
 def _check_stage(case: Case, stage: Stage) -> None:
-    net = case.fresh().train()
-    net.tape.sampling = stage.sampling
+    net = _begun(case, stage)
     names = [name for name, _ in net.named_parameters()]
     for pattern in stage.learns:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -46,12 +46,30 @@ def _check_stage(case: Case, stage: Stage) -> None:
         raise NotConforming(f"stage {stage.name}: the gradient of {min(silent)} is zero throughout")
 
 
+def _begun(case: Case, stage: Stage) -> Net:
+    """The network that the stage trains, as its training begins."""
+    whole = case.fresh()
+    if stage.prepare is not None:
+        with in_turn():
+            stage.prepare(whole, lambda: [(case.images(seed=batch), case.labels()) for batch in range(BATCHES)])
+    net = stage.trained(whole).double().train()
+    if net.costs is None:
+        net.costs = measure_costs(net, case.images()[:1])
+    for name, module in net.named_modules():
+        if stage.holds(name):
+            module.training = False
+    net.tape.sampling = stage.sampling
+    if stage.adjust is not None:
+        stage.adjust(net, 1.0)
+    return net
+
+
 def _backward(case: Case, net: Net, stage: Stage, batch: int) -> None:
     torch.manual_seed(batch)
     net.zero_grad(set_to_none=True)
     with in_turn():
-        output = net(case.images(seed=batch))
-    loss = stage.loss(output, case.labels(), 1.0)
+        decisions = all_on(net, case.count) if stage.all_on else None
+        loss = stage.loss(net(case.images(seed=batch), decisions=decisions), case.labels(), 1.0)
     loss.backward()  # type: ignore[no-untyped-call]
     for name, parameter in net.named_parameters():
         gradient = parameter.grad

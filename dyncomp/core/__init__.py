@@ -1,6 +1,6 @@
 """The contract and the mechanism: what methods are made of. Knows no method's name."""
 
-from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
+from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock, chain
 from dyncomp.core.cost import (
     Costs,
     Executed,
@@ -10,37 +10,59 @@ from dyncomp.core.cost import (
     measure_costs,
     price,
 )
+from dyncomp.core.exits import Certainty, Exit, Judge, Voter
+from dyncomp.core.filtered import Filtered, Switch
+from dyncomp.core.filtering import with_switches
 from dyncomp.core.gated import Gated
-from dyncomp.core.gates import FeedForwardGate, RecurrentGate, Router, shared_recurrence
-from dyncomp.core.method import Method, Stage
+from dyncomp.core.gates import Concrete, FeedForwardGate, RecurrentGate, Router, shared_recurrence
+from dyncomp.core.method import Method
 from dyncomp.core.mixed import Mixed
 from dyncomp.core.net import Net, Output
 from dyncomp.core.op import Op, hard_decision
+from dyncomp.core.planned import Planned
+from dyncomp.core.points import Point, Seen
+from dyncomp.core.routed import Routed
+from dyncomp.core.stage import Batches, Loss, Stage
 from dyncomp.core.trace import Decision, Trace
 
 __all__ = [
     "Backbone",
     "BackboneFamily",
+    "Batches",
+    "Certainty",
+    "Concrete",
     "Costs",
     "Decision",
     "Executed",
+    "Exit",
     "FeedForwardGate",
+    "Filtered",
     "Gated",
+    "Judge",
+    "Loss",
     "Method",
     "Mixed",
     "Net",
     "Op",
     "Output",
+    "Planned",
+    "Point",
     "RecurrentGate",
     "ResidualBlock",
+    "Routed",
     "Router",
+    "Seen",
     "SiteCost",
     "Stage",
+    "Switch",
     "Trace",
+    "Voter",
+    "chain",
     "count_executed_macs",
     "execute_and_count",
     "hard_decision",
     "measure_costs",
     "price",
     "shared_recurrence",
+    "with_switches",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -41,16 +43,28 @@ class ResidualBlock(nn.Module):
 class Backbone(nn.Module):
     """A static network with named, replaceable parts.
 
-    `model` maps images (B, C, H, W) to logits (B, Y); `blocks` are the dotted names of its blocks in order of
-    execution (the stem is none of them); `classifier` is the dotted name of the last linear layer.
+    `model` maps images (B, C, H, W) to logits (B, Y) and is a chain: a Sequential, of Sequentials down to its blocks.
+    `blocks` are the dotted names of its blocks in order of execution (the stem is none of them); `classifier` is the
+    dotted name of the last linear layer. Where blocks pass on a tuple of maps, one for each scale, `multi_scale` is
+    true. `heads` are classifiers of the backbone's own for exits behind some of the blocks.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[str], classifier: str, name: str) -> None:
+    def __init__(
+        self,
+        model: nn.Sequential,
+        blocks: Sequence[str],
+        classifier: str,
+        name: str,
+        multi_scale: bool = False,
+        heads: Mapping[str, Callable[[], nn.Module]] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self.model = model
         self.blocks = tuple(blocks)
         self.classifier = classifier
         self.name = name
+        self.multi_scale = multi_scale
+        self.heads = dict(heads)
         for part in (*self.blocks, classifier):
             self.part(part)  # a wrong name fails here, not in the middle of a run
 
@@ -63,9 +77,28 @@ class Backbone(nn.Module):
         """The module of that dotted name."""
         return self.model.get_submodule(name)
 
+    def layers(self) -> list[tuple[str, nn.Module]]:
+        """The model as one chain of named modules: run in order they are the model, and every block is one of them."""
+        return list(self._opened("", self.model))
+
+    def _opened(self, name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        inside = f"{name}." if name else ""
+        if name in self.blocks or not any(block.startswith(inside) for block in self.blocks):
+            yield name, module
+        elif isinstance(module, nn.Sequential):
+            for child, part in module.named_children():
+                yield from self._opened(inside + child, part)
+        else:
+            raise TypeError(f"{self.name}: {name or 'the model'} holds blocks and is no Sequential")
+
     def swap(self, name: str, module: nn.Module) -> None:
         """Put `module` in the place of the part of that dotted name."""
         self.model.set_submodule(name, module)
+
+
+def chain(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
+    """Named layers, such as a stretch of `Backbone.layers()`, as one module; dots in names become underscores."""
+    return nn.Sequential(OrderedDict((name.replace(".", "_"), layer) for name, layer in layers))
 
 
 class BackboneFamily(Configurable, ABC):

@@ -4,20 +4,23 @@ Convention: MACs, one per multiply-add of convolutions, linear layers and matrix
 included; `flops = 2 * macs`.
 
     price_i = always + sum over sites of reach_i * (overhead + sum over units u of used_iu * cost_u)
+
+Where a site's units read the used units of another site (the filters of a convolution whose input filters are switched
+too), each pair of used units adds `coupled`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dyncomp.core.counter import MacCounter
+from dyncomp.core.counter import COUPLED, EACH, MacCounter
+from dyncomp.core.modes import evaluating
 from dyncomp.core.trace import Decision, Parent, Trace
 
 if TYPE_CHECKING:
@@ -26,11 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SiteCost:
-    """MACs for one image at one site: its overhead whenever it is reached, and each unit when it is used."""
+    """MACs for one image at one site: its overhead whenever it is reached, and each unit when it is used.
+
+    `coupled` is paid for each pair of a used unit here and a used unit of the site `reads`.
+    """
 
     overhead: int
     units: tuple[int, ...]
     parent: Parent
+    coupled: int = 0
+    reads: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,13 @@ class Costs:
     @property
     def full(self) -> int:
         """MACs with every unit on."""
-        return self.always + sum(c.overhead + sum(c.units) for c in self.sites.values())
+        return self.always + self.overhead + sum(self.of_units(site) for site in self.sites)
+
+    def of_units(self, site: str) -> int:
+        """MACs of all units of a site, everything on."""
+        cost = self.sites[site]
+        read = len(self.sites[cost.reads].units) if cost.reads else 0
+        return sum(cost.units) + cost.coupled * len(cost.units) * read
 
     @property
     def overhead(self) -> int:
@@ -69,22 +83,24 @@ def measure_costs(net: Net, images: Tensor) -> Costs:
     from dyncomp.core.decisions import all_on
 
     image = images[:1]
-    with _evaluating(net), MacCounter() as counter:
+    with evaluating(net), MacCounter() as counter:
         net.tape.meter = counter
         try:
             net(image, sparse=True, decisions=all_on(net, 1), record=False)
         finally:
             net.tape.meter = None
-    macs = counter.by_scope
-    sites = {
-        site: SiteCost(
-            macs[(site, None)],
-            tuple(macs[(site, unit)] for unit in range(op.units)),
-            net.parents[site],
-        )
-        for site, op in net.sites.items()
-    }
-    return Costs(macs[None], sites, tuple(image.shape[1:]), tuple(sorted(counter.uncounted)))
+    sites = {site: _site_cost(net, site, counter) for site in net.sites}
+    return Costs(counter.by_scope[None], sites, tuple(image.shape[1:]), tuple(sorted(counter.uncounted)))
+
+
+def _site_cost(net: Net, site: str, counter: MacCounter) -> SiteCost:
+    op, macs = net.sites[site], counter.by_scope
+    each = macs[(site, EACH)] // op.units
+    units = tuple(macs[(site, unit)] + each for unit in range(op.units))
+    if op.reads is None:
+        return SiteCost(macs[(site, None)], units, net.parents[site])
+    coupled = macs[(site, COUPLED)] // (op.units * op.reads.units)
+    return SiteCost(macs[(site, None)], units, net.parents[site], coupled, op.reads.site)
 
 
 def price(costs: Costs, trace: Trace) -> Tensor:
@@ -98,7 +114,11 @@ def price(costs: Costs, trace: Trace) -> Tensor:
     device = next((d.used.device for d in trace.values()), None)
     total = torch.full((trace.images,), float(costs.always), dtype=torch.float64, device=device)
     for site, cost in costs.sites.items():
-        total = total + trace.reach(site) * (cost.overhead + _used_macs(cost.units, trace[site].used.double()))
+        used = trace[site].used.double()  # (B, U)
+        macs = cost.overhead + _used_macs(cost.units, used)
+        if cost.reads is not None:
+            macs = macs + cost.coupled * used.sum(dim=1) * trace[cost.reads].used.double().sum(dim=1)
+        total = total + trace.reach(site) * macs
     return total
 
 
@@ -127,7 +147,7 @@ class Executed:
 
 def execute_and_count(net: Net, images: Tensor, decisions: Mapping[str, Decision] | None = None) -> Executed:
     """Run the sparse form on images (B, C, H, W), by its own or the given decisions; count every operator that ran."""
-    with _evaluating(net), MacCounter() as counter:
+    with evaluating(net), MacCounter() as counter:
         net(images, sparse=True, decisions=decisions, record=False)
     return Executed(counter.by_operator, counter.uncounted)
 
@@ -135,16 +155,3 @@ def execute_and_count(net: Net, images: Tensor, decisions: Mapping[str, Decision
 def count_executed_macs(net: Net, images: Tensor, decisions: Mapping[str, Decision] | None = None) -> int:
     """MACs of the operators that ran in the sparse form over all images; equals `price(costs, trace).sum()`."""
     return execute_and_count(net, images, decisions).macs
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside; afterwards every module is in the mode that it was in."""
-    training = [module for module in net.modules() if module.training]
-    net.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True

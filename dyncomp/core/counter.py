@@ -11,15 +11,20 @@ from __future__ import annotations
 from collections import ChainMap, Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-Scope = tuple[str, int | None] | None
-"""Where an operator ran: (site, unit), (site, None) for a site's overhead, None for what always runs."""
+EACH: Final = "each"
+COUPLED: Final = "coupled"
+Part = int | Literal["each", "coupled"] | None
+"""A part of a site: a unit, all units alike, all alike and growing with the units it reads, the overhead (None)."""
+
+Scope = tuple[str, Part] | None
+"""Where an operator ran: (site, part), or None for what always runs."""
 
 _FREE = frozenset(
     """
@@ -37,8 +42,8 @@ _FREE = frozenset(
     pixel_unshuffle prod rand rand_like randint randn randn_like randperm reflection_pad2d repeat
     repeat_interleave resize roll scalar_tensor scatter scatter_add select_scatter set slice_scatter sort split
     split_with_sizes_copy stack std std_mean sum sym_is_contiguous sym_numel sym_size sym_stride topk tril triu
-    uniform unique_consecutive unsafe_chunk unsafe_split upsample_bilinear2d upsample_nearest2d var var_mean where
-    zero zeros zeros_like
+    uniform unique_consecutive unique_dim unsafe_chunk unsafe_split upsample_bilinear2d upsample_nearest2d var var_mean
+    where zero zeros zeros_like
     """.split()  # noqa: SIM905 (a list of a hundred strings would fill the page)
 )
 
@@ -87,9 +92,18 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return sum(self.by_scope.values())
 
     @contextmanager
-    def scope(self, site: str, unit: int | None) -> Iterator[None]:
-        """Operators that run inside are added to this unit of the site, or to its overhead (`unit=None`)."""
-        self._scopes.append((site, unit))
+    def scope(self, site: str, part: Part) -> Iterator[None]:
+        """Operators that run inside are added to this part of the site."""
+        self._scopes.append((site, part))
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Operators that run inside are added to the scope around the current one."""
+        self._scopes.append(self._scopes[-2])
         try:
             yield
         finally:

@@ -71,6 +71,30 @@ class FeedForwardGate(nn.Module):
         return as_chance(logits).softmax(dim=1)[:, 1:]  # (B, 1)
 
 
+class Concrete(nn.Module):
+    """Logits (B, U) to probabilities; in training with logistic noise, sigmoid((logits + noise) / temperature).
+
+    The binary concrete distribution, or Gumbel-softmax of two (Maddison et al. 2017, arXiv:1611.00712; Jang et al.
+    2017, arXiv:1611.01144): thresholded at 1/2 it is a fair draw from sigmoid(logits). Stages set
+    `temperature` and `noisy`; evaluation has neither noise nor temperature.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.noisy = True
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Probabilities in the shape of the logits."""
+        logits = as_chance(logits)
+        if not self.training:
+            return logits.sigmoid()
+        if self.noisy:
+            uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+            logits = logits + uniform.log() - (-uniform).log1p()
+        return (logits / self.temperature).sigmoid()
+
+
 def _conv(channels: int, stride: int) -> list[nn.Module]:
     conv = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
     return [conv, nn.BatchNorm2d(channels), nn.ReLU()]

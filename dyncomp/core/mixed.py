@@ -75,7 +75,7 @@ class Mixed(Op):
 
     def _run(self, x: Tensor, weight: Tensor, dense: bool) -> Tensor:
         mixture = self.mixture
-        mixture.weight, mixture.dense, mixture.overhead = weight, dense, self._overhead
+        mixture.weight, mixture.dense, mixture.overhead = weight, dense, self.overhead
         y: Tensor = self.block(x)
         mixture.weight = mixture.nothing  # a pass's graph is freed with its output, and the network can be copied
         return y

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from dyncomp.core.cost import Costs, price
@@ -12,13 +13,23 @@ from dyncomp.core.op import Op, Taped
 from dyncomp.core.trace import Decision, Parent, Tape, Trace
 
 
+def _no_images(decisions: Mapping[str, Decision]) -> Output:
+    raise RuntimeError("this output was not made by a pass, so there are no images to run again")
+
+
 @dataclass(frozen=True)
 class Output:
-    """What a pass gives: `logits` (B, Y), the `trace` of its decisions, and the costs that price them."""
+    """What a pass gives: `logits` (B, Y), the `trace` of its decisions, and the costs that price them.
+
+    `said` is what the network's parts said in the dense form for losses and calibrations, by key: side answers, scores.
+    `again(decisions)` is the output for the same images by other decisions, without gradient.
+    """
 
     logits: Tensor
     trace: Trace
     costs: Costs | None
+    said: Mapping[str, Tensor] = field(default_factory=dict)
+    again: Callable[[Mapping[str, Decision]], Output] = _no_images
 
     def macs(self) -> Tensor:
         """Multiply-adds of each image, (B,) float64, differentiable through the decisions."""
@@ -39,6 +50,7 @@ class Net(nn.Module):
 
     `net(images)` runs the dense form in training and the sparse form in evaluation; `sparse=` says otherwise.
     `decisions` (site -> Decision over the whole batch) replaces the gates' own. With `record=False` the trace is empty.
+    `origins` says of each tensor of its state that came from the plain backbone what it was called there.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -48,6 +60,7 @@ class Net(nn.Module):
         self.sites = {name: op for name, op in model.named_modules() if isinstance(op, Op)}
         self.parents = _parents(self.sites)
         self.costs: Costs | None = None
+        self.origins: dict[str, str] = {}
         for name, module in model.named_modules():
             if isinstance(module, Taped):
                 module.attach(name, self.tape)
@@ -67,9 +80,20 @@ class Net(nn.Module):
             self._check(decisions, len(images))
         self.tape.begin(len(images), sparse, record, decisions or {})
         logits = self.model(images)
-        trace = self._trace(logits)
+        trace, said = self._trace(logits), self.tape.said
         self.tape.end()
-        return Output(logits, trace, self.costs)
+        return Output(logits, trace, self.costs, said, self._again(images, sparse))
+
+    def _again(self, images: Tensor, sparse: bool) -> Callable[[Mapping[str, Decision]], Output]:
+        device = images.device.type
+        low = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+        def again(decisions: Mapping[str, Decision]) -> Output:
+            with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=low):
+                output: Output = self(images, sparse=sparse, decisions=decisions)
+                return output
+
+        return again
 
     def _check(self, decisions: Mapping[str, Decision], images: int) -> None:
         for site, decision in decisions.items():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dyncomp.core.counter import Part
 from dyncomp.core.trace import Decision, Tape
 
 
@@ -31,6 +32,15 @@ class Op(Taped, ABC):
     units: int
     """How many units the decision is about."""
 
+    decides_anyway = False
+    """Whether `decide` makes more than the decision and has to run where the decision is given."""
+
+    learns_to_decide = True
+    """Whether training settles the decision; false where a threshold does, chosen when the training is done."""
+
+    reads: Op | None = None
+    """The op whose used units are the input channels of this one: its coupled cost grows with both."""
+
     @abstractmethod
     def decide(self, x: Tensor) -> Decision:
         """The gate's own decision for features (B, ...), before anything is forced."""
@@ -51,22 +61,41 @@ class Op(Taped, ABC):
     def least(self) -> Tensor:
         """The fewest units that an image may use, (U,) of 0 and 1."""
 
+    def always(self) -> Tensor:
+        """The units that no image can do without, (U,) of 0 and 1; those of `least`, unless the op says otherwise."""
+        return self.least()
+
     @abstractmethod
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
         """An allowed decision out of wishes (B, U): which units to use, and with what weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Features in, features out, in the form and by the decision that the tape asks for."""
-        decision = self.tape.settle(self.site, self._overhead(self.decide, x))
+        decision = self.tape.settle(self.site, self._decided(x))
         return self.sparse(x, decision) if self.tape.sparse else self.dense(x, decision)
 
-    def _overhead(self, run: Callable[..., Any], *inputs: Any) -> Any:
+    def _decided(self, x: Tensor) -> Decision:
+        if self.training and self.site in self.tape.forced and not self.decides_anyway:
+            return self.tape.given(self.site, x[0] if isinstance(x, tuple) else x)  # a gate that nobody asks may rest
+        decision: Decision = self.overhead(self.decide, x)
+        return decision
+
+    def overhead(self, run: Callable[..., Any], *inputs: Any) -> Any:
+        """Run something whose cost is the site's overhead."""
         return self._metered(None, run, *inputs)
 
-    def _unit(self, unit: int, run: Callable[..., Any], *inputs: Any) -> Any:
+    def unit(self, unit: Part, run: Callable[..., Any], *inputs: Any) -> Any:
+        """Run a unit of the site (`EACH`: all of them at once, alike; `COUPLED`: see `SiteCost`)."""
         return self._metered(unit, run, *inputs)
 
-    def _metered(self, unit: int | None, run: Callable[..., Any], *inputs: Any) -> Any:
+    def outside(self, run: Callable[..., Any], *inputs: Any) -> Any:
+        """Run something, from inside the overhead, whose cost is that of what surrounds the site."""
+        if self.tape.meter is None:
+            return run(*inputs)
+        with self.tape.meter.around():
+            return run(*inputs)
+
+    def _metered(self, unit: Part, run: Callable[..., Any], *inputs: Any) -> Any:
         if self.tape.meter is None:
             return run(*inputs)
         with self.tape.meter.scope(self.site, unit):

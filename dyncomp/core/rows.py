@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+Features = TypeVar("Features", Tensor, tuple[Tensor, ...])
+"""Features (B, C, H, W), or a tuple of them, one for each scale."""
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -11,8 +16,15 @@ def is_channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-def take(x: Tensor, rows: Tensor) -> Tensor:
+def images_in(x: Tensor | tuple[Tensor, ...]) -> int:
+    """How many images the features are of."""
+    return len(x[0] if isinstance(x, tuple) else x)
+
+
+def take(x: Features, rows: Tensor) -> Features:
     """The images at `rows`, in x's own layout (`index_select` alone would return a channels-last batch as NCHW)."""
+    if isinstance(x, tuple):
+        return tuple(take(scale, rows) for scale in x)
     if is_channels_last(x):
         return x.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)  # (rows, C, H, W)
     return x.index_select(0, rows)

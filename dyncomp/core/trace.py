@@ -28,8 +28,11 @@ class Decision:
     probability: Tensor
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Decision:
-        """The decision with `change` applied to each of its three tensors."""
-        return Decision(change(self.used), change(self.weight), change(self.probability))
+        """The decision with `change` applied to each of its three tensors, once where they are the same tensor."""
+        used = change(self.used)
+        weight = used if self.weight is self.used else change(self.weight)
+        known = {id(self.used): used, id(self.weight): weight}.get(id(self.probability))
+        return Decision(used, weight, change(self.probability) if known is None else known)
 
 
 class Trace(Mapping[str, Decision]):
@@ -80,20 +83,25 @@ class Trace(Mapping[str, Decision]):
     def join(traces: Sequence[Trace]) -> Trace:
         """The traces of successive batches as one."""
         first = traces[0]
-        joined = {
-            site: Decision(
-                torch.cat([t[site].used for t in traces]),
-                torch.cat([t[site].weight for t in traces]),
-                torch.cat([t[site].probability for t in traces]),
-            )
-            for site in first
-        }
+        joined = {site: _joined([trace[site] for trace in traces]) for site in first}
         return Trace(joined, first.parents, sum(t.images for t in traces))
 
     def to(self, device: torch.device | str) -> Trace:
         """The same decisions on another device, without their graph."""
         moved = {site: d.map(lambda t: t.detach().to(device)) for site, d in self.items()}
         return Trace(moved, self.parents, self.images)
+
+
+def _sum(a: Decision, b: Decision) -> Decision:
+    return Decision(a.used + b.used, a.weight + b.weight, a.probability + b.probability)
+
+
+def _joined(parts: Sequence[Decision]) -> Decision:
+    """Decisions of successive batches as one; what is the same tensor in all of them stays one tensor."""
+    used = torch.cat([d.used for d in parts])
+    if all(d.weight is d.used and d.probability is d.used for d in parts):
+        return Decision(used, used, used)
+    return Decision(used, torch.cat([d.weight for d in parts]), torch.cat([d.probability for d in parts]))
 
 
 class Tape:
@@ -111,6 +119,7 @@ class Tape:
         self.images = 0
         self.rows: Tensor | None = None
         self.decisions: dict[str, Decision] = {}
+        self.said: dict[str, Tensor] = {}
         self._inside: list[Tensor] = []
         self._memory: dict[str, Tensor] = {}
 
@@ -120,6 +129,7 @@ class Tape:
         self.forced = forced
         self.rows = None
         self.decisions = {}
+        self.said = {}
         self._inside = []
         self._memory = {}
 
@@ -127,18 +137,29 @@ class Tape:
         """Let go of all tensors, so that a pass's graph is freed with its output and the network can be copied."""
         self.begin(0, self.sparse, self.recording, {})
 
+    def say(self, key: str, value: Tensor) -> None:
+        """Hand `value` (B, ...) to whoever reads the pass's output: a loss, a calibration. In the dense form only."""
+        if self.recording and not self.sparse:
+            self.said[key] = value
+
+    def given(self, site: str, like: Tensor) -> Decision:
+        """The decision that is forced at the site, for the current images, in the type of `like`."""
+        return self._force(self.forced[site], like)
+
     def settle(self, site: str, decision: Decision) -> Decision:
         """The decision that holds at the site (a forced one replaces the gate's own), noted when recording."""
         if site in self.forced:
-            decision = self._force(self.forced[site], decision)
+            decision = self.given(site, decision.weight)
         if self.recording:
-            self.decisions[site] = decision.map(self._spread)
+            noted, here = self.decisions.get(site), decision.map(self._spread)
+            # a site inside parts of a batch decides once for each part; the rows of the others are zero
+            self.decisions[site] = here if noted is None else _sum(noted, here)
         return decision
 
-    def _force(self, forced: Decision, own: Decision) -> Decision:
+    def _force(self, forced: Decision, like: Tensor) -> Decision:
         def here(value: Tensor) -> Tensor:
             value = value if self.rows is None else value[self.rows]
-            return value.to(own.weight)
+            return value.to(like)
 
         return forced.map(here)
 

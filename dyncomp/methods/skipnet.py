@@ -86,7 +86,7 @@ class SkipNet(Method):
         """See `Method.stages`."""
         return (
             Stage("supervised", 0.9, self._supervised),
-            Stage("hybrid", 0.1, self._hybrid, sampling=True, learning_rate=0.001, hold_statistics=True),
+            Stage("hybrid", 0.1, self._hybrid, sampling=True, learning_rate=0.001, hold_statistics=("*",)),
         )
 
     def _supervised(self, output: Output, labels: Tensor, progress: float) -> Tensor:

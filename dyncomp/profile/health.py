@@ -44,7 +44,8 @@ def _site_health(net: Net, site: str, test: Trace, calibration: Trace) -> Iterat
     assert net.costs is not None  # `build` measures them
     op, cost = net.sites[site], net.costs.sites[site]
     on_test, on_calibration = (trace.executed(site).double().mean(0).tolist() for trace in (test, calibration))
-    for unit, least in enumerate(op.least().tolist()):
+    per_unit = net.costs.of_units(site) - sum(cost.units)  # what is coupled to another site's units, shared out
+    for unit, always in enumerate(op.always().tolist()):
         yield GateHealth(
             site,
             unit,
@@ -52,8 +53,8 @@ def _site_health(net: Net, site: str, test: Trace, calibration: Trace) -> Iterat
             rate_calibration=on_calibration[unit],
             input_dependence=_entropy(on_test[unit]),
             overhead_macs=cost.overhead,
-            unit_macs=cost.units[unit],
-            skippable=not least,
+            unit_macs=cost.units[unit] + per_unit // op.units,
+            skippable=not always,
         )
 
 

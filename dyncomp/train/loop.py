@@ -14,13 +14,19 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from dyncomp.core import Net, Stage
+from dyncomp.core import Net, Stage, measure_costs
+from dyncomp.core.decisions import all_on
 from dyncomp.data import Batch, Split
 from dyncomp.errors import DyncompError
 from dyncomp.train.precision import trains_in_bfloat16
 from dyncomp.train.recipe import Recipe
+from dyncomp.train.watch import GateWatch
 
 TELL_EVERY_S = 0.5
+PROBE = 256
+"""images that gates are watched on"""
+LOOKS = 10
+"""times in a stage that they are"""
 
 
 class Diverged(DyncompError):
@@ -41,16 +47,23 @@ class Progress:
     share: float
     done: float
     seconds: float
+    warning: str = ""
 
 
 @dataclass
 class StageLog:
-    """What happened in a stage; `log` has rows (epoch, mean loss, mean share of the plain network's MACs)."""
+    """What happened in a stage.
+
+    `log` has rows (epoch, mean loss, mean share of the plain network's MACs); `routes` rows (epoch, distinct routes of
+    a fixed batch of training images, taken in the sparse form); `warnings` what went wrong with the gates.
+    """
 
     name: str
     epochs: float
     seconds: float = 0.0
     log: list[tuple[int, float, float]] = field(default_factory=list)
+    routes: list[tuple[int, int]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def train(
@@ -69,51 +82,72 @@ def train(
     """
     per_epoch = max(1, len(split) // recipe.batch_size)
     steps = _apportion(max(len(stages), round(recipe.epochs * per_epoch)), stages)
-    convert_conv2d_weight_memory_format(net, torch.channels_last)
     with _own_randomness(_device(net), seed):
         training = _Training(net, split, recipe, seed, _Clock(per_epoch, sum(steps), report))
         try:
             return [training.run(stage, number) for stage, number in zip(stages, steps, strict=True)]
         finally:
-            net.tape.sampling = False
             net.requires_grad_(True)
             net.eval()
 
 
 class _Training:
-    """What all stages share: the network, the stream of batches, the recipe and the clock."""
+    """What all stages share: the stream of batches, the recipe and the clock."""
 
     def __init__(self, net: Net, split: Split, recipe: Recipe, seed: int, clock: _Clock) -> None:
-        self.net, self.recipe, self.clock = net, recipe, clock
+        self.net, self.split, self.recipe, self.clock = net, split, recipe, clock
         self.device = _device(net)
         self.batches = _endless(split, recipe.batch_size, seed)
-        image = next(iter(split.batches(1))).images
-        self.low = trains_in_bfloat16(net, image.to(self.device))
+        self.probe = self._images(next(iter(split.batches(min(PROBE, len(split))))))
 
     def run(self, stage: Stage, steps: int) -> StageLog:
         """Train one stage."""
-        self.net.train()
-        if stage.hold_statistics:
-            _hold_statistics(self.net)
-        self.net.tape.sampling = stage.sampling
-        learning = _hold_all_but(self.net, stage)
-        optimizer = self.recipe.optimizer(learning, stage.learning_rate)
-        schedule = self.recipe.schedule(optimizer, steps)
-        self.clock.start(stage.name, steps)
+        net = self._ready(stage)
+        low = trains_in_bfloat16(net, self.probe[:1])
+        learning = _hold_all_but(net, stage)
+        optimizer = self.recipe.optimizer(learning, stage)
+        schedule = self.recipe.schedule(optimizer, steps, stage.warmup)
+        self.clock.start(stage.name, steps, watch=None if stage.all_on else GateWatch(net, self.probe))
         for step in range(steps):
-            loss, share = self._forward(stage, next(self.batches), step / steps)
+            if stage.adjust is not None:
+                stage.adjust(net, step / steps)
+            loss, share = self._forward(net, stage, step / steps, low)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(learning.values(), self.recipe.clip)
             optimizer.step()
             schedule.step()
             self.clock.tick(loss.detach(), share, last=step + 1 == steps)
+        net.tape.sampling = False
         return self.clock.log
 
-    def _forward(self, stage: Stage, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
-        images = batch.images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.low):
-            output = self.net(images)
+    def _ready(self, stage: Stage) -> Net:
+        """The network that the stage trains, as it begins."""
+        if stage.prepare is not None:
+            self.net.eval()
+            stage.prepare(self.net, self._once)
+        net = stage.trained(self.net).to(self.device)
+        if net.costs is None:
+            net.costs = measure_costs(net, self.probe[:1])
+        convert_conv2d_weight_memory_format(net, torch.channels_last)
+        net.train()
+        _hold_statistics(net, stage)
+        net.tape.sampling = stage.sampling
+        return net
+
+    def _once(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.split.batches(PROBE):
+            yield self._images(batch), batch.labels.to(self.device)
+
+    def _images(self, batch: Batch) -> Tensor:
+        return batch.images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+
+    def _forward(self, net: Net, stage: Stage, progress: float, low: bool) -> tuple[Tensor, Tensor]:
+        batch = next(self.batches)
+        images = self._images(batch)
+        decisions = all_on(net, len(images)) if stage.all_on else None
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
+            output = net(images, decisions=decisions)
         loss = stage.loss(output, batch.labels.to(self.device), progress)
         return loss, output.share().detach().mean()
 
@@ -125,17 +159,20 @@ class _Clock:
         self.per_epoch, self.total, self.report = per_epoch, total, report
         self.done = 0
         self.begin = time.perf_counter()
-        self.start("", 0)
+        self.start("", 0, None)
 
-    def start(self, stage: str, steps: int) -> None:
+    def start(self, stage: str, steps: int, watch: GateWatch | None) -> None:
         """A stage of that many steps begins."""
         self.log = StageLog(stage, steps / self.per_epoch)
+        self.watch = watch
+        self.stage_done, self.stage_steps = 0, steps
         self.stage_begin = self.told = time.perf_counter()
         self.epoch_values: list[Tensor] = []
 
     def tick(self, loss: Tensor, share: Tensor, last: bool) -> None:
         """A step is done. Raises Diverged."""
         self.done += 1
+        self.stage_done += 1
         self.epoch_values.append(torch.stack([loss.double(), share.double().to(loss.device)]))
         epoch_ends = self.done % self.per_epoch == 0 or last
         if epoch_ends or time.perf_counter() - self.told > TELL_EVERY_S:
@@ -153,10 +190,23 @@ class _Clock:
             )
         self.told = time.perf_counter()
         done = self.done / self.total
-        self.report(Progress(self.log.name, epoch, epochs, loss, share, done, self.told - self.begin))
+        warning = self._watched(epoch) if epoch_ends else ""
+        self.report(Progress(self.log.name, epoch, epochs, loss, share, done, self.told - self.begin, warning))
         if epoch_ends:
             self.log.log.append((epoch, loss, share))
             self.epoch_values = []
+
+    def _watched(self, epoch: int) -> str:
+        """What is to be said of the gates at the end of an epoch; about ten times in a stage."""
+        last = self.stage_done == self.stage_steps
+        every = max(1, self.stage_steps // (LOOKS * self.per_epoch))
+        if self.watch is None or not (last or epoch % every == 0):
+            return ""
+        warning = self.watch.look(self.log.name, epoch, last)
+        self.log.routes.append((epoch, self.watch.routes))
+        if warning:
+            self.log.warnings.append(warning)
+        return warning
 
 
 def _device(net: Net) -> torch.device:
@@ -172,9 +222,9 @@ def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def _hold_statistics(net: Net) -> None:
-    for layer in net.modules():
-        if isinstance(layer, _BatchNorm):
+def _hold_statistics(net: Net, stage: Stage) -> None:
+    for name, layer in net.named_modules():
+        if isinstance(layer, _BatchNorm) and stage.holds(name):
             layer.eval()
 
 

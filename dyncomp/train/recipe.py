@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from dyncomp.core import Stage
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,25 @@ class Recipe:
     warmup: float = 0.1
     clip: float = 5.0
 
-    def optimizer(self, parameters: Mapping[str, nn.Parameter], factor: float) -> SGD:
-        """The optimizer of a stage whose learning rate is `factor` times the recipe's; `parameters` by name.
+    def optimizer(self, parameters: Mapping[str, nn.Parameter], stage: Stage) -> Optimizer:
+        """The optimizer of a stage; `parameters` by name.
 
         The experts' biases are matrices (K, O), and yet biases.
         """
+        if stage.adam is not None:
+            return Adam(parameters.values(), lr=stage.adam)
         matrices = [p for name, p in parameters.items() if p.dim() > 1 and not name.endswith("bias")]
         vectors = [p for name, p in parameters.items() if p.dim() <= 1 or name.endswith("bias")]
         groups = [
             {"params": matrices, "weight_decay": self.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        rate = self.learning_rate * factor
+        rate = self.learning_rate * stage.learning_rate
         return SGD([g for g in groups if g["params"]], lr=rate, momentum=self.momentum, nesterov=True)
 
-    def schedule(self, optimizer: SGD, steps: int) -> LambdaLR:
+    def schedule(self, optimizer: Optimizer, steps: int, warmup: bool) -> LambdaLR:
         """The learning rate over a stage of that many steps."""
-        rise = max(1, round(self.warmup * steps))
+        rise = max(1, round(self.warmup * steps)) if warmup else 0
 
         def factor(step: int) -> float:
             if step < rise:

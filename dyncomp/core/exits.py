@@ -1,0 +1,152 @@
+"""Exit: a place where images may leave with an answer, and the rest of the network for those that stay."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.op import Op, Taped
+from dyncomp.core.rows import put, take
+from dyncomp.core.trace import Decision
+
+
+class Judge(nn.Module, ABC):
+    """What makes an answer and its score out of what a head gives; an image leaves when the score is high enough."""
+
+    @abstractmethod
+    def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Answer (B, Y) and score (B,)."""
+
+
+class Certainty(Judge):
+    """The head's logits are the answer; the score is how sure they are.
+
+    `confidence`: the greatest softmax probability, from 1/Y to 1 (Huang et al. 2018, arXiv:1703.09844). `entropy`:
+    minus the entropy of the softmax in nats (Teerapittayanon et al. 2016, arXiv:1709.01686, section III), from -log(Y)
+    to 0.
+    """
+
+    def __init__(self, kind: Literal["confidence", "entropy"]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Judge.forward`."""
+        chances = (given if given.dtype == torch.float64 else given.float()).softmax(dim=1)
+        if self.kind == "confidence":
+            return given, chances.amax(dim=1)
+        return given, (chances * chances.clamp_min(1e-30).log()).sum(dim=1)
+
+
+class Exit(Op):
+    """y = the head's answer for images that leave, rest(x) for those that stay.
+
+    One unit, the rest of the network, which may hold further exits. An image leaves when its score is above
+    `threshold`, a buffer, so that a checkpoint keeps it. The head's cost is the site's overhead, or, with
+    `head_is_gate=False` (the member of an ensemble, which would run anyway), a part of what surrounds the site.
+    In training everybody stays. In the dense form the answers are said under the site's name, the scores under
+    `<site>.score`. x: features (B, C, H, W), or a tuple of them, one for each scale.
+    """
+
+    units = 1
+    decides_anyway = True
+    learns_to_decide = False
+
+    def __init__(
+        self, head: nn.Module, rest: nn.Module, judge: Judge, threshold: float, head_is_gate: bool = True
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.rest = rest
+        self.judge = judge
+        self.head_is_gate = head_is_gate
+        self.register_buffer("threshold", torch.tensor(threshold))
+        self.threshold: Tensor
+        self._answer: Tensor | None = None
+
+    def decide(self, x: Tensor) -> Decision:
+        """1 for those that stay."""
+        given = self.head(x) if self.head_is_gate else self.outside(self.head, x)
+        answer, score = self.judge(given)  # (B, Y), (B,)
+        self._answer = answer
+        self.tape.say(self.site, answer)
+        self.tape.say(f"{self.site}.score", score)
+        stays = torch.ones_like(score) if self.training else (score <= self.threshold).to(score)
+        used = stays[:, None].detach()  # (B, 1)
+        return Decision(used, used, used)
+
+    def dense(self, x: Tensor, decision: Decision) -> Tensor:
+        """The rest on all images, then one of two answers."""
+        answer = self._taken()
+        with self.tape.within(decision.used[:, 0]):
+            rest: Tensor = self.unit(0, self.rest, x)  # (B, Y)
+        return torch.where(decision.used > 0.5, rest, answer.to(rest.dtype))
+
+    def sparse(self, x: Tensor, decision: Decision) -> Tensor:
+        """The rest on those that stay, packed into a batch of their own."""
+        answer = self._taken()
+        rows = (decision.used[:, 0] > 0.5).nonzero().squeeze(1)  # (staying images,)
+        if len(rows) == 0:
+            return answer
+        if len(rows) == len(answer):
+            rest: Tensor = self.unit(0, self.rest, x)
+            return rest
+        with self.tape.narrow(rows):
+            rest = self.unit(0, self.rest, take(x, rows))
+        return put(answer, rows, rest)
+
+    def _taken(self) -> Tensor:
+        """The head's answer of this pass, which is not kept any longer."""
+        answer, self._answer = self._answer, None
+        if answer is None:
+            raise RuntimeError("an exit combined its answers before it decided")
+        return answer
+
+    def unit_parts(self) -> tuple[nn.Module | None, ...]:
+        """The rest of the network."""
+        return (self.rest,)
+
+    def least(self) -> Tensor:
+        """No unit: every image may leave."""
+        return torch.zeros(1)
+
+    def forced(self, used: Tensor, weight: Tensor) -> Decision:
+        """The wish as it is."""
+        return Decision(used, used, used)
+
+
+class Voter(Taped):
+    """A member of an ensemble whose answer is that of all members asked so far, itself included.
+
+    `average`: the mean of their softmax probabilities. `majority`: the share of their votes, ties broken by the mean
+    probability. Answers are logarithms, so that softmax gives the shares back. `number` counts from 1.
+    In the dense form a member's own logits are said under its site's name.
+    """
+
+    def __init__(self, member: nn.Module, number: int, combine: Literal["average", "majority"]) -> None:
+        super().__init__()
+        self.member = member
+        self.number = number
+        self.combine = combine
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> log shares (B, Y)."""
+        logits: Tensor = self.member(x)
+        self.tape.say(self.site, logits)
+        chances = (logits if logits.dtype == torch.float64 else logits.float()).softmax(dim=1)
+        if self.combine == "majority":
+            votes = torch.zeros_like(chances).scatter(1, chances.argmax(dim=1, keepdim=True), 1.0)
+            chances = votes * (1 - TIE) + chances * TIE
+        shares = self.tape.recall("votes", chances) + chances  # (B, Y)
+        self.tape.remember("votes", shares)
+        return (shares / self.number).clamp_min(LEAST).log()
+
+
+TIE = 1e-3
+"""weight of the probability beside the vote: enough to break ties, too little to turn a vote"""
+LEAST = math.exp(-60.0)
+"""smallest share whose logarithm is taken"""

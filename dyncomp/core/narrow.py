@@ -1,0 +1,96 @@
+"""Layers on some of their channels: kernels cut to the inputs that there are and the outputs that are wanted."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Channels = Tensor | None
+"""Indices of channels, (channels,); None for all."""
+
+
+class Shift(nn.Module):
+    """Adds a parameter to each channel."""
+
+    def __init__(self, bias: Tensor) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x + self.bias[:, None, None].to(x.dtype)
+
+
+def narrowed(module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels) -> Tensor:
+    """`module` on x, which has only the channels `inputs`, giving only the channels `outputs`; in evaluation.
+
+    For convolutions with one group or depthwise, linear layers, batch norms, shifts; whatever else acts on each channel
+    by itself runs as it is.
+    """
+    if isinstance(module, nn.Conv2d):
+        return _convolution(module, x, inputs, outputs)
+    if isinstance(module, nn.Linear):
+        return F.linear(x, _cut(_cut(module.weight, inputs, 1), outputs, 0), _cut_or_none(module.bias, outputs))
+    if isinstance(module, nn.BatchNorm2d):
+        return _batch_norm(module, x, outputs)
+    if isinstance(module, Shift):
+        return x + _cut(module.bias, outputs, 0)[:, None, None]
+    output: Tensor = module(x)
+    return output
+
+
+def acts_by_channel(module: nn.Module) -> bool:
+    """Whether a layer treats each channel by itself, so that channels can be left out."""
+    if isinstance(module, nn.Conv2d):
+        return is_depthwise(module)
+    return isinstance(module, BY_CHANNEL)
+
+
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether each output channel reads the input channel of its own number only."""
+    return conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
+
+
+BY_CHANNEL = (
+    Shift,
+    nn.BatchNorm2d,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.SiLU,
+    nn.Hardswish,
+    nn.Identity,
+    nn.Dropout,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.Flatten,
+)
+
+
+def _convolution(conv: nn.Conv2d, x: Tensor, inputs: Channels, outputs: Channels) -> Tensor:
+    weight, bias = _cut(conv.weight, outputs, 0), _cut_or_none(conv.bias, outputs)
+    groups = 1
+    if is_depthwise(conv):
+        groups = len(weight)
+    else:
+        weight = _cut(weight, inputs, 1)
+    assert not isinstance(conv.padding, str)  # no backbone's
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, groups)
+
+
+def _batch_norm(norm: nn.BatchNorm2d, x: Tensor, channels: Channels) -> Tensor:
+    assert norm.running_mean is not None  # no backbone's is without
+    assert norm.running_var is not None
+    mean, variance = _cut(norm.running_mean, channels, 0), _cut(norm.running_var, channels, 0)
+    weight, bias = _cut_or_none(norm.weight, channels), _cut_or_none(norm.bias, channels)
+    return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=norm.eps)
+
+
+def _cut(parameter: Tensor, channels: Channels, dim: int) -> Tensor:
+    if channels is None or len(channels) == parameter.shape[dim]:
+        return parameter
+    return parameter.index_select(dim, channels)
+
+
+def _cut_or_none(parameter: Tensor | None, channels: Channels) -> Tensor | None:
+    return None if parameter is None else _cut(parameter, channels, 0)

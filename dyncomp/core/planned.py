@@ -1,0 +1,104 @@
+"""Planned: a network whose blocks are all decided at once, from its input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.backbone import Backbone, ResidualBlock
+from dyncomp.core.op import Op, hard_decision
+from dyncomp.core.skipping import Form, skip_dense, skip_sparse
+from dyncomp.core.trace import Decision
+
+
+class Planned(Op):
+    """A backbone of whose residual blocks a policy drops some for each image, before the first one runs.
+
+    (Wu et al. 2018, arXiv:1711.08393, section 3.) A unit is the body of one of the named blocks, in their order.
+    `policy` maps the images (B, C, H, W) to the probability (B, U) that each is kept; its cost is the site's overhead.
+    `bound` keeps the probabilities that a stage draws from at least that far from 0 and 1, and units before
+    `first_free` are always kept in training (a curriculum moves it to 0).
+    """
+
+    def __init__(self, backbone: Backbone, names: Sequence[str], policy: nn.Module, bound: float = 0.0) -> None:
+        super().__init__()
+        self.units = len(names)
+        self.policy = policy
+        self.bound = bound
+        self.first_free = 0
+        self.plan = _Plan(self)
+        for unit, name in enumerate(names):
+            block = backbone.part(name)
+            assert isinstance(block, ResidualBlock)
+            backbone.swap(name, _Follower(block, unit, self.plan))
+        self.backbone = backbone
+
+    def decide(self, x: Tensor) -> Decision:
+        """Which bodies run: thresholds, or draws where a stage of the training samples."""
+        probability = self.policy(x)  # (B, U)
+        sampling = self.tape.sampling and self.training
+        if sampling:
+            probability = probability * (1 - 2 * self.bound) + self.bound
+        decision = hard_decision(probability, sampling)
+        return self._kept_before(decision) if self.training and self.first_free else decision
+
+    def _kept_before(self, decision: Decision) -> Decision:
+        kept = torch.arange(self.units, device=decision.used.device) < self.first_free  # (U,)
+        return decision.map(lambda value: torch.where(kept, torch.ones_like(value), value))
+
+    def dense(self, x: Tensor, decision: Decision) -> Tensor:
+        """All bodies on all images."""
+        return self._run(x, decision)
+
+    def sparse(self, x: Tensor, decision: Decision) -> Tensor:
+        """Each body on the images that keep it."""
+        return self._run(x, decision)
+
+    def _run(self, x: Tensor, decision: Decision) -> Tensor:
+        self.plan.decision = decision
+        y: Tensor = self.backbone(x)
+        self.plan.decision = None  # a pass's graph is freed with its output, and the network can be copied
+        return y
+
+    def unit_parts(self) -> tuple[nn.Module | None, ...]:
+        """The bodies, in order."""
+        followers = (module for module in self.backbone.modules() if isinstance(module, _Follower))
+        return tuple(follower.block.body for follower in followers)
+
+    def least(self) -> Tensor:
+        """None: every body may be dropped."""
+        return torch.zeros(self.units)
+
+    def forced(self, used: Tensor, weight: Tensor) -> Decision:
+        """The wish as it is; a body that runs has weight 1."""
+        return Decision(used, used, used)
+
+
+class _Plan:
+    """What the op tells its blocks during a pass."""
+
+    def __init__(self, op: Planned) -> None:
+        self.op = op
+        self.decision: Decision | None = None
+
+
+class _Follower(nn.Module):
+    """A residual block in its place in the backbone, skipped as the plan says."""
+
+    form: Form = "output"
+
+    def __init__(self, block: ResidualBlock, unit: int, plan: _Plan) -> None:
+        super().__init__()
+        self.block = block
+        self.unit = unit
+        self.plan = plan
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        op, decision = self.plan.op, self.plan.decision
+        if decision is None:
+            raise RuntimeError("a planned block was run outside its network")
+        skip = skip_sparse if op.tape.sparse else skip_dense
+        return skip(op, self.unit, self.block, x, decision, self.form)

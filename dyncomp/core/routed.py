@@ -1,0 +1,118 @@
+"""Routed: branches of which each image takes some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.op import Op
+from dyncomp.core.rows import put, take
+from dyncomp.core.trace import Decision
+
+
+class Routed(Op):
+    """y = sum over branches j of w_j * branch_j(x), over the `most` best branches of each image (top-k).
+
+    `gate` maps x to scores (B, U), which softmax turns into chances. The weights are the chances of the branches
+    used, made to add up to 1. With `soft`, training weighs all branches by their chances (Ioannou et al. 2016,
+    arXiv:1603.01250, section 3), while `used` stays the hard choice that is priced. A unit is a branch; all branches
+    give features of one shape. In training the scores are said under the site's name.
+    """
+
+    def __init__(self, branches: Sequence[nn.Module], gate: nn.Module, most: int, soft: bool) -> None:
+        super().__init__()
+        self.units = len(branches)
+        self.branches = nn.ModuleList(branches)
+        self.gate = gate
+        self.most = most
+        self.soft = soft
+
+    def decide(self, x: Tensor) -> Decision:
+        """The best `most` branches of each image."""
+        scores = self.gate(x)
+        scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores  # (B, U)
+        self.tape.say(self.site, scores)
+        chances = scores.softmax(dim=1)
+        chosen = torch.zeros_like(chances).scatter(1, chances.topk(self.most, dim=1).indices, 1.0)  # (B, U)
+        used = chosen + (chances - chances.detach()) if chances.requires_grad else chosen
+        weight = chances if self.soft and self.training else _shares(chances * chosen)
+        return Decision(used, weight, chances)
+
+    def dense(self, x: Tensor, decision: Decision) -> Tensor:
+        """Every branch on all images, summed by weight."""
+        y: Tensor | None = None
+        for unit, branch in enumerate(self.branches):
+            with self.tape.within(decision.used[:, unit]):
+                output = self.unit(unit, branch, x)
+            term = output * _column(decision.weight, unit, output)
+            y = term if y is None else y + term
+        assert y is not None  # there is at least one branch
+        return y
+
+    def sparse(self, x: Tensor, decision: Decision) -> Tensor:
+        """Each branch on its images, packed into a batch of their own."""
+        y: Tensor | None = None
+        for unit in range(self.units):
+            rows = (decision.used[:, unit] > 0.5).nonzero().squeeze(1)
+            if len(rows) == 0:
+                continue
+            term = self._weighed(unit, x, rows, decision.weight)
+            if y is None:
+                y = term if len(rows) == len(decision.used) else put(_zeros(term, len(decision.used)), rows, term)
+            else:
+                y = y.index_add(0, rows, term)
+        if y is None:  # an empty batch: any branch gives the right shape
+            y = self.unit(0, self.branches[0], x)
+        return y
+
+    def _weighed(self, unit: int, x: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+        """The branch's share for these images."""
+        if len(rows) == len(weight):
+            output = self.unit(unit, self.branches[unit], x)
+        else:
+            with self.tape.narrow(rows):
+                output = self.unit(unit, self.branches[unit], take(x, rows))
+        term: Tensor = output * _column(weight.index_select(0, rows), unit, output)
+        return term
+
+    def unit_parts(self) -> tuple[nn.Module | None, ...]:
+        """The branches."""
+        return tuple(self.branches)
+
+    def least(self) -> Tensor:
+        """One branch."""
+        return torch.eye(self.units)[0]
+
+    def always(self) -> Tensor:
+        """None, unless all branches are taken."""
+        return torch.full((self.units,), float(self.most == self.units))
+
+    def forced(self, used: Tensor, weight: Tensor) -> Decision:
+        """The wish, weights made to add up to 1; an image without a branch gets the one of the greatest weight."""
+        strongest = torch.zeros_like(used).scatter(1, weight.argmax(dim=1, keepdim=True), 1.0)
+        used = torch.where(used.sum(dim=1, keepdim=True) > 0, used, strongest)
+        shares = _shares((weight + 1e-3) * used)
+        return Decision(used, shares, shares)
+
+
+def _shares(weight: Tensor) -> Tensor:
+    return weight / weight.sum(dim=1, keepdim=True)
+
+
+def _column(weight: Tensor, unit: int, like: Tensor) -> Tensor:
+    return weight[:, unit].to(like.dtype).view(-1, *[1] * (like.dim() - 1))  # (B, 1, ...)
+
+
+def _zeros(like: Tensor, images: int) -> Tensor:
+    """Zeros for that many images, in `like`'s own layout."""
+    return (
+        torch.zeros_like(like[:1])
+        .expand(images, *like.shape[1:])
+        .contiguous(
+            memory_format=torch.channels_last
+            if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
+            else torch.contiguous_format
+        )
+    )

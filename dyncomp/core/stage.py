@@ -1,0 +1,57 @@
+"""Stage: one part of a method's training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import Tensor
+
+from dyncomp.core.net import Net, Output
+
+Loss = Callable[[Output, Tensor, float], Tensor]
+"""loss(output, labels (B,), progress): progress is how much of the stage is done, from 0 to 1."""
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Called, goes once over the training split in order: images (B, C, H, W) on the network's device, labels (B,)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a method's training.
+
+    `share` of the whole budget; `loss`; `learns`: patterns of the parameters' names that train (the others are held);
+    `sampling`: gates draw their decisions instead of thresholding them; `learning_rate`: factor on the recipe's own;
+    `adam`: Adam with this learning rate and no weight decay in place of the recipe's SGD; `warmup`: whether the rate
+    rises before it falls; `hold_statistics`: patterns of the modules whose batch norms use their running statistics and
+    leave them as they are; `all_on`: every unit runs, and gates rest.
+
+    `prepare(net, batches)` is called once at the beginning, `adjust(net, progress)` before every step. `trained` picks
+    the network that the stage trains, where it is not the method's own (a teacher). `pretrains`: the stage does nothing
+    but train the plain backbone inside; where the user gives a checkpoint of it, the stage is left out and the others
+    share the whole budget.
+    """
+
+    name: str
+    share: float
+    loss: Loss
+    learns: tuple[str, ...] = ("*",)
+    sampling: bool = False
+    learning_rate: float = 1.0
+    adam: float | None = None
+    warmup: bool = True
+    hold_statistics: tuple[str, ...] = ()
+    all_on: bool = False
+    prepare: Callable[[Net, Batches], None] | None = None
+    adjust: Callable[[Net, float], None] | None = None
+    trained: Callable[[Net], Net] = lambda net: net
+    pretrains: bool = False
+
+    def trains(self, parameter: str) -> bool:
+        """Whether the parameter of that name learns in this stage."""
+        return any(fnmatchcase(parameter, pattern) for pattern in self.learns)
+
+    def holds(self, module: str) -> bool:
+        """Whether a batch norm of that name keeps its statistics in this stage."""
+        return any(fnmatchcase(module, pattern) for pattern in self.hold_statistics)
