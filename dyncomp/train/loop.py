@@ -84,11 +84,7 @@ def train(
     steps = _apportion(max(len(stages), round(recipe.epochs * per_epoch)), stages)
     with _own_randomness(_device(net), seed):
         training = _Training(net, split, recipe, seed, _Clock(per_epoch, sum(steps), report))
-        try:
-            return [training.run(stage, number) for stage, number in zip(stages, steps, strict=True)]
-        finally:
-            net.requires_grad_(True)
-            net.eval()
+        return [training.run(stage, number) for stage, number in zip(stages, steps, strict=True)]
 
 
 class _Training:
@@ -103,6 +99,15 @@ class _Training:
     def run(self, stage: Stage, steps: int) -> StageLog:
         """Train one stage."""
         net = self._ready(stage)
+        try:
+            self._steps(net, stage, steps)
+        finally:
+            net.tape.sampling = False
+            net.requires_grad_(True)
+            net.eval()
+        return self.clock.log
+
+    def _steps(self, net: Net, stage: Stage, steps: int) -> None:
         low = trains_in_bfloat16(net, self.probe[:1])
         learning = _hold_all_but(net, stage)
         optimizer = self.recipe.optimizer(learning, stage)
@@ -118,8 +123,6 @@ class _Training:
             optimizer.step()
             schedule.step()
             self.clock.tick(loss.detach(), share, last=step + 1 == steps)
-        net.tape.sampling = False
-        return self.clock.log
 
     def _ready(self, stage: Stage) -> Net:
         """The network that the stage trains, as it begins."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dyncomp.core import Net
+from dyncomp.core.modes import evaluating
 
 
 def trains_in_bfloat16(net: Net, image: Tensor) -> bool:
@@ -27,13 +28,8 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def _strides_over_one_pixel(net: Net, image: Tensor) -> bool:
-    was_training = net.training
-    net.eval()
-    try:
-        with torch.no_grad(), _Watch() as watch:
-            net(image, sparse=False, record=False)
-    finally:
-        net.train(was_training)
+    with evaluating(net), _Watch() as watch:
+        net(image, sparse=False, record=False)
     return bool(watch.seen)
 
 

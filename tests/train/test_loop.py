@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp import build, create_method
-from dyncomp.core import Net, Output, Stage
+from dyncomp.core import Batches, Net, Output, Stage
 from dyncomp.data import Batch, Split
 from dyncomp.train import Diverged, Progress, Recipe, train
 from dyncomp.train import loop as loop_module
@@ -133,7 +133,7 @@ def through_the_gates(output: Output, labels: Tensor, progress: float) -> Tensor
 def test_held_statistics_stay(hold: bool) -> None:
     net = network()
     before = {name: b.clone() for name, b in net.named_buffers()}
-    train(net, SPLITS.train, [stage(hold_statistics=hold)], RECIPE, 0)
+    train(net, SPLITS.train, [stage(hold_statistics=("*",) if hold else ())], RECIPE, 0)
     same = [torch.equal(b, before[name]) for name, b in net.named_buffers()]
     assert before
     assert all(same) if hold else not any(same)
@@ -148,7 +148,7 @@ def test_statistics_move_again_after_a_stage_that_held_them() -> None:
             seen.append((name, any(m.training for m in net.modules() if isinstance(m, nn.BatchNorm2d))))
             return cross_entropy(output, labels, progress)
 
-        return stage(name, 0.5, loss=loss, hold_statistics=name == "held")
+        return stage(name, 0.5, loss=loss, hold_statistics=("*",) if name == "held" else ())
 
     train(net, SPLITS.train, [noting("held"), noting("free")], RECIPE, 0)
     assert set(seen) == {("held", False), ("free", True)}
@@ -243,3 +243,52 @@ def test_it_learns() -> None:
     with torch.no_grad():
         images, labels, _ = next(iter(SPLITS.test.batches(96)))
         assert float((net(images).logits.argmax(1) == labels).float().mean()) > 0.9
+
+
+def test_hooks_are_called_with_the_network_and_the_progress() -> None:
+    net, told = network(), list[float]()
+
+    def prepare(given: Net, batches: Batches) -> None:
+        assert given is net
+        counted = sum(len(labels) for _, labels in batches())
+        assert counted == len(SPLITS.train)
+        told.append(-1.0)
+
+    def adjust(given: Net, progress: float) -> None:
+        assert given is net
+        told.append(progress)
+
+    train(net, SPLITS.train, [stage(prepare=prepare, adjust=adjust)], RECIPE, 0)
+    assert told == [-1.0, *[step / 6 for step in range(6)]]
+
+
+def test_a_stage_may_train_another_network_than_the_methods_own() -> None:
+    net, teacher = network(), network(seed=1)
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    first = {name: p.clone() for name, p in teacher.named_parameters()}
+    train(net, SPLITS.train, [stage(trained=lambda own: teacher)], RECIPE, 0)
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+    assert not any(torch.equal(p, first[name]) for name, p in teacher.named_parameters())
+    assert not teacher.training
+
+
+def test_gates_rest_in_a_stage_with_everything_on() -> None:
+    net = network("skipnet")
+    before = {name: p.clone() for name, p in net.named_parameters() if ".gate." in name}
+    logs = train(net, SPLITS.train, [stage(all_on=True)], RECIPE, 0)
+    assert before
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters() if name in before)
+    assert logs[0].routes == []
+
+
+def closing(output: Output, labels: Tensor, progress: float) -> Tensor:
+    return cross_entropy(output, labels, progress) + 20 * output.share().mean().float()
+
+
+def test_a_collapse_is_told_and_kept() -> None:
+    told: list[Progress] = []
+    logs = train(network("skipnet"), SPLITS.train, [stage(loss=closing)], RECIPE, 0, told.append)
+    (warning,) = logs[0].warnings
+    assert "the gates never varied" in warning or "the gates have collapsed" in warning
+    assert [progress.warning for progress in told if progress.warning] == [warning]
+    assert logs[0].routes[-1] == (2, 1)

@@ -9,14 +9,19 @@ import torch
 from torch import nn
 
 from dyncomp import build
+from dyncomp.core import Stage
 from dyncomp.train import Recipe
+
+
+def stage(**options: float) -> Stage:
+    return Stage("only", 1.0, lambda output, labels, progress: output.logits.sum(), **options)  # type: ignore[arg-type]
 
 
 def rates(steps: int, factor: float = 1.0, **recipe: float) -> list[float]:
     made = Recipe(epochs=1, **recipe)  # type: ignore[arg-type]
     parameter = nn.Parameter(torch.zeros(2, 2))
-    optimizer = made.optimizer({"weight": parameter}, factor)
-    schedule = made.schedule(optimizer, steps)
+    optimizer = made.optimizer({"weight": parameter}, stage(learning_rate=factor))
+    schedule = made.schedule(optimizer, steps, warmup=True)
     seen = []
     for _ in range(steps):
         seen.append(optimizer.param_groups[0]["lr"])
@@ -44,7 +49,7 @@ def test_the_shortest_stages_have_a_rate(steps: int) -> None:
 def test_weight_decay_acts_on_kernels_and_matrices_only() -> None:
     net = build("condconv(classifier=True, begin=1)", "cifar_resnet8", classes=3, in_channels=1, image_size=8)
     named = dict(net.named_parameters())
-    groups = Recipe(epochs=1, weight_decay=0.25).optimizer(named, 1.0).param_groups
+    groups = Recipe(epochs=1, weight_decay=0.25).optimizer(named, stage()).param_groups
     decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     biases = [name for name in named if name.endswith("bias")]
     assert any(named[name].dim() > 1 for name in biases)  # the experts' biases (K, Y)
@@ -53,3 +58,15 @@ def test_weight_decay_acts_on_kernels_and_matrices_only() -> None:
     for name, parameter in named.items():
         assert decays[id(parameter)] == (0.0 if name.endswith("bias") or name in norms else 0.25), name
     assert len(decays) == len(named)
+
+
+def test_without_warmup_the_rate_begins_at_its_highest() -> None:
+    optimizer = Recipe(epochs=1, learning_rate=0.4).optimizer({"weight": nn.Parameter(torch.zeros(2, 2))}, stage())
+    Recipe(epochs=1).schedule(optimizer, 10, warmup=False)
+    assert optimizer.param_groups[0]["lr"] == 0.4
+
+
+def test_adam_takes_the_stages_own_rate_and_no_weight_decay() -> None:
+    optimizer = Recipe(epochs=1).optimizer({"weight": nn.Parameter(torch.zeros(2, 2))}, stage(adam=1e-3))
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(1e-3, 0)]
