@@ -1,6 +1,7 @@
 """The contract and the mechanism: what methods are made of. Knows no method's name."""
 
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock, chain
+from dyncomp.core.balance import categorical_information
 from dyncomp.core.cost import (
     Costs,
     Executed,
@@ -57,6 +58,7 @@ __all__ = [
     "Switch",
     "Trace",
     "Voter",
+    "categorical_information",
     "chain",
     "count_executed_macs",
     "execute_and_count",
