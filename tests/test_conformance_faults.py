@@ -64,19 +64,6 @@ class UntaughtGate(Gate):
         return super().forward(x).detach()
 
 
-class UnsavedGate(Gate):
-    """Part of what it has learnt is in no checkpoint."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.register_buffer("seen", torch.zeros(()), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            self.seen = torch.full_like(self.seen, 0.5)
-        return (super().forward(x) - self.seen).clamp(0.01, 0.99)
-
-
 class SpectralGate(Gate):
     """Runs an operator whose cost nobody knows."""
 
@@ -125,7 +112,7 @@ class Fickle(Gated):
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         self.called += 1
         if self.called % 2:
-            self._unit(0, self.block.body, x)
+            self.unit(0, self.block.body, x)
         return super().sparse(x, decision)
 
 
@@ -144,6 +131,22 @@ class Halved(Gated):
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         return super().sparse(x, decision) / 2
+
+
+class Unsaved(Gated):
+    """Part of what it has learnt is in no checkpoint."""
+
+    def __init__(self, block: ResidualBlock, gate: nn.Module) -> None:
+        super().__init__(block, gate)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def dense(self, x: Tensor, decision: Decision) -> Tensor:
+        if self.training:
+            self.seen = torch.full_like(self.seen, 0.5)
+        return super().dense(x, decision) - self.seen
+
+    def sparse(self, x: Tensor, decision: Decision) -> Tensor:
+        return super().sparse(x, decision) - self.seen
 
 
 class Undecided(Gated):
@@ -234,7 +237,7 @@ FAULTS = [
     ("price_equals_executed", Planted(gate=SpectralGate), "without a known cost ran: aten._fft"),
     ("all_on_equals_plain", Planted(op=Halved), "not the plain backbone"),
     ("sites_have_names_and_shapes", Planted(op=Undecided), "neither 0 nor 1"),
-    ("survives_save_copy_and_layout", Planted(gate=UnsavedGate), "saved and loaded"),
+    ("survives_save_copy_and_layout", Planted(op=Unsaved), "saved and loaded"),
     ("survives_save_copy_and_layout", Planted(op=LooksAtLayout), "channels-last"),
     ("stages_train_what_they_claim", Planted(gate=UntaughtGate), "gets no finite gradient"),
     (

@@ -12,6 +12,7 @@ import typer
 
 from dyncomp.cli.benchmark import benchmark
 from dyncomp.cli.others import env, list_, report
+from dyncomp.cli.validate import validate
 from dyncomp.errors import DyncompError
 
 INTERRUPTED = 130
@@ -39,6 +40,7 @@ def dyncomp_main() -> None:
     app.command("benchmark")(benchmark)
     app.command("list")(list_)
     app.command("report")(report)
+    app.command("validate")(validate)
     app.command("env")(env)
     _guarded(app, sys.argv[1:] or ["--help"])
 

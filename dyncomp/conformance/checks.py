@@ -50,7 +50,7 @@ def price_equals_executed(case: Case) -> None:
 
 
 def answers_depend_on_images_and_decisions(case: Case) -> None:
-    """Images are answered differently, and so are they under other decisions: otherwise the other checks are empty."""
+    """Answers depend on the image and on the decisions; otherwise the other checks are empty."""
     own = case.passes["its own decisions"].sparse.logits
     if len(torch.unique(own, dim=0)) < len(own) or not bool(own.isfinite().all()):
         raise NotConforming("different images get the same logits, or logits that are no numbers")
@@ -75,7 +75,7 @@ def sites_have_names_and_shapes(case: Case) -> None:
 
 @torch.no_grad()
 def all_on_equals_plain(case: Case) -> None:
-    """With everything on, a method that claims so is its plain backbone, in evaluation and in training."""
+    """With everything on, a method that claims so is its plain backbone, in training too."""
     if not case.method.all_on_is_plain:
         return
     net, plain, images = case.fresh(), case.build("static"), case.images()
@@ -91,7 +91,7 @@ def all_on_equals_plain(case: Case) -> None:
 
 @torch.no_grad()
 def evaluation_is_deterministic(case: Case) -> None:
-    """In evaluation neither the random state, nor an earlier batch, nor keeping no trace changes an answer."""
+    """In evaluation neither chance, nor an earlier batch, nor keeping no trace changes an answer."""
     images, first = case.images(), case.passes["its own decisions"].sparse
     with in_turn():
         torch.manual_seed(99)
@@ -133,7 +133,7 @@ def _saved_and_loaded(case: Case, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def costs_add_up(case: Case) -> None:
-    """Measured costs are those of the network with everything on, and the same at a second measurement."""
+    """Costs are those of the network with everything on, and the same when measured again."""
     image = case.images()[:1]
     costs = measure_costs(case.net, image)
     if not costs == measure_costs(case.net, image) == case.net.costs:
