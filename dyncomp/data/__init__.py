@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dyncomp.data.dataset import Batch, Dataset, Split, Splits
+from dyncomp.data.dataset import Batch, Dataset, Split, Splits, Streams
 from dyncomp.data.folders import data_folders
 from dyncomp.data.memory import Augmentation, ImageSplit, in_memory
 
@@ -15,6 +15,7 @@ __all__ = [
     "ImageSplit",
     "Split",
     "Splits",
+    "Streams",
     "data_folders",
     "in_memory",
     "load",

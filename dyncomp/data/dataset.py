@@ -49,6 +49,20 @@ class Split(ABC):
 
 
 @dataclass(frozen=True)
+class Streams:
+    """How the test images of a data set of frames belong together.
+
+    Each `length` consecutive ones are a stream: frames of one thing. `kinds` (N,) int64, an index into `kind_names`,
+    says what is wrong with each frame (the first name is nothing), `severity` (N,) from 0 to 1 how much.
+    """
+
+    length: int
+    kinds: Tensor
+    severity: Tensor
+    kind_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Splits:
     """A data set, loaded.
 
@@ -56,7 +70,7 @@ class Splits:
     `test` is only reported on. No image is in two of them. `mean` and `std` (one value per channel,
     pixels from 0 to 1) normalise the images and were measured on `train` alone, unless the data set
     says otherwise. `difficulty` (N,), of the test images in order, from 0 to 1, exists only where
-    it is known by construction.
+    it is known by construction, and `streams` only where the test images are frames.
     """
 
     train: Split
@@ -69,6 +83,7 @@ class Splits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     difficulty: Tensor | None = None
+    streams: Streams | None = None
 
 
 class Dataset(Configurable, ABC):
