@@ -50,7 +50,7 @@ def _maker(family: BackboneFamily, shape: tuple[int, int, int], names: _Names) -
     """What gives a method its backbones; the tensors of each are noted in `names`."""
 
     def new() -> Backbone:
-        backbone = family.build(*shape)
+        backbone = family.make(*shape)
         state = backbone.model.state_dict(keep_vars=True)
         names.update({id(tensor): (tensor, name) for name, tensor in state.items()})
         return backbone

@@ -56,7 +56,7 @@ def _work(backbone: str) -> int:
 
 def _attaches(method: str, backbone: str) -> bool:
     def new() -> Backbone:
-        net: Backbone = BACKBONES.create(backbone).build(CLASSES, 3, SIDE)
+        net: Backbone = BACKBONES.create(backbone).make(CLASSES, 3, SIDE)
         return net
 
     try:

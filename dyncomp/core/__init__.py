@@ -15,9 +15,10 @@ from dyncomp.core.exits import Certainty, Exit, Judge, Voter
 from dyncomp.core.filtered import Filtered, Switch
 from dyncomp.core.filtering import with_switches
 from dyncomp.core.gated import Gated
-from dyncomp.core.gates import Concrete, FeedForwardGate, RecurrentGate, Router, shared_recurrence
+from dyncomp.core.gates import Attention, Concrete, FeedForwardGate, RecurrentGate, Router, shared_recurrence
+from dyncomp.core.masked import Masked, steps_of
 from dyncomp.core.method import Method
-from dyncomp.core.mixed import Mixed
+from dyncomp.core.mixed import Mixed, is_channel_attention
 from dyncomp.core.net import Net, Output
 from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.planned import Planned
@@ -27,6 +28,7 @@ from dyncomp.core.stage import Batches, Loss, Stage
 from dyncomp.core.trace import Decision, Trace
 
 __all__ = [
+    "Attention",
     "Backbone",
     "BackboneFamily",
     "Batches",
@@ -41,6 +43,7 @@ __all__ = [
     "Gated",
     "Judge",
     "Loss",
+    "Masked",
     "Method",
     "Mixed",
     "Net",
@@ -63,8 +66,10 @@ __all__ = [
     "count_executed_macs",
     "execute_and_count",
     "hard_decision",
+    "is_channel_attention",
     "measure_costs",
     "price",
     "shared_recurrence",
+    "steps_of",
     "with_switches",
 ]

@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from dyncomp.core.modes import evaluating
 from dyncomp.spec import Configurable
 
 
@@ -46,7 +49,8 @@ class Backbone(nn.Module):
     `model` maps images (B, C, H, W) to logits (B, Y) and is a chain: a Sequential, of Sequentials down to its blocks.
     `blocks` are the dotted names of its blocks in order of execution (the stem is none of them); `classifier` is the
     dotted name of the last linear layer. Where blocks pass on a tuple of maps, one for each scale, `multi_scale` is
-    true. `heads` are classifiers of the backbone's own for exits behind some of the blocks.
+    true. `heads` are classifiers of the backbone's own for exits behind some of the blocks. `image_shape` (C, H, W) is
+    that of the images it was made for, where that is known.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Backbone(nn.Module):
         self.name = name
         self.multi_scale = multi_scale
         self.heads = dict(heads)
+        self.image_shape: tuple[int, int, int] | None = None
         for part in (*self.blocks, classifier):
             self.part(part)  # a wrong name fails here, not in the middle of a run
 
@@ -91,6 +96,19 @@ class Backbone(nn.Module):
         else:
             raise TypeError(f"{self.name}: {name or 'the model'} holds blocks and is no Sequential")
 
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """The shape (C, H, W) of what enters each block; asked of an untouched backbone, it runs one image."""
+        if self.image_shape is None:
+            raise RuntimeError(f"{self.name} does not know the shape of its images: make it by BackboneFamily.make")
+        shapes: dict[str, tuple[int, ...]] = {}
+        with evaluating(self):
+            x: Any = torch.zeros(1, *self.image_shape)
+            for name, layer in self.layers():
+                if name in self.blocks and isinstance(x, Tensor):
+                    shapes[name] = tuple(x.shape[1:])
+                x = layer(x)
+        return shapes
+
     def swap(self, name: str, module: nn.Module) -> None:
         """Put `module` in the place of the part of that dotted name."""
         self.model.set_submodule(name, module)
@@ -103,6 +121,12 @@ def chain(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
 
 class BackboneFamily(Configurable, ABC):
     """A registered family of backbones: the fields are its hyperparameters."""
+
+    def make(self, classes: int, in_channels: int, image_size: int) -> Backbone:
+        """A fresh backbone that knows the shape of its images."""
+        backbone = self.build(classes, in_channels, image_size)
+        backbone.image_shape = (in_channels, image_size, image_size)
+        return backbone
 
     @abstractmethod
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:

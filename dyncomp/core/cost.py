@@ -96,7 +96,12 @@ def measure_costs(net: Net, images: Tensor) -> Costs:
 def _site_cost(net: Net, site: str, counter: MacCounter) -> SiteCost:
     op, macs = net.sites[site], counter.by_scope
     each = macs[(site, EACH)] // op.units
-    units = tuple(macs[(site, unit)] + each for unit in range(op.units))
+    own = [macs[(site, unit)] + each for unit in range(op.units)]
+    for scope, ran in macs.items():
+        if scope is not None and scope[0] == site and isinstance(scope[1], range):
+            for unit in scope[1]:
+                own[unit] += ran // len(scope[1])
+    units = tuple(own)
     if op.reads is None:
         return SiteCost(macs[(site, None)], units, net.parents[site])
     coupled = macs[(site, COUPLED)] // (op.units * op.reads.units)

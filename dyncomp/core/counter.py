@@ -20,8 +20,8 @@ from torch.utils.flop_counter import flop_registry
 
 EACH: Final = "each"
 COUPLED: Final = "coupled"
-Part = int | Literal["each", "coupled"] | None
-"""A part of a site: a unit, all units alike, all alike and growing with the units it reads, the overhead (None)."""
+Part = int | range | Literal["each", "coupled"] | None
+"""A part of a site: a unit, some alike, all alike, all alike and growing with the units read, the overhead (None)."""
 
 Scope = tuple[str, Part] | None
 """Where an operator ran: (site, part), or None for what always runs."""

@@ -46,6 +46,25 @@ class Router(nn.Module):
         return logits.softmax(dim=1) if self.softmax else logits.sigmoid()
 
 
+class Attention(nn.Module):
+    """Pooled features -> linear, ReLU, linear -> softmax(z / temperature), (B, K), for mixing K experts.
+
+    DY-CNN's attention (Chen et al. 2020, arXiv:1912.03458, section 3.2): a quarter of the channels in between. Stages
+    lower `temperature` to 1, which is what a built network has.
+    """
+
+    def __init__(self, channels: int, experts: int) -> None:
+        super().__init__()
+        hidden = max(1, channels // 4)
+        self.layers = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, experts))
+        self.temperature = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixing weights (B, K) of features (B, C, H, W)."""
+        logits: Tensor = self.layers(pooled(x)).to(x.dtype)  # (B, K)
+        return (logits / self.temperature).softmax(dim=1)
+
+
 class FeedForwardGate(nn.Module):
     """SkipNet's FFGate-I (`deep=True`) and FFGate-II (Wang et al. 2018, arXiv:1711.09485, section 3.1 and its code).
 

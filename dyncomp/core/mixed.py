@@ -94,6 +94,11 @@ class Mixed(Op):
         return Decision(ones, weight, ones)
 
 
+def is_channel_attention(module: nn.Module) -> bool:
+    """Squeeze-and-excitation, by the names it goes by: the papers' networks have no experts in it."""
+    return type(module).__name__ in {"SqueezeExcitation", "SqueezeExcite", "SEModule"}
+
+
 def _with_experts(module: nn.Module, mixture: Mixture, leave: Callable[[nn.Module], bool]) -> nn.Module:
     if isinstance(module, Taped) or leave(module):
         return module

@@ -14,8 +14,10 @@ from dyncomp.core import (
     Decision,
     Exit,
     Gated,
+    Masked,
     Net,
     Planned,
+    ResidualBlock,
     Routed,
     Switch,
     Voter,
@@ -75,6 +77,19 @@ def planned() -> list[nn.Module]:
     return [Planned(Backbone(nn.Sequential(chain, head()), ["0.0", "0.2"], "1.2", "chain"), ["0.0", "0.2"], Policy())]
 
 
+def masked(stride: int) -> list[nn.Module]:
+    body = nn.Sequential(
+        nn.Conv2d(C, C, 1, bias=False),
+        nn.Conv2d(C, C, 3, stride, 1, groups=C),
+        nn.ReLU(),
+        nn.Conv2d(C, C, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(C),
+    )
+    shortcut = nn.Conv2d(C, C, 1, stride)
+    masker = nn.Sequential(nn.Conv2d(C, 1, 3, stride, 1), nn.Sigmoid())
+    return [Masked(ResidualBlock(body, shortcut, nn.ReLU()), masker, (SIDE, SIDE)), head()]
+
+
 class Policy(nn.Module):
     """Pooled images -> the probability of each of two blocks."""
 
@@ -123,6 +138,8 @@ OPS: dict[str, Callable[[], list[nn.Module]]] = {
     "filtered": lambda: filtered(1),
     "filtered in groups": lambda: filtered(2),
     "filtered depthwise": lambda: filtered(1, depthwise=True),
+    "masked": lambda: masked(1),
+    "masked with a stride": lambda: masked(2),
     "routed to one": lambda: routed(1),
     "routed to two": lambda: routed(2),
     "routed in a tree": lambda: routed(1, lambda: nn.Sequential(conv(), routed(1)[0])),

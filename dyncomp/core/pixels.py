@@ -1,0 +1,47 @@
+"""Convolutions at some pixels only."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Pixels = tuple[Tensor, ...]
+"""Image, row and column of each pixel wanted, three times (pixels,)."""
+
+
+def dilated(needed: Tensor, conv: nn.Conv2d, size: tuple[int, int]) -> Tensor:
+    """Which input pixels (B, 1, H, W) a convolution reads for the output pixels `needed` (B, 1, H', W')."""
+    at_input = needed
+    if conv.stride != (1, 1):
+        at_input = needed.new_zeros(len(needed), 1, *size)
+        at_input[:, :, :: conv.stride[0], :: conv.stride[1]] = needed
+    if conv.kernel_size == (1, 1):
+        return at_input
+    return F.max_pool2d(
+        at_input, conv.kernel_size, stride=1, padding=(conv.kernel_size[0] // 2, conv.kernel_size[1] // 2)
+    )
+
+
+def at_pixels(conv: nn.Conv2d, x: Tensor, pixels: Pixels) -> Tensor:
+    """The convolution's output (pixels, O) of x (B, C, H, W) at some output pixels, as one matrix product."""
+    image, row, column = pixels
+    seen = _neighbourhoods(conv, x, image, row, column)  # (pixels, k*k, C)
+    if conv.groups > 1:  # depthwise: a small product for each channel
+        kernels = conv.weight.flatten(1)[:, :, None]  # (C, k*k, 1)
+        y = torch.bmm(seen.permute(2, 0, 1), kernels).squeeze(2).t()  # (pixels, C)
+        return y if conv.bias is None else y + conv.bias
+    matrix = conv.weight.permute(2, 3, 1, 0).reshape(-1, conv.out_channels)  # (k*k*C, O)
+    if conv.bias is None:
+        return torch.mm(seen.flatten(1), matrix)
+    return torch.addmm(conv.bias, seen.flatten(1), matrix)
+
+
+def _neighbourhoods(conv: nn.Conv2d, x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """What the convolution sees for each pixel, (pixels, k*k, C); zeros beyond the border."""
+    (height, width), (stride_y, stride_x) = conv.kernel_size, conv.stride
+    pad_y, pad_x = height // 2, width // 2
+    padded = F.pad(x, (pad_x, pad_x, pad_y, pad_y)).permute(0, 2, 3, 1)  # (B, H+2p, W+2p, C)
+    dy = torch.arange(height, device=x.device).repeat_interleave(width)  # (k*k,)
+    dx = torch.arange(width, device=x.device).repeat(height)
+    return padded[image[:, None], row[:, None] * stride_y + dy, column[:, None] * stride_x + dx]

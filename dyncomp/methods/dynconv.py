@@ -1,0 +1,116 @@
+"""DynConv: residual blocks that run only at some pixels (Verelst & Tuytelaars 2020, arXiv:1912.03203)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyncomp.core import Backbone, Concrete, Masked, Method, Net, Output, ResidualBlock, Stage, steps_of
+from dyncomp.errors import CannotAttach
+from dyncomp.registry import register_method
+from dyncomp.spec import option
+
+
+@register_method("dynconv", paper="arXiv:1912.03203")
+@dataclass(frozen=True)
+class DynConv(Method):
+    """Runs the bodies of residual blocks only at the pixels that a small mask network picks, image by image.
+
+    Each block's mask is decided from its input by a 3x3 convolution to one channel plus a linear layer on the pooled
+    features, binary-concrete noise in training (off for the last fifth), thresholded in use. The loss adds `weight`
+    times the squared distance of the price from `target`, and bounds for each block.
+
+    What keeps it from collapse: the bounds (paper, section 3.3) hold every block near the target at first and let go
+    along a squared cosine over the first third of the training, so that no block is shut or opened for all images
+    before its mask has learned; the noise lets shut pixels be tried.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = ("dynconv(target=0.3)",)
+    all_on_is_plain: ClassVar[bool] = True
+
+    target: float = option(0.5, "multiply-adds as a share of the plain backbone's", gt=0.0, le=1.0)
+    weight: float = option(10.0, "weight of the budget loss and of the bounds", ge=0.0)
+    temperature: float = option(1.0, "of the noisy decision in training", gt=0.0)
+
+    def build(self, new: Callable[[], Backbone]) -> nn.Module:
+        """See `Method.build`."""
+        backbone = new()
+        inputs = backbone.inputs()
+        names = [name for name in backbone.blocks if _runs_by_pixel(backbone.part(name))]
+        if not names:
+            raise CannotAttach(
+                f"dynconv: {backbone.name} has no residual block that runs pixel by pixel; choose a backbone with "
+                "shortcuts and without squeeze-and-excitation, such as cifar_resnet14 or resnet18"
+            )
+        for name in names:
+            block, (channels, height, width) = backbone.part(name), inputs[name]
+            assert isinstance(block, ResidualBlock)
+            masker = Masker(channels, _stride(block), self.temperature)
+            backbone.swap(name, Masked(block, masker, (height, width)))
+        return backbone
+
+    def stages(self) -> Sequence[Stage]:
+        """See `Method.stages`."""
+        return (Stage("train", 1.0, self._loss, adjust=_quiet_at_the_end),)
+
+    def _loss(self, output: Output, labels: Tensor, progress: float) -> Tensor:
+        task = F.cross_entropy(output.logits.float(), labels)
+        budget = (output.share().mean() - self.target).square()
+        return task + self.weight * (budget + self._bounds(output, progress)).float()
+
+    def _bounds(self, output: Output, progress: float) -> Tensor:
+        """How far the blocks' shares of their own cost lie outside the bounds, squared, mean over blocks."""
+        tight = math.cos(min(1.0, progress * 3) * math.pi / 2) ** 2
+        low, high = self.target * tight, 1 - (1 - self.target) * tight
+        shares = torch.stack([_share(output, site) for site in output.trace])  # (blocks,)
+        return ((low - shares).relu().square() + (shares - high).relu().square()).mean()
+
+
+class Masker(nn.Module):
+    """(B, C, H, W) -> (B, 1, H', W'): the probability that the block runs at each pixel of its output (section 3.2)."""
+
+    def __init__(self, channels: int, stride: int, temperature: float) -> None:
+        super().__init__()
+        self.pixels = nn.Conv2d(channels, 1, 3, stride, 1)
+        self.whole = nn.Linear(channels, 1)
+        self.concrete = Concrete(temperature)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        logits: Tensor = self.pixels(x) + self.whole(x.mean(dim=(2, 3)))[:, :, None, None].to(x.dtype)
+        chances: Tensor = self.concrete(logits)
+        return chances
+
+
+def _share(output: Output, site: str) -> Tensor:
+    """The multiply-adds of a block's body that the batch's images use, as a share of all of them."""
+    assert output.costs is not None  # a network in training has them
+    costs = output.logits.new_tensor(output.costs.sites[site].units, dtype=torch.float64)
+    return (output.trace[site].used.double() @ costs).mean() / costs.sum()
+
+
+def _quiet_at_the_end(net: Net, progress: float) -> None:
+    for module in net.modules():
+        if isinstance(module, Concrete):
+            module.noisy = progress < 0.8
+
+
+def _runs_by_pixel(part: nn.Module) -> bool:
+    if not isinstance(part, ResidualBlock):
+        return False
+    try:
+        steps_of(part.body)
+    except ValueError:
+        return False
+    return True
+
+
+def _stride(block: ResidualBlock) -> int:
+    """By how much the block makes the map smaller."""
+    return math.prod(conv.stride[0] for conv, _ in steps_of(block.body))
