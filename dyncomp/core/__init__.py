@@ -15,7 +15,7 @@ from dyncomp.core.exits import Certainty, Exit, Judge, Voter
 from dyncomp.core.filtered import Filtered, Switch
 from dyncomp.core.filtering import with_switches
 from dyncomp.core.gated import Gated
-from dyncomp.core.gates import Attention, Concrete, FeedForwardGate, RecurrentGate, Router, shared_recurrence
+from dyncomp.core.gates import Attention, Concrete, FeedForwardGate, RecurrentGate, Router, open_bias, shared_recurrence
 from dyncomp.core.masked import Masked, steps_of
 from dyncomp.core.method import Method
 from dyncomp.core.mixed import Mixed, is_channel_attention
@@ -68,6 +68,7 @@ __all__ = [
     "hard_decision",
     "is_channel_attention",
     "measure_costs",
+    "open_bias",
     "price",
     "shared_recurrence",
     "steps_of",

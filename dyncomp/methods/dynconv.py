@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Concrete, Masked, Method, Net, Output, ResidualBlock, Stage, steps_of
+from dyncomp.core import Backbone, Concrete, Masked, Method, Net, Output, ResidualBlock, Stage, open_bias, steps_of
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -72,6 +72,10 @@ class DynConv(Method):
         return ((low - shares).relu().square() + (shares - high).relu().square()).mean()
 
 
+START = 0.8
+"""probability with which pixels begin to run (an interpretation)"""
+
+
 class Masker(nn.Module):
     """(B, C, H, W) -> (B, 1, H', W'): the probability that the block runs at each pixel of its output (section 3.2)."""
 
@@ -80,6 +84,9 @@ class Masker(nn.Module):
         self.pixels = nn.Conv2d(channels, 1, 3, stride, 1)
         self.whole = nn.Linear(channels, 1)
         self.concrete = Concrete(temperature)
+        for layer in (self.pixels, self.whole):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.constant_(layer.bias, open_bias(START) / 2)  # type: ignore[arg-type]  # both have one
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
