@@ -49,14 +49,16 @@ class Router(nn.Module):
 class Attention(nn.Module):
     """Pooled features -> linear, ReLU, linear -> softmax(z / temperature), (B, K), for mixing K experts.
 
-    DY-CNN's attention (Chen et al. 2020, arXiv:1912.03458, section 3.2): a quarter of the channels in between. Stages
-    lower `temperature` to 1, which is what a built network has.
+    DY-CNN's attention (Chen et al. 2020, arXiv:1912.03458, section 3.2): a quarter of the channels in between, at least
+    four. Their biases begin at 1, so that none is silent for all images (an interpretation: with few of them, an
+    attention that begins silent stays a plain average). Stages lower `temperature` to 1, which a built network has.
     """
 
     def __init__(self, channels: int, experts: int) -> None:
         super().__init__()
-        hidden = max(1, channels // 4)
-        self.layers = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, experts))
+        hidden = nn.Linear(channels, max(4, channels // 4))
+        nn.init.ones_(hidden.bias)
+        self.layers = nn.Sequential(hidden, nn.ReLU(), nn.Linear(hidden.out_features, experts))
         self.temperature = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
