@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from dyncomp.bench import benchmark
+from dyncomp.cli import dyncomp_main
 from dyncomp.conformance import CHECKS, Case
 from dyncomp.errors import InvalidValue
 from dyncomp.registry import METHODS, include_path
@@ -38,6 +40,31 @@ def test_the_tutorials_method_conforms(linear_gate: Path) -> None:
             check(case)
         with pytest.raises(InvalidValue, match="share=2"):
             METHODS.create("linear_gate(share=2)")
+
+
+def validated(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+    """The exit status of `dyncomp validate` for that file, and what it prints."""
+    monkeypatch.setattr(sys, "argv", ["dyncomp", "validate", str(path)])
+    with METHODS.temporary(), pytest.raises(SystemExit) as caught:
+        dyncomp_main()
+    return caught.value.code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("fault", "status"), [("", 0), (".detach()", 1)])
+def test_validate_prints_what_the_tutorial_shows(
+    fault: str, status: int, linear_gate: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = linear_gate.read_text(encoding="utf-8")
+    assert code.count(".sigmoid()\n") == 1
+    linear_gate.write_text(code.replace(".sigmoid()\n", f".sigmoid(){fault}\n"), encoding="utf-8")
+    found, out = validated(linear_gate, monkeypatch, capsys)
+    assert found == status
+    shown = re.findall(r"```console\n\$ dyncomp validate linear_gate\.py\n(.*?)```", TUTORIAL, re.DOTALL)[status]
+    pieces = [piece.strip("\n") for piece in re.split(r"^ *\.\.\.$", shown, flags=re.MULTILINE)]
+    places = [out.index(piece) for piece in pieces]
+    assert len(shown) > 300
+    assert places == sorted(places)
+    assert ("mend:   The loss does not reach that parameter" in out) == bool(status)
 
 
 def test_the_tutorials_method_gets_its_row_in_the_report(linear_gate: Path, tmp_path: Path) -> None:
