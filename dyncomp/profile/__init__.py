@@ -1,9 +1,10 @@
 """Measures a built network: accuracy, multiply-adds, gate health, latency. Knows no method."""
 
 from dyncomp.profile.evaluation import Evaluation, accuracy_with_exchanged_routes, count_executed, evaluate
-from dyncomp.profile.health import GateHealth, distinct_routes, gate_health, warnings_of
+from dyncomp.profile.health import GateHealth, distinct_routes, gate_health, gate_records, warnings_of
 from dyncomp.profile.latency import LatencyRounds, measure_latency
 from dyncomp.profile.machine import environment
+from dyncomp.profile.streams import stream_figures
 
 __all__ = [
     "Evaluation",
@@ -15,6 +16,8 @@ __all__ = [
     "environment",
     "evaluate",
     "gate_health",
+    "gate_records",
     "measure_latency",
+    "stream_figures",
     "warnings_of",
 ]
