@@ -12,15 +12,20 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups:
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
-def stem(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution, BatchNorm, ReLU: (B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
+def activated(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, BatchNorm, ReLU: (B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
     return nn.Sequential(
         OrderedDict(
-            conv=convolution(inputs, outputs, 3, stride),
+            conv=convolution(inputs, outputs, kernel, stride),
             bn=nn.BatchNorm2d(outputs),
             relu=nn.ReLU(inplace=True),
         )
     )
+
+
+def stem(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """What the image meets first, with a 3x3 convolution: (B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
+    return activated(inputs, outputs, 3, stride)
 
 
 def classify(stem: nn.Module, trunk: tuple[str, nn.Module], channels: int, classes: int) -> nn.Sequential:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dyncomp.backbones._layers import convolution, halvings_for, initialise, keep_last, scaled, stem
+from dyncomp.backbones._layers import activated, convolution, halvings_for, initialise, keep_last, scaled, stem
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
 from dyncomp.registry import register_backbone
 from dyncomp.spec import option
@@ -69,7 +69,7 @@ class MnasNetA1(BackboneFamily):
             OrderedDict(
                 stem=stem(in_channels, inputs, first),
                 blocks=blocks,
-                head=head(outputs, features),
+                head=activated(outputs, features, kernel=1),
                 pool=nn.AdaptiveAvgPool2d(1),
                 flatten=nn.Flatten(1),  # (B, features)
                 dropout=nn.Dropout(self.dropout),
@@ -110,12 +110,6 @@ def inverted_residual(
     if hidden:
         layers["attention"] = SqueezeExcitation(inner, hidden)
     layers |= {"project": convolution(inner, outputs, 1), "bn3": nn.BatchNorm2d(outputs)}
-    return nn.Sequential(layers)
-
-
-def head(inputs: int, outputs: int) -> nn.Sequential:
-    """1x1 convolution, BatchNorm, ReLU: (B, inputs, H, W) -> (B, outputs, H, W)."""
-    layers = OrderedDict(conv=convolution(inputs, outputs, 1), bn=nn.BatchNorm2d(outputs), relu=nn.ReLU(inplace=True))
     return nn.Sequential(layers)
 
 

@@ -55,6 +55,11 @@ class CondConv(Method):
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """The backbone with experts in the blocks from `begin` on. Raises CannotAttach where there are none."""
         backbone = with_norm(new(), self.norm)
+        if backbone.multi_scale:
+            raise CannotAttach(
+                f"condconv: {backbone.name} passes on several maps at once, and a router reads one; "
+                "choose another backbone, such as cifar_resnet14, resnet18 or mobilenet_v2"
+            )
         begin, classifier = self._where(backbone)
         for name in backbone.blocks[begin - 1 :]:
             self._mix(backbone, name)
