@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -40,6 +41,18 @@ class Certainty(Judge):
         if self.kind == "confidence":
             return given, chances.amax(dim=1)
         return given, (chances * chances.clamp_min(1e-30).log()).sum(dim=1)
+
+
+class Agreement(Judge):
+    """For voters by majority: the score is the mean probability of the class that all members asked so far vote for.
+
+    Below 0 where they do not agree: then no threshold from 0 to 1 lets the image leave.
+    """
+
+    def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Judge.forward`."""
+        share = (given if given.dtype == torch.float64 else given.float()).exp().amax(dim=1)  # (B,)
+        return given, (share - (1 - TIE)) / TIE
 
 
 class Exit(Op):
@@ -144,6 +157,28 @@ class Voter(Taped):
         shares = self.tape.recall("votes", chances) + chances  # (B, Y)
         self.tape.remember("votes", shares)
         return (shares / self.number).clamp_min(LEAST).log()
+
+
+class Ensemble(nn.Module):
+    """All members answer for every image, one after the other; the answer is that of all of them (see `Voter`).
+
+    `only` is the index of the one member that runs in training, None for all of them; evaluation asks all, whatever
+    `only` is. x: images (B, C, H, W), or what a shared trunk made of them.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], combine: Literal["average", "majority"]) -> None:
+        super().__init__()
+        self.voters = nn.ModuleList(Voter(member, number, combine) for number, member in enumerate(members, start=1))
+        self.only: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What all members read -> log shares (B, Y)."""
+        alone = self.only if self.training else None
+        *others, last = self.voters if alone is None else [self.voters[alone]]
+        for voter in others:
+            voter(x)
+        answer: Tensor = last(x)
+        return answer
 
 
 TIE = 1e-3
