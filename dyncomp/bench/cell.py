@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.stamp import git_commit, now
-from dyncomp.core import Net
+from dyncomp.core import Method, Net
 from dyncomp.core.tuner import choices
 from dyncomp.profile import (
     Evaluation,
@@ -22,15 +21,20 @@ from dyncomp.profile import (
     environment,
     evaluate,
     gate_health,
+    gate_records,
+    stream_figures,
     warnings_of,
 )
 from dyncomp.registry import METHODS
 from dyncomp.spec import full_options, name_of, spec_of
 from dyncomp.store import Store
-from dyncomp.train import Progress, StageLog, save_checkpoint, train
+from dyncomp.train import Progress, StageLog, save_checkpoint, start_from, train
 
 Images = Mapping[str, Any]
 """Per test image, in order: label, prediction, macs, route."""
+
+MOST_BITS = 256
+"""units up to which a route is told bit by bit"""
 
 
 def run_cell(cell: Cell, store: Store, report: Callable[[Progress], None]) -> dict[str, Any]:
@@ -81,16 +85,39 @@ def _train_and_measure(cell: Cell, store: Store, report: Callable[[Progress], No
     group = cell.group
     net = group.build(cell.method).to(group.device)
     begin = time.perf_counter()
-    logs = train(net, group.splits.train, cell.method.stages(), group.recipe, group.seed, report)
+    stages = start_from(net, group.init, cell.method.stages()) if group.init else cell.method.stages()
+    logs = train(net, group.splits.train, stages, group.recipe, group.seed, report)
     record: dict[str, Any] = {"train_seconds": time.perf_counter() - begin, "stages": [_stage(log) for log in logs]}
+    points = _points(net, cell)
     test = evaluate(net, group.splits.test)
     record |= _accuracy_and_gates(net, cell, test) | _mac_figures(net, cell, test) | {"tuned": choices()}
+    record |= {"points": points, "streams": _streams(net, cell)}
+    record["warnings"] += [warning for log in logs for warning in log.warnings]
     if record["priced_macs"] != record["executed_macs"]:
         record["warnings"].append(
             f"priced {record['priced_macs']} MACs, but {record['executed_macs']} ran: trust neither"
         )
     save_checkpoint(net, store.checkpoint_path(cell.key), _rebuilding(cell))
     return record, _images(test)
+
+
+def _points(net: Net, cell: Cell) -> list[dict[str, Any]]:
+    """The method's operating points, chosen on the calibration split, on the test split; the first one is left set."""
+    if type(cell.method).points is Method.points:
+        return []
+    from dyncomp.profile.points import measure_points, observe
+
+    splits = cell.group.splits
+    points = cell.method.points(net, observe(net, splits.calibration))
+    return measure_points(net, splits.test, points) if points else []
+
+
+def _streams(net: Net, cell: Cell) -> dict[str, Any] | None:
+    """What a network that judges frames makes of streams of them; None where there are none, or nobody judges."""
+    splits, judges = cell.group.splits, [site for site, op in net.sites.items() if op.judges_frames]
+    if splits.streams is None or not judges:
+        return None
+    return stream_figures(net, judges[0], splits.test, splits.streams, cell.group.seed)
 
 
 def _rebuilding(cell: Cell) -> dict[str, Any]:
@@ -109,6 +136,8 @@ def _stage(log: StageLog) -> dict[str, Any]:
         "loss_first": rows[0][1],
         "loss_last": rows[-1][1],
         "log": rows,
+        "routes": [list(row) for row in log.routes],
+        "warnings": log.warnings,
     }
 
 
@@ -123,7 +152,7 @@ def _accuracy_and_gates(net: Net, cell: Cell, test: Evaluation) -> dict[str, Any
         "top1": test.top1,
         "top1_calibration": calibration.top1,
         "routes": distinct_routes(test.trace),
-        "gates": [asdict(gate) for gate in health if gate.skippable],
+        "gates": gate_records(health),
         "warnings": warnings_of(health),
         "route_exchange_top1": exchanged,
     }
@@ -155,10 +184,13 @@ def _mac_figures(net: Net, cell: Cell, test: Evaluation) -> dict[str, Any]:
 
 
 def _images(test: Evaluation) -> Images:
-    """A route is a text of 0 and 1, one per unit of every site."""
+    """A route is a text of 0 and 1, one per unit of every site; the bits of very many units are hexadecimal digits."""
+    bits = test.trace.routes().numpy()  # (N, U)
+    many = bits.shape[1] > MOST_BITS
+    routes = np.packbits(bits, axis=1) if many else bits.astype(np.uint8) + ord("0")
     return {
         "label": test.labels.numpy(),
         "prediction": test.predictions.numpy(),
         "macs": test.macs.numpy(),
-        "route": ["".join("1" if on else "0" for on in row) for row in test.trace.routes().tolist()],
+        "route": [row.tobytes().hex() if many else row.tobytes().decode() for row in routes],
     }

@@ -38,6 +38,9 @@ class Op(Taped, ABC):
     learns_to_decide = True
     """Whether training settles the decision; false where a threshold does, chosen when the training is done."""
 
+    judges_frames = False
+    """Whether an image that does not use the one unit counts as a frame without an answer."""
+
     reads: Op | None = None
     """The op whose used units are the input channels of this one: its coupled cost grows with both."""
 

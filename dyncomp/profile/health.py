@@ -6,8 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+import numpy as np
 
 from dyncomp.core import Net, Trace
+
+MANY = 16
+"""units of a site from which on they are told of together"""
+MEANS = ("rate_test", "rate_calibration", "input_dependence")
 
 
 @dataclass(frozen=True)
@@ -59,15 +68,54 @@ def _site_health(net: Net, site: str, test: Trace, calibration: Trace) -> Iterat
 
 
 def warnings_of(health: Sequence[GateHealth]) -> list[str]:
-    """One line for each unit that never varies on the calibration split, though it may."""
-    units = Counter(gate.site for gate in health)
-    names = {id(gate): f"{gate.site} unit {gate.unit}" if units[gate.site] > 1 else gate.site for gate in health}
-    return [f"gate {names[id(gate)]} is {gate.stuck} on the calibration split" for gate in health if gate.stuck]
+    """One line for each unit that never varies on the calibration split, though it may; few for a site of many."""
+    return [line for _, gates in groupby(health, key=lambda gate: gate.site) for line in _warnings_of_site(list(gates))]
+
+
+def _warnings_of_site(gates: Sequence[GateHealth]) -> Iterator[str]:
+    stuck = Counter(gate.stuck for gate in gates if gate.stuck)
+    if len(gates) > MANY:
+        for state, count in stuck.items():
+            yield f"gate {gates[0].site}: {count} of {len(gates)} units are {state} on the calibration split"
+        return
+    for gate in gates:
+        if gate.stuck:
+            name = f"{gate.site} unit {gate.unit}" if len(gates) > 1 else gate.site
+            yield f"gate {name} is {gate.stuck} on the calibration split"
+
+
+def gate_records(health: Sequence[GateHealth]) -> list[dict[str, Any]]:
+    """For the record: an entry per unit that may be left out; a site of many units is one entry, with means.
+
+    `units` says of how many an entry speaks, `always_on` and `always_off` how many of them never vary on the test
+    split.
+    """
+    entries: list[dict[str, Any]] = []
+    for _, group in groupby((gate for gate in health if gate.skippable), key=lambda gate: gate.site):
+        gates = list(group)
+        together = [gates] if len(gates) > MANY else [[gate] for gate in gates]
+        entries += [_entry(part) for part in together]
+    return entries
+
+
+def _entry(gates: Sequence[GateHealth]) -> dict[str, Any]:
+    first, rates = gates[0], [gate.rate_test for gate in gates]
+    mean = {name: fmean(getattr(gate, name) for gate in gates) for name in MEANS}
+    return {
+        "site": first.site,
+        "unit": first.unit if len(gates) == 1 else None,
+        "units": len(gates),
+        "always_on": rates.count(1.0),
+        "always_off": rates.count(0.0),
+        **mean,
+        "unit_macs": round(fmean(gate.unit_macs for gate in gates)),
+        "overhead_macs": first.overhead_macs,
+    }
 
 
 def distinct_routes(trace: Trace) -> int:
     """How many different routes the images take; 1 where nothing is decided."""
-    return len({tuple(route) for route in trace.routes().tolist()})
+    return len({route.tobytes() for route in np.packbits(trace.routes().numpy(), axis=1)})
 
 
 def _entropy(rate: float) -> float:

@@ -95,9 +95,9 @@ def _measured(cell: Mapping[str, Any]) -> dict[str, Any]:
     return copied | {
         "flops": 2 * cell["macs"] if cell.get("macs") is not None else None,
         "executed_macs_per_image": executed / images if executed is not None and images else None,
-        "gates": len(gates),
-        "gates_always_on": sum(gate["rate_test"] == 1 for gate in gates),
-        "gates_always_off": sum(gate["rate_test"] == 0 for gate in gates),
+        "gates": sum(gate.get("units", 1) for gate in gates),
+        "gates_always_on": sum(gate.get("always_on", gate["rate_test"] == 1) for gate in gates),
+        "gates_always_off": sum(gate.get("always_off", gate["rate_test"] == 0) for gate in gates),
     }
 
 

@@ -120,7 +120,8 @@ def gate_table(gates: Sequence[Record]) -> Table | None:
 
 def _gate(gate: Record) -> Iterable[tuple[str, Any]]:
     yield str(gate["site"]), str(gate["site"])
-    yield str(gate["unit"]), gate["unit"]
+    many = gate.get("units", 1) > 1
+    yield (f"{gate['units']} units, means" if many else str(gate["unit"])), -1 if many else gate["unit"]
     for name in ("rate_test", "rate_calibration"):
         rate = gate.get(name)
         yield n.fixed(None if rate is None else 100 * rate, 1, " %"), rate
@@ -132,7 +133,10 @@ def _gate(gate: Record) -> Iterable[tuple[str, Any]]:
 
 
 def _flag(gate: Record) -> str:
-    """Whether the gate never varies, and on which split."""
+    """Whether the gate never varies, and on which split; for many units how many do not."""
+    if gate.get("units", 1) > 1:
+        counts = ((gate[name], name.replace("_", " ")) for name in ("always_on", "always_off"))
+        return ", ".join(f"{count} {state}" for count, state in counts if count)
     stuck: dict[Any, str] = {0: "always off", 1: "always on"}
     test, calibration = (stuck.get(gate.get(name), "") for name in ("rate_test", "rate_calibration"))
     if test == calibration:

@@ -16,7 +16,7 @@ COLUMNS = ("label", "prediction", "macs", "route")
 
 
 def parquet_bytes(images: Mapping[str, Any]) -> bytes:
-    """`label`, `prediction`, `macs` (int64) and `route` (text of 0 and 1), a row per test image.
+    """`label`, `prediction`, `macs` (int64) and `route` (text), a row per test image.
 
     Raises `InvalidValue` where a column is missing, unknown or of another length than the others.
     """

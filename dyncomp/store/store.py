@@ -131,7 +131,7 @@ class Store:
         return sorted(records, key=lambda record: (record.get("started_at") or "", record["key"]))
 
     def images(self, key: str) -> pd.DataFrame:
-        """`label`, `prediction`, `macs`, `route` (a 0 or 1 per unit), one row per test image.
+        """`label`, `prediction`, `macs`, `route` (a 0 or 1 per unit, or hexadecimal), one row per test image.
 
         Raises `OutputError` where the cell has no per-image file, or one that cannot be read.
         """
