@@ -15,6 +15,22 @@ def categorical_information(chances: Tensor) -> Tensor:
     return _entropy(chances.mean(dim=0)) - _entropy(chances).mean()
 
 
+def binary_information(chances: Tensor, used: Tensor) -> Tensor:
+    """Mutual information in nats of image and decision, mean over T units that are on or off; a scalar.
+
+    The entropy of each unit's rate of use (`used`, (B, T): the decisions, or the chances once more), less the mean
+    entropy of its chances (B, T): 0 for a gate that decides alike for all images, and for one that tosses a coin.
+    """
+    # rates of 0 and 1 keep a finite gradient, which is what opens a dead gate
+    rates = _coin_entropy(used.float().mean(dim=0), 0.5 / len(used))
+    return (rates - _coin_entropy(chances.float(), 1e-4).mean(dim=0)).mean()
+
+
+def _coin_entropy(chances: Tensor, margin: float) -> Tensor:
+    inside = chances * (1 - 2 * margin) + margin
+    return -(inside * inside.log() + (1 - inside) * (1 - inside).log())
+
+
 def _entropy(chances: Tensor) -> Tensor:
     inside = chances.clamp_min(1e-6)  # a chance of 0 adds nothing, and its gradient stays finite
     return -(inside * inside.log()).sum(dim=-1)

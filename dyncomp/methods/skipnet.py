@@ -23,6 +23,7 @@ from dyncomp.core import (
     hard_decision,
     shared_recurrence,
 )
+from dyncomp.core.balance import binary_information
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -132,17 +133,6 @@ def _thresholded(output: Output) -> Output:
 
 
 def _variety(output: Output) -> Tensor:
-    """Mutual information of image and decision in nats, mean over gates.
-
-    The entropy of each gate's rate over the batch, less the mean entropy of its chances: 0 for a gate that decides
-    alike for all images, and for one that tosses a coin.
-    """
-    rates = torch.cat([d.used for d in output.trace.values()], dim=1).float().mean(dim=0)  # (T,)
-    chances = torch.cat([d.probability for d in output.trace.values()], dim=1).float()  # (B, T)
-    # rates of 0 and 1 keep a finite gradient, which is what opens a dead gate
-    return (_entropy(rates, 0.5 / len(chances)) - _entropy(chances, 1e-4).mean(dim=0)).mean()
-
-
-def _entropy(chances: Tensor, margin: float) -> Tensor:
-    inside = chances * (1 - 2 * margin) + margin
-    return -(inside * inside.log() + (1 - inside) * (1 - inside).log())
+    """How much the gates' decisions depend on the image."""
+    chances, used = (torch.cat([getattr(d, k) for d in output.trace.values()], dim=1) for k in ("probability", "used"))
+    return binary_information(chances, used)

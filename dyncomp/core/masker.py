@@ -1,0 +1,55 @@
+"""Masker: a gate on pooled features whose training draws by Gumbel noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.gates import Concrete, as_chance
+from dyncomp.core.net import Net, Output
+from dyncomp.core.op import Taped
+
+
+class Masker(Taped):
+    """Global average pool -> (1x1 conv to `hidden`, batch norm, ReLU) -> 1x1 conv to two logits -> the second's chance.
+
+    With hidden 16 it is ConvNet-AIG's gate (Veit & Belongie 2018, arXiv:1711.11503, section 3.2), without hidden layer
+    LASNet's masker for whole layers (Han et al. 2022, arXiv:2210.06223). In training the two logits get Gumbel noise
+    through `noise` (of two, only their difference counts: see `Concrete`), and the chances without noise are said under
+    the gate's name (`chances_said` collects them). `biases` are the logits that it starts with.
+    """
+
+    def __init__(self, channels: int, hidden: int | None, biases: tuple[float, float]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        if hidden is not None:
+            reduce = nn.Conv2d(channels, hidden, 1, bias=False)
+            nn.init.kaiming_normal_(reduce.weight, mode="fan_out")
+            layers += [reduce, nn.BatchNorm2d(hidden), nn.ReLU()]
+        self.hidden = nn.Sequential(*layers)
+        self.head = nn.Conv2d(hidden or channels, 2, 1)
+        self.noise = Concrete()
+        nn.init.normal_(self.head.weight, std=0.001)
+        with torch.no_grad():
+            self.head.bias.copy_(torch.tensor(biases))  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Chance (B, 1) that features (B, C, H, W) go through the body; noisy in training."""
+        maps = self.hidden(x.mean(dim=(2, 3), keepdim=True))  # (B, C or hidden, 1, 1)
+        skip, run = as_chance(self.head(maps)).flatten(1).chunk(2, dim=1)
+        logits = run - skip  # (B, 1)
+        self.tape.say(self.site, logits.sigmoid())
+        chance: Tensor = self.noise(logits)
+        return chance
+
+
+def chances_said(output: Output) -> Tensor:
+    """The chances without noise that the maskers of all gates said in this pass, (B, gates), in the sites' order."""
+    return torch.cat([output.said[f"{site}.gate"] for site in output.trace], dim=1)
+
+
+def set_noise(net: Net, temperature: float, noisy: bool) -> None:
+    """Give all maskers' noise that temperature, or take it away."""
+    for module in net.modules():
+        if isinstance(module, Masker):
+            module.noise.temperature, module.noise.noisy = temperature, noisy

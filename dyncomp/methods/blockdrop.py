@@ -1,0 +1,125 @@
+"""BlockDrop: a policy network drops residual blocks before the first one runs (Wu et al. 2018, arXiv:1711.08393)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyncomp.core import Backbone, Decision, Method, Net, Output, Planned, ResidualBlock, Stage, hard_decision
+from dyncomp.core.balance import binary_information
+from dyncomp.errors import CannotAttach
+from dyncomp.methods._policy import Policy
+from dyncomp.registry import register_method
+from dyncomp.spec import option
+
+PLAN = "plan"
+BOUND = 0.2  # section 3.3: p * 0.8 + (1 - p) * 0.2
+
+
+@register_method("blockdrop", paper="arXiv:1711.08393")
+@dataclass(frozen=True)
+class BlockDrop(Method):
+    """A policy network sees the image once and decides which residual blocks are kept; its cost counts.
+
+    Stages: the plain backbone is trained; then the policy alone, blocks put at its disposal one by one from the end
+    while earlier ones are kept (curriculum, over the first half of the stage); then both. The policy learns by
+    REINFORCE on decisions drawn from bounded chances 0.8 p + 0.2 (1 - p), with reward 1 - (kept / K)^2 for a right
+    answer and -`penalty` for a wrong one, less the reward of the thresholded policy on the same images (self-critical
+    baseline); in the joint stage the backbone learns by cross-entropy under the drawn decisions. Sums over the batch in
+    the official code are means here: Adam cares little. The paper trains for thousands of epochs with rate 1e-4 in the
+    last stage; `joint_rate` is larger for a few.
+
+    The published numbers count a multiply-add twice, policy included: ResNet-101's "15.6 GFLOPs" are 7.80 G MACs here,
+    and BlockDrop's 12.5 are 6.25 G. So "12.5" must not be held against the "7.6 GFLOPs", MACs, of a plain ResNet-101.
+    The policy for small images costs 12.24 M MACs at 32 x 32, a lot beside a small backbone: `width` makes it narrower.
+
+    Against collapse: a trained backbone, the curriculum, bounded chances and the paper's entropy bonus, which keep
+    every block tried; and `balance`, an addition, which rewards decisions that depend on the image.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = ("blockdrop(width=0.25, balance=0.0)",)
+    all_on_is_plain: ClassVar[bool] = True
+
+    penalty: float = option(5.0, "what a wrong answer costs (paper: 5 on ImageNet, 10 on CIFAR-10)", ge=0.0)
+    entropy: float = option(0.1, "weight of the entropy bonus in the curriculum", ge=0.0)
+    balance: float = option(1.0, "weight of the mutual information of image and decision", ge=0.0)
+    width: float = option(1.0, "factor on the policy network's channels", gt=0.0)
+    start: float = option(0.5, "chance with which blocks are kept at first", gt=0.0, lt=1.0)
+    joint_rate: float = option(1e-3, "Adam's learning rate in the joint stage (paper: 1e-4)", gt=0.0)
+
+    def build(self, new: Callable[[], Backbone]) -> nn.Module:
+        """See `Method.build`."""
+        backbone = new()
+        names = [name for name in backbone.blocks if isinstance(backbone.part(name), ResidualBlock)]
+        if not names:
+            raise CannotAttach(
+                f"blockdrop: {backbone.name} has no residual block to drop; "
+                "choose a backbone with shortcuts, such as cifar_resnet14, resnet18 or mobilenet_v2"
+            )
+        assert backbone.image_shape is not None  # families' `make` notes it
+        policy = Policy(backbone.image_shape, len(names), self.width, self.start)
+        return nn.Sequential(OrderedDict([(PLAN, Planned(backbone, names, policy, BOUND))]))
+
+    def stages(self) -> Sequence[Stage]:
+        """See `Method.stages`."""
+        policy, backbone = f"model.{PLAN}.policy.*", f"model.{PLAN}.backbone.*"
+        return (
+            Stage("pretrain", 0.4, _cross_entropy, learns=(backbone,), all_on=True, pretrains=True),
+            Stage(
+                "curriculum",
+                0.3,
+                self._curriculum,
+                learns=(policy,),
+                sampling=True,
+                adam=1e-3,
+                hold_statistics=(backbone,),
+                adjust=_open_from_the_end,
+            ),
+            Stage("joint", 0.3, self._joint, sampling=True, adam=self.joint_rate),
+        )
+
+    def _curriculum(self, output: Output, labels: Tensor, progress: float) -> Tensor:
+        chances = output.trace[PLAN].probability.float()  # (B, K); blocks that are not open yet have 1
+        return self._policy(output, labels) - self.entropy * _entropy(chances).sum(dim=1).mean()
+
+    def _joint(self, output: Output, labels: Tensor, progress: float) -> Tensor:
+        return self._policy(output, labels) + F.cross_entropy(output.logits.float(), labels)
+
+    def _policy(self, output: Output, labels: Tensor) -> Tensor:
+        """REINFORCE with the self-critical baseline (section 3.3), mean over the batch; less what `balance` adds."""
+        drawn = output.trace[PLAN]
+        kept, chances = drawn.used.detach(), drawn.probability.float()  # (B, K)
+        greedy = hard_decision(drawn.probability.detach(), sampling=False)
+        baseline = output.again({PLAN: Decision(greedy.used, greedy.used, greedy.used)})
+        advantage = self.reward(kept, output.logits, labels) - self.reward(greedy.used, baseline.logits, labels)
+        taken = torch.where(kept > 0.5, chances, 1 - chances).clamp_min(1e-6)  # (B, K)
+        variety = binary_information(chances, chances)
+        return -(advantage * taken.log().sum(dim=1)).mean() - self.balance * variety
+
+    def reward(self, kept: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """1 - (share of blocks kept)^2 where the answer is right, else -penalty (eq. 3), (B,)."""
+        right = logits.argmax(dim=1) == labels
+        return torch.where(right, 1 - kept.float().mean(dim=1).square(), -self.penalty)
+
+
+def _open_from_the_end(net: Net, progress: float) -> None:
+    """Over the first half of the stage the policy gets one block after the other, the last block first."""
+    plan = net.sites[PLAN]
+    assert isinstance(plan, Planned)
+    plan.first_free = max(0, plan.units - 1 - int(2 * progress * plan.units))
+
+
+def _entropy(chances: Tensor) -> Tensor:
+    """Of coins with these chances, in nats."""
+    inside = chances.clamp(1e-6, 1 - 1e-6)
+    return -(inside * inside.log() + (1 - inside) * (1 - inside).log())
+
+
+def _cross_entropy(output: Output, labels: Tensor, progress: float) -> Tensor:
+    return F.cross_entropy(output.logits.float(), labels)

@@ -1,0 +1,98 @@
+"""ConvNet-AIG: residual blocks whose gates open at a given rate (Veit & Belongie 2018, arXiv:1711.11503)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyncomp.core import Backbone, Gated, Method, Net, Output, ResidualBlock, Stage
+from dyncomp.core.balance import binary_information
+from dyncomp.core.masker import Masker, chances_said, set_noise
+from dyncomp.errors import CannotAttach, InvalidValue
+from dyncomp.registry import register_method
+from dyncomp.spec import option
+
+HIDDEN = 16  # channels inside a gate (section 3.2)
+BIASES = (0.1, 2.0)  # logits at the start: open for about 85 % of the images
+
+
+@register_method("convnet_aig", paper="arXiv:1711.11503")
+@dataclass(frozen=True)
+class ConvNetAIG(Method):
+    """Gates every residual block's body by a small network on the block's pooled input.
+
+    Decisions are drawn in training by hard Gumbel-softmax with straight-through gradients, and thresholded in use. (The
+    official code keeps the noise on when it evaluates; here two evaluations agree.) The loss is cross-entropy +
+    `weight` * mean over gates of (t - rate over the batch)^2 (section 3.3), with one target rate t for all gates, or
+    one for each: None stands for a block without a gate, where the paper's code has a gate that its loss leaves out.
+    0.6 and 2 are the values for CIFAR.
+
+    Against collapse: gates begin open for 87 %, the target is each gate's own, so that none may stay shut or open for
+    all images, and noise lets shut blocks be tried. Tossing coins at the target rate would satisfy that loss too, and
+    thresholding would turn it into one fixed route: so `balance` rewards decisions that depend on the image, and the
+    last part of the training (`quiet`) has no noise. Both are additions; at 0 the training is the paper's.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = ("convnet_aig(targets=(None, 0.3, 0.9), balance=0.0)",)
+    all_on_is_plain: ClassVar[bool] = True
+
+    target: float = option(0.6, "share of the images that each block runs for", ge=0.0, le=1.0)
+    targets: tuple[float | None, ...] | None = option(
+        None, "a share for each residual block, the last for those behind; None in it: no gate"
+    )
+    weight: float = option(2.0, "weight of the rates' loss", ge=0.0)
+    balance: float = option(1.0, "weight of the mutual information of image and decision", ge=0.0)
+    quiet: float = option(0.5, "share of the training, at its end, without noise", ge=0.0, le=1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(t is not None and not 0 <= t <= 1 for t in self.targets or ()):
+            raise InvalidValue(f"convnet_aig: targets={self.targets}; give shares from 0 to 1, or None for no gate")
+        if self.targets is not None and set(self.targets) <= {None}:
+            raise InvalidValue(f"convnet_aig: targets={self.targets} leaves no gate; give at least one share")
+
+    def build(self, new: Callable[[], Backbone]) -> nn.Module:
+        """See `Method.build`."""
+        backbone = new()
+        names = [name for name in backbone.blocks if isinstance(backbone.part(name), ResidualBlock)]
+        gated = [name for name, target in zip(names, self._targets(len(names)), strict=True) if target is not None]
+        if not gated:
+            raise CannotAttach(
+                f"convnet_aig: {backbone.name} has no residual block to gate; "
+                "choose a backbone with shortcuts, such as cifar_resnet14, resnet18 or mobilenet_v2"
+            )
+        for name in gated:
+            block = backbone.part(name)
+            assert isinstance(block, ResidualBlock)
+            backbone.swap(name, Gated(block, Masker(block.in_channels, HIDDEN, BIASES), form="residual"))
+        return backbone
+
+    def _targets(self, blocks: int) -> list[float | None]:
+        """The target of each of that many residual blocks."""
+        given = (self.target,) if self.targets is None else self.targets
+        return [given[min(block, len(given) - 1)] for block in range(blocks)]
+
+    def stages(self) -> Sequence[Stage]:
+        """See `Method.stages`."""
+        return (Stage("train", 1.0, self._loss, adjust=self._quieten),)
+
+    def _quieten(self, net: Net, progress: float) -> None:
+        set_noise(net, temperature=1.0, noisy=progress < 1 - self.quiet)
+
+    def _loss(self, output: Output, labels: Tensor, progress: float) -> Tensor:
+        rates = torch.cat([d.used for d in output.trace.values()], dim=1).float().mean(dim=0)  # (gates,)
+        off_target = (rates - rates.new_tensor(self._gate_targets(len(rates)))).square().mean()
+        chances = chances_said(output)
+        task = F.cross_entropy(output.logits.float(), labels)
+        return task + self.weight * off_target - self.balance * binary_information(chances, chances)
+
+    def _gate_targets(self, gates: int) -> list[float]:
+        """The targets of that many gates; blocks without one are not among them."""
+        given = (self.target,) if self.targets is None else self.targets
+        known = [target for target in given if target is not None]
+        return [known[min(gate, len(known) - 1)] for gate in range(gates)]
