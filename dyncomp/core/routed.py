@@ -17,11 +17,12 @@ class Routed(Op):
 
     `gate` maps x to scores (B, U), which softmax turns into chances. The weights are the chances of the branches
     used, made to add up to 1. With `soft`, training weighs all branches by their chances (Ioannou et al. 2016,
-    arXiv:1603.01250, section 3), while `used` stays the hard choice that is priced. A unit is a branch; all branches
-    give features of one shape. In training the scores are said under the site's name.
+    arXiv:1603.01250, section 3), while `used` stays the hard choice that is priced; between 0 and 1 it is the share of
+    the soft weights, the rest are those of use, and a stage may move it from one to the other. A unit is a branch; all
+    branches give features of one shape. In training the scores are said under the site's name.
     """
 
-    def __init__(self, branches: Sequence[nn.Module], gate: nn.Module, most: int, soft: bool) -> None:
+    def __init__(self, branches: Sequence[nn.Module], gate: nn.Module, most: int, soft: float) -> None:
         super().__init__()
         self.units = len(branches)
         self.branches = nn.ModuleList(branches)
@@ -37,7 +38,9 @@ class Routed(Op):
         chances = scores.softmax(dim=1)
         chosen = torch.zeros_like(chances).scatter(1, chances.topk(self.most, dim=1).indices, 1.0)  # (B, U)
         used = chosen + (chances - chances.detach()) if chances.requires_grad else chosen
-        weight = chances if self.soft and self.training else _shares(chances * chosen)
+        weight = _shares(chances * chosen)
+        if self.soft and self.training:
+            weight = chances if self.soft == 1 else torch.lerp(weight, chances, self.soft)
         return Decision(used, weight, chances)
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
