@@ -50,6 +50,7 @@ class Plain:
     def tell(self, event: Event) -> None:
         """Print the event, unless it is one of many alike."""
         if isinstance(event, CellTrains):
+            self._warn(event)
             now = time.monotonic()
             if now - self.last < PLAIN_EVERY_S and event.progress.done < 1:
                 return
@@ -57,6 +58,10 @@ class Plain:
         if isinstance(event, CellStarted):
             self.last = time.monotonic()
         self.console.print(in_words(event), markup=False, highlight=False, soft_wrap=True)
+
+    def _warn(self, event: CellTrains) -> None:
+        if event.progress.warning:
+            self.console.print(f"  warning: {event.progress.warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 class Live:
@@ -71,6 +76,8 @@ class Live:
         if isinstance(event, CellTrains):
             detail = f"{_left(event)}, {_training(event)}"
             self.progress.update(self.task, completed=event.progress.done, detail=detail)
+            if event.progress.warning:
+                self.console.print(f"  warning: {event.progress.warning}", markup=False, highlight=False)
         elif isinstance(event, CellStarted):
             name = f"[{event.number}/{event.total}] {spec_of(event.cell.method)}"
             self.progress.update(self.task, description=name, completed=0.0, detail="")

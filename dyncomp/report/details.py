@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dyncomp.report import numbers as n
+from dyncomp.report.extras import point_table, stream_table
 from dyncomp.report.reading import Reading, Record
 from dyncomp.report.tables import Table, gate_table, stage_table
 
@@ -24,6 +25,8 @@ class Detail:
     facts: tuple[tuple[str, str], ...]
     gates: Table | None
     stages: Table | None
+    points: Table | None
+    streams: Table | None
     warnings: tuple[str, ...]
 
 
@@ -70,6 +73,8 @@ def detail(cell: Record) -> Detail:
         facts=(*facts, *counted),
         gates=gate_table(cell.get("gates") or ()),
         stages=stage_table(cell.get("stages") or ()),
+        points=point_table(cell.get("points") or (), cell.get("macs_static")),
+        streams=stream_table(cell.get("streams")),
         warnings=tuple(warnings_of(cell)),
     )
 

@@ -82,7 +82,7 @@ def _sortable(value: Any) -> float | str:
 def summary_table(frame: pd.DataFrame) -> Table:
     """Mean and standard deviation over the seeds, one row per spec and batch size."""
     table = summary(frame)
-    rows = [_row(*_summarised(row, table)) for row in table.iloc]
+    rows = [row_of(*_summarised(row, table)) for row in table.iloc]
     headers = ["method", *_telling(table), "seeds", "batch", "top-1", "MACs", "claimed"]
     return Table((*headers, "executed", "realised", "ms p50"), tuple(rows))
 
@@ -114,7 +114,7 @@ def _summarised(row: pd.Series, table: pd.DataFrame) -> Iterable[tuple[str, Any]
 def gate_table(gates: Sequence[Record]) -> Table | None:
     """One row per gate: how often it is on, what it decides about, what is wrong with it."""
     headers = ("site", "unit", "on (test)", "on (calibration)", "unit MACs", "gate MACs")
-    rows = [_row(*_gate(gate)) for gate in gates]
+    rows = [row_of(*_gate(gate)) for gate in gates]
     return Table((*headers, "input dependence (bits)", "flag"), tuple(rows)) if rows else None
 
 
@@ -148,7 +148,7 @@ def _flag(gate: Record) -> str:
 def stage_table(stages: Sequence[Record]) -> Table | None:
     """One row per stage of training."""
     rows = [
-        _row(
+        row_of(
             (str(stage.get("name")), str(stage.get("name"))),
             (n.plain(stage.get("epochs")), stage.get("epochs")),
             (n.significant(stage.get("loss_first")), stage.get("loss_first")),
@@ -161,5 +161,6 @@ def stage_table(stages: Sequence[Record]) -> Table | None:
     return Table(headers, tuple(rows)) if rows else None
 
 
-def _row(*cells: tuple[str, Any]) -> tuple[Cell, ...]:
+def row_of(*cells: tuple[str, Any]) -> tuple[Cell, ...]:
+    """A table's row out of texts and the values to sort by."""
     return tuple(Cell(text, _sortable(value)) for text, value in cells)

@@ -1,0 +1,57 @@
+"""Tables of what only some methods have: operating points, and what was made of streams of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dyncomp.report import numbers as n
+from dyncomp.report.reading import Record
+from dyncomp.report.tables import Table, row_of
+
+POLICIES = {
+    "gate": "the network's own judgement",
+    "finish_all": "finishing every frame",
+    "random": "dropping as many frames at random",
+}
+STREAM_FIGURES = (
+    ("right of the answered", "accuracy_answered", n.percent),
+    ("answered", "share_answered", lambda value: n.percent(None if value is None else 100 * value)),
+    ("MACs per stream", "macs_per_stream", n.macs),
+    ("frames to the first right answer", "frames_to_first_right", lambda value: n.fixed(value, 2)),
+    ("MACs to the first right answer", "macs_to_first_right", n.macs),
+    ("first answer right", "share_right_first_answer", lambda value: n.percent(None if value is None else 100 * value)),
+    ("MACs to the first answer", "macs_to_first_answer", n.macs),
+)
+
+
+def point_table(points: Sequence[Record], static_macs: float | None) -> Table | None:
+    """One row per operating point: accuracy and cost on the test images at thresholds from the calibration split."""
+    rows = [row_of(*_point(point, static_macs)) for point in points]
+    headers = ("operating point", "kind", "top-1", "MACs", "of static", "leave at each exit, the rest at the end")
+    return Table(headers, tuple(rows)) if rows else None
+
+
+def _point(point: Record, static_macs: float | None) -> Iterable[tuple[str, Any]]:
+    yield str(point["name"]), str(point["name"])
+    yield str(point["kind"]), str(point["kind"])
+    yield n.percent(point["top1"]), point["top1"]
+    yield n.macs(point["macs"]), point["macs"]
+    share = 100 * point["macs"] / static_macs if static_macs else None
+    yield n.fixed(share, 0, " %"), share
+    leaves = ", ".join(n.fixed(100 * share, 0, " %") for share in point.get("leaves") or ())
+    yield leaves or n.MISSING, leaves
+
+
+def stream_table(streams: Mapping[str, Record] | None) -> Table | None:
+    """One row per policy: what the network's own judgement of frames makes of streams, and what two others do."""
+    if not streams:
+        return None
+    rows = [
+        row_of(
+            (text, text), *((write(streams[name].get(key)), streams[name].get(key)) for _, key, write in STREAM_FIGURES)
+        )
+        for name, text in POLICIES.items()
+        if name in streams
+    ]
+    return Table(("policy", *(header for header, _, _ in STREAM_FIGURES)), tuple(rows))

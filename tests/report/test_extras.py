@@ -1,0 +1,32 @@
+"""Tables of operating points and of streams."""
+
+from __future__ import annotations
+
+from dyncomp.report.extras import point_table, stream_table
+from dyncomp.report.numbers import MISSING
+
+
+def texts(table: object) -> list[list[str]]:
+    return [[cell.text for cell in row] for row in table.rows]  # type: ignore[attr-defined]
+
+
+def test_no_points_and_no_streams_are_no_tables() -> None:
+    assert point_table((), 100.0) is None
+    assert stream_table(None) is None
+
+
+def test_points_are_told_with_their_share_of_static() -> None:
+    point = {"name": "calibrated", "kind": "default", "top1": 91.25, "macs": 2.5e6, "leaves": [0.6, 0.4]}
+    (row,) = texts(point_table([point], 1e7))
+    assert row == ["calibrated", "default", "91.2 %", "2.50 M", "25 %", "60 %, 40 %"]
+    assert [cell.sort for cell in point_table([point], 1e7).rows[0]][2:5] == [91.25, 2.5e6, 25.0]  # type: ignore[union-attr]
+
+
+def test_every_policy_has_its_row_and_what_is_missing_is_a_dash() -> None:
+    figures = {"accuracy_answered": 97.0, "share_answered": 0.5, "macs_per_stream": 8e6, "macs_to_first_right": None}
+    table = stream_table({"gate": figures, "random": figures})
+    assert table is not None
+    gate, random = texts(table)
+    assert (gate[0], random[0]) == ("the network's own judgement", "dropping as many frames at random")
+    assert gate[1:] == ["97.0 %", "50.0 %", "8.00 M", MISSING, MISSING, MISSING, MISSING]
+    assert len(gate) == len(table.headers)
