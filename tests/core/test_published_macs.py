@@ -22,7 +22,19 @@ PUBLISHED = [
     ("condconv(experts=8)", "resnet50", 224, 1000, 4212.6),  # paper's Table 1: 4213
     ("static", "cifar_resnet38", 32, 10, 83.28),
     ("static", "cifar_resnet38(shortcut='pad')", 32, 10, 83.02),
+    ("static", "cifar_resnet110(shortcut='pad')", 32, 10, 252.89),  # BlockDrop's full network
     ("skipnet", "cifar_resnet38", 32, 10, 83.28),  # gates free of charge
+]
+
+
+# CondConv's own Table 1, in millions; EfficientNet-B0's and MnasNet-A1's plain rows with it
+TABLE_1 = [
+    ("static", "mnasnet_a1", 312),
+    ("static", "efficientnet_b0", 391),
+    ("condconv", "mobilenet_v1", 600),
+    ("condconv", "mnasnet_a1", 325),
+    ("condconv", "resnet50", 4213),
+    ("condconv", "efficientnet_b0", 413),
 ]
 
 
@@ -39,6 +51,13 @@ def test_the_counter_agrees_with_publication(
     counted = costs.full if method.startswith("condconv") else costs.without_overhead
     assert counted / 1e6 == pytest.approx(millions, rel=1e-3)
     assert costs.uncounted == ()
+
+
+@pytest.mark.parametrize(("method", "backbone", "millions"), TABLE_1)
+def test_condconvs_table_is_reproduced(method: str, backbone: str, millions: float) -> None:
+    assert costs_of(build(method, backbone, classes=1000, image_size=224)).full / 1e6 == pytest.approx(
+        millions, rel=5e-3
+    )
 
 
 @pytest.mark.parametrize(
