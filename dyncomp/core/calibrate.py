@@ -21,7 +21,7 @@ NEVER, ALWAYS = 1e9, -1e9
 BUDGETS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.2, 1.5, 1.9)
 """Values of q for budgeted points: some of MSDNet's 0.05, 0.1, ..., 1.95."""
 
-GRID = 200
+GRID = 100
 """Values that a parameter common to all exits is tried at."""
 
 

@@ -36,7 +36,7 @@ def evaluate(net: Net, split: Split) -> Evaluation:
     """Run the sparse form over a split, in order."""
     labels, predictions, macs, traces = [], [], [], []
     with torch.inference_mode():
-        for images, batch_labels, _ in _batches(net, split):
+        for images, batch_labels, _ in in_batches(net, split):
             output = net(images, sparse=True)
             labels.append(batch_labels)
             predictions.append(output.logits.argmax(1).cpu())
@@ -47,7 +47,7 @@ def evaluate(net: Net, split: Split) -> Evaluation:
 
 def count_executed(net: Net, split: Split) -> Executed:
     """What ran over a whole split in the sparse form."""
-    return sum((execute_and_count(net, images) for images, _, _ in _batches(net, split)), Executed())
+    return sum((execute_and_count(net, images) for images, _, _ in in_batches(net, split)), Executed())
 
 
 def accuracy_with_exchanged_routes(net: Net, split: Split, trace: Trace, seed: int) -> float:
@@ -59,7 +59,7 @@ def accuracy_with_exchanged_routes(net: Net, split: Split, trace: Trace, seed: i
     order = torch.randperm(trace.images, generator=torch.Generator().manual_seed(seed))
     exchanged, right, start = trace.select(order), 0, 0
     with torch.inference_mode():
-        for images, labels, _ in _batches(net, split):
+        for images, labels, _ in in_batches(net, split):
             index = torch.arange(start, start + len(images))
             output = net(images, sparse=True, decisions=exchanged.select(index), record=False)
             right += int((output.logits.argmax(1).cpu() == labels).sum())
@@ -67,7 +67,8 @@ def accuracy_with_exchanged_routes(net: Net, split: Split, trace: Trace, seed: i
     return 100 * right / trace.images
 
 
-def _batches(net: Net, split: Split) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def in_batches(net: Net, split: Split) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Images on the network's device, labels and numbers of a split's batches, in order."""
     device = next(net.parameters()).device
     for images, labels, index in split.batches(BATCH_SIZE):
         yield images.to(device, memory_format=torch.channels_last), labels, index

@@ -100,9 +100,9 @@ def test_budgeted_equal_scores_go_together_at_the_nearest_cut(q: float, levels: 
     assert budgeted_thresholds(seen, q) == thresholds
 
 
-@pytest.mark.parametrize("tolerance", [0.0, 0.5, 5.0, 100.0])
+@pytest.mark.parametrize("tolerance", [0.0, 5.0, 100.0])
 @pytest.mark.parametrize("levels", [None, 5])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_cheapest_of_one_exit_is_that_of_trying_all(tolerance: float, levels: int | None, seed: int) -> None:
     seen = made(1, 80, seed, levels)
     needed = int(seen.right[-1].sum()) - tolerance / 100 * 80
@@ -112,8 +112,8 @@ def test_cheapest_of_one_exit_is_that_of_trying_all(tolerance: float, levels: in
     assert (macs, right >= needed) == (pytest.approx(best), True)
 
 
-@pytest.mark.parametrize("tolerance", [0.0, 2.0, 10.0])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("tolerance", [0.0, 10.0])
+@pytest.mark.parametrize("seed", range(3))
 def test_cheapest_of_two_exits_comes_near_that_of_trying_all(tolerance: float, seed: int) -> None:
     seen = made(2, 30, seed)
     needed = int(seen.right[-1].sum()) - tolerance / 100 * 30
@@ -124,8 +124,8 @@ def test_cheapest_of_two_exits_comes_near_that_of_trying_all(tolerance: float, s
     assert min(allowed) - 1e-6 <= macs <= 1.1 * min(allowed)
 
 
-@pytest.mark.parametrize("tolerance", [0.0, 1.0, 5.0])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("tolerance", [0.0, 5.0])
+@pytest.mark.parametrize("seed", range(2))
 def test_cheapest_beats_any_one_threshold_and_no_exit_can_be_opened_more(tolerance: float, seed: int) -> None:
     seen = made(3, 60, seed)  # fewer scores than the grid has values
     needed = int(seen.right[-1].sum()) - tolerance / 100 * 60
