@@ -53,7 +53,7 @@ def asked(methods: str = "condconv", *more: str) -> tuple[str, ...]:
     ("arguments", "words"),
     [
         (asked("skipnett"), "unknown method 'skipnett': did you mean skipnet? `dyncomp list methods` shows them all"),
-        (asked("cond-conf"), "did you mean condconv?"),
+        (asked("cond-conf"), "did you mean condconv"),
         (asked("skipnet(targett=0.5)"), "unknown hyperparameter of skipnet 'targett': did you mean target"),
         (
             asked("skipnet", "--backbone", "cifar_resnt14"),
@@ -159,7 +159,7 @@ def test_a_plugin_with_a_syntax_error(
     [
         ("methds = 'condconv'", "unknown option 'methds': did you mean methods"),
         ("seeds = ['a']", "seeds=['a']"),
-        ("methods = 'condconvv'", "did you mean condconv?"),
+        ("methods = 'condconvv'", "did you mean condconv"),
         ("methods =", "is not TOML"),
     ],
 )
