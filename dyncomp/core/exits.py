@@ -148,15 +148,22 @@ class Voter(Taped):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) -> log shares (B, Y)."""
+        logits = self.own(x)
+        shares = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(dim=1)
+        if self.combine == "majority":
+            votes = torch.zeros_like(shares).scatter(1, shares.argmax(dim=1, keepdim=True), 1.0)
+            vote, no_vote = (1 - TIE + TIE * shares.exp()).log(), math.log(TIE) + shares
+            shares = torch.where(votes > 0, vote, no_vote)
+        if self.number > 1:  # sums are taken of logarithms, so that no share, however small, becomes 0
+            shares = torch.logaddexp(self.tape.recall("votes", shares), shares)
+        self.tape.remember("votes", shares)
+        return shares - math.log(self.number)
+
+    def own(self, x: Tensor) -> Tensor:
+        """The member's own logits (B, Y), without the others."""
         logits: Tensor = self.member(x)
         self.tape.say(self.site, logits)
-        chances = (logits if logits.dtype == torch.float64 else logits.float()).softmax(dim=1)
-        if self.combine == "majority":
-            votes = torch.zeros_like(chances).scatter(1, chances.argmax(dim=1, keepdim=True), 1.0)
-            chances = votes * (1 - TIE) + chances * TIE
-        shares = self.tape.recall("votes", chances) + chances  # (B, Y)
-        self.tape.remember("votes", shares)
-        return (shares / self.number).clamp_min(LEAST).log()
+        return logits
 
 
 class Ensemble(nn.Module):
@@ -173,15 +180,20 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What all members read -> log shares (B, Y)."""
-        alone = self.only if self.training else None
-        *others, last = self.voters if alone is None else [self.voters[alone]]
+        if self.training and self.only is not None:
+            return self.alone(self.only, x)
+        *others, last = self.voters
         for voter in others:
             voter(x)
         answer: Tensor = last(x)
         return answer
 
+    def alone(self, index: int, x: Tensor) -> Tensor:
+        """What one member answers by itself, logits (B, Y)."""
+        voter = self.voters[index]
+        assert isinstance(voter, Voter)
+        return voter.own(x)
+
 
 TIE = 1e-3
 """weight of the probability beside the vote: enough to break ties, too little to turn a vote"""
-LEAST = math.exp(-60.0)
-"""smallest share whose logarithm is taken"""

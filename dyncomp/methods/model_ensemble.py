@@ -47,7 +47,7 @@ class ModelEnsemble(Method):
     threshold: float | None = option(
         None, "a cascade that is sure above this probability; None: the calibration split chooses", ge=0.0, le=1.0
     )
-    tolerance: float = option(0.5, "accuracy that chosen thresholds may cost, percentage points", ge=0.0)
+    tolerance: float = option(0.0, "accuracy that chosen thresholds may cost, percentage points", ge=0.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """Fresh backbones side by side, or each as the rest of the one before."""
