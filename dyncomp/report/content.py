@@ -114,6 +114,9 @@ def _setting(reading: Reading, frame: pd.DataFrame) -> Iterable[tuple[str, str]]
         "finished",
         max((str(cell.get("finished_at") or "") for cell in reading.cells), default=""),
     )
+    left_out = reading.store.config.get("left_out") or ()
+    if left_out:
+        yield "left out", "; ".join(f"{one['method']} on {one['backbone']}: {one['reason']}" for one in left_out)
     yield "git commit", _values(str(cell.get("git_commit") or "")[:12] for cell in reading.cells)
 
 
