@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from dyncomp import build, create_method
 from dyncomp.core import Certainty, Exit, Point, Seen, Voter, count_executed_macs
+from dyncomp.core.decisions import all_on
 from dyncomp.core.exits import Agreement
 from dyncomp.errors import InvalidValue
 from dyncomp.methods.model_ensemble import ModelEnsemble
@@ -84,7 +85,7 @@ def test_anytime_points_ask_so_many_members_of_everyone(spec: str, asked: int) -
 
 
 def points(spec: str, net: torch.nn.Module) -> list[Point]:
-    seen = net(IMAGES, sparse=False, decisions=None)
+    seen = net(IMAGES, sparse=False, decisions=all_on(net, len(IMAGES)))  # type: ignore[arg-type]
     return list(create_method(spec).points(net, Seen(LABELS, seen.logits, seen.said)))  # type: ignore[arg-type]
 
 
@@ -96,16 +97,24 @@ def test_a_given_threshold_is_the_first_point_and_a_plain_ensemble_has_none() ->
 
 
 @torch.no_grad()
-def test_the_chosen_thresholds_keep_the_accuracy_and_save() -> None:
-    spec = "model_ensemble(members=2, cascade=True, tolerance=0.0)"
+@pytest.mark.parametrize("tolerance", [0.0, 10.0, 40.0, 100.0])
+def test_the_chosen_threshold_is_the_cheapest_that_agrees_with_all_members(tolerance: float) -> None:
+    spec = f"model_ensemble(members=2, cascade=True, tolerance={tolerance})"
     net = build(spec, "cifar_resnet8", **SMALL).double()
-    everybody = net(IMAGES, sparse=False, decisions=None)
-    answer = everybody.said["members"].argmax(1)  # the first member is always right, so nobody needs the second
-    seen = Seen(answer, everybody.logits, everybody.said)
-    create_method(spec).points(net, seen)[0].apply(net)
-    chosen = net(IMAGES)
-    assert int((chosen.logits.argmax(1) == answer).sum()) >= int((seen.logits.argmax(1) == answer).sum())
-    assert bool((chosen.trace["members"].used == 0).all())
+    images = torch.randn(60, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    seen = net(images, sparse=False, decisions=all_on(net, 60))
+    both, first, score = seen.logits.argmax(1), seen.said["members"].argmax(1), seen.said["members.score"]
+    fewest = 60
+    for threshold in (0.0, *score.tolist()):
+        leaves = score > threshold
+        if int((leaves & (first != both)).sum()) <= tolerance / 100 * 60:
+            fewest = min(fewest, 60 - int(leaves.sum()))
+    labels = torch.zeros(60, dtype=torch.int64)  # of no account
+    create_method(spec).points(net, Seen(labels, seen.logits, seen.said))[0].apply(net)
+    chosen = net(images)
+    assert int(chosen.trace["members"].used.sum()) == fewest
+    assert int((chosen.logits.argmax(1) != both).sum()) <= tolerance / 100 * 60
+    assert (fewest == 0) == (tolerance == 100.0)
 
 
 @pytest.mark.parametrize(
