@@ -32,10 +32,11 @@ class FrameGate(Method):
     chance that the finished network gives to the right class. In training every frame is finished, so that this chance
     is there for all. Only the labels of the training split are used.
 
-    Against collapse: the worthy and the unworthy halves of each batch, by that soft target, weigh the same while
-    each is at least a twentieth of it; a rarer one weighs less, so that a single frame is not everything. So a network that answers nearly all its training frames rightly still learns which it is less sure
-    of, and the score ranks frames instead of settling at always on. Where to cut the ranking is decided on the
-    calibration split, by `aim`; until then `threshold` holds.
+    Against collapse: the worthy and the unworthy halves of each batch, by that soft target, weigh the same while each
+    is at least a twentieth of it; a rarer one weighs less, so that a single frame is not everything. So a network that
+    answers nearly all its training frames rightly still learns which it is less sure of, and the score ranks frames
+    instead of settling at always on. Where to cut the ranking is decided on the calibration split, by `aim`; until then
+    `threshold` holds.
     """
 
     examples: ClassVar[tuple[str, ...]] = ('frame_gate(after=2, width=4, aim="balance")',)
