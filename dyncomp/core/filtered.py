@@ -25,13 +25,24 @@ class Switch(nn.Module, ABC):
     def forward(self, pooled: Tensor) -> Decision:
         """The decision (B, U). A weight outside training is 0 where the unit is not used."""
 
-    @abstractmethod
-    def least(self) -> Tensor:
-        """The fewest units that an image may use, (U,) of 0 and 1."""
+    def pool(self, x: Tensor) -> Tensor:
+        """What the switch sees of features (B, C, H, W): each channel's mean, (B, C)."""
+        return x.mean(dim=(2, 3))
 
-    @abstractmethod
+    def least(self) -> Tensor:
+        """The fewest units that an image may use, (U,) of 0 and 1: one, unless the switch says otherwise."""
+        return torch.eye(self.units)[0]
+
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
-        """An allowed decision out of wishes (B, U)."""
+        """An allowed decision out of wishes (B, U): an image without a unit gets the one of the greatest weight."""
+        used = with_strongest(used, weight)
+        return Decision(used, used * weight, weight)
+
+
+def with_strongest(used: Tensor, score: Tensor) -> Tensor:
+    """`used` (B, U), and where an image uses nothing the unit of the greatest score (B, U)."""
+    strongest = torch.zeros_like(used).scatter(1, score.argmax(dim=1, keepdim=True), 1.0)
+    return torch.where(used.sum(dim=1, keepdim=True) > 0, used, strongest)
 
 
 class Filtered(Op):
@@ -61,8 +72,8 @@ class Filtered(Op):
         self._channels: Tensor | None = None
 
     def decide(self, x: Tensor) -> Decision:
-        """The switch's decision from x averaged over space."""
-        pooled = x.mean(dim=(2, 3))  # (B, C), or only the channels that there are
+        """The switch's decision from what it sees of x."""
+        pooled = self.switch.pool(x)  # (B, C), or only the channels that there are
         if self._channels is not None:
             whole = pooled.new_zeros(len(pooled), self.producer.in_channels)
             pooled = whole.index_copy(1, self._channels, pooled)  # (B, C)

@@ -10,11 +10,11 @@ Channels = Tensor | None
 
 
 class Shift(nn.Module):
-    """Adds a parameter to each channel."""
+    """Adds a parameter to each channel; one that a layer had before stays the same parameter."""
 
     def __init__(self, bias: Tensor) -> None:
         super().__init__()
-        self.bias = nn.Parameter(bias.detach().clone())
+        self.bias = bias if isinstance(bias, nn.Parameter) else nn.Parameter(bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""

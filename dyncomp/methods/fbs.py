@@ -1,0 +1,140 @@
+"""FBS: feature boosting and suppression, the most salient filters of each layer (Gao et al. 2019, arXiv:1810.05331)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyncomp.core import Backbone, Decision, Filtered, Method, Net, Output, Stage, Switch
+from dyncomp.core.balance import binary_information
+from dyncomp.core.filtering import switch_backbone
+from dyncomp.core.narrow import Shift
+from dyncomp.registry import register_method
+from dyncomp.spec import option
+
+
+@register_method("fbs", paper="arXiv:1810.05331")
+@dataclass(frozen=True)
+class Fbs(Method):
+    """Computes, image by image, the ceil(density * C) filters of a layer that promise most, and boosts them.
+
+    gamma = ReLU(FC(ss(x))), ss(x) the mean absolute value of each incoming channel, predicts how salient each filter
+    will be; winner-take-all keeps the greatest. The layer gives relu(mask * (gamma * norm(conv(x)) + beta)), section 3:
+    gamma takes the place of the normalisation's scale, and the mask passes no gradient. FC begins with weights of N(0,
+    0.05) and biases of 1, or, on weights that are loaded, the scales that gamma replaces; beta carries over. Every
+    image costs the same: an unused filter saves its own multiply-adds and those of the layer that would read it, so a
+    layer between two others with switches is left with about density squared of its own.
+
+    Density falls from 1 to `density` over the first half of the training (the paper lowers it step by step, each time
+    fine-tuning a trained network; that begins with one trained by `--init`). Interpretations: where a convolution has
+    no normalisation, gamma scales its output and beta is its bias; a filter that is not used is zero for its reader,
+    also behind a depthwise convolution in between; filters act where one layer alone reads them, inside the bodies of
+    residual blocks and along chains of plain blocks. The paper's warm-up of FC alone is left out.
+
+    Against collapse: density falls slowly from a network that uses everything, so that every filter has learnt
+    something before filters compete; gamma scales the output, which keeps a gradient on what the image says; and
+    `balance`, an addition to the paper, rewards choices that depend on the image: without it, more than half of all
+    filters soon win for all images or for none.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = ("fbs(density=0.25, l1=0.01)",)
+
+    density: float = option(0.5, "share of each layer's filters that an image uses", gt=0.0, le=1.0)
+    l1: float = option(1e-8, "weight of the sum of the gammas in use, a mean over images", ge=0.0)
+    balance: float = option(0.5, "weight of the mutual information of image and choice", ge=0.0)
+
+    def build(self, new: Callable[[], Backbone]) -> nn.Module:
+        """See `Method.build`."""
+        net = switch_backbone(new(), self._saliency, _normalised, method="fbs")
+        for op in list(net.modules()):
+            if isinstance(op, Filtered):
+                _scale_by_gamma(op)
+        return net
+
+    def _saliency(self, producer: nn.Conv2d) -> Switch:
+        return Saliency(producer.in_channels, producer.out_channels, self.density)
+
+    def stages(self) -> Sequence[Stage]:
+        """See `Method.stages`."""
+        return (Stage("train", 1.0, self._loss, adjust=self._lower),)
+
+    def _lower(self, net: Net, progress: float) -> None:
+        density = 1 - (1 - self.density) * min(1.0, progress / 0.5)
+        for module in net.modules():
+            if isinstance(module, Saliency):
+                module.density = density
+
+    def _loss(self, output: Output, labels: Tensor, progress: float) -> Tensor:
+        gammas = torch.cat([decision.weight.float() for decision in output.trace.values()], dim=1)  # (B, all U)
+        chances = torch.cat([decision.probability.float() for decision in output.trace.values()], dim=1)
+        loss = F.cross_entropy(output.logits.float(), labels) + self.l1 * gammas.sum(dim=1).mean()
+        return loss - self.balance * min(1.0, progress / 0.5) * binary_information(chances, chances)
+
+
+class Saliency(Switch):
+    """Predicts gamma (B, C') from the incoming channels' mean absolute values, and keeps the greatest.
+
+    Magnitudes are taken relative to the image's mean over the channels (an interpretation): otherwise gamma grows with
+    the features and the features with gamma, and through dozens of residual blocks they explode.
+    """
+
+    def __init__(self, inputs: int, outputs: int, density: float) -> None:
+        super().__init__()
+        self.units = outputs
+        self.density = density
+        self.linear = nn.Linear(inputs, outputs)
+        nn.init.normal_(self.linear.weight, std=0.05)
+        nn.init.ones_(self.linear.bias)
+
+    @property
+    def kept(self) -> int:
+        """How many filters an image uses: ceil(density * C')."""
+        return max(1, math.ceil(self.density * self.units - 1e-9))  # 0.7 * 10 may be a little more than 7
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> each channel's mean absolute value, (B, C)."""
+        return x.abs().mean(dim=(2, 3))
+
+    def forward(self, pooled: Tensor) -> Decision:
+        """The filters of the greatest gamma, with gamma as weight, for magnitudes (B, C)."""
+        relative = pooled / pooled.mean(dim=1, keepdim=True).clamp_min(1e-6)
+        scores = self.linear(relative)  # (B, C')
+        gamma = scores.relu()
+        best = scores.detach().topk(self.kept, dim=1)  # scores and not gamma: there, zeros would tie
+        mask = torch.zeros_like(gamma).scatter(1, best.indices, 1.0)  # (B, C')
+        return Decision(mask, mask * gamma, _chance(scores, best.values[:, -1:]))
+
+
+def _chance(scores: Tensor, last: Tensor) -> Tensor:
+    """How surely each filter is among the winners: its score's distance from the last winner's (B, 1), squashed."""
+    if scores.shape[1] == 1:
+        return torch.ones_like(scores)
+    scale = scores.detach().std(dim=1, keepdim=True).clamp_min(1e-6) / 4
+    return ((scores - last) / scale).sigmoid()  # (B, C')
+
+
+def _normalised(between: Sequence[nn.Module]) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
+    """Gamma acts right behind the normalisation, if the convolution has one."""
+    count = int(bool(between) and isinstance(between[0], nn.BatchNorm2d))
+    return between[:count], between[count:]
+
+
+def _scale_by_gamma(op: Filtered) -> None:
+    """Take scale and shift from the normalisation: gamma begins as the one, and the other is added behind it."""
+    assert isinstance(op.switch, Saliency)
+    shift: Tensor | None
+    if len(op.before):
+        norm = op.before[0]
+        assert isinstance(norm, nn.BatchNorm2d)  # _normalised said so
+        op.switch.linear.bias, shift = norm.weight, norm.bias
+        norm.weight, norm.bias, norm.affine = None, None, False  # type: ignore[assignment]
+    else:
+        shift, op.producer.bias = op.producer.bias, None
+    if shift is not None:
+        op.after.insert(0, Shift(shift))
