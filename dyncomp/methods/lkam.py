@@ -1,0 +1,135 @@
+"""LKAM: a switch for each filter, or group of filters, of a layer (Theodorakopoulos et al. 2017, arXiv:1701.05221)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyncomp.core import Backbone, Decision, Method, Net, Output, Stage, Switch
+from dyncomp.core.balance import binary_information
+from dyncomp.core.filtered import with_strongest
+from dyncomp.core.filtering import switch_backbone
+from dyncomp.core.gates import as_chance, open_bias
+from dyncomp.registry import register_method
+from dyncomp.spec import option
+
+
+@register_method("lkam", paper="arXiv:1701.05221")
+@dataclass(frozen=True)
+class Lkam(Method):
+    """Switches filters image by image: each layer's switching module reads the maps that come into the layer.
+
+    The paper's module is a 1x1 convolution of the incoming maps to one map per filter, global average pooling, a
+    sigmoid. A mean of linear maps is the linear map of the means, so the maps are pooled first and one linear layer
+    follows: the same number for H * W times fewer multiply-adds.
+
+    A filter that is not used saves its own multiply-adds in this layer (and its depthwise ones, if any follow), and
+    those of the next layer that would read it; where both layers have switches, what is left of the next layer is the
+    share of the filters used here times the share used there. A module's own cost is counted.
+
+    Switches act where one layer alone reads the filters: inside the bodies of residual blocks, and along chains of
+    plain blocks. Each module adds gain / (2 m) * sum(sw) over its m switches to the loss, a mean over the batch.
+
+    Interpretations: the paper multiplies by the soft switches in training and thresholds them at 0.5 in use, which the
+    network has never seen. Here that is the first stage; in a second one the switches are thresholded in the forward
+    pass already, and the gradient goes straight through (`hard=0` leaves it out, as in the paper). The gain sets what
+    is used only indirectly; with a `target` a loss on the priced multiply-adds does it (None: the gain alone, as in the
+    paper). Where every switch of a layer is off for an image, the strongest stays on.
+
+    Against collapse, none of it in the paper: switches begin open (`start`), the pressure grows from nothing over the
+    first half of the soft stage, and `balance` rewards decisions that depend on the image, so that the budget is not
+    met by a fixed pruning.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = ("lkam(groups=4, target=None, hard=0.0, gain=1.0)",)
+    all_on_is_plain: ClassVar[bool] = True
+
+    target: float | None = option(
+        0.6, "multiply-adds as a share of the plain backbone's; None: the gain decides", gt=0.0, le=1.0
+    )
+    gain: float = option(0.1, "G, weight of the mean of a module's switches", ge=0.0)
+    groups: int = option(1, "neighbouring filters per switch, as far as they divide a layer's", ge=1)
+    hard: float = option(
+        0.5, "share of the training with thresholded switches; 0: none, as in the paper", ge=0.0, lt=1.0
+    )
+    budget_weight: float = option(10.0, "weight of the budget loss", ge=0.0)
+    balance: float = option(0.1, "weight of the mutual information of image and decision", ge=0.0)
+    start: float = option(0.9, "value at which switches begin", gt=0.5, lt=1.0)
+
+    def build(self, new: Callable[[], Backbone]) -> nn.Module:
+        """See `Method.build`."""
+        return switch_backbone(new(), self._module, method="lkam")
+
+    def _module(self, producer: nn.Conv2d) -> Switch:
+        return SwitchingModule(producer, self.groups, self.start)
+
+    def stages(self) -> Sequence[Stage]:
+        """See `Method.stages`."""
+        soft = Stage("soft", 1 - self.hard, self._soft, adjust=_thresholds(False))
+        if self.hard == 0:
+            return (soft,)
+        return (soft, Stage("hard", self.hard, self._hard, adjust=_thresholds(True), warmup=False))
+
+    def _soft(self, output: Output, labels: Tensor, progress: float) -> Tensor:
+        return self._loss(output, labels, min(1.0, progress / 0.5))
+
+    def _hard(self, output: Output, labels: Tensor, progress: float) -> Tensor:
+        return self._loss(output, labels, 1.0)
+
+    def _loss(self, output: Output, labels: Tensor, pressure: float) -> Tensor:
+        loss = F.cross_entropy(output.logits.float(), labels)
+        switches = [decision.probability.float() for decision in output.trace.values()]  # (B, U) each
+        activity = torch.stack([sw.mean() for sw in switches]).sum()  # sum(sw) / m, summed over the modules
+        loss = loss + pressure * self.gain / 2 * activity
+        if self.target is None:
+            return loss
+        used = torch.cat([decision.used for decision in output.trace.values()], dim=1)
+        variety = binary_information(torch.cat(switches, dim=1), used)
+        return loss + self.budget_weight * self._budget(output, pressure) - self.balance * pressure * variety
+
+    def _budget(self, output: Output, pressure: float) -> Tensor:
+        """Squared distance of the batch's mean price from a target that moves from 1 to `target`."""
+        assert self.target is not None
+        target = 1 - (1 - self.target) * pressure
+        return (output.share().mean() - target).square().float()
+
+
+class SwitchingModule(Switch):
+    """Pooled maps (B, C) -> linear layer -> sigmoid: a switch for each group of the producer's filters.
+
+    In use, and in training where `hard` is set, switches are thresholded at 0.5, and the strongest is always on;
+    otherwise the weights in training are the switches themselves.
+    """
+
+    def __init__(self, producer: nn.Conv2d, groups: int, start: float) -> None:
+        super().__init__()
+        size = next(size for size in range(groups, 0, -1) if producer.out_channels % size == 0)
+        self.units = producer.out_channels // size
+        self.hard = True
+        self.linear = nn.Linear(producer.in_channels, self.units)
+        nn.init.constant_(self.linear.bias, open_bias(start))
+
+    def forward(self, pooled: Tensor) -> Decision:
+        """The switches of pooled maps (B, C), (B, U)."""
+        switches = as_chance(self.linear(pooled)).sigmoid()  # (B, U)
+        chosen = with_strongest((switches > 0.5).to(switches), switches.detach())
+        # the difference is taken first, so that a switch which is on is exactly 1
+        used = chosen + (switches - switches.detach()) if switches.requires_grad else chosen
+        soft = self.training and not self.hard
+        return Decision(used, switches if soft else used, switches)
+
+
+def _thresholds(hard: bool) -> Callable[[Net, float], None]:
+    """What tells all switching modules whether to threshold in training."""
+
+    def adjust(net: Net, progress: float) -> None:
+        for module in net.modules():
+            if isinstance(module, SwitchingModule):
+                module.hard = hard
+
+    return adjust
