@@ -29,9 +29,8 @@ class Policy(nn.Module):
         widths = [max(1, round(channels * width)) for channels in ((64, 128, 256, 512) if large else (16, 32, 64))]
         inputs = [widths[0], *widths[:-1]]
         self.stem = _large_stem(image_shape[0], widths[0]) if large else _stem(image_shape[0], widths[0], 3, 1)
-        self.blocks = nn.Sequential(
-            *(_block(i, o, 1 + (n > 0)) for n, (i, o) in enumerate(zip(inputs, widths, strict=True)))
-        )
+        shapes = zip(inputs, widths, (1, 2, 2, 2), strict=False)
+        self.blocks = nn.Sequential(*(_block(i, o, stride, large) for i, o, stride in shapes))
         self.head = nn.Linear(widths[-1], blocks)
         with torch.no_grad():
             self.head.bias.fill_(open_bias(start))
@@ -52,11 +51,17 @@ def _large_stem(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.AvgPool2d(2), *_stem(inputs, outputs, 7, 2), nn.MaxPool2d(3, 2, 1))
 
 
-def _block(inputs: int, outputs: int, stride: int) -> ResidualBlock:
+def _block(inputs: int, outputs: int, stride: int, large: bool) -> ResidualBlock:
     body = nn.Sequential(*_stem(inputs, outputs, 3, stride), *list(_stem(outputs, outputs, 3, 1))[:2])
-    changes = stride > 1 or inputs != outputs
-    shortcut = nn.Sequential(*list(_stem(inputs, outputs, 1, stride))[:2]) if changes else nn.Identity()
-    return ResidualBlock(body, shortcut, nn.ReLU())
+    return ResidualBlock(body, nn.Identity() if stride == 1 else _shortcut(inputs, outputs, large), nn.ReLU())
+
+
+def _shortcut(inputs: int, outputs: int, large: bool) -> nn.Module:
+    """Half the side: by a convolution, or, as the code has it for small images, by averages and channels of zeros."""
+    if large:
+        return nn.Sequential(*list(_stem(inputs, outputs, 1, 2))[:2])
+    pooled = nn.AvgPool2d(2, ceil_mode=True)
+    return nn.Sequential(pooled, nn.ConstantPad3d((0, 0, 0, 0, 0, outputs - inputs), 0.0))
 
 
 def _he(conv: nn.Conv2d) -> None:

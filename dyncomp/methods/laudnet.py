@@ -42,16 +42,17 @@ class LAUDNet(Method):
     is met by the decisions of use and not by tossing coins.
     """
 
-    examples: ClassVar[tuple[str, ...]] = ("laudnet(target=0.3, distillation=0.0, balance=0.0, quiet=0.0)",)
+    examples: ClassVar[tuple[str, ...]] = ("laudnet(target=0.3, hidden=0, distillation=0.0, balance=0.0)",)
     all_on_is_plain: ClassVar[bool] = True
 
     target: float = option(0.5, "multiply-adds as a share of the plain backbone's", gt=0.0, le=1.0)
     weight: float = option(10.0, "weight of the budget loss and the bounds", ge=0.0)
     distillation: float = option(0.5, "weight of the distillation from the static net", ge=0.0)
-    balance: float = option(1.0, "weight of the mutual information of image and decision", ge=0.0)
-    quiet: float = option(0.2, "share of stage 2, at its end, without noise", ge=0.0, le=1.0)
-    pretraining: float = option(0.5, "share of the epochs that stage 1 takes", gt=0.0, lt=1.0)
-    learning_rate: float = option(0.2, "of stage 2, as a factor on the recipe's", gt=0.0)
+    balance: float = option(2.0, "weight of the mutual information of image and decision", ge=0.0)
+    quiet: float = option(0.3, "share of stage 2, at its end, without noise", ge=0.0, le=1.0)
+    pretraining: float = option(0.3, "share of the epochs that stage 1 takes", gt=0.0, lt=1.0)
+    hidden: int = option(16, "channels inside a masker, with batch norm and ReLU; 0: the paper's single layer", ge=0)
+    learning_rate: float = option(1.0, "of stage 2, as a factor on the recipe's", gt=0.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
@@ -65,7 +66,9 @@ class LAUDNet(Method):
         for name in names:
             block = backbone.part(name)
             assert isinstance(block, ResidualBlock)
-            backbone.swap(name, Gated(block, Masker(block.in_channels, None, (0.0, 2.0)), form="residual"))
+            backbone.swap(
+                name, Gated(block, Masker(block.in_channels, self.hidden or None, (0.0, 2.0)), form="residual")
+            )
         return Taught(backbone)
 
     def stages(self) -> Sequence[Stage]:
@@ -141,8 +144,8 @@ class Taught(Taped):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Taught:
         teacher = self.__dict__["teacher"]
         if teacher is not None:
-            teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        super()._apply(fn, recurse)
+            teacher._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
 
