@@ -32,17 +32,20 @@ class EarlyExit(Method):
 
     All exits are trained at once by the weighted sum of their cross-entropies (paper, section III-C). Where
     the backbone has classifiers of its own (msdnet), these are the heads, by default behind every block but the last:
-    MSDNet's network (arXiv:1703.09844). Elsewhere by default there are two, a third and two thirds of the blocks in,
-    where the paper places them by hand; and heads are two strided 3x3 convolutions, global average pooling and a linear
-    layer, where the paper's are one to three convolutions and a linear layer (interpretations).
+    MSDNet's network (arXiv:1703.09844). Elsewhere by default they stand behind the first block and a third and two
+    thirds of the blocks in; the paper's residual network has the first two of these. Heads are two strided 3x3
+    convolutions, global average pooling and a linear layer, where the paper's are one to three convolutions and a
+    linear layer (interpretations).
 
     Thresholds are set after training, on the calibration split: one for each exit, chosen for the fewest multiply-adds
     with an accuracy at most `tolerance` points below that of the last classifier (the paper screens a grid); further
     operating points are MSDNet's anytime and budgeted ones. The paper starts from a trained backbone: `pretrain` is the
     share of the budget that trains it alone. Its weights, 1.0 for the first exit and 0.3 for the last, are
-    `weights=(1.0, ..., 0.3)`.
+    `weights=(1.0, ..., 0.3)`; by default all are 1, as in MSDNet. Within a few epochs the joint training alone does
+    better than a part of it after `pretrain`, so that is 0 by default.
 
-    Against collapse: no gate learns here. An exit that is never or always taken is what the thresholds found cheapest.
+    Against collapse: no gate learns here. An exit that is never or always taken is what the thresholds found cheapest:
+    where the first exit answers the calibration split as well as the end does, nobody goes on.
     """
 
     examples: ClassVar[tuple[str, ...]] = (
@@ -166,11 +169,11 @@ def _halving(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _spread(backbone: Backbone) -> list[int]:
-    """Behind all blocks with a head of the backbone's own; else a third and two thirds in."""
+    """Behind all blocks with a head of the backbone's own; else the first, and a third and two thirds in."""
     if backbone.heads:
         return [number for number, name in enumerate(backbone.blocks[:-1], start=1) if name in backbone.heads]
     count = len(backbone.blocks)
-    return sorted({round(count * part / 3) for part in (1, 2)} - {0, count})
+    return sorted({1, round(count / 3), round(2 * count / 3)} - {0, count})
 
 
 def _stretch(layers: Sequence[tuple[str, nn.Module]], following: nn.Module | None) -> nn.Module:

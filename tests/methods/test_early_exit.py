@@ -33,7 +33,7 @@ def blocks_behind(net: Net, backbone: str) -> list[int]:
 @pytest.mark.parametrize(
     ("spec", "backbone", "behind"),
     [
-        ("early_exit", "cifar_resnet14", [4, 2]),  # 6 blocks
+        ("early_exit", "cifar_resnet14", [5, 4, 2]),  # 6 blocks
         ("early_exit", "cifar_resnet8", [2, 1]),
         ("early_exit(after=(1, 2, 5))", "cifar_resnet14", [5, 4, 1]),
         ("early_exit", MSDNET, [2, 1]),  # a head of its own behind each block but the last
@@ -48,7 +48,7 @@ def test_where_exits_stand(spec: str, backbone: str, behind: list[int]) -> None:
     ("spec", "backbone", "said"),
     [
         ("early_exit(after=(3,))", "cifar_resnet8", r"after=\(3,\) in cifar_resnet8.* blocks 1, 2$"),
-        ("early_exit(weights=(1.0, 1.0))", "cifar_resnet14", "2 weights for 2 exits in cifar_resnet14; give 3"),
+        ("early_exit(weights=(1.0, 1.0))", "cifar_resnet14", "2 weights for 3 exits in cifar_resnet14; give 4"),
         ("early_exit(after=(3,))", MSDNET, r"after=\(3,\) in msdnet"),
     ],
 )
@@ -123,10 +123,10 @@ def observed(net: Net) -> tuple[Seen, Output]:
 def test_points_begin_with_the_default() -> None:
     net = build("early_exit", "cifar_resnet14", **SMALL)
     points = EarlyExit().points(net, observed(net)[0])
-    assert [p.kind for p in points][:5] == ["default", "anytime", "anytime", "anytime", "budgeted"]
+    assert [p.kind for p in points][:6] == ["default", *["anytime"] * 4, "budgeted"]
     assert all(set(p.thresholds) == set(net.sites) for p in points)
     fixed, *others = EarlyExit(criterion="entropy", threshold=0.4).points(net, observed(net)[0])
-    assert list(fixed.thresholds.values()) == [-0.4, -0.4]
+    assert list(fixed.thresholds.values()) == [-0.4] * 3
     assert others == list(points[1:])
 
 
