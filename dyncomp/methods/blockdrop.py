@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Decision, Method, Net, Output, Planned, ResidualBlock, Stage, hard_decision
 from dyncomp.core.balance import binary_information
+from dyncomp.core.losses import cross_entropy
 from dyncomp.errors import CannotAttach
 from dyncomp.methods._policy import Policy
 from dyncomp.registry import register_method
@@ -73,7 +73,7 @@ class BlockDrop(Method):
         """See `Method.stages`."""
         policy, backbone = f"model.{PLAN}.policy.*", f"model.{PLAN}.backbone.*"
         return (
-            Stage("pretrain", 0.3, _cross_entropy, learns=(backbone,), all_on=True, pretrains=True),
+            Stage("pretrain", 0.3, cross_entropy, learns=(backbone,), all_on=True, pretrains=True),
             Stage(
                 "curriculum",
                 0.2,
@@ -92,7 +92,7 @@ class BlockDrop(Method):
         return self._policy(output, labels) - self.entropy * _entropy(chances).sum(dim=1).mean()
 
     def _joint(self, output: Output, labels: Tensor, progress: float) -> Tensor:
-        return self._policy(output, labels) + F.cross_entropy(output.logits.float(), labels)
+        return self._policy(output, labels) + cross_entropy(output, labels)
 
     def _policy(self, output: Output, labels: Tensor) -> Tensor:
         """REINFORCE with the self-critical baseline (section 3.3), mean over the batch; less what `balance` adds."""
@@ -135,7 +135,3 @@ def _entropy(chances: Tensor) -> Tensor:
     """Of coins with these chances, in nats."""
     inside = chances.clamp(1e-6, 1 - 1e-6)
     return -(inside * inside.log() + (1 - inside) * (1 - inside).log())
-
-
-def _cross_entropy(output: Output, labels: Tensor, progress: float) -> Tensor:
-    return F.cross_entropy(output.logits.float(), labels)

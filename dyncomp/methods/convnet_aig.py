@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Gated, Method, Net, Output, ResidualBlock, Stage
 from dyncomp.core.balance import binary_information
+from dyncomp.core.losses import cross_entropy
 from dyncomp.core.masker import Masker, chances_said, set_noise
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.registry import register_method
@@ -88,7 +88,7 @@ class ConvNetAIG(Method):
         rates = torch.cat([d.used for d in output.trace.values()], dim=1).float().mean(dim=0)  # (gates,)
         off_target = (rates - rates.new_tensor(self._gate_targets(len(rates)))).square().mean()
         chances = chances_said(output)
-        task = F.cross_entropy(output.logits.float(), labels)
+        task = cross_entropy(output, labels)
         return task + self.weight * off_target - self.balance * binary_information(chances, chances)
 
     def _gate_targets(self, gates: int) -> list[float]:

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Batches, Loss, Method, Net, Output, Point, Seen, Stage
+from dyncomp.core.losses import divergence
 from dyncomp.core.modes import evaluating
 from dyncomp.errors import DyncompError, InvalidValue
 from dyncomp.registry import METHODS, register_method
@@ -82,22 +82,12 @@ class Distill(Method):
     def _distilled(self, own: Loss, output: Output, labels: Tensor, progress: float) -> Tensor:
         said = dict(output.said)
         teacher = said.pop(TEACHER)
-        soft = softened(output.logits, teacher, self.temperature)
+        soft = divergence(output.logits, teacher, self.temperature)
         return (1 - self.alpha) * own(replace(output, said=said), labels, progress) + self.alpha * soft
 
     def points(self, net: Net, seen: Seen) -> Sequence[Point]:
         """The student's."""
         return _inner("student", self.student).points(net, seen)
-
-
-def softened(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(teacher || student) of logits (B, Y) divided by T, mean over images.
-
-    T^2 keeps its gradient as large as that of the hard loss whatever T is (paper, section 2).
-    """
-    ours = (student.float() / temperature).log_softmax(dim=1)
-    theirs = (teacher.float() / temperature).log_softmax(dim=1)
-    return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
 class Teaching:

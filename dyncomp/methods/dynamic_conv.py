@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from dyncomp.core import Attention, Backbone, Method, Mixed, Net, Output, Stage, is_channel_attention
+from dyncomp.core import Attention, Backbone, Method, Mixed, Net, Stage, is_channel_attention
+from dyncomp.core.losses import cross_entropy
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -50,17 +50,13 @@ class DynamicConv(Method):
 
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
-        return (Stage("train", 1.0, _cross_entropy, adjust=self._cool),)
+        return (Stage("train", 1.0, cross_entropy, adjust=self._cool),)
 
     def _cool(self, net: Net, progress: float) -> None:
         fallen = 1.0 if self.anneal == 0 else min(1.0, progress / self.anneal)
         for module in net.modules():
             if isinstance(module, Attention):
                 module.temperature = self.temperature + (1.0 - self.temperature) * fallen
-
-
-def _cross_entropy(output: Output, labels: Tensor, progress: float) -> Tensor:
-    return F.cross_entropy(output.logits.float(), labels)
 
 
 def _convolutions(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Conv2d]]:

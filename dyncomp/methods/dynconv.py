@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Concrete, Masked, Method, Net, Output, ResidualBlock, Stage, open_bias, steps_of
+from dyncomp.core.losses import cross_entropy, outside_of_bounds
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -60,16 +60,9 @@ class DynConv(Method):
         return (Stage("train", 1.0, self._loss, adjust=_quiet_at_the_end),)
 
     def _loss(self, output: Output, labels: Tensor, progress: float) -> Tensor:
-        task = F.cross_entropy(output.logits.float(), labels)
-        budget = (output.share().mean() - self.target).square()
-        return task + self.weight * (budget + self._bounds(output, progress)).float()
-
-    def _bounds(self, output: Output, progress: float) -> Tensor:
-        """How far the blocks' shares of their own cost lie outside the bounds, squared, mean over blocks."""
-        tight = math.cos(min(1.0, progress * 3) * math.pi / 2) ** 2
-        low, high = self.target * tight, 1 - (1 - self.target) * tight
         shares = torch.stack([_share(output, site) for site in output.trace])  # (blocks,)
-        return ((low - shares).relu().square() + (shares - high).relu().square()).mean()
+        budget = (output.share().mean() - self.target).square() + outside_of_bounds(shares, self.target, progress)
+        return cross_entropy(output, labels) + self.weight * budget.float()
 
 
 START = 0.8

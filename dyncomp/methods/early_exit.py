@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Certainty, Exit, Method, Net, Output, Point, Seen, Stage, chain
 from dyncomp.core.calibrate import exit_points, exit_sites
+from dyncomp.core.losses import cross_entropy
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -127,7 +128,7 @@ class EarlyExit(Method):
         joint = Stage("joint", 1 - self.pretrain, lambda output, labels, progress: self.loss(output, labels))
         if self.pretrain == 0.0:
             return (joint,)
-        alone = Stage("backbone", self.pretrain, _last, learns=("*trunk.*",), all_on=True, pretrains=True)
+        alone = Stage("backbone", self.pretrain, cross_entropy, learns=("*trunk.*",), all_on=True, pretrains=True)
         return alone, joint
 
     def loss(self, output: Output, labels: Tensor) -> Tensor:
@@ -182,7 +183,3 @@ def _stretch(layers: Sequence[tuple[str, nn.Module]], following: nn.Module | Non
     if following is not None:
         trunk.add_module("exit", following)
     return trunk
-
-
-def _last(output: Output, labels: Tensor, progress: float) -> Tensor:
-    return F.cross_entropy(output.logits.float(), labels)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Decision, Filtered, Method, Net, Output, Stage, Switch
 from dyncomp.core.balance import binary_information
 from dyncomp.core.filtering import switch_backbone
+from dyncomp.core.losses import cross_entropy
 from dyncomp.core.narrow import Shift
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -73,7 +73,7 @@ class Fbs(Method):
     def _loss(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         gammas = torch.cat([decision.weight.float() for decision in output.trace.values()], dim=1)  # (B, all U)
         chances = torch.cat([decision.probability.float() for decision in output.trace.values()], dim=1)
-        loss = F.cross_entropy(output.logits.float(), labels) + self.l1 * gammas.sum(dim=1).mean()
+        loss = cross_entropy(output, labels) + self.l1 * gammas.sum(dim=1).mean()
         return loss - self.balance * min(1.0, progress / 0.5) * binary_information(chances, chances)
 
 

@@ -71,6 +71,7 @@ class FrameGate(Method):
         assert isinstance(classifier, nn.Linear)
         head = JudgingHead(channels, self.width, classifier.out_features)
         judge = Exit(head, chain(layers[cut:]), Worth(), self.threshold)
+        judge.judges_frames = True
         return nn.Sequential(OrderedDict([("shallow", chain(layers[:cut])), (SITE, judge)]))
 
     def loss(self, output: Output, labels: Tensor) -> Tensor:

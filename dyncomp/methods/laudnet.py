@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Batches, Gated, Method, Net, Output, ResidualBlock, Stage, chain
 from dyncomp.core.balance import binary_information
+from dyncomp.core.losses import cross_entropy, divergence, outside_of_bounds
 from dyncomp.core.masker import Masker, chances_said, set_noise
 from dyncomp.core.op import Taped
 from dyncomp.errors import CannotAttach
@@ -22,6 +21,7 @@ from dyncomp.spec import option
 
 HOT, COLD = 5.0, 0.1  # Gumbel temperature at the beginning and at the end
 TEACHER = "teacher"
+KD_TEMPERATURE = 4.0
 
 
 @register_method("laudnet", paper="arXiv:2308.15949")
@@ -74,7 +74,7 @@ class LAUDNet(Method):
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
         return (
-            Stage("pretrain", self.pretraining, _cross_entropy, all_on=True, trained=_plain, pretrains=True),
+            Stage("pretrain", self.pretraining, cross_entropy, all_on=True, trained=_plain, pretrains=True),
             Stage(
                 "finetune",
                 1 - self.pretraining,
@@ -94,19 +94,13 @@ class LAUDNet(Method):
 
     def _loss(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         chances = chances_said(output)
-        budget = (output.share().mean() - self.target).square() + self._bounds(output, progress)
-        loss = F.cross_entropy(output.logits.float(), labels) + self.weight * budget.float()
+        rates = torch.cat([d.used for d in output.trace.values()], dim=1).mean(dim=0)  # (blocks,)
+        budget = (output.share().mean() - self.target).square() + outside_of_bounds(rates, self.target, progress)
+        loss = cross_entropy(output, labels) + self.weight * budget.float()
         loss = loss - self.balance * binary_information(chances, chances)
         if TEACHER in output.said:
-            loss = loss + self.distillation * divergence(output.logits.float(), output.said[TEACHER].float())
+            loss = loss + self.distillation * divergence(output.logits, output.said[TEACHER], KD_TEMPERATURE)
         return loss
-
-    def _bounds(self, output: Output, progress: float) -> Tensor:
-        """How far the blocks' rates over the batch lie outside of the bounds, squared, mean over blocks."""
-        tight = math.cos(min(1.0, progress * 3) * math.pi / 2) ** 2
-        low, high = self.target * tight, 1 - (1 - self.target) * tight
-        rates = torch.cat([d.used for d in output.trace.values()], dim=1).mean(dim=0)  # (blocks,)
-        return ((low - rates).relu().square() + (rates - high).relu().square()).mean()
 
 
 class Taught(Taped):
@@ -147,18 +141,6 @@ class Taught(Taped):
             teacher._apply(fn, recurse)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
-
-
-def divergence(logits: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    """T^2 * KL(teacher || student) of the softened answers (B, Y), mean over the batch."""
-    student, target = (z / temperature for z in (logits, teacher))
-    return temperature**2 * F.kl_div(
-        student.log_softmax(dim=1), target.log_softmax(dim=1), reduction="batchmean", log_target=True
-    )
-
-
-def _cross_entropy(output: Output, labels: Tensor, progress: float) -> Tensor:
-    return F.cross_entropy(output.logits.float(), labels)
 
 
 def _plain(net: Net) -> Net:

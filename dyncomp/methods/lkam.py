@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Decision, Method, Net, Output, Stage, Switch
@@ -15,6 +14,7 @@ from dyncomp.core.balance import binary_information
 from dyncomp.core.filtered import with_strongest
 from dyncomp.core.filtering import switch_backbone
 from dyncomp.core.gates import as_chance, open_bias
+from dyncomp.core.losses import cross_entropy
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 
@@ -82,7 +82,7 @@ class Lkam(Method):
         return self._loss(output, labels, 1.0)
 
     def _loss(self, output: Output, labels: Tensor, pressure: float) -> Tensor:
-        loss = F.cross_entropy(output.logits.float(), labels)
+        loss = cross_entropy(output, labels)
         switches = [decision.probability.float() for decision in output.trace.values()]  # (B, U) each
         activity = torch.stack([sw.mean() for sw in switches]).sum()  # sum(sw) / m, summed over the modules
         loss = loss + pressure * self.gain / 2 * activity

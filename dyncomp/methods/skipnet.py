@@ -24,6 +24,7 @@ from dyncomp.core import (
     shared_recurrence,
 )
 from dyncomp.core.balance import binary_information
+from dyncomp.core.losses import cross_entropy
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -92,7 +93,7 @@ class SkipNet(Method):
 
     def _supervised(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         pressure = min(1.0, progress / 0.5)
-        return F.cross_entropy(output.logits.float(), labels) + self._pressed(output, pressure)
+        return cross_entropy(output, labels) + self._pressed(output, pressure)
 
     def _hybrid(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         errors = F.cross_entropy(output.logits.float(), labels, reduction="none")  # (B,)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from dyncomp import build, create_method
 from dyncomp.core import Net, Output, Seen, Stage
+from dyncomp.core.losses import divergence
 from dyncomp.errors import CannotAttach, DyncompError
-from dyncomp.methods.distill import Distill, softened
+from dyncomp.methods.distill import Distill
 from dyncomp.registry import METHODS
 from dyncomp.spec import parse_spec, spec_of
 
@@ -45,8 +46,8 @@ def test_the_soft_loss_is_the_papers(temperature: float) -> None:
     student, teacher = torch.randn(2, 7, 5, generator=generator) * 3
     rows = zip(student.tolist(), teacher.tolist(), strict=True)
     expected = sum(soft_loss(ours, theirs, temperature) for ours, theirs in rows) / 7
-    assert float(softened(student, teacher, temperature)) == pytest.approx(expected, rel=1e-4)
-    assert float(softened(student, student, temperature)) == pytest.approx(0.0, abs=1e-6)
+    assert float(divergence(student, teacher, temperature)) == pytest.approx(expected, rel=1e-4)
+    assert float(divergence(student, student, temperature)) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_hot_distillation_matches_logits() -> None:
@@ -55,7 +56,7 @@ def test_hot_distillation_matches_logits() -> None:
     student, teacher = (torch.randn(4, 5, generator=generator) for _ in range(2))
     student = (student - student.mean(1, keepdim=True)).requires_grad_()
     teacher = teacher - teacher.mean(1, keepdim=True)
-    (gradient,) = torch.autograd.grad(softened(student, teacher, 300.0), student)
+    (gradient,) = torch.autograd.grad(divergence(student, teacher, 300.0), student)
     torch.testing.assert_close(gradient, (student.detach() - teacher) / 5 / 4, rtol=0.05, atol=2e-3)
 
 
@@ -63,7 +64,7 @@ def test_hot_distillation_matches_logits() -> None:
 def test_the_students_loss_weighs_its_own_and_the_soft_one(alpha: float) -> None:
     net, stage = begun(Distill(alpha=alpha, temperature=3.0), -1)
     output = net.train()(IMAGES)
-    own, soft = F.cross_entropy(output.logits, LABELS), softened(output.logits, output.said["teacher"], 3.0)
+    own, soft = F.cross_entropy(output.logits, LABELS), divergence(output.logits, output.said["teacher"], 3.0)
     torch.testing.assert_close(
         stage.loss(output, LABELS, 0.5).double(), (1 - alpha) * own + alpha * soft, rtol=1e-5, atol=1e-6
     )

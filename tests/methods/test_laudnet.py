@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from dyncomp import build, create_method
 from dyncomp.core import Costs, Decision, Gated, Net, Output, SiteCost, Trace
+from dyncomp.core.losses import divergence
 from dyncomp.core.masker import Masker
 from dyncomp.errors import CannotAttach
-from dyncomp.methods.laudnet import LAUDNet, divergence
+from dyncomp.methods.laudnet import LAUDNet
 
 IMAGES, GATES, CLASSES = 4, 2, 3
 SMALL = {"classes": CLASSES, "image_size": 16}
@@ -47,7 +48,7 @@ def test_the_distillation_by_hand() -> None:
     for ours, theirs in zip(logits.tolist(), teacher.tolist(), strict=True):
         q, p = ([math.exp(z / 4) for z in row] for row in (ours, theirs))
         total += sum(a / sum(p) * math.log((a / sum(p)) / (b / sum(q))) for a, b in zip(p, q, strict=True))
-    assert float(divergence(logits, teacher)) == pytest.approx(16 * total / IMAGES, rel=1e-4)
+    assert float(divergence(logits, teacher, 4.0)) == pytest.approx(16 * total / IMAGES, rel=1e-4)
     used, labels = torch.ones(IMAGES, GATES), torch.arange(IMAGES) % CLASSES
     stage = LAUDNet(weight=0.0, distillation=0.5, **PAPER).stages()[-1]
     without = stage.loss(output(used, logits), labels, 1.0)

@@ -1,0 +1,37 @@
+"""Losses that several methods are trained by."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from dyncomp.core.net import Output
+
+
+def cross_entropy(output: Output, labels: Tensor, progress: float = 0.0) -> Tensor:
+    """Of the output's logits (B, Y) in float32, mean over the batch: a stage's whole loss, or a part of one."""
+    return F.cross_entropy(output.logits.float(), labels)
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(teacher || student) of logits (B, Y) divided by T, mean over images.
+
+    T^2 keeps its gradient as large as that of the hard loss whatever T is (Hinton et al. 2015, arXiv:1503.02531,
+    section 2).
+    """
+    ours = (student.float() / temperature).log_softmax(dim=1)
+    theirs = (teacher.float() / temperature).log_softmax(dim=1)
+    return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
+def outside_of_bounds(shares: Tensor, target: float, progress: float) -> Tensor:
+    """How far the shares (T,) of T blocks lie outside of bounds around `target`, squared, mean over blocks.
+
+    The bounds begin at the target and open to 0 and 1 along a squared cosine over the first third of the training
+    (Verelst & Tuytelaars 2020, arXiv:1912.03203, section 3.3).
+    """
+    tight = math.cos(min(1.0, progress * 3) * math.pi / 2) ** 2
+    low, high = target * tight, 1 - (1 - target) * tight
+    return ((low - shares).relu().square() + (shares - high).relu().square()).mean()
