@@ -58,7 +58,7 @@ class Lkam(Method):
         0.5, "share of the training with thresholded switches; 0: none, as in the paper", ge=0.0, lt=1.0
     )
     budget_weight: float = option(10.0, "weight of the budget loss", ge=0.0)
-    balance: float = option(0.1, "weight of the mutual information of image and decision", ge=0.0)
+    balance: float = option(0.5, "weight of the mutual information of image and decision", ge=0.0)
     start: float = option(0.9, "value at which switches begin", gt=0.5, lt=1.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
