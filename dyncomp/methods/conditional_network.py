@@ -36,8 +36,9 @@ class ConditionalNetwork(Method):
     of routers nor how soft training becomes single-best use. Interpretations: levels stand at every block towards the
     end; the weights move from soft ones to those of use over the middle half of the training.
 
-    Against collapse: `balance` rewards the mutual information of image and leaf, so leaves are used alike over a batch
-    (an even tree) and each image is sure of its own, which also makes soft weights those of use.
+    Against collapse: `balance` rewards at first leaves that are used alike over a batch, and moves over half of the
+    training to the mutual information of image and leaf, so that each image is sure of its own leaf too, which also
+    makes soft weights those of use. Sure from the beginning, most routers stay with the child that learns first.
     """
 
     examples: ClassVar[tuple[str, ...]] = (
@@ -50,7 +51,7 @@ class ConditionalNetwork(Method):
     after: tuple[int, ...] | None = option(None, "blocks before each level's routers; None: one per block at the end")
     hidden: int | None = option(None, "units of the routers' hidden layer; None: no such layer", ge=1)
     implicit: int = option(2, "groups of the convolutions below the first router (implicit routing)", ge=1)
-    balance: float = option(0.3, "weight of the mutual information of image and leaf", ge=0.0)
+    balance: float = option(1.0, "weight of the mutual information of image and leaf", ge=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,7 +106,10 @@ class ConditionalNetwork(Method):
         return (Stage("routed", 1.0, self._routed, adjust=_harden),)
 
     def _routed(self, output: Output, labels: Tensor, progress: float) -> Tensor:
-        return self.loss(output, labels) - self.balance * categorical_information(leaf_chances(output.trace))
+        chances = leaf_chances(output.trace)
+        even, sharp = evenness(chances), categorical_information(chances)  # sharp: even, and each image sure
+        settled = min(1.0, 2 * progress)
+        return self.loss(output, labels) - self.balance * (even + settled * (sharp - even))
 
 
 class Router(nn.Module):
@@ -120,6 +124,12 @@ class Router(nn.Module):
         """Features (B, C, H, W) -> scores (B, U)."""
         scores: Tensor = self.layers(pooled(x))
         return scores
+
+
+def evenness(chances: Tensor) -> Tensor:
+    """The entropy in nats of the mean chances (B, U): log(U) where all are used alike, a scalar."""
+    mean = chances.mean(dim=0).clamp_min(1e-6)
+    return -(mean * mean.log()).sum()
 
 
 def leaf_chances(trace: Trace) -> Tensor:
