@@ -113,11 +113,11 @@ class ConditionalNetwork(Method):
 
 
 class Router(nn.Module):
-    """A perceptron on pooled features, with one hidden layer or none."""
+    """A perceptron on pooled features, with one hidden layer (tanh) or none."""
 
     def __init__(self, channels: int, hidden: int | None, children: int) -> None:
         super().__init__()
-        inner = [] if hidden is None else [nn.Linear(channels, hidden), nn.ReLU()]
+        inner = [] if hidden is None else [nn.Linear(channels, hidden), nn.Tanh()]  # cannot die
         self.layers = nn.Sequential(*inner, nn.Linear(channels if hidden is None else hidden, children))
 
     def forward(self, x: Tensor) -> Tensor:
