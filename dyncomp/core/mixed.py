@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core.kernels import Geometry, forms
+from dyncomp.core.experts import ExpertConv2d, ExpertLinear, Mixture, Mode
 from dyncomp.core.op import Op, Taped
-from dyncomp.core.rows import is_channels_last
 from dyncomp.core.trace import Decision
-from dyncomp.core.tuner import fastest
-from dyncomp.errors import CannotAttach
-
-Mode = Literal["auto", "kernels", "outputs"]
-
-
-class Mixture:
-    """What a Mixed op shares with its expert layers during a pass: the mixing weights and how to use them."""
-
-    def __init__(self, experts: int, mode: Mode) -> None:
-        self.experts = experts
-        self.mode = mode
-        self.dense = True
-        self.weight = self.nothing = torch.empty(0, experts)  # (B, K)
-        self.overhead: Callable[..., Any] = _plainly
-
-
-def _plainly(run: Callable[..., Any], *inputs: Any) -> Any:
-    return run(*inputs)
 
 
 class Mixed(Op):
@@ -109,143 +85,3 @@ def _with_experts(module: nn.Module, mixture: Mixture, leave: Callable[[nn.Modul
     for name, child in module.named_children():
         setattr(module, name, _with_experts(child, mixture, leave))
     return module
-
-
-class ExpertLayer(nn.Module, ABC):
-    """K copies of a layer's parameters, each expert drawn on its own with the spread of the layer it replaces.
-
-    Initialising the stacked tensor as one would count K times the fan-in and start K experts too small.
-    """
-
-    def __init__(self, layer: nn.Conv2d | nn.Linear, mixture: Mixture) -> None:
-        super().__init__()
-        self.mixture = mixture
-        self.kernel_shape = layer.weight.shape
-        # flat kernels: a parameter of five dimensions would break `net.to(memory_format=torch.channels_last)`
-        self.weight = nn.Parameter(_drawn_alike(layer.weight, mixture.experts).flatten(2))  # (K, O, C * k * k)
-        self.bias = None if layer.bias is None else nn.Parameter(_drawn_alike(layer.bias, mixture.experts))
-
-    def mixed(self, parameter: Tensor) -> Tensor:
-        """The parameter mixed for each image: (K, ...) -> (B, all that one image's own has)."""
-        mixed: Tensor = self.mixture.overhead(torch.mm, self.mixture.weight, parameter.flatten(1))
-        return mixed
-
-    def kernel(self, expert: int) -> Tensor:
-        """One expert's kernel, (O, ...)."""
-        return self.weight[expert].view(self.kernel_shape)
-
-    def by_kernels(self, x: Tensor) -> Tensor:
-        """One layer call with each image's own mixed kernel."""
-        bias = None if self.bias is None else self.mixed(self.bias)
-        return self.apply_kernels(x, self.mixed(self.weight).view(-1, *self.kernel_shape), bias)
-
-    def by_outputs(self, x: Tensor) -> Tensor:
-        """Every expert on the whole batch, outputs mixed; shape of the layer's output."""
-        y = None
-        for k in range(self.mixture.experts):
-            output = self.apply_expert(x, self.kernel(k), None if self.bias is None else self.bias[k])
-            share = self.mixture.weight[:, k].to(output.dtype)
-            term = output * share.view(-1, *[1] * (output.dim() - 1))
-            y = term if y is None else y + term
-        assert y is not None  # there is at least one expert
-        return y
-
-    @abstractmethod
-    def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer with a kernel (B, O, ...) and bias (B, O) of its own for each image."""
-
-    @abstractmethod
-    def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer with one expert's kernel (O, ...) and bias (O,) for all images."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's output for features x, each image by its own mix."""
-        return self.by_outputs(x) if self._mode(x) == "outputs" else self.by_kernels(x)
-
-    def _mode(self, x: Tensor) -> str:
-        mixture = self.mixture
-        if not mixture.dense:
-            return "kernels"
-        if mixture.mode != "auto":
-            return mixture.mode
-        key = ("mix", *shape_key(x), tuple(self.kernel_shape), self.mixture.experts, torch.is_grad_enabled())
-        return fastest(
-            key,
-            {"kernels": partial(self._step, self.by_kernels, x), "outputs": partial(self._step, self.by_outputs, x)},
-        )
-
-    def _step(self, form: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        """One forward pass, and a backward pass when training, on a copy; no gradient is left behind."""
-        inputs = x.detach().requires_grad_(torch.is_grad_enabled())
-        weight, overhead = self.mixture.weight, self.mixture.overhead
-        self.mixture.weight = weight.detach()
-        try:
-            y = form(inputs)
-            if torch.is_grad_enabled():
-                learning = [self.weight] if self.weight.requires_grad else []
-                torch.autograd.grad(y.float().sum(), [inputs, *learning])
-        finally:
-            self.mixture.weight, self.mixture.overhead = weight, overhead
-
-
-def shape_key(x: Tensor) -> tuple[object, ...]:
-    """What decides which equal form is fastest: shape, type, device, layout, threads.
-
-    Batches count as the next power of two, so that the many sizes of packed batches are not each tried anew.
-    """
-    images = 1 << (len(x) - 1).bit_length() if len(x) else 0
-    autocast = torch.is_autocast_enabled(x.device.type)
-    return (images, *x.shape[1:], x.dtype, x.device.type, is_channels_last(x), autocast, torch.get_num_threads())
-
-
-class ExpertConv2d(ExpertLayer):
-    """A convolution with K experts; (B, C, H, W) -> (B, O, H', W')."""
-
-    def __init__(self, layer: nn.Conv2d, mixture: Mixture) -> None:
-        super().__init__(layer, mixture)
-        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            raise CannotAttach(
-                f"experts need convolutions that pad with a number of zeros, not padding={layer.padding!r} of "
-                f"{layer.padding_mode}; choose other layers"
-            )
-        self.geometry = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
-
-    def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        """A convolution per image, in the form that is fastest here."""
-        if len(x) == 0:  # any kernel gives the right shape
-            return self.apply_expert(x, self.kernel(0), None)
-        able = forms(kernels, self.geometry)
-        if len(able) > 1:
-            key = ("conv", *shape_key(x), tuple(kernels.shape), self.geometry)
-            with torch.no_grad():
-                ways = {name: partial(form, x, kernels, bias, self.geometry) for name, form in able.items()}
-                name = fastest(key, ways)
-        else:
-            name = "looped"
-        return able[name](x, kernels, bias, self.geometry)
-
-    def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """One convolution for all images."""
-        g = self.geometry
-        return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
-
-
-class ExpertLinear(ExpertLayer):
-    """A linear layer with K experts; (B, C) -> (B, O)."""
-
-    def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        """A batched matrix product."""
-        if bias is None:
-            return torch.bmm(kernels, x[:, :, None]).squeeze(2)  # (B, O)
-        return torch.baddbmm(bias[:, :, None].to(x.dtype), kernels, x[:, :, None]).squeeze(2)
-
-    def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """One linear layer for all images."""
-        return F.linear(x, weight, bias)
-
-
-def _drawn_alike(parameter: Tensor, experts: int) -> Tensor:
-    """`experts` independent normal draws with the mean and spread of `parameter`, (K, ...)."""
-    spread = parameter.detach().std(correction=0)
-    drawn = torch.randn(experts, *parameter.shape, dtype=parameter.dtype, device=parameter.device)
-    return drawn.mul_(spread).add_(parameter.detach().mean())

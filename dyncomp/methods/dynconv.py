@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Concrete, Masked, Method, Net, Output, ResidualBlock, Stage, open_bias, steps_of
+from dyncomp.core.balance import binary_information
+from dyncomp.core.gates import as_chance
 from dyncomp.core.losses import cross_entropy, outside_of_bounds
+from dyncomp.core.op import Taped
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -28,7 +31,8 @@ class DynConv(Method):
 
     What keeps it from collapse: the bounds (paper, section 3.3) hold every block near the target at first and let go
     along a squared cosine over the first third of the training, so that no block is shut or opened for all images
-    before its mask has learned; the noise lets shut pixels be tried.
+    before its mask has learned; the noise lets shut pixels be tried; and `balance`, an addition to the paper, rewards
+    masks that differ between images, so that the budget is not met by blocks that are always on or always off.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("dynconv(target=0.3)",)
@@ -36,6 +40,7 @@ class DynConv(Method):
 
     target: float = option(0.5, "multiply-adds as a share of the plain backbone's", gt=0.0, le=1.0)
     weight: float = option(10.0, "weight of the budget loss and of the bounds", ge=0.0)
+    balance: float = option(1.0, "weight of the mutual information of image and decision", ge=0.0)
     temperature: float = option(1.0, "of the noisy decision in training", gt=0.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
@@ -62,15 +67,20 @@ class DynConv(Method):
     def _loss(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         shares = torch.stack([_share(output, site) for site in output.trace])  # (blocks,)
         budget = (output.share().mean() - self.target).square() + outside_of_bounds(shares, self.target, progress)
-        return cross_entropy(output, labels) + self.weight * budget.float()
+        loss = cross_entropy(output, labels) + self.weight * budget.float()
+        chances = torch.cat([output.said[f"{site}.masker"] for site in output.trace], dim=1)  # (B, pixels)
+        return loss - self.balance * min(1.0, progress * 3) * binary_information(chances, chances)
 
 
 START = 0.8
 """probability with which pixels begin to run (an interpretation)"""
 
 
-class Masker(nn.Module):
-    """(B, C, H, W) -> (B, 1, H', W'): the probability that the block runs at each pixel of its output (section 3.2)."""
+class Masker(Taped):
+    """(B, C, H, W) -> (B, 1, H', W'): the probability that the block runs at each pixel of its output (section 3.2).
+
+    Noisy in training; then the probabilities without noise (B, H'*W') are said under the masker's name.
+    """
 
     def __init__(self, channels: int, stride: int, temperature: float) -> None:
         super().__init__()
@@ -84,6 +94,7 @@ class Masker(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         logits: Tensor = self.pixels(x) + self.whole(x.mean(dim=(2, 3)))[:, :, None, None].to(x.dtype)
+        self.tape.say(self.site, as_chance(logits).sigmoid().flatten(1))
         chances: Tensor = self.concrete(logits)
         return chances
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,8 +13,10 @@ import numpy as np
 
 from dyncomp.core import Net, Trace
 
-MANY = 16
+MANY = 8
 """units of a site from which on they are told of together"""
+FEW = 3
+"""units of a site that are named one by one in a warning"""
 MEANS = ("rate_test", "rate_calibration", "input_dependence")
 
 
@@ -73,15 +74,14 @@ def warnings_of(health: Sequence[GateHealth]) -> list[str]:
 
 
 def _warnings_of_site(gates: Sequence[GateHealth]) -> Iterator[str]:
-    stuck = Counter(gate.stuck for gate in gates if gate.stuck)
-    if len(gates) > MANY:
-        for state, count in stuck.items():
-            yield f"gate {gates[0].site}: {count} of {len(gates)} units are {state} on the calibration split"
-        return
-    for gate in gates:
-        if gate.stuck:
-            name = f"{gate.site} unit {gate.unit}" if len(gates) > 1 else gate.site
-            yield f"gate {name} is {gate.stuck} on the calibration split"
+    site, count = gates[0].site, len(gates)
+    for state in ("always on", "always off"):
+        stuck = [gate.unit for gate in gates if gate.stuck == state]
+        if len(stuck) > FEW:
+            yield f"gate {site}: {len(stuck)} of {count} units are {state} on the calibration split"
+        else:
+            names = (f"{site} unit {unit}" if count > 1 else site for unit in stuck)
+            yield from (f"gate {name} is {state} on the calibration split" for name in names)
 
 
 def gate_records(health: Sequence[GateHealth]) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Runs a method's stages on a built network, and keeps what was learnt."""
 
 from dyncomp.train.checkpoint import load_checkpoint, read_facts, save_checkpoint
+from dyncomp.train.clock import Diverged, Progress, StageLog
 from dyncomp.train.initial import start_from
-from dyncomp.train.loop import Diverged, Progress, StageLog, train
+from dyncomp.train.loop import train
 from dyncomp.train.precision import trains_in_bfloat16
 from dyncomp.train.recipe import Recipe
 

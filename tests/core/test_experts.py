@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Mixed, Router, kernels
-from dyncomp.core.mixed import ExpertConv2d, ExpertLayer, ExpertLinear, Mixture
+from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear, Mixture
 from dyncomp.errors import CannotAttach
 from tests.small import C, images, network
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from dyncomp.core import tuner
 from dyncomp.core.counter import MacCounter
-from dyncomp.core.mixed import ExpertConv2d, Mixture, shape_key
+from dyncomp.core.experts import ExpertConv2d, Mixture, shape_key
 
 
 class Clock:

@@ -7,7 +7,7 @@ import torch
 
 from dyncomp import build, create_method
 from dyncomp.core import Mixed, Net
-from dyncomp.core.mixed import ExpertLayer
+from dyncomp.core.experts import ExpertLayer
 from dyncomp.errors import CannotAttach, InvalidValue, UnknownName
 
 SMALL = {"classes": 5, "image_size": 16}

@@ -67,13 +67,13 @@ def test_a_masked_block_costs_its_pixels() -> None:
 @pytest.mark.parametrize(("progress", "tight"), [(0.0, 1.0), (1 / 6, 0.5), (1 / 3, 0.0), (0.9, 0.0)])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
 def test_the_loss_by_hand(progress: float, tight: float, rate: float) -> None:
-    method = create_method("dynconv(target=0.4, weight=2.0)")
+    method = create_method("dynconv(target=0.4, weight=2.0, balance=0.0)")
     assert isinstance(method, DynConv)
     net = build(method, "cifar_resnet8", classes=3, in_channels=1, image_size=8)
     images, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
     forced = {site: op.forced(*[(torch.rand(4, op.units) < rate).float()] * 2) for site, op in net.sites.items()}
     with torch.no_grad():
-        output: Output = net(images, decisions=forced)
+        output: Output = net(images, sparse=False, decisions=forced)
     (stage,) = method.stages()
     low, high = 0.4 * tight, 1 - 0.6 * tight
     bounds, spent = [], 0.0

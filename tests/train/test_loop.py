@@ -18,7 +18,7 @@ from dyncomp import build, create_method
 from dyncomp.core import Batches, Net, Output, Stage
 from dyncomp.data import Batch, Split
 from dyncomp.train import Diverged, Progress, Recipe, train
-from dyncomp.train import loop as loop_module
+from dyncomp.train import clock as clock_module
 from tests.handmade import stripes
 
 SPLITS = stripes()
@@ -188,7 +188,7 @@ def test_a_loss_that_is_no_number_diverges_in_one_line(bad: float) -> None:
 
 @pytest.mark.parametrize("every_s", [0.0, 1e9])
 def test_progress_rises_to_the_end(every_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "TELL_EVERY_S", every_s)
+    monkeypatch.setattr(clock_module, "TELL_EVERY_S", every_s)
     told: list[Progress] = []
     train(network(), SPLITS.train, [stage("a", 0.5), stage("b", 0.5)], RECIPE, 0, told.append)
     assert len(told) == (6 if every_s == 0 else 2)  # every step, or the ends of epochs, here those of the stages
