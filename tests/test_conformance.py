@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from dyncomp.conformance import Case, examples, failures
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import METHODS
 
+LARGE = ("resnet18", "resnet50", "efficientnet_b0")
+"""backbones of millions of parameters, on which a case takes seconds"""
 
-@pytest.mark.parametrize(("method", "backbone"), examples())
+
+def cases() -> list[ParameterSet]:
+    """All examples; those on large backbones have the mark `slow`."""
+    return [
+        pytest.param(method, backbone, marks=[pytest.mark.slow] if backbone in LARGE else [])
+        for method, backbone in examples()
+    ]
+
+
+@pytest.mark.parametrize(("method", "backbone"), cases())
 def test_conforms(method: str, backbone: str) -> None:
     case = Case(METHODS.create(method), backbone)
     try:

@@ -15,6 +15,8 @@ SIDE = 16
 """Pixels of the square images that examples are tried on."""
 
 CLASSES = 5
+LAYER = 20_000
+"""multiply-adds that take about as long as one layer's call"""
 SMALLEST = 2
 """On how many backbones a method's further examples are tried."""
 
@@ -46,12 +48,13 @@ def _named(plugin: type) -> tuple[str, ...]:
 
 
 def _work(backbone: str) -> int:
-    """Multiply-adds of one image and parameters: arithmetic and memory that a test of the backbone needs."""
+    """Multiply-adds of one image, parameters and layers: the arithmetic, memory and calls that a test needs."""
     with torch.device("meta"):
         net = build("static", backbone, classes=CLASSES, image_size=SIDE)
     if net.costs is None:
         raise RuntimeError(f"{backbone} was built without costs")
-    return net.costs.full + sum(p.numel() for p in net.parameters())
+    layers = sum(1 for _ in net.modules())
+    return net.costs.full + sum(p.numel() for p in net.parameters()) + LAYER * layers
 
 
 def _attaches(method: str, backbone: str) -> bool:

@@ -35,3 +35,12 @@ def outside_of_bounds(shares: Tensor, target: float, progress: float) -> Tensor:
     tight = math.cos(min(1.0, progress * 3) * math.pi / 2) ** 2
     low, high = target * tight, 1 - (1 - target) * tight
     return ((low - shares).relu().square() + (shares - high).relu().square()).mean()
+
+
+def off_budget(output: Output, target: float, pressure: float) -> Tensor:
+    """Squared distance of the batch's mean share of multiply-adds from a target that moves from 1 to `target`.
+
+    `pressure` from 0 to 1 says how far it has moved.
+    """
+    moved = 1 - (1 - target) * pressure
+    return (output.share().mean() - moved).square().float()

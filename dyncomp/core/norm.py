@@ -14,11 +14,13 @@ def with_norm(module: _Module, norm: Literal["batch", "group"]) -> _Module:
     """The module with its BatchNorm2d layers as they are, or each replaced by GroupNorm.
 
     GroupNorm (Wu & He 2018, arXiv:1803.08494) has no statistics over the batch, so a network with it can be trained
-    image by image. Groups: 32, or the greatest common divisor with the channels.
+    image by image. Groups: 32, or the greatest common divisor with the channels, and half of them where a group would
+    have one channel, which is nothing but zeros on a map of one pixel.
     """
     if norm == "group":
         for name, child in list(module.named_modules()):
             if isinstance(child, nn.BatchNorm2d):
                 channels = child.num_features
-                module.set_submodule(name, nn.GroupNorm(math.gcd(32, channels), channels))
+                groups = math.gcd(32, channels)
+                module.set_submodule(name, nn.GroupNorm(groups if groups < channels else max(1, groups // 2), channels))
     return module

@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Decision, Method, Net, Output, Planned, ResidualBlock, Stage, hard_decision
+from dyncomp.core import Backbone, Decision, Method, Net, Output, Planned, Stage, hard_decision
+from dyncomp.core.attach import residual_blocks
 from dyncomp.core.balance import binary_information
 from dyncomp.core.losses import cross_entropy
-from dyncomp.errors import CannotAttach
 from dyncomp.methods._policy import Policy
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -42,7 +42,8 @@ class BlockDrop(Method):
     The policy for small images costs 12.24 M MACs at 32 x 32, a lot beside a small backbone: `width` makes it narrower.
 
     Against collapse: a trained backbone, the curriculum, bounded chances and the paper's entropy bonus, which keep
-    every block tried; and `balance`, an addition, which rewards decisions that depend on the image.
+    every block tried; and `balance`, an addition, which rewards decisions that depend on the image, in both stages of
+    the policy.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("blockdrop(width=0.25, balance=0.0)",)
@@ -59,12 +60,7 @@ class BlockDrop(Method):
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
         backbone = new()
-        names = [name for name in backbone.blocks if isinstance(backbone.part(name), ResidualBlock)]
-        if not names:
-            raise CannotAttach(
-                f"blockdrop: {backbone.name} has no residual block to drop; "
-                "choose a backbone with shortcuts, such as cifar_resnet14, resnet18 or mobilenet_v2"
-            )
+        names = list(residual_blocks(backbone, "blockdrop"))
         assert backbone.image_shape is not None  # families' `make` notes it
         policy = Policy(backbone.image_shape, len(names), self.width, self.start)
         return nn.Sequential(OrderedDict([(PLAN, Planned(backbone, names, policy, BOUND))]))

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from dyncomp.core import Backbone, Method, Mixed, Router
+from dyncomp.core.attach import needs_single_maps
 from dyncomp.core.norm import with_norm
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import register_method
@@ -55,11 +56,7 @@ class CondConv(Method):
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """The backbone with experts in the blocks from `begin` on. Raises CannotAttach where there are none."""
         backbone = with_norm(new(), self.norm)
-        if backbone.multi_scale:
-            raise CannotAttach(
-                f"condconv: {backbone.name} passes on several maps at once, and a router reads one; "
-                "choose another backbone, such as cifar_resnet14, resnet18 or mobilenet_v2"
-            )
+        needs_single_maps(backbone, "condconv")
         begin, classifier = self._where(backbone)
         for name in backbone.blocks[begin - 1 :]:
             self._mix(backbone, name)

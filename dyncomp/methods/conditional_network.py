@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Method, Net, Output, Routed, Stage, Trace, categorical_information, chain
+from dyncomp.core.attach import needs_single_maps
 from dyncomp.core.gates import pooled
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.registry import register_method
@@ -38,7 +39,7 @@ class ConditionalNetwork(Method):
 
     Against collapse: `balance` rewards at first leaves that are used alike over a batch, and moves over half of the
     training to the mutual information of image and leaf, so that each image is sure of its own leaf too, which also
-    makes soft weights those of use. Sure from the beginning, most routers stay with the child that learns first.
+    makes soft weights those of use.
     """
 
     examples: ClassVar[tuple[str, ...]] = (
@@ -75,11 +76,7 @@ class ConditionalNetwork(Method):
 
     def _places(self, backbone: Backbone) -> Sequence[int]:
         """How many blocks stand before the routers of each level."""
-        if backbone.multi_scale:
-            raise CannotAttach(
-                f"conditional_network: the blocks of {backbone.name} pass on several maps at once, and no child does; "
-                "choose a backbone with one map, such as cifar_resnet14"
-            )
+        needs_single_maps(backbone, "conditional_network")
         blocks = len(backbone.blocks)
         places = range(blocks - self.depth, blocks) if self.after is None else self.after
         if not 0 <= min(places) <= max(places) < blocks:

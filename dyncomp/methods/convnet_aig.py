@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Gated, Method, Net, Output, ResidualBlock, Stage
+from dyncomp.core import Backbone, Gated, Method, Net, Output, Stage
+from dyncomp.core.attach import residual_blocks
 from dyncomp.core.balance import binary_information
 from dyncomp.core.losses import cross_entropy
 from dyncomp.core.masker import Masker, chances_said, set_noise
@@ -59,17 +60,16 @@ class ConvNetAIG(Method):
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
         backbone = new()
-        names = [name for name in backbone.blocks if isinstance(backbone.part(name), ResidualBlock)]
-        gated = [name for name, target in zip(names, self._targets(len(names)), strict=True) if target is not None]
-        if not gated:
+        blocks = residual_blocks(backbone, "convnet_aig")
+        targets = self._targets(len(blocks))
+        if set(targets) == {None}:
             raise CannotAttach(
-                f"convnet_aig: {backbone.name} has no residual block to gate; "
-                "choose a backbone with shortcuts, such as cifar_resnet14, resnet18 or mobilenet_v2"
+                f"convnet_aig: targets={self.targets} leaves no gate in the {len(blocks)} residual blocks of "
+                f"{backbone.name}; give a share earlier"
             )
-        for name in gated:
-            block = backbone.part(name)
-            assert isinstance(block, ResidualBlock)
-            backbone.swap(name, Gated(block, Masker(block.in_channels, HIDDEN, BIASES), form="residual"))
+        for (name, block), target in zip(blocks.items(), targets, strict=True):
+            if target is not None:
+                backbone.swap(name, Gated(block, Masker(block.in_channels, HIDDEN, BIASES), form="residual"))
         return backbone
 
     def _targets(self, blocks: int) -> list[float | None]:

@@ -34,8 +34,9 @@ class Fbs(Method):
     Density falls from 1 to `density` over the first half of the training (the paper lowers it step by step, each time
     fine-tuning a trained network; that begins with one trained by `--init`). Interpretations: where a convolution has
     no normalisation, gamma scales its output and beta is its bias; a filter that is not used is zero for its reader,
-    also behind a depthwise convolution in between; filters act where one layer alone reads them, inside the bodies of
-    residual blocks and along chains of plain blocks. The paper's warm-up of FC alone is left out.
+    also behind a depthwise convolution in between; `l1` is about the gammas in use alone; filters act where one layer
+    alone reads them, inside the bodies of residual blocks and along chains of plain blocks. The paper's warm-up of FC
+    alone is left out.
 
     Against collapse: density falls slowly from a network that uses everything, so that every filter has learnt
     something before filters compete; gamma scales the output, which keeps a gradient on what the image says; and

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Batches, Method, Net, Output, ResidualBlock, Routed, Stage, chain
+from dyncomp.core.attach import needs_single_maps
 from dyncomp.core.gates import pooled
 from dyncomp.core.op import Taped
 from dyncomp.errors import CannotAttach, InvalidValue
@@ -70,11 +71,7 @@ class HydraNet(Method):
 
     def _cuts(self, backbone: Backbone) -> tuple[int, int]:
         """Among the backbone's layers, where the branches begin, and the one that flattens, before which they end."""
-        if backbone.multi_scale:
-            raise CannotAttach(
-                f"hydranet: the blocks of {backbone.name} pass on several maps at once, which no branch takes over; "
-                "choose a backbone with one map, such as cifar_resnet14"
-            )
+        needs_single_maps(backbone, "hydranet")
         blocks = len(backbone.blocks)
         after = _before_last_stage(backbone) if self.after is None else self.after
         if not after < blocks:

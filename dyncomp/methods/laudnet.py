@@ -10,12 +10,12 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Batches, Gated, Method, Net, Output, ResidualBlock, Stage, chain
+from dyncomp.core import Backbone, Batches, Gated, Method, Net, Output, Stage, chain
+from dyncomp.core.attach import residual_blocks
 from dyncomp.core.balance import binary_information
 from dyncomp.core.losses import cross_entropy, divergence, outside_of_bounds
 from dyncomp.core.masker import Masker, chances_said, set_noise
 from dyncomp.core.op import Taped
-from dyncomp.errors import CannotAttach
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 
@@ -39,7 +39,8 @@ class LAUDNet(Method):
     Against collapse: it starts from a net that works, with open maskers; the bounds hold each block's rate at the
     target and let go along a squared cosine over the first third of stage 2; and, additions to the paper, `balance`
     rewards decisions that depend on the image, and the last part of stage 2 (`quiet`) has no noise, so that the budget
-    is met by the decisions of use and not by tossing coins.
+    is met by the decisions of use and not by tossing coins. The masker's `hidden` layer, ConvNet-AIG's, is one too: the
+    paper's single layer takes few routes after few epochs.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("laudnet(target=0.3, hidden=0, distillation=0.0, balance=0.0)",)
@@ -57,18 +58,9 @@ class LAUDNet(Method):
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
         backbone = new()
-        names = [name for name in backbone.blocks if isinstance(backbone.part(name), ResidualBlock)]
-        if not names:
-            raise CannotAttach(
-                f"laudnet: {backbone.name} has no residual block to skip; "
-                "choose a backbone with shortcuts, such as cifar_resnet14, resnet18 or mobilenet_v2"
-            )
-        for name in names:
-            block = backbone.part(name)
-            assert isinstance(block, ResidualBlock)
-            backbone.swap(
-                name, Gated(block, Masker(block.in_channels, self.hidden or None, (0.0, 2.0)), form="residual")
-            )
+        for name, block in residual_blocks(backbone, "laudnet").items():
+            masker = Masker(block.in_channels, self.hidden or None, (0.0, 2.0))
+            backbone.swap(name, Gated(block, masker, form="residual"))
         return Taught(backbone)
 
     def stages(self) -> Sequence[Stage]:

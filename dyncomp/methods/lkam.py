@@ -14,7 +14,7 @@ from dyncomp.core.balance import binary_information
 from dyncomp.core.filtered import with_strongest
 from dyncomp.core.filtering import switch_backbone
 from dyncomp.core.gates import as_chance, open_bias
-from dyncomp.core.losses import cross_entropy
+from dyncomp.core.losses import cross_entropy, off_budget
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 
@@ -90,13 +90,7 @@ class Lkam(Method):
             return loss
         used = torch.cat([decision.used for decision in output.trace.values()], dim=1)
         variety = binary_information(torch.cat(switches, dim=1), used)
-        return loss + self.budget_weight * self._budget(output, pressure) - self.balance * pressure * variety
-
-    def _budget(self, output: Output, pressure: float) -> Tensor:
-        """Squared distance of the batch's mean price from a target that moves from 1 to `target`."""
-        assert self.target is not None
-        target = 1 - (1 - self.target) * pressure
-        return (output.share().mean() - target).square().float()
+        return loss + self.budget_weight * off_budget(output, self.target, pressure) - self.balance * pressure * variety
 
 
 class SwitchingModule(Switch):

@@ -17,15 +17,14 @@ from dyncomp.core import (
     Method,
     Output,
     RecurrentGate,
-    ResidualBlock,
     Stage,
     Trace,
     hard_decision,
     shared_recurrence,
 )
+from dyncomp.core.attach import residual_blocks
 from dyncomp.core.balance import binary_information
-from dyncomp.core.losses import cross_entropy
-from dyncomp.errors import CannotAttach
+from dyncomp.core.losses import cross_entropy, off_budget
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 
@@ -65,16 +64,8 @@ class SkipNet(Method):
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
         backbone = new()
-        names = [n for n in backbone.blocks[1:] if isinstance(backbone.part(n), ResidualBlock)]
-        if not names:
-            raise CannotAttach(
-                f"skipnet: {backbone.name} has no residual block behind its first block, so nothing can be skipped; "
-                "choose a backbone with shortcuts, such as cifar_resnet14, resnet18 or mobilenet_v2"
-            )
         gate = self._gates()
-        for name in names:
-            block = backbone.part(name)
-            assert isinstance(block, ResidualBlock)
+        for name, block in residual_blocks(backbone, "skipnet", behind=1).items():
             backbone.swap(name, Gated(block, gate(block.in_channels)))
         return backbone
 
@@ -104,13 +95,9 @@ class SkipNet(Method):
         """What a target adds to the loss: budget and balance; nothing without one, as in the paper."""
         if self.target is None:
             return output.logits.new_zeros(())
-        return self.budget_weight * self._budget(output, pressure) - self.balance * pressure * _variety(output)
-
-    def _budget(self, output: Output, pressure: float) -> Tensor:
-        """Squared distance of the batch's mean price from a target that moves from 1 to `target`."""
-        assert self.target is not None
-        target = 1 - (1 - self.target) * pressure
-        return (output.share().mean() - target).square().float()
+        return self.budget_weight * off_budget(output, self.target, pressure) - self.balance * pressure * _variety(
+            output
+        )
 
     def _policy(self, output: Output, errors: Tensor) -> Tensor:
         """REINFORCE (paper, eq. 3 to 5): each gate is answerable for the rewards from it to the end, undiscounted.

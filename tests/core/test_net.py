@@ -158,7 +158,7 @@ def test_group_norm_trains_image_by_image(sizes: tuple[int, ...]) -> None:
     assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (48, 16), (24, 8), (7, 1)])
+@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (48, 16), (24, 8), (16, 8), (32, 16), (7, 1), (1, 1)])
 def test_group_norm_divides_the_channels(channels: int, groups: int) -> None:
     replaced = with_norm(nn.Sequential(nn.BatchNorm2d(channels)), "group")[0]
     assert isinstance(replaced, nn.GroupNorm)
