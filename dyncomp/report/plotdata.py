@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Okabe and Ito's set without black and yellow, then Tol's muted: told apart by the colour-blind
+# Okabe and Ito's set without black and yellow, then Tol's muted and high-contrast: told apart by the colour-blind, as
+# far as so many can be
 PALETTE = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#882255", "#332288"),
     *("#E69F00", "#56B4E9", "#117733", "#999933", "#AA4499", "#661100"),
+    *("#44AA99", "#CC6677", "#004488", "#997700", "#6699CC", "#994455", "#88CCEE", "#DDAA33"),
 )
 STATIC_COLOUR = "#555555"
 
