@@ -47,7 +47,7 @@ class ConvNetAIG(Method):
         None, "a share for each residual block, the last for those behind; None in it: no gate"
     )
     weight: float = option(2.0, "weight of the rates' loss", ge=0.0)
-    balance: float = option(1.0, "weight of the mutual information of image and decision", ge=0.0)
+    balance: float = option(0.2, "weight of the mutual information of image and decision", ge=0.0)
     quiet: float = option(0.5, "share of the training, at its end, without noise", ge=0.0, le=1.0)
 
     def __post_init__(self) -> None:

@@ -49,9 +49,9 @@ class LAUDNet(Method):
     target: float = option(0.5, "multiply-adds as a share of the plain backbone's", gt=0.0, le=1.0)
     weight: float = option(10.0, "weight of the budget loss and the bounds", ge=0.0)
     distillation: float = option(0.5, "weight of the distillation from the static net", ge=0.0)
-    balance: float = option(2.0, "weight of the mutual information of image and decision", ge=0.0)
+    balance: float = option(0.3, "weight of the mutual information of image and decision", ge=0.0)
     quiet: float = option(0.3, "share of stage 2, at its end, without noise", ge=0.0, le=1.0)
-    pretraining: float = option(0.3, "share of the epochs that stage 1 takes", gt=0.0, lt=1.0)
+    pretraining: float = option(0.5, "share of the epochs that stage 1 takes", gt=0.0, lt=1.0)
     hidden: int = option(16, "channels inside a masker, with batch norm and ReLU; 0: the paper's single layer", ge=0)
     learning_rate: float = option(1.0, "of stage 2, as a factor on the recipe's", gt=0.0)
 
