@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dyncomp.core.counter import COUPLED, EACH
 from dyncomp.core.narrow import narrowed
-from dyncomp.core.op import Op
+from dyncomp.core.op import Op, with_strongest
 from dyncomp.core.trace import Decision
 
 
@@ -37,12 +37,6 @@ class Switch(nn.Module, ABC):
         """An allowed decision out of wishes (B, U): an image without a unit gets the one of the greatest weight."""
         used = with_strongest(used, weight)
         return Decision(used, used * weight, weight)
-
-
-def with_strongest(used: Tensor, score: Tensor) -> Tensor:
-    """`used` (B, U), and where an image uses nothing the unit of the greatest score (B, U)."""
-    strongest = torch.zeros_like(used).scatter(1, score.argmax(dim=1, keepdim=True), 1.0)
-    return torch.where(used.sum(dim=1, keepdim=True) > 0, used, strongest)
 
 
 class Filtered(Op):

@@ -8,7 +8,7 @@ from torch import nn
 
 from dyncomp.core.backbone import Backbone, ResidualBlock, chain
 from dyncomp.core.filtered import Filtered, Switch
-from dyncomp.core.narrow import acts_by_channel
+from dyncomp.core.narrow import acts_by_channel, opened
 from dyncomp.errors import CannotAttach
 
 LEAST_SHARE = 0.25
@@ -30,10 +30,10 @@ def with_switches(
 
     That is: one group, and between it and the next convolution or linear layer only what acts on single channels.
     """
-    opened = list(_opened(layers))
+    flat = list(opened(layers))
     built, index = list[nn.Module](), 0
-    while index < len(opened):
-        module, index = _from(opened, index, make, split)
+    while index < len(flat):
+        module, index = _from(flat, index, make, split)
         built.append(module)
     return built
 
@@ -95,24 +95,24 @@ def _has(block: nn.Module, producers: set[int]) -> bool:
 
 
 def _from(
-    opened: list[nn.Module], index: int, make: Callable[[nn.Conv2d], Switch], split: Split
+    flat: list[nn.Module], index: int, make: Callable[[nn.Conv2d], Switch], split: Split
 ) -> tuple[nn.Module, int]:
     """What stands at `index` with all that hangs on it, and the index behind that."""
-    producer, reader = opened[index], _reader(opened, index)
+    producer, reader = flat[index], _reader(flat, index)
     if reader is None or not isinstance(producer, nn.Conv2d):
         return producer, index + 1
-    consumer, end = _from(opened, reader, make, split)
-    before, after = split(opened[index + 1 : reader])
+    consumer, end = _from(flat, reader, make, split)
+    before, after = split(flat[index + 1 : reader])
     return Filtered(producer, nn.Sequential(*before), nn.Sequential(*after), consumer, make(producer)), end
 
 
-def _reader(opened: list[nn.Module], index: int) -> int | None:
+def _reader(flat: list[nn.Module], index: int) -> int | None:
     """Where the layer stands that alone reads the filters of the convolution at `index`, each as one of its inputs."""
-    producer = opened[index]
+    producer = flat[index]
     if not isinstance(producer, nn.Conv2d) or not _is_whole(producer):
         return None
-    for later in range(index + 1, len(opened)):
-        layer = opened[later]
+    for later in range(index + 1, len(flat)):
+        layer = flat[later]
         if _is_whole(layer):
             return later if _inputs(layer) == producer.out_channels else None
         if not acts_by_channel(layer):
@@ -131,11 +131,3 @@ def _inputs(layer: nn.Module) -> int:
 def _is_whole(layer: nn.Module) -> bool:
     """Whether each output reads all inputs."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
-
-
-def _opened(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    for layer in layers:
-        if isinstance(layer, nn.Sequential):
-            yield from _opened(layer)
-        else:
-            yield layer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.backbone import ResidualBlock
-from dyncomp.core.narrow import is_depthwise
+from dyncomp.core.narrow import is_depthwise, opened
 from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.pixels import at_pixels, dilated
 from dyncomp.core.trace import Decision
@@ -93,7 +93,7 @@ class Masked(Op):
 def steps_of(body: nn.Module) -> list[tuple[nn.Conv2d, nn.Sequential]]:
     """The body as convolutions, each with the layers behind it. Raises ValueError where it is anything else."""
     steps: list[tuple[nn.Conv2d, list[nn.Module]]] = []
-    for layer in _opened(body):
+    for layer in opened([body]):
         if isinstance(layer, nn.Conv2d) and _fits(layer):
             steps.append((layer, []))
         elif isinstance(layer, BY_PIXEL) and steps:
@@ -108,14 +108,6 @@ def _fits(conv: nn.Conv2d) -> bool:
     middle = tuple(k // 2 for k in conv.kernel_size)
     odd = all(k % 2 for k in conv.kernel_size) and conv.padding == middle and conv.dilation == (1, 1)
     return odd and conv.padding_mode == "zeros" and (conv.groups == 1 or is_depthwise(conv))
-
-
-def _opened(module: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(module, nn.Sequential):
-        for child in module:
-            yield from _opened(child)
-    else:
-        yield module
 
 
 def _sizes(convs: Sequence[nn.Conv2d], size: Size) -> Iterator[Size]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,6 +39,15 @@ def narrowed(module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels) 
         return x + _cut(module.bias, outputs, 0)[:, None, None]
     output: Tensor = module(x)
     return output
+
+
+def opened(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """The layers in order, Sequentials replaced by what is in them."""
+    for layer in layers:
+        if isinstance(layer, nn.Sequential):
+            yield from opened(layer)
+        else:
+            yield layer
 
 
 def acts_by_channel(module: nn.Module) -> bool:

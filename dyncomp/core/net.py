@@ -14,7 +14,7 @@ from dyncomp.core.trace import Decision, Parent, Tape, Trace
 
 
 def _no_images(decisions: Mapping[str, Decision]) -> Output:
-    raise RuntimeError("this output was not made by a pass, so there are no images to run again")
+    raise RuntimeError("this output keeps no images to run again: it comes from a pass without a record, or from none")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Net(nn.Module):
         logits = self.model(images)
         trace, said = self._trace(logits), self.tape.said
         self.tape.end()
-        return Output(logits, trace, self.costs, said, self._again(images, sparse))
+        return Output(logits, trace, self.costs, said, self._again(images, sparse) if record else _no_images)
 
     def _again(self, images: Tensor, sparse: bool) -> Callable[[Mapping[str, Decision]], Output]:
         device = images.device.type

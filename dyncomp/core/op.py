@@ -117,3 +117,9 @@ def hard_decision(probability: Tensor, sampling: bool) -> Decision:
     # the difference is taken first: (chosen + p) - p would round, and a gate of 0.996 is neither open nor shut
     used = chosen + (probability - probability.detach()) if probability.requires_grad else chosen
     return Decision(used, chosen if sampling else used, probability)
+
+
+def with_strongest(used: Tensor, score: Tensor) -> Tensor:
+    """`used` (B, U), and where an image uses nothing the unit of the greatest score (B, U)."""
+    strongest = torch.zeros_like(used).scatter(1, score.argmax(dim=1, keepdim=True), 1.0)
+    return torch.where(used.sum(dim=1, keepdim=True) > 0, used, strongest)

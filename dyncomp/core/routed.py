@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core.op import Op
+from dyncomp.core.op import Op, with_strongest
 from dyncomp.core.rows import put, take
 from dyncomp.core.trace import Decision
 
@@ -94,8 +94,7 @@ class Routed(Op):
 
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
         """The wish, weights made to add up to 1; an image without a branch gets the one of the greatest weight."""
-        strongest = torch.zeros_like(used).scatter(1, weight.argmax(dim=1, keepdim=True), 1.0)
-        used = torch.where(used.sum(dim=1, keepdim=True) > 0, used, strongest)
+        used = with_strongest(used, weight)
         shares = _shares((weight + 1e-3) * used)
         return Decision(used, shares, shares)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,6 +74,11 @@ class Trace(Mapping[str, Decision]):
         if not self:
             return torch.zeros(self.images, 0, dtype=torch.bool)
         return torch.cat([self.executed(site) > 0.5 for site in self], dim=1)
+
+    def distinct(self, sites: Iterable[str] | None = None) -> int:
+        """How many different routes the images take, over some sites or all; 1 where nothing is decided."""
+        routes = torch.cat([self.executed(site) > 0.5 for site in sites], dim=1) if sites else self.routes()
+        return len({route.tobytes() for route in np.packbits(routes.cpu().numpy(), axis=1)})
 
     def select(self, index: Tensor) -> Trace:
         """The trace of the images at `index`, in that order (an order of all images exchanges their routes)."""

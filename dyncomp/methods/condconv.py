@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.core import Backbone, Method, Mixed, Router
+from dyncomp.core import Backbone, Method, Mixed, Router, is_channel_attention
 from dyncomp.core.attach import needs_single_maps
 from dyncomp.core.norm import with_norm
 from dyncomp.errors import CannotAttach
@@ -77,12 +77,7 @@ class CondConv(Method):
     def _mix(self, backbone: Backbone, name: str) -> None:
         part = backbone.part(name)
         router = Router(_channels(part), self.experts, self.routing == "softmax", self.temperature)
-        backbone.swap(name, Mixed(part, router, self.experts, self.mode, leave=_is_attention))
-
-
-def _is_attention(module: nn.Module) -> bool:
-    """Squeeze-and-excitation, by the names it goes by: it has no experts in the paper's networks."""
-    return type(module).__name__ in {"SqueezeExcitation", "SqueezeExcite", "SEModule"}
+        backbone.swap(name, Mixed(part, router, self.experts, self.mode, leave=is_channel_attention))
 
 
 def _channels(part: nn.Module) -> int:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Decision, Method, Net, Output, Stage, Switch
 from dyncomp.core.balance import binary_information
-from dyncomp.core.filtered import with_strongest
 from dyncomp.core.filtering import switch_backbone
 from dyncomp.core.gates import as_chance, open_bias
 from dyncomp.core.losses import cross_entropy, off_budget
+from dyncomp.core.op import with_strongest
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

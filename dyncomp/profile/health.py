@@ -9,8 +9,6 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from dyncomp.core import Net, Trace
 
 MANY = 8
@@ -115,7 +113,7 @@ def _entry(gates: Sequence[GateHealth]) -> dict[str, Any]:
 
 def distinct_routes(trace: Trace) -> int:
     """How many different routes the images take; 1 where nothing is decided."""
-    return len({route.tobytes() for route in np.packbits(trace.routes().numpy(), axis=1)})
+    return trace.distinct()
 
 
 def _entropy(rate: float) -> float:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Decision, Filtered, Net, Switch, measure_costs, with_switches
-from dyncomp.core.filtered import with_strongest
 from dyncomp.core.filtering import switch_backbone
 from dyncomp.core.narrow import Shift
+from dyncomp.core.op import with_strongest
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import BACKBONES
 
