@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 
@@ -15,15 +17,17 @@ def categorical_information(chances: Tensor) -> Tensor:
     return _entropy(chances.mean(dim=0)) - _entropy(chances).mean()
 
 
-def binary_information(chances: Tensor, used: Tensor) -> Tensor:
+def binary_information(chances: Tensor, used: Tensor, enough: float = math.log(2)) -> Tensor:
     """Mutual information in nats of image and decision, mean over T units that are on or off; a scalar.
 
     The entropy of each unit's rate of use (`used`, (B, T): the decisions, or the chances once more), less the mean
     entropy of its chances (B, T): 0 for a gate that decides alike for all images, and for one that tosses a coin.
+    A unit counts up to `enough` nats: what a block learns to compute suffers when half of the images avoid it.
     """
     # rates of 0 and 1 keep a finite gradient, which is what opens a dead gate
     rates = _coin_entropy(used.float().mean(dim=0), 0.5 / len(used))
-    return (rates - _coin_entropy(chances.float(), 1e-4).mean(dim=0)).mean()
+    information = rates - _coin_entropy(chances.float(), 1e-4).mean(dim=0)  # (T,)
+    return information.clamp_max(enough).mean()
 
 
 def _coin_entropy(chances: Tensor, margin: float) -> Tensor:

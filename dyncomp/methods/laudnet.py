@@ -50,6 +50,7 @@ class LAUDNet(Method):
     weight: float = option(10.0, "weight of the budget loss and the bounds", ge=0.0)
     distillation: float = option(0.5, "weight of the distillation from the static net", ge=0.0)
     balance: float = option(0.3, "weight of the mutual information of image and decision", ge=0.0)
+    enough: float = option(0.2, "nats of that information from which a block gets no more reward", ge=0.0)
     quiet: float = option(0.3, "share of stage 2, at its end, without noise", ge=0.0, le=1.0)
     pretraining: float = option(0.5, "share of the epochs that stage 1 takes", gt=0.0, lt=1.0)
     hidden: int = option(16, "channels inside a masker, with batch norm and ReLU; 0: the paper's single layer", ge=0)
@@ -89,7 +90,7 @@ class LAUDNet(Method):
         rates = torch.cat([d.used for d in output.trace.values()], dim=1).mean(dim=0)  # (blocks,)
         budget = (output.share().mean() - self.target).square() + outside_of_bounds(rates, self.target, progress)
         loss = cross_entropy(output, labels) + self.weight * budget.float()
-        loss = loss - self.balance * binary_information(chances, chances)
+        loss = loss - self.balance * binary_information(chances, chances, self.enough)
         if TEACHER in output.said:
             loss = loss + self.distillation * divergence(output.logits, output.said[TEACHER], KD_TEMPERATURE)
         return loss
