@@ -7,13 +7,13 @@ network first answered rightly; a stream without any counts with all its frames,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dyncomp.core import Decision, Net
+from dyncomp.core import Net
 from dyncomp.data import Split, Streams
 from dyncomp.profile.evaluation import BATCH_SIZE
 
@@ -24,7 +24,7 @@ Figures = dict[str, Any]
 class Answers:
     """What became of each frame of a split, in order: answered (N,) bool, right (N,) bool, macs (N,) int64.
 
-    `right` is about the answer that a frame has, be it given or abandoned.
+    `right` is about the answer that a frame has, be it given or abandoned; without one it is false.
     """
 
     answered: Tensor
@@ -41,19 +41,20 @@ def stream_figures(net: Net, site: str, split: Split, streams: Streams, seed: in
     """The network's own judgement, finishing every frame and dropping frames at random, as plain numbers by name.
 
     `site` is an op with one unit, the rest of the network: a frame is answered when the unit is used. As many frames
-    are dropped at random, drawn by `seed`, as the network abandons by itself. All three run in the sparse form, and
-    what they cost is priced by their decisions. Raises ValueError for a site that is none, and for a split that is not
-    the one the streams are of.
+    are dropped at random, drawn by `seed`, as the network abandons by itself. The network runs in the sparse form, and
+    what it costs is priced by its decisions. The two others need no judgement, so they do not pay for it: a frame that
+    they finish costs the network without the judge, and one dropped at random costs nothing. Raises ValueError for a
+    site that is none, and for a split that is not the one the streams are of.
     """
     if site not in net.sites or net.sites[site].units != 1:
         ones = [name for name, op in net.sites.items() if op.units == 1]
         raise ValueError(f"{site!r} judges no frames; the sites with one unit are {', '.join(ones) or 'none'}")
     count = len(split)
-    own = _run(net, site, split, None)
-    everything = _run(net, site, split, torch.ones(count))
+    own = _run(net, site, split, finish=False)
+    everything = _finished(net, site, split)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    kept = torch.zeros(count).index_fill(0, order[: int(own.answered.sum())], 1.0)
-    policies = {"gate": own, "finish_all": everything, "random": _run(net, site, split, kept)}
+    kept = torch.zeros(count, dtype=torch.bool).index_fill(0, order[: int(own.answered.sum())], True)
+    policies = {"gate": own, "finish_all": everything, "random": _only(everything, kept)}
     return {name: policy_figures(answers, everything.right, streams) for name, answers in policies.items()}
 
 
@@ -138,20 +139,29 @@ def _macs_until(macs: Tensor, frames: Tensor, length: int) -> Tensor:
     return macs.view(-1, length).cumsum(1).gather(1, frames[:, None] - 1).squeeze(1)
 
 
-def _run(net: Net, site: str, split: Split, used: Tensor | None) -> Answers:
-    """Answers in the sparse form; `used` (N,) 0 or 1 says which frames are finished, None leaves it to the network."""
+def _finished(net: Net, site: str, split: Split) -> Answers:
+    """Every frame finished, without a judge."""
+    answers = _run(net, site, split, finish=True)
+    assert net.costs is not None  # frames have been priced
+    return replace(answers, macs=answers.macs - net.costs.sites[site].overhead)
+
+
+def _only(answers: Answers, kept: Tensor) -> Answers:
+    """Of these answers those `kept` (N,) bool; the other frames were never looked at."""
+    return Answers(kept, answers.right & kept, answers.macs * kept)
+
+
+def _run(net: Net, site: str, split: Split, finish: bool) -> Answers:
+    """Answers in the sparse form, every frame finished or as the network decides."""
     parameter = next(net.parameters())
     answered, right, macs = [], [], []
     with torch.inference_mode():
-        for images, labels, index in split.batches(BATCH_SIZE):
-            forced = _forced(net, site, None if used is None else used[index].to(parameter))
+        for images, labels, _ in split.batches(BATCH_SIZE):
+            wish = torch.ones(len(images), 1).to(parameter)
+            forced = {site: net.sites[site].forced(wish, wish)} if finish else None
             images = images.to(parameter.device, parameter.dtype, memory_format=torch.channels_last)
             output = net(images, sparse=True, decisions=forced)
             answered.append((output.trace.executed(site)[:, 0] > 0.5).cpu())
             right.append(output.logits.argmax(1).cpu() == labels)
             macs.append(output.macs().round().long().cpu())
     return Answers(torch.cat(answered), torch.cat(right), torch.cat(macs))
-
-
-def _forced(net: Net, site: str, used: Tensor | None) -> dict[str, Decision] | None:
-    return None if used is None else {site: net.sites[site].forced(used[:, None], used[:, None])}

@@ -11,8 +11,8 @@ from dyncomp.report.tables import Table, row_of
 
 POLICIES = {
     "gate": "the network's own judgement",
-    "finish_all": "finishing every frame",
-    "random": "dropping as many frames at random",
+    "finish_all": "finishing every frame, without a judge",
+    "random": "dropping as many frames at random, unseen",
 }
 STREAM_FIGURES = (
     ("right of the answered", "accuracy_answered", n.percent),

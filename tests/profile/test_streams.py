@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from dyncomp import build
 from dyncomp.data import ImageSplit, Streams
 from dyncomp.profile import stream_figures
 from dyncomp.profile.streams import (
@@ -18,7 +19,7 @@ from dyncomp.profile.streams import (
     policy_figures,
     share_by_kind,
 )
-from tests.handmade import ALWAYS_MACS, BODY_MACS, bright_or_dark, gated_net, never
+from tests.handmade import ALWAYS_MACS, BODY_MACS, SIDE, bright_or_dark, gated_net, never
 
 # Four streams of three frames. A: answered wrongly, then rightly. B: abandons two, the third is right.
 # C: never right though answered. D: never answered, though its abandoned guess is right.
@@ -133,7 +134,7 @@ def test_finishing_everything_and_dropping_at_random() -> None:
     assert everything["accuracy_abandoned_if_finished"] is None
     assert (everything["frames_to_first_right"], everything["share_never_right"]) == (1, 0)
     assert random["share_answered"] == found["gate"]["share_answered"]
-    assert random["macs_per_stream"] == found["gate"]["macs_per_stream"]
+    assert random["macs_per_stream"] == 2 * (ALWAYS_MACS + BODY_MACS)  # what is dropped unseen costs nothing
 
 
 def test_random_is_drawn_by_the_seed() -> None:
@@ -145,8 +146,21 @@ def test_random_is_drawn_by_the_seed() -> None:
 
 def test_a_gate_that_never_opens() -> None:
     found = figures(net=gated_net(never))
-    assert found["gate"] == found["random"]
-    assert found["gate"]["share_never_answered"] == 1
+    gate, random = found["gate"], found["random"]
+    assert gate["share_never_answered"] == random["share_never_answered"] == 1
+    assert (gate["macs_per_stream"], random["macs_per_stream"]) == (4 * ALWAYS_MACS, 0)
+
+
+def test_only_the_judged_pay_for_the_judge() -> None:
+    net = build("frame_gate", "cifar_resnet8", classes=2, in_channels=2, image_size=SIDE)
+    plain = build("static", "cifar_resnet8", classes=2, in_channels=2, image_size=SIDE)
+    assert net.costs is not None and plain.costs is not None
+    site = net.costs.sites["judge"]
+    found = stream_figures(net, "judge", *frames(BRIGHT), seed=0)
+    answered = found["gate"]["share_answered"]
+    assert found["gate"]["macs_per_stream"] == 4 * (net.costs.always + site.overhead + answered * site.units[0])
+    assert found["finish_all"]["macs_per_stream"] == 4 * plain.costs.full
+    assert found["random"]["macs_per_stream"] == 4 * answered * plain.costs.full
 
 
 def test_figures_are_plain() -> None:

@@ -27,6 +27,6 @@ def test_every_policy_has_its_row_and_what_is_missing_is_a_dash() -> None:
     table = stream_table({"gate": figures, "random": figures})
     assert table is not None
     gate, random = texts(table)
-    assert (gate[0], random[0]) == ("the network's own judgement", "dropping as many frames at random")
+    assert (gate[0], random[0]) == ("the network's own judgement", "dropping as many frames at random, unseen")
     assert gate[1:] == ["97.0 %", "50.0 %", "8.00 M", MISSING, MISSING, MISSING, MISSING]
     assert len(gate) == len(table.headers)
