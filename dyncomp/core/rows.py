@@ -16,11 +16,6 @@ def is_channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-def images_in(x: Tensor | tuple[Tensor, ...]) -> int:
-    """How many images the features are of."""
-    return len(x[0] if isinstance(x, tuple) else x)
-
-
 def take(x: Features, rows: Tensor) -> Features:
     """The images at `rows`, in x's own layout (`index_select` alone would return a channels-last batch as NCHW)."""
     if isinstance(x, tuple):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dyncomp import build, create_method
-from dyncomp.core import Net
+from dyncomp.core import Net, Voter
 from dyncomp.core.decisions import all_on
 from dyncomp.errors import InvalidValue
 from dyncomp.train import save_checkpoint, start_from
@@ -37,6 +37,22 @@ def test_with_everything_on_it_answers_as_the_checkpoint(method: str, checkpoint
     start_from(net, checkpoint, create_method(method).stages())
     images = torch.randn(4, 1, 8, 8)
     torch.testing.assert_close(net(images, decisions=all_on(net, 4)).logits, plain(images).logits)
+
+
+@pytest.mark.parametrize(
+    "method", ["model_ensemble", 'model_ensemble(combine="majority", cascade=True)', "branch_ensemble"]
+)
+@torch.no_grad()
+def test_of_an_ensemble_the_first_member_begins_so_and_the_others_differ(method: str, checkpoint: Path) -> None:
+    net, plain = network(method), network("static")
+    start_from(plain, checkpoint, create_method("static").stages())
+    start_from(net, checkpoint, create_method(method).stages())
+    images = torch.randn(4, 1, 8, 8)
+    members = [module for module in net.modules() if isinstance(module, Voter)]
+    trunk = net.model.trunk if method == "branch_ensemble" else torch.nn.Identity()
+    first, second, third = (voter.member(trunk(images)) for voter in members)
+    torch.testing.assert_close(first, plain(images).logits)
+    assert min(float((a - b).abs().max()) for a, b in ((first, second), (second, third), (third, first))) > 1e-3
 
 
 def test_stages_that_only_pretrain_are_left_out(checkpoint: Path) -> None:
