@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dyncomp.core.net import Net
 from dyncomp.core.op import Op, with_strongest
 from dyncomp.core.rows import put, take
 from dyncomp.core.trace import Decision
@@ -97,6 +98,16 @@ class Routed(Op):
         used = with_strongest(used, weight)
         shares = _shares((weight + 1e-3) * used)
         return Decision(used, shares, shares)
+
+
+def harden(net: Net, progress: float, at_last: float) -> None:
+    """Move all weights from soft ones to those of use between a quarter and three quarters of a stage.
+
+    `at_last` is the share of the soft ones that stays.
+    """
+    for op in net.sites.values():
+        assert isinstance(op, Routed)
+        op.soft = min(1.0, max(at_last, 1.5 - 2 * progress))
 
 
 def _shares(weight: Tensor) -> Tensor:

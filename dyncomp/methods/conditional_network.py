@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Method, Net, Output, Routed, Stage, Trace, categorical_information, chain
+from dyncomp.core import Backbone, Method, Output, Routed, Stage, Trace, categorical_information, chain
 from dyncomp.core.attach import needs_single_maps
 from dyncomp.core.gates import pooled
+from dyncomp.core.routed import harden
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -100,7 +102,7 @@ class ConditionalNetwork(Method):
 
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
-        return (Stage("routed", 1.0, self._routed, adjust=_harden),)
+        return (Stage("routed", 1.0, self._routed, adjust=partial(harden, at_last=SOFT_AT_LAST)),)
 
     def _routed(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         chances = leaf_chances(output.trace)
@@ -139,13 +141,6 @@ def leaf_chances(trace: Trace) -> Tensor:
             here = here * units.pop(parent)[:, None]  # (B, U)
         units |= {(site, unit): here[:, unit] for unit in range(here.shape[1])}
     return torch.stack(list(units.values()), dim=1)
-
-
-def _harden(net: Net, progress: float) -> None:
-    """From soft weights to those of use between a quarter and three quarters of the stage."""
-    for op in net.sites.values():
-        assert isinstance(op, Routed)
-        op.soft = min(1.0, max(SOFT_AT_LAST, 1.5 - 2 * progress))
 
 
 def _grouped(layer: nn.Module, groups: int, backbone: Backbone, name: str) -> nn.Module:

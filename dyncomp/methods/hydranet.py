@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Batches, Method, Net, Output, ResidualBlock, Routed, Stage, chain
+from dyncomp.core import Backbone, Batches, Decision, Method, Net, Output, ResidualBlock, Routed, Stage, chain
 from dyncomp.core.attach import needs_single_maps
 from dyncomp.core.gates import pooled
 from dyncomp.core.op import Taped
+from dyncomp.core.routed import harden
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -110,7 +112,7 @@ class HydraNet(Method):
         """See `Method.stages`."""
         return (
             Stage("partition", 0.4, lambda output, labels, progress: self.loss(output, labels)),
-            Stage("gated", 0.6, self._gated, prepare=divide_classes, adjust=_harden),
+            Stage("gated", 0.6, self._gated, prepare=divide_classes, adjust=partial(harden, at_last=SOFT_AT_LAST)),
         )
 
     def _gated(self, output: Output, labels: Tensor, progress: float) -> Tensor:
@@ -156,7 +158,10 @@ class Features(Taped):
 
 
 def divide_classes(net: Net, batches: Batches) -> None:
-    """Cluster the classes by their mean features on the training split and give each branch its share of them."""
+    """Cluster the classes by their mean features on the training split and give each branch its share of them.
+
+    Features are those that the prediction layer has learnt to read: of all branches, by soft weights.
+    """
     (gate,) = (module for module in net.modules() if isinstance(module, Gate))
     (features,) = (module for module in net.modules() if isinstance(module, Features))
     (op,) = net.sites.values()
@@ -164,13 +169,19 @@ def divide_classes(net: Net, batches: Batches) -> None:
     counts = torch.zeros(len(gate.partition), dtype=torch.float64)
     with torch.no_grad():
         for images, labels in batches():
-            said = net(images, sparse=False).said[features.site].double().cpu()  # (B, F)
+            said = net(images, sparse=False, decisions=_soft(net, images)).said[features.site].double().cpu()  # (B, F)
             sums = said.new_zeros(len(counts), said.shape[1]) if sums is None else sums  # (Y, F)
             sums.index_add_(0, labels.cpu(), said)
             counts += labels.cpu().bincount(minlength=len(counts))
     assert sums is not None  # a training split has images
     means = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), sums.sum(0) / counts.sum())
     gate.partition.copy_(balanced_partition(means, op.units))
+
+
+def _soft(net: Net, images: Tensor) -> dict[str, Decision]:
+    """All branches, weighted by the gate's chances."""
+    ((site, decision),) = net(images, sparse=False).trace.items()
+    return {site: replace(decision, used=torch.ones_like(decision.used), weight=decision.probability)}
 
 
 def balanced_partition(means: Tensor, groups: int) -> Tensor:
@@ -203,13 +214,6 @@ def _centroids(means: Tensor, groups: int) -> Tensor:
     fitted = KMeans(min(groups, len(points)), n_init=10, random_state=0).fit(points)
     centroids = torch.from_numpy(fitted.cluster_centers_)
     return torch.cat([centroids, means.mean(0).expand(groups - len(centroids), -1)])
-
-
-def _harden(net: Net, progress: float) -> None:
-    """From soft weights to those of use between a quarter and three quarters of the stage."""
-    for op in net.sites.values():
-        assert isinstance(op, Routed)
-        op.soft = min(1.0, max(SOFT_AT_LAST, 1.5 - 2 * progress))
 
 
 def _before_last_stage(backbone: Backbone) -> int:

@@ -99,6 +99,31 @@ def test_the_partition_is_that_of_the_class_means_and_survives_a_checkpoint(tmp_
     assert torch.equal(gate_of(other).partition, partition)
 
 
+@torch.no_grad()
+def test_the_partition_sees_all_branches_by_soft_weights() -> None:
+    net = build("hydranet(branches=3, top=1)", "cifar_resnet8", **SMALL).double()
+    images = torch.randn(60, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.arange(60) % 6
+    layers = dict(net.model.named_children())
+    op = layers["branches"]
+    assert isinstance(op, Routed)
+    x = images
+    for name, layer in layers.items():
+        if name == "branches":
+            break
+        x = layer(x)
+    chances = gate_of(net).judge(x).softmax(1)
+    every = torch.stack([branch(x).mean((2, 3)) for branch in op.branches], dim=1)  # (B, U, F)
+    soft = (chances[:, :, None] * every).sum(1)
+    hard = every[torch.arange(60), chances.argmax(1)]
+    by_soft, by_hard = (
+        balanced_partition(torch.stack([f[labels == y].mean(0) for y in range(6)]), 3) for f in (soft, hard)
+    )
+    divide_classes(net, lambda: [(images[:25], labels[:25]), (images[25:], labels[25:])])
+    assert torch.equal(gate_of(net).partition, by_soft)
+    assert not torch.equal(by_soft, by_hard)
+
+
 def test_the_gated_loss_by_hand() -> None:
     scores = torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]])
     partition = torch.tensor([1, 0, 1])
