@@ -33,7 +33,8 @@ class ConditionalNetwork(Method):
     weighted by the router; single-best (`most=1`) or multi-way in use. A path is as long as the backbone, so routing
     alone adds capacity and saves nothing. Implicit routing saves: below the first router the convolutions are cut into
     `implicit` groups, block-diagonal weights that no router decides about, at 1/`implicit` of their price; layers whose
-    channels do not divide stay whole. `implicit=1` leaves that out.
+    channels do not divide stay whole. `implicit=1` leaves that out; `depth=0` leaves out the routers, and what remains
+    is the static network with filter groups in its later half (the paper's grow from stage to stage).
 
     A tree has children**depth leaves, and with `most=1` no more routes than that. The paper fixes neither the places
     of routers nor how soft training becomes single-best use. Interpretations: levels stand at every block towards the
@@ -46,12 +47,15 @@ class ConditionalNetwork(Method):
 
     examples: ClassVar[tuple[str, ...]] = (
         "conditional_network(depth=1, children=3, most=2, after=(1,), hidden=4, implicit=1)",
+        "conditional_network(depth=0, implicit=4)",
     )
 
-    depth: int = option(2, "levels of routers", ge=1)
+    depth: int = option(2, "levels of routers; 0: none, filter groups alone", ge=0)
     children: int = option(4, "children of each router", ge=2)
     most: int = option(1, "children that an image goes on to: 1 is the paper's single-best, more its multi-way", ge=1)
-    after: tuple[int, ...] | None = option(None, "blocks before each level's routers; None: one per block at the end")
+    after: tuple[int, ...] | None = option(
+        None, "blocks before each level's routers, None: one per block at the end; with depth=0 before the groups"
+    )
     hidden: int | None = option(None, "units of the routers' hidden layer; None: no such layer", ge=1)
     implicit: int = option(2, "groups of the convolutions below the first router (implicit routing)", ge=1)
     balance: float = option(1.0, "weight of the mutual information of image and leaf", ge=0.0)
@@ -62,10 +66,13 @@ class ConditionalNetwork(Method):
             raise InvalidValue(
                 f"conditional_network: most={self.most} of {self.children} children; give most from 1 to children"
             )
-        if self.after is not None and (len(self.after) != self.depth or sorted(set(self.after)) != list(self.after)):
+        if self.depth == 0 and self.implicit == 1:
+            raise InvalidValue("conditional_network: depth=0 and implicit=1 route nothing; give one of them more")
+        levels = max(1, self.depth)  # without routers, where the filter groups begin
+        if self.after is not None and (len(self.after) != levels or sorted(set(self.after)) != list(self.after)):
             raise InvalidValue(
                 f"conditional_network: after={self.after} for depth={self.depth}; "
-                "give as many numbers of blocks as there are levels, each greater than the one before"
+                f"give {levels} numbers of blocks, each greater than the one before"
             )
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
@@ -73,19 +80,23 @@ class ConditionalNetwork(Method):
         backbone = new()
         names = [name for name, _ in backbone.layers()]
         levels = [names.index(backbone.blocks[at]) for at in self._places(backbone)]
+        if self.depth == 0:
+            layers = backbone.layers()
+            return chain([*layers[: levels[0]], *self._implicitly(layers[levels[0] :], backbone)])
         cuts = list(pairwise([0, *levels, len(names)]))
         return self._grown(new, cuts, backbone)
 
     def _places(self, backbone: Backbone) -> Sequence[int]:
-        """How many blocks stand before the routers of each level."""
+        """How many blocks stand before the routers of each level; without routers, before the filter groups."""
         needs_single_maps(backbone, "conditional_network")
         blocks = len(backbone.blocks)
-        places = range(blocks - self.depth, blocks) if self.after is None else self.after
+        spread = range(blocks - self.depth, blocks) if self.depth else (blocks // 2,)
+        places = spread if self.after is None else self.after
         if not 0 <= min(places) <= max(places) < blocks:
             wrong = f"depth={self.depth}" if self.after is None else f"after={self.after}"
             raise CannotAttach(
                 f"conditional_network: {wrong} of {backbone.name}'s {blocks} blocks; "
-                f"give depth from 1 to {blocks}, and after from 0 to {blocks - 1}"
+                f"give depth from 0 to {blocks}, and after from 0 to {blocks - 1}"
             )
         return places
 
@@ -93,18 +104,24 @@ class ConditionalNetwork(Method):
         """The node of the first of `cuts`, its layers taken from `backbone`, with all below it."""
         layers = backbone.layers()[slice(*cuts[0])]
         if cuts[0][0] > 0:
-            layers = [(name, _grouped(layer, self.implicit, backbone, name)) for name, layer in layers]
+            layers = self._implicitly(layers, backbone)
         if len(cuts) == 1:
             return chain(layers)
         router = Router(_channels(backbone.layers()[cuts[1][0]][1]), self.hidden, self.children)
         children = [self._grown(new, cuts[1:], new()) for _ in range(self.children)]
         return chain([*layers, ("split", Routed(children, router, self.most, soft=1.0))])
 
+    def _implicitly(self, layers: Sequence[tuple[str, nn.Module]], backbone: Backbone) -> list[tuple[str, nn.Module]]:
+        """The layers in filter groups."""
+        return [(name, _grouped(layer, self.implicit, backbone, name)) for name, layer in layers]
+
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
         return (Stage("routed", 1.0, self._routed, adjust=partial(harden, at_last=SOFT_AT_LAST)),)
 
     def _routed(self, output: Output, labels: Tensor, progress: float) -> Tensor:
+        if self.depth == 0:
+            return self.loss(output, labels)
         chances = leaf_chances(output.trace)
         even, sharp = evenness(chances), categorical_information(chances)  # sharp: even, and each image sure
         settled = min(1.0, 2 * progress)

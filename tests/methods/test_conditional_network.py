@@ -49,6 +49,25 @@ def test_filter_groups_are_the_later_blocks_only_where_channels_allow() -> None:
     assert {part.groups for part in odd.modules() if isinstance(part, nn.Conv2d)} == {1}
 
 
+@pytest.mark.parametrize(("after", "begin"), [("", 1), ("after=(2,), ", 2), ("after=(0,), ", 0)])
+def test_without_routers_it_is_the_static_network_in_filter_groups(after: str, begin: int) -> None:
+    method = create_method(f"conditional_network(depth=0, {after}implicit=4)")
+    net = build(method, "cifar_resnet8", classes=6, image_size=32)
+    pixels = 32 * 32
+    stage1 = pixels * 2 * 16 * 16 * 9
+    stage2 = pixels // 4 * (16 * 32 * 9 + 32 * 32 * 9 + 16 * 32)
+    stage3 = pixels // 16 * (32 * 64 * 9 + 64 * 64 * 9 + 32 * 64)
+    blocks = sum(macs // (4 if at >= begin else 1) for at, macs in enumerate((stage1, stage2, stage3)))
+    assert net.costs is not None
+    assert (list(net.sites), net.costs.full) == ([], pixels * 3 * 16 * 9 + blocks + 64 * 6)
+    output = net.train()(torch.randn(4, 3, 32, 32))
+    labels = torch.arange(4)
+    (stage,) = method.stages()
+    assert stage.adjust is not None
+    stage.adjust(net, 0.5)
+    torch.testing.assert_close(stage.loss(output, labels, 0.5), nn.functional.cross_entropy(output.logits, labels))
+
+
 def by_hand_tree() -> tuple[Trace, list[list[float]]]:
     """A root and two routers below it, two images; and their leaves' chances."""
     root, left, right = [[0.75, 0.25], [0.5, 0.5]], [[0.5, 0.5], [0.25, 0.75]], [[1.0, 0.0], [0.5, 0.5]]
@@ -116,6 +135,8 @@ def test_where_there_is_no_place_the_reason_is_said(spec: str, backbone: str, sa
         ("conditional_network(children=2, most=3)", "most=3 of 2 children"),
         ("conditional_network(depth=2, after=(2,))", r"after=\(2,\) for depth=2"),
         ("conditional_network(depth=2, after=(2, 1))", r"after=\(2, 1\) for depth=2"),
+        ("conditional_network(depth=0, after=(1, 2))", r"after=\(1, 2\) for depth=0; give 1 numbers"),
+        ("conditional_network(depth=0, implicit=1)", "depth=0 and implicit=1 route nothing"),
     ],
 )
 def test_wrong_values_are_said_in_one_line(spec: str, said: str) -> None:
