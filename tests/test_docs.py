@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dyncomp.bench import benchmark
@@ -80,6 +81,27 @@ def test_the_tutorials_method_gets_its_row_in_the_report(linear_gate: Path, tmp_
     assert list(table["spec"]) == ["static", "linear_gate(share=0.5)", "linear_gate(share=0.7)"]
     assert set(table["status"]) == {"ok"}
     assert "linear_gate" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def shown(row: pd.Series) -> list[str]:
+    """The README's first columns for one method, from the figures that do not depend on the batch."""
+    ratios = [f"{row[key]:.2f}x" for key in ("speedup_claimed", "speedup_executed")]
+    return [f"`{row['spec']}`", f"{row['top1']:.1f} %", f"{row['macs'] / 1e6:.2f} M", *ratios]
+
+
+def test_the_readmes_table_is_that_of_the_run_it_names() -> None:
+    (folder,) = set(re.findall(r"\]\((reports/[^/]+)/report\.md\)", README))
+    results = pd.read_csv(ROOT / folder / "results.csv")
+    block = re.search(r"^\| method \| top-1 \|.*\n\|[-|]+\n((?:\|.*\n)+)", README, re.MULTILINE)
+    assert block is not None
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block[1].splitlines()]
+    assert rows
+    for cells in rows:
+        of_method = results[results["spec"] == cells[0].strip("`")].sort_values("batch_size")
+        first = of_method.iloc[0]
+        realised = [f"{value:.2f}x" for value in of_method["speedup_realised"]]
+        exchanged = "" if pd.isna(first["route_exchange_top1"]) else f"{first['route_exchange_top1']:.1f} %"
+        assert cells == [*shown(first), *realised, str(first["routes"]), exchanged]
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

@@ -42,8 +42,8 @@ class Lkam(Method):
     paper). Where every switch of a layer is off for an image, the strongest stays on.
 
     Against collapse, none of it in the paper: switches begin open (`start`), the pressure grows from nothing over the
-    first half of the soft stage, and `balance` rewards decisions that depend on the image, so that the budget is not
-    met by a fixed pruning.
+    first half of the soft stage, and, with a target, `balance` rewards decisions that depend on the image, so that the
+    budget is not met by a fixed pruning.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("lkam(groups=4, target=None, hard=0.0, gain=1.0)",)

@@ -26,14 +26,15 @@ def recurrent(channels: int, start: float = 0.9) -> RecurrentGate:
         (FeedForwardGate(16, deep=True, start=0.9), 15.6, 16 * 16 * 9 * (16 * 16 + 8 * 8) + 16 * 2),
         (FeedForwardGate(16, deep=False, start=0.9), 12.5, 16 * 16 * 9 * 16 * 16 + 16 * 2),
         (recurrent(16), 0.0205, 16 * 10 + 2 * 10 * 40 + 10),
+        (recurrent(64), 0.0307, 64 * 10 + 2 * 10 * 40 + 10),  # in the last stage, where the blocks cost the same
     ],
-    ids=["FFGate-I", "FFGate-II", "recurrent"],
+    ids=["FFGate-I", "FFGate-II", "recurrent", "recurrent, last stage"],
 )
 @torch.no_grad()
 def test_gates_cost_what_the_paper_says(gate: nn.Module, percent: float, macs: int) -> None:
     gate.eval()
     with MacCounter() as counter:
-        gate(torch.zeros(1, 16, 32, 32))
+        gate(torch.zeros(1, gate.projection.in_channels if isinstance(gate, RecurrentGate) else 16, 32, 32))
     assert counter.total == macs
     assert 100 * macs / BLOCK == pytest.approx(percent, rel=0.01)
 

@@ -133,6 +133,20 @@ def test_full_nets_in_both_conventions(backbone: str, side: int, blocks: int, ma
     assert net.costs.full - net.costs.without_overhead == net.costs.overhead > 0
 
 
+@pytest.mark.parametrize(
+    ("backbone", "side", "kept", "flops", "within"),
+    [("resnet101", 224, 24.77, 1.25e10, 1e-2), ("cifar_resnet110(shortcut='pad')", 32, 16.93, 1.81e8, 2e-2)],
+)
+def test_its_published_operating_points_count_every_multiply_add_twice(
+    backbone: str, side: int, kept: float, flops: float, within: float
+) -> None:
+    net = build("blockdrop", backbone, classes=1000 if side == 224 else 10, image_size=side)
+    assert net.costs is not None
+    units = net.costs.sites["plan"].units  # published is only how many blocks were kept, not which
+    macs = net.costs.always + net.costs.overhead + kept * sum(units) / len(units)
+    assert 2 * macs == pytest.approx(flops, rel=within)
+
+
 def test_a_backbone_without_shortcuts_is_refused() -> None:
     with pytest.raises(CannotAttach, match=r"^blockdrop: mobilenet_v1"):
         build("blockdrop", "mobilenet_v1(width=0.25)", **SMALL)
