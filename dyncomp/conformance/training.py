@@ -55,9 +55,7 @@ def _begun(case: Case, stage: Stage) -> Net:
     net = stage.trained(whole).double().train()
     if net.costs is None:
         net.costs = measure_costs(net, case.images()[:1])
-    for name, module in net.named_modules():
-        if stage.holds(name):
-            module.training = False
+    stage.hold_batch_norms(net)
     net.tape.sampling = stage.sampling
     if stage.adjust is not None:
         stage.adjust(net, 1.0)

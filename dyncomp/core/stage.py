@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyncomp.core.net import Net, Output
 
@@ -51,6 +52,12 @@ class Stage:
     def trains(self, parameter: str) -> bool:
         """Whether the parameter of that name learns in this stage."""
         return any(fnmatchcase(parameter, pattern) for pattern in self.learns)
+
+    def hold_batch_norms(self, net: Net) -> None:
+        """Let those of a network in training whose statistics the stage holds use their running ones."""
+        for name, layer in net.named_modules():
+            if isinstance(layer, _BatchNorm) and self.holds(name):
+                layer.eval()
 
     def holds(self, module: str) -> bool:
         """Whether a batch norm of that name keeps its statistics in this stage."""

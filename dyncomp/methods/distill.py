@@ -17,8 +17,8 @@ from dyncomp.errors import DyncompError, InvalidValue
 from dyncomp.registry import METHODS, register_method
 from dyncomp.spec import option
 
-TEACHER = "teacher"
-"""under which name the teacher's logits are said"""
+TEACHER = "distill.teacher"
+"""under which name the teacher stands beside the student, and its logits are said; a student may have a `teacher`"""
 
 
 @register_method("distill", paper="arXiv:1503.02531")
@@ -77,6 +77,7 @@ class Distill(Method):
             share=stage.share * (1 - self.teacher_share),
             loss=partial(self._distilled, stage.loss),
             prepare=partial(_prepare_student, stage.prepare),
+            trained=partial(_accompanied, stage.trained),
         )
 
     def _distilled(self, own: Loss, output: Output, labels: Tensor, progress: float) -> Tensor:
@@ -98,13 +99,11 @@ class Teaching:
 
     def __init__(self, teacher: Net) -> None:
         self.net = teacher
-        self.listens = False
 
     def begin(self, student: Net) -> None:
         """Let the student's passes be accompanied from now on."""
-        if not self.listens:
+        if all(hook is not self for hook in student._forward_hooks.values()):
             student.register_forward_hook(self)
-            self.listens = True
 
     def __call__(self, student: nn.Module, given: tuple[Any, ...], output: Output) -> Output | None:
         """The output with the teacher's logits (B, Y) for the same images; None, no change, outside of training."""
@@ -143,6 +142,13 @@ def _prepare_student(prepare: Callable[[Net, Batches], None] | None, net: Net, b
     _teaching(net).begin(net)
     if prepare is not None:
         prepare(net, batches)
+
+
+def _accompanied(trained: Callable[[Net], Net], net: Net) -> Net:
+    """The network that a stage of the student trains, which need not be the student's own (a plain one at first)."""
+    student = trained(net)
+    _teaching(net).begin(student)
+    return student
 
 
 def _inner(role: str, spec: str) -> Method:

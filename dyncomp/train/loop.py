@@ -8,7 +8,6 @@ from itertools import count, pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dyncomp.core import Net, Stage, measure_costs
@@ -91,7 +90,7 @@ class _Training:
             net.costs = measure_costs(net, self.probe[:1])
         convert_conv2d_weight_memory_format(net, torch.channels_last)
         net.train()
-        _hold_statistics(net, stage)
+        stage.hold_batch_norms(net)
         net.tape.sampling = stage.sampling
         return net
 
@@ -123,12 +122,6 @@ def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     with torch.random.fork_rng(list(gpus)):
         torch.manual_seed(seed)
         yield
-
-
-def _hold_statistics(net: Net, stage: Stage) -> None:
-    for name, layer in net.named_modules():
-        if isinstance(layer, _BatchNorm) and stage.holds(name):
-            layer.eval()
 
 
 def _hold_all_but(net: Net, stage: Stage) -> dict[str, nn.Parameter]:

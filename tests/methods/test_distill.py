@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dyncomp import build, create_method
+from dyncomp.conformance import Case
+from dyncomp.conformance.training import stages_train_what_they_claim
 from dyncomp.core import Net, Output, Seen, Stage
 from dyncomp.core.losses import divergence
 from dyncomp.errors import CannotAttach, DyncompError
-from dyncomp.methods.distill import Distill
+from dyncomp.methods.distill import TEACHER, Distill
 from dyncomp.registry import METHODS
 from dyncomp.spec import parse_spec, spec_of
 
@@ -64,7 +66,7 @@ def test_hot_distillation_matches_logits() -> None:
 def test_the_students_loss_weighs_its_own_and_the_soft_one(alpha: float) -> None:
     net, stage = begun(Distill(alpha=alpha, temperature=3.0), -1)
     output = net.train()(IMAGES)
-    own, soft = F.cross_entropy(output.logits, LABELS), divergence(output.logits, output.said["teacher"], 3.0)
+    own, soft = F.cross_entropy(output.logits, LABELS), divergence(output.logits, output.said[TEACHER], 3.0)
     torch.testing.assert_close(
         stage.loss(output, LABELS, 0.5).double(), (1 - alpha) * own + alpha * soft, rtol=1e-5, atol=1e-6
     )
@@ -81,7 +83,7 @@ def test_the_teacher_answers_as_in_evaluation_and_nobody_leaves_it(spec: str) ->
     teacher = teacher_of(method, net)
     teacher.train()  # as a stage of its own left it
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    said = net.train()(IMAGES).said["teacher"]
+    said = net.train()(IMAGES).said[TEACHER]
     assert not said.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     plain = copy.deepcopy(teacher).eval()
@@ -113,12 +115,12 @@ def test_a_copy_has_a_teacher_of_its_own() -> None:
     other = copy.deepcopy(net)
     first, second = teacher_of(method, net), teacher_of(method, other)
     assert first is not second
-    said = net.train()(IMAGES).said["teacher"]
-    torch.testing.assert_close(other.train()(IMAGES).said["teacher"], said)
+    said = net.train()(IMAGES).said[TEACHER]
+    torch.testing.assert_close(other.train()(IMAGES).said[TEACHER], said)
     with torch.no_grad():
         next(second.parameters()).zero_()
-    assert torch.equal(net(IMAGES).said["teacher"], said)
-    assert not torch.equal(other(IMAGES).said["teacher"], said)
+    assert torch.equal(net(IMAGES).said[TEACHER], said)
+    assert not torch.equal(other(IMAGES).said[TEACHER], said)
 
 
 def test_the_teacher_follows_the_precision() -> None:
@@ -184,6 +186,21 @@ def test_what_is_wrong_inside_is_said_in_one_line(spec: str, said: str) -> None:
     with pytest.raises(DyncompError, match=said) as caught:
         create_method(spec)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize("name", [entry.name for entry in METHODS.entries() if entry.name != "distill"])
+def test_any_method_is_a_teacher_and_a_student(name: str, role: str) -> None:
+    inner = {"teacher": "static", "student": "static", role: name}
+    method = Distill(**inner)
+    stages_train_what_they_claim(Case(method, "cifar_resnet8"))
+    net, stage = begun(method, -1)
+    own = len(create_method(inner["student"]).stages())
+    assert len(method.stages()) == own + len(create_method(inner["teacher"]).stages())
+    with torch.no_grad():
+        alone = net.eval()(IMAGES)  # in use nothing of the teacher's is there
+    assert TEACHER not in alone.said
+    assert stage.name.startswith("student: ")
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
