@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyncomp._build import build
 from dyncomp.conformance.examples import CLASSES, SIDE
@@ -137,7 +138,7 @@ class Case:
 def settle(net: Net, images: Tensor) -> Net:
     """Let the normalisations see images, everything on; then evaluation mode."""
     for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, _BatchNorm):
             layer.momentum = None  # the plain mean over batches
     net.train()
     with torch.no_grad(), in_turn():

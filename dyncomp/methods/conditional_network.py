@@ -34,7 +34,8 @@ class ConditionalNetwork(Method):
     alone adds capacity and saves nothing. Implicit routing saves: below the first router the convolutions are cut into
     `implicit` groups, block-diagonal weights that no router decides about, at 1/`implicit` of their price; layers whose
     channels do not divide stay whole. `implicit=1` leaves that out; `depth=0` leaves out the routers, and what remains
-    is the static network with filter groups in its later half (the paper's grow from stage to stage).
+    is the static network with filter groups in its later half. The paper's conditional VGG-11, whose groups grow from
+    stage to stage, is the backbone `vgg11(groups="implicit")`.
 
     A tree has children**depth leaves, and with `most=1` no more routes than that. The paper fixes neither the places
     of routers nor how soft training becomes single-best use. Interpretations: levels stand at every block towards the
