@@ -9,7 +9,8 @@ DyncompError
 ├── CannotAttach       a method that finds nothing to attach to in this backbone
 ├── DataNotFound       a data set whose files are nowhere to be found
 ├── OutputError        an output folder that is not ours, or cannot be written
-└── DeviceNotAvailable a device that this machine does not have
+├── DeviceNotAvailable a device that this machine does not have
+└── BadAnswer          a network whose answers cannot be measured
 
 Every message is one line: what was given, what is allowed, what to do. The command line prints it
 and exits with status 2.
@@ -21,6 +22,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "BadAnswer",
     "BrokenPlugin",
     "CannotAttach",
     "DataNotFound",
@@ -80,3 +82,7 @@ class OutputError(DyncompError):
 
 class DeviceNotAvailable(DyncompError):
     """A device that this machine does not have."""
+
+
+class BadAnswer(DyncompError):
+    """A network that fails on a batch, or whose answers have the wrong shape, are no numbers, or are not repeatable."""

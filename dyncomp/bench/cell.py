@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.stamp import git_commit, now
@@ -25,6 +27,7 @@ from dyncomp.profile import (
     stream_figures,
     warnings_of,
 )
+from dyncomp.profile.sanity import check_network, check_untrained
 from dyncomp.registry import METHODS
 from dyncomp.spec import full_options, name_of, spec_of
 from dyncomp.store import Store
@@ -35,6 +38,8 @@ Images = Mapping[str, Any]
 
 MOST_BITS = 256
 """units up to which a route is told bit by bit"""
+CHECKED = 64
+"""images that a network's answers are checked on before it is measured"""
 
 
 def run_cell(cell: Cell, store: Store, report: Callable[[Progress], None]) -> dict[str, Any]:
@@ -84,21 +89,46 @@ def _head(cell: Cell) -> dict[str, Any]:
 def _train_and_measure(cell: Cell, store: Store, report: Callable[[Progress], None]) -> tuple[dict[str, Any], Images]:
     group = cell.group
     net = group.build(cell.method).to(group.device)
+    check_untrained(net, _test_images(cell, 2).to(group.device), group.splits.classes)
     begin = time.perf_counter()
     stages = start_from(net, group.init, cell.method.stages()) if group.init else cell.method.stages()
     logs = train(net, group.splits.train, stages, group.recipe, group.seed, report)
     record: dict[str, Any] = {"train_seconds": time.perf_counter() - begin, "stages": [_stage(log) for log in logs]}
-    points = _points(net, cell)
-    test = evaluate(net, group.splits.test)
-    record |= _accuracy_and_gates(net, cell, test) | _mac_figures(net, cell, test) | {"tuned": choices()}
-    record |= {"points": points, "streams": _streams(net, cell)}
+    figures, images = measure(net, cell)
+    record |= figures
     record["warnings"] += [warning for log in logs for warning in log.warnings]
+    save_checkpoint(net, store.checkpoint_path(cell.key), _rebuilding(cell))
+    return record, images
+
+
+def measure(net: Net, cell: Cell) -> tuple[dict[str, Any], Images]:
+    """What a trained network does on the splits: accuracy, gates, MACs, operating points, streams; and image by image.
+
+    All of it follows from the weights and the data: a later call on the same weights gives the same. Raises BadAnswer.
+    """
+    splits = cell.group.splits
+    _check(net, cell)
+    points = _points(net, cell)
+    test = evaluate(net, splits.test)
+    record = _accuracy_and_gates(net, cell, test) | _mac_figures(net, cell, test) | {"tuned": choices()}
+    record |= {"points": points, "streams": _streams(net, cell)}
     if record["priced_macs"] != record["executed_macs"]:
         record["warnings"].append(
             f"priced {record['priced_macs']} MACs, but {record['executed_macs']} ran: trust neither"
         )
-    save_checkpoint(net, store.checkpoint_path(cell.key), _rebuilding(cell))
     return record, _images(test)
+
+
+def _check(net: Net, cell: Cell) -> None:
+    """Raises BadAnswer where the answers to test images cannot be measured."""
+    group = cell.group
+    images = _test_images(cell, CHECKED).to(group.device, memory_format=torch.channels_last)
+    check_network(net, images, group.splits.classes, "test images")
+
+
+def _test_images(cell: Cell, count: int) -> Tensor:
+    """The first (count, C, H, W) test images."""
+    return next(iter(cell.group.splits.test.batches(count))).images
 
 
 def _points(net: Net, cell: Cell) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dyncomp.core import Executed, Net, Trace, execute_and_count
 from dyncomp.data import Split
+from dyncomp.profile.sanity import answering, check_logits
 
 BATCH_SIZE = 256
 
@@ -33,11 +34,14 @@ class Evaluation:
 
 
 def evaluate(net: Net, split: Split) -> Evaluation:
-    """Run the sparse form over a split, in order."""
+    """Run the sparse form over a split, in order. Raises BadAnswer, with the images' numbers, where it fails."""
     labels, predictions, macs, traces = [], [], [], []
     with torch.inference_mode():
-        for images, batch_labels, _ in in_batches(net, split):
-            output = net(images, sparse=True)
+        for images, batch_labels, index in in_batches(net, split):
+            where = f"images {int(index[0])} to {int(index[-1])}"
+            with answering(where):
+                output = net(images, sparse=True)
+            check_logits(output.logits, len(images), None, where)
             labels.append(batch_labels)
             predictions.append(output.logits.argmax(1).cpu())
             macs.append(output.macs().round().long().cpu())
