@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyncomp.bench.memory import memory_figures
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.stamp import git_commit, now
 from dyncomp.core import Method, Net
@@ -27,6 +28,7 @@ from dyncomp.profile import (
     stream_figures,
     warnings_of,
 )
+from dyncomp.profile.apart import Apart
 from dyncomp.profile.sanity import check_network, check_untrained
 from dyncomp.registry import METHODS
 from dyncomp.spec import full_options, name_of, spec_of
@@ -42,12 +44,15 @@ CHECKED = 64
 """images that a network's answers are checked on before it is measured"""
 
 
-def run_cell(cell: Cell, store: Store, report: Callable[[Progress], None]) -> dict[str, Any]:
-    """Train and measure the cell; its record is in the store when this returns, also when it failed."""
+def run_cell(cell: Cell, store: Store, apart: Apart, report: Callable[[Progress], None]) -> dict[str, Any]:
+    """Train and measure the cell; its record is in the store when this returns, also when it failed.
+
+    Memory is measured in the processes of `apart`.
+    """
     record = _head(cell)
     images = None
     try:
-        figures, images = _train_and_measure(cell, store, report)
+        figures, images = _train_and_measure(cell, store, apart, report)
         record |= figures | {"status": "ok"}
     except Exception as error:  # a cell that fails is a result too; the others go on
         message = " ".join(f"{type(error).__name__}: {error}".split())
@@ -86,7 +91,9 @@ def _head(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _train_and_measure(cell: Cell, store: Store, report: Callable[[Progress], None]) -> tuple[dict[str, Any], Images]:
+def _train_and_measure(
+    cell: Cell, store: Store, apart: Apart, report: Callable[[Progress], None]
+) -> tuple[dict[str, Any], Images]:
     group = cell.group
     net = group.build(cell.method).to(group.device)
     check_untrained(net, _test_images(cell, 2).to(group.device), group.splits.classes)
@@ -97,8 +104,9 @@ def _train_and_measure(cell: Cell, store: Store, report: Callable[[Progress], No
     figures, images = measure(net, cell)
     record |= figures
     record["warnings"] += [warning for log in logs for warning in log.warnings]
-    save_checkpoint(net, store.checkpoint_path(cell.key), _rebuilding(cell))
-    return record, images
+    checkpoint = store.checkpoint_path(cell.key)
+    save_checkpoint(net, checkpoint, _rebuilding(cell))
+    return record | memory_figures(net, cell, checkpoint, apart), images
 
 
 def measure(net: Net, cell: Cell) -> tuple[dict[str, Any], Images]:

@@ -14,6 +14,7 @@ from dyncomp.bench.events import CellEnded, CellStarted, CellTrains, Listener, P
 from dyncomp.bench.plan import Cell, Plan, make_plan
 from dyncomp.bench.timing import time_group
 from dyncomp.errors import InvalidValue
+from dyncomp.profile.apart import Apart
 from dyncomp.spec import spec_of
 from dyncomp.store import Store
 from dyncomp.train import Progress
@@ -92,12 +93,13 @@ def _finished(cell: Cell, store: Store) -> bool:
 def _run_cells(cells: Sequence[Cell], store: Store, tell: Listener) -> list[Cell]:
     """Run them one after the other; returns those that failed."""
     failed = []
-    for number, cell in enumerate(cells, start=1):
-        tell(CellStarted(cell, number, len(cells)))
-        record = run_cell(cell, store, partial(_pass_on, cell, tell))
-        tell(CellEnded(cell, record))
-        if record["status"] != "ok":
-            failed.append(cell)
+    with Apart() as apart:
+        for number, cell in enumerate(cells, start=1):
+            tell(CellStarted(cell, number, len(cells)))
+            record = run_cell(cell, store, apart, partial(_pass_on, cell, tell))
+            tell(CellEnded(cell, record))
+            if record["status"] != "ok":
+                failed.append(cell)
     return failed
 
 

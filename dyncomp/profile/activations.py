@@ -20,7 +20,7 @@ def activation_bytes(run: Callable[[], object]) -> int:
     """
     with torch.no_grad(), _LiveTensors() as live:
         run()
-    return live.peak
+    return int(live.peak)
 
 
 class _LiveTensors(TorchDispatchMode):
@@ -28,7 +28,8 @@ class _LiveTensors(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.bytes = self.peak = 0
+        self.bytes = 0
+        self.peak = 0
         self._known: dict[int, int] = {}
 
     def __torch_dispatch__(
@@ -45,7 +46,7 @@ class _LiveTensors(TorchDispatchMode):
 
     @staticmethod
     def _key(tensor: Tensor) -> int:
-        return tensor.untyped_storage()._cdata
+        return int(tensor.untyped_storage()._cdata)
 
     def _follow(self, tensor: Tensor, size: int) -> None:
         key = self._key(tensor)
