@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyncomp.bench.energy import energy_figures
 from dyncomp.bench.memory import memory_figures
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.stamp import git_commit, now
@@ -106,7 +107,7 @@ def _train_and_measure(
     record["warnings"] += [warning for log in logs for warning in log.warnings]
     checkpoint = store.checkpoint_path(cell.key)
     save_checkpoint(net, checkpoint, _rebuilding(cell))
-    return record | memory_figures(net, cell, checkpoint, apart), images
+    return record | memory_figures(net, cell, checkpoint, apart) | energy_figures(net, cell), images
 
 
 def measure(net: Net, cell: Cell) -> tuple[dict[str, Any], Images]:

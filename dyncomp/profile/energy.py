@@ -62,13 +62,13 @@ def counter_for(device: torch.device) -> Counter:
     return Board(device) if device.type == "cuda" else Packages(POWERCAP)
 
 
-def measure_energy(work: Callable[[], object], images: int, counter: Counter, seconds: float = SECONDS) -> Energy:
-    """Repeat `work()`, a pass over `images` images that ends when its results are there, for at least `seconds`."""
+def measure_energy(work: Callable[[], object], images: int, counter: Counter) -> Energy:
+    """Repeat `work()`, a pass over `images` images that ends when its results are there, for at least `SECONDS`."""
     work()  # warm
     counter.start()
     begin = time.perf_counter()
     passes = 0
-    while not passes or time.perf_counter() - begin < seconds:
+    while not passes or time.perf_counter() - begin < SECONDS:
         work()
         passes += 1
     joules, took = counter.joules(), time.perf_counter() - begin
@@ -145,7 +145,9 @@ class Board(Counter):
         try:
             import pynvml
         except ImportError:
-            raise NoCounter("a GPU's energy is read by nvidia-ml-py, which is not installed: pip install nvidia-ml-py")
+            raise NoCounter(
+                "a GPU's energy is read by nvidia-ml-py, which is not installed: pip install nvidia-ml-py"
+            ) from None
         self._nvml: Any = pynvml
         self.source = f"NVML (board): {INCLUDES}"
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dyncomp.report import numbers as n
-from dyncomp.report.extras import point_table, stream_table
+from dyncomp.report.extras import point_table, resources, stream_table
 from dyncomp.report.reading import Reading, Record
 from dyncomp.report.tables import Table, gate_table, stage_table
 
@@ -70,7 +70,7 @@ def detail(cell: Record) -> Detail:
         title=title(cell),
         paper=paper,
         link=_link(paper),
-        facts=(*facts, *counted),
+        facts=(*facts, *counted, *resources(cell)),
         gates=gate_table(cell.get("gates") or ()),
         stages=stage_table(cell.get("stages") or ()),
         points=point_table(cell.get("points") or (), cell.get("macs_static")),

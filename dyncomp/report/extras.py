@@ -1,4 +1,4 @@
-"""Tables of what only some methods have: operating points, and what was made of streams of frames."""
+"""What only some records have: operating points, what was made of streams of frames, memory and energy."""
 
 from __future__ import annotations
 
@@ -55,3 +55,24 @@ def stream_table(streams: Mapping[str, Record] | None) -> Table | None:
         if name in streams
     ]
     return Table(("policy", *(header for header, _, _ in STREAM_FIGURES)), tuple(rows))
+
+
+def resources(cell: Record) -> Iterable[tuple[str, str]]:
+    """Memory and energy, with the batch size that each is for, as names and texts; nothing of an old record."""
+    if "memory_batch_size" in cell:
+        batch, training = cell["memory_batch_size"], cell["memory_batch_size_training"]
+        yield "memory of the parameters", _mib(cell.get("params_mib"))
+        yield f"memory of inference, batch {batch}", _mib(cell.get("memory_mib_inference"))
+        yield f"of it activations, batch {batch}", _mib(cell.get("activation_mib"))
+        yield f"memory of training, batch {training}", _mib(cell.get("memory_mib_training"))
+        yield "memory is the", f"{cell.get('memory_of')}; activations: tensors alive at once in a pass"
+    if cell.get("memory_error"):
+        yield "memory not measured", str(cell["memory_error"])
+    if "energy_of" in cell:
+        joules = cell.get("energy_j_per_image")
+        told = f"{n.significant(joules)} J" if joules is not None else ""
+        yield f"energy of an image, batch {cell['energy_batch_size']}", f"{told} {cell['energy_of']}".strip()
+
+
+def _mib(value: Any) -> str:
+    return n.MISSING if n.missing(value) else f"{n.significant(value)} MiB"

@@ -22,11 +22,14 @@ COLUMNS = (
     *("executed_macs_per_image", "latency_ms_p90", "speedup_realised_low"),
     *("speedup_realised_high", "routes", "gates", "gates_always_on", "gates_always_off"),
     *("route_exchange_top1", "top1_calibration", "train_seconds", "rounds"),
+    *("params_mib", "memory_mib_inference", "activation_mib", "memory_batch_size"),
+    *("memory_mib_training", "memory_batch_size_training", "energy_j_per_image", "energy_batch_size"),
     *("role", "warnings", "error", "key"),
 )
 COUNTS = (
     *("seed", "params", "batch_size", "images", "routes", "gates"),
     *("gates_always_on", "gates_always_off", "rounds", "macs_max", "macs_full", "macs_static"),
+    *("memory_batch_size", "memory_batch_size_training", "energy_batch_size"),
 )
 TEXTS = (*(name for name in LABELS if name != "seed"), "role", "warnings", "error", "key")
 SUMMARISED = (

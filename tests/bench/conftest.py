@@ -1,4 +1,4 @@
-"""Jobs in a test take no time for timing, and leave no method behind."""
+"""Jobs in a test take no time for timing and for memory, and leave no method behind."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from dyncomp.bench import timing
+from dyncomp.bench import cell, timing
 from dyncomp.registry import BACKBONES, DATASETS, METHODS
 
 
 @pytest.fixture(autouse=True)
 def _no_traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(cell, "memory_figures", lambda net, cell, checkpoint, apart: {})
     monkeypatch.setattr(timing, "SECONDS", 0.0)
     monkeypatch.setattr(timing, "SECONDS_STANDARD", 0.0)
     with ExitStack() as stack:

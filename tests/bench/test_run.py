@@ -105,6 +105,24 @@ def test_every_record_is_consistent(finished: Path) -> None:
         assert {gate["site"] for gate in cell["gates"]} == gated_sites(cell)
 
 
+def test_every_record_says_what_the_memory_is(finished: Path) -> None:
+    static, condconv, skipnet = Store.open(finished).cells()
+    for cell in (static, condconv, skipnet):
+        assert cell["memory_error"] is None
+        assert (cell["memory_batch_size"], cell["memory_batch_size_training"]) == (64, 128)
+        assert cell["params_mib"] == 4 * cell["params"] / 2**20
+        assert 0 < cell["activation_mib"] < cell["memory_mib_inference"] < cell["memory_mib_training"]
+    image = 64 * 4 * 16 * 8 * 8 / 2**20  # MiB of a map of the first stage: 16 channels, 8 x 8, float32
+    assert (
+        3 * image <= static["activation_mib"] <= 4 * image
+    )  # the block's input and two of its body's maps live at once
+    table = pd.read_csv(finished / "results.csv").set_index("method")
+    row = table[table["batch_size"] == 4].loc["condconv"]
+    for name in ("params_mib", "activation_mib", "memory_mib_inference", "memory_mib_training"):
+        assert row[name] == pytest.approx(condconv[name], rel=1e-5)
+    assert "memory of training, batch 128" in (finished / "report.md").read_text()
+
+
 def gated_sites(cell: dict[str, Any]) -> set[str]:
     return {"model.stages.1.0", "model.stages.2.0"} if cell["method"] == "skipnet" else set()
 
