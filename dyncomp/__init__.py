@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dyncomp._build import build, create_method
-    from dyncomp.bench import benchmark
+    from dyncomp.bench import Profile, benchmark, profile_checkpoint, profile_model
     from dyncomp.core import (
         Costs,
         Decision,
@@ -42,6 +42,7 @@ _HOMES = MappingProxyType(
         "Mixed": "dyncomp.core",
         "Net": "dyncomp.core",
         "Output": "dyncomp.core",
+        "Profile": "dyncomp.bench",
         "Stage": "dyncomp.core",
         "Trace": "dyncomp.core",
         "benchmark": "dyncomp.bench",
@@ -52,6 +53,8 @@ _HOMES = MappingProxyType(
         "measure_costs": "dyncomp.core",
         "option": "dyncomp.spec",
         "price": "dyncomp.core",
+        "profile_checkpoint": "dyncomp.bench",
+        "profile_model": "dyncomp.bench",
         "register_backbone": "dyncomp.registry",
         "register_dataset": "dyncomp.registry",
         "register_method": "dyncomp.registry",
@@ -67,6 +70,7 @@ __all__ = [
     "Mixed",
     "Net",
     "Output",
+    "Profile",
     "Stage",
     "Trace",
     "__version__",
@@ -81,6 +85,8 @@ __all__ = [
     "measure_costs",
     "option",
     "price",
+    "profile_checkpoint",
+    "profile_model",
     "register_backbone",
     "register_dataset",
     "register_method",

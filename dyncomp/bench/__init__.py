@@ -9,23 +9,40 @@ import importlib
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from dyncomp.bench.config import Config, read_config
+from dyncomp.bench.config import Config, fit_option, read_config
 from dyncomp.bench.names import check_names
 
 if TYPE_CHECKING:
     from dyncomp.bench.events import Event
+    from dyncomp.bench.profiled import Profile
+    from dyncomp.bench.profiling import profile_checkpoint, profile_model
     from dyncomp.bench.runner import Outcome, benchmark, run
 
 _HOMES = MappingProxyType(
     {
         "Event": "dyncomp.bench.events",
         "Outcome": "dyncomp.bench.runner",
+        "Profile": "dyncomp.bench.profiled",
         "benchmark": "dyncomp.bench.runner",
+        "profile_checkpoint": "dyncomp.bench.profiling",
+        "profile_model": "dyncomp.bench.profiling",
         "run": "dyncomp.bench.runner",
     }
 )
 
-__all__ = ["Config", "Event", "Outcome", "benchmark", "check_names", "read_config", "run"]
+__all__ = [
+    "Config",
+    "Event",
+    "Outcome",
+    "Profile",
+    "benchmark",
+    "check_names",
+    "fit_option",
+    "profile_checkpoint",
+    "profile_model",
+    "read_config",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyncomp.bench.energy import energy_figures
+from dyncomp.bench.energy import energy_of_cell
 from dyncomp.bench.memory import memory_figures
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.stamp import git_commit, now
@@ -107,7 +107,7 @@ def _train_and_measure(
     record["warnings"] += [warning for log in logs for warning in log.warnings]
     checkpoint = store.checkpoint_path(cell.key)
     save_checkpoint(net, checkpoint, _rebuilding(cell))
-    return record | memory_figures(net, cell, checkpoint, apart) | energy_figures(net, cell), images
+    return record | memory_figures(net, cell, checkpoint, apart) | energy_of_cell(net, cell), images
 
 
 def measure(net: Net, cell: Cell) -> tuple[dict[str, Any], Images]:
@@ -219,6 +219,7 @@ def _mac_figures(net: Net, cell: Cell, test: Evaluation) -> dict[str, Any]:
         "executed_by_operator": dict(executed.by_operator),
         "speedup_executed": static * len(macs) / executed.macs,
         "uncounted_operators": sorted(executed.uncounted),
+        "uncounted_calls": dict(executed.uncounted),
     }
 
 

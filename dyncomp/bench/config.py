@@ -67,6 +67,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return {_known(key, path): value for key, value in table.items()}
 
 
+def fit_option(name: str, value: Any) -> Any:
+    """A value as the option of that name holds it. Raises InvalidValue."""
+    return _FITS[name](value, name.replace("_", "-"))
+
+
 def _known(key: str, path: Path) -> str:
     names = [field.name for field in fields(Config)]
     name = key.replace("-", "_")

@@ -1,10 +1,12 @@
-"""The energy that a trained cell takes for an image, where the machine can say."""
+"""The energy that a network takes for an image, where the machine can say."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dyncomp.bench.memory import BATCH_SIZE, sample
 from dyncomp.bench.plan import Cell
@@ -15,23 +17,28 @@ IMAGES = 1024
 """test images of a pass: energy depends on the routes"""
 
 
-def energy_figures(net: Net, cell: Cell) -> dict[str, Any]:
-    """For the record: `energy_j_per_image` of the sparse form, and by which counter; else None, and why."""
-    device = cell.group.device
-    figures: dict[str, Any] = {"energy_j_per_image": None, "energy_batch_size": BATCH_SIZE}
+def energy_of_cell(net: Net, cell: Cell) -> dict[str, Any]:
+    """The energy of a trained network's sparse form over test images."""
+    images = sample(cell.group.splits.test, IMAGES)[0]
+    batches = torch.split(images.to(cell.group.device, memory_format=torch.channels_last), BATCH_SIZE)
+    return energy_figures(lambda batch: net(batch, sparse=True, record=False), batches)
+
+
+def energy_figures(ask: Callable[[Tensor], Any], batches: Sequence[Tensor]) -> dict[str, Any]:
+    """For the record: `energy_j_per_image` over these batches, and by which counter; else None, and why."""
+    device = batches[0].device
+    figures: dict[str, Any] = {"energy_j_per_image": None, "energy_batch_size": len(batches[0])}
     try:
         counter = counter_for(device)
     except NoCounter as error:
         return figures | {"energy_of": f"not measured: {error}"}
-    images = sample(cell.group.splits.test, IMAGES)[0].to(device, memory_format=torch.channels_last)
-    batches = images.split(BATCH_SIZE)
 
     def work() -> None:
         with torch.inference_mode():
             for batch in batches:
-                net(batch, sparse=True, record=False)
+                ask(batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    found = measure_energy(work, IMAGES, counter)
+    found = measure_energy(work, sum(map(len, batches)), counter)
     return figures | {"energy_j_per_image": found.joules_per_image, "energy_of": found.source}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.rebuild import loose_files, rebuild
@@ -20,6 +20,7 @@ from dyncomp.data import ImageSplit, Split
 from dyncomp.profile.activations import activation_bytes
 from dyncomp.profile.apart import Apart, NotMeasured
 from dyncomp.profile.peak import MIB, Work
+from dyncomp.profile.sanity import in_one_line
 from dyncomp.registry import include_path
 from dyncomp.train import Recipe, train
 
@@ -36,24 +37,42 @@ OF = {
 
 def memory_figures(net: Net, cell: Cell, checkpoint: Path, apart: Apart) -> dict[str, Any]:
     """For the record, units in the names; a figure that could not be taken is None, and `memory_error` says why."""
-    group, errors = cell.group, {}
+    group = cell.group
     images = sample(group.splits.test, BATCH_SIZE)[0].to(group.device, memory_format=torch.channels_last)
-    figures = {
-        "params_mib": sum(p.numel() * p.element_size() for p in net.parameters()) / MIB,
-        "activation_mib": activation_bytes(lambda: net(images, sparse=True, record=False)) / MIB,
+
+    def rise(name: str) -> int:
+        arguments = _jobs(cell, checkpoint)[name]
+        with _in_file(*arguments.pop("sample")) as path:
+            return apart.rise_bytes(f"{__name__}:{name}", {**arguments, "images": path})
+
+    about = {
         "memory_batch_size": BATCH_SIZE,
         "memory_batch_size_training": group.recipe.batch_size,
         "memory_of": OF[group.device.type],
     }
-    for name, arguments in _jobs(cell, checkpoint).items():
+    return about | figures_of(net, lambda: net(images, sparse=True, record=False), rise)
+
+
+def figures_of(net: nn.Module, passes: Callable[[], object], rise: Callable[[str], int]) -> dict[str, Any]:
+    """The figures themselves: of the parameters, of a pass's activations, and what `rise` says of either work."""
+    measured: dict[str, Any] = {
+        "params_mib": sum(p.numel() * p.element_size() for p in net.parameters()) / MIB,
+    }
+    errors = []
+    work: dict[str, Callable[[], int]] = {
+        "activation_mib": lambda: activation_bytes(passes),
+        "memory_mib_inference": lambda: rise("inference"),
+        "memory_mib_training": lambda: rise("training"),
+    }
+    for name, do in work.items():
+        measured[name] = None
         try:
-            with _in_file(*arguments.pop("sample")) as path:
-                rise = apart.rise_bytes(f"{__name__}:{name}", {**arguments, "images": path})
-                figures[f"memory_mib_{name}"] = rise / MIB
+            measured[name] = do() / MIB
         except NotMeasured as error:
-            errors[name] = str(error)
-            figures[f"memory_mib_{name}"] = None
-    return figures | {"memory_error": "; ".join(f"{name}: {error}" for name, error in errors.items()) or None}
+            errors.append(f"{name.rpartition('_')[2]}: {error}")
+        except Exception as error:
+            errors.append(f"{name.removesuffix('_mib').rpartition('_')[2]}: {in_one_line(error)}")
+    return measured | {"memory_error": "; ".join(errors) or None}
 
 
 def _jobs(cell: Cell, checkpoint: Path) -> dict[str, dict[str, Any]]:

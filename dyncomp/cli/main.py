@@ -12,6 +12,7 @@ import typer
 
 from dyncomp.cli.benchmark import benchmark
 from dyncomp.cli.others import env, list_, report
+from dyncomp.cli.profile import profile
 from dyncomp.cli.validate import validate
 from dyncomp.errors import DyncompError
 
@@ -39,6 +40,7 @@ def dyncomp_main() -> None:
     app = typer.Typer(help="Conditional computation for convolutional networks: tried, measured and decided.", **PLAIN)
     app.command("benchmark")(benchmark)
     app.command("list")(list_)
+    app.command("profile")(profile)
     app.command("report")(report)
     app.command("validate")(validate)
     app.command("env")(env)

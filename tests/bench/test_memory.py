@@ -105,14 +105,14 @@ def test_a_small_split_comes_round_again() -> None:
 def test_energy_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cell,) = cells(tmp_path, "static")
     net = cell.group.build(cell.method)
-    found = energy.energy_figures(net, cell)
+    found = energy.energy_of_cell(net, cell)
     if found["energy_j_per_image"] is None:
         assert found["energy_of"].startswith("not measured: ")
     counter = zone(tmp_path / "cap", "package-0", 0, "intel-rapl:0")
     monkeypatch.setattr("dyncomp.profile.energy.POWERCAP", tmp_path / "cap")
     monkeypatch.setattr("dyncomp.profile.energy.SECONDS", 0.0)
     net.register_forward_pre_hook(lambda module, given: add(counter, 10 * len(given[0])))
-    found = energy.energy_figures(net, cell)
+    found = energy.energy_of_cell(net, cell)
     assert found["energy_j_per_image"] == pytest.approx(10)
     assert found["energy_of"].startswith("RAPL (package-0)")
 

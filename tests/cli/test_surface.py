@@ -19,6 +19,7 @@ from dyncomp.bench import Config, Outcome, runner
 from dyncomp.cli import benchmark_main, dyncomp_main, main
 from dyncomp.cli.benchmark import benchmark
 from dyncomp.cli.others import env, list_, report
+from dyncomp.cli.profile import profile
 from dyncomp.cli.validate import validate
 from tests.records import make_store
 
@@ -29,6 +30,10 @@ OPTIONS: dict[Callable[..., None], set[str]] = {
         *("--force", "--no-force", "--dry-run", "--no-dry-run"),
     },
     list_: {"--json", "--include-path", "what"},
+    profile: {
+        *("checkpoint", "--model", "--input", "--batch-sizes", "--batch-size", "--device", "--data-dir"),
+        *("--include-path", "--json"),
+    },
     report: {"folder"},
     validate: {"target", "--backbone", "--include-path"},
     env: set(),
@@ -59,12 +64,13 @@ def called(monkeypatch: pytest.MonkeyPatch, entry: Callable[[], None], *argument
 def test_verbs_are_frozen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert not called(monkeypatch, dyncomp_main)
     shown = capsys.readouterr().out
-    assert all(f" {verb} " in shown for verb in ("benchmark", "list", "report", "validate", "env"))
+    assert all(f" {verb} " in shown for verb in ("benchmark", "list", "profile", "report", "validate", "env"))
 
 
 LIGHT = [
     ("benchmark_main", ["--help"], "--methods"),
     ("dyncomp_main", ["validate", "--help"], "TARGET"),
+    ("dyncomp_main", ["profile", "--help"], "CHECKPOINT"),
     ("dyncomp_main", ["list"], "skipnet"),
     ("dyncomp_main", ["list", "methods", "--json"], "arXiv:1711.09485"),
 ]

@@ -1,0 +1,122 @@
+"""What is known of one network alone: the answer of `profile_model` and `profile_checkpoint`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dyncomp.report import numbers as n
+
+WIDTH = 13
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per batch of `batch_size` images; `error` stands in their place where it could not run."""
+
+    batch_size: int
+    ms_p50: float | None = None
+    ms_p90: float | None = None
+    ms_p99: float | None = None
+    rounds: int = 0
+    error: str | None = None
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Throughput at the median."""
+        return None if self.ms_p50 is None else self.batch_size * 1000 / self.ms_p50
+
+    def __str__(self) -> str:
+        if self.error:
+            return f"batch {self.batch_size}: {self.error}"
+        times = ", ".join(f"p{p} {n.significant(getattr(self, f'ms_p{p}'))} ms" for p in (50, 90, 99))
+        return f"batch {self.batch_size}: {times}; {n.significant(self.images_per_s)} images/s; {self.rounds} rounds"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One network, measured alone. Printed, it is a block of text; `as_dict()` is ready for JSON.
+
+    `macs` is the mean of an image, gates included, one per multiply-add (`flops = 2 * macs`), counted from the
+    operators that ran; `uncounted` has the operators that ran and have no cost formula, with their calls: their MACs
+    are missing. `memory` has the names of a run's record. `trained` has what only a trained network has (accuracy,
+    routes, gates, MACs image by image), under the names of a run's record and equal to it; empty for any other module.
+    `errors` says what could not be measured, and why.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    device: str
+    images: str
+    params: int
+    macs: float | None
+    macs_by_operator: Mapping[str, float]
+    uncounted: Mapping[str, int]
+    latency: tuple[Latency, ...]
+    memory: Mapping[str, Any]
+    trained: Mapping[str, Any] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def flops(self) -> float | None:
+        """Twice the MACs."""
+        return None if self.macs is None else 2 * self.macs
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, `flops` and `images_per_s` included."""
+        rows = [asdict(one) | {"images_per_s": one.images_per_s} for one in self.latency]
+        return asdict(self) | {"flops": self.flops, "latency": rows}
+
+    def __str__(self) -> str:
+        return "\n".join([self.name, *(f"{name:{WIDTH}}{text}" for name, text in self._lines())])
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "input", f"{'x'.join(map(str, self.image_shape))}, {self.images}, {self.device}"
+        yield "parameters", f"{self.params:,} ({n.significant(self.memory.get('params_mib'))} MiB)"
+        yield from _trained(self.trained)
+        yield "MACs", f"{n.macs(self.macs)} per image, FLOPs {n.macs(self.flops)} (2 per MAC)"
+        yield "  of them", ", ".join(self._shares()) or n.MISSING
+        yield "not counted", self._uncounted()
+        for number, one in enumerate(self.latency):
+            yield "" if number else "latency", str(one)
+        yield from _resources(self.memory)
+        yield from (("warning", text) for text in self.warnings)
+        yield from (("error", text) for text in self.errors)
+
+    def _shares(self) -> Iterator[str]:
+        for name, macs in sorted(self.macs_by_operator.items(), key=lambda item: -item[1]):
+            yield f"{name.removeprefix('aten.')} {n.percent(100 * macs / self.macs if self.macs else None)}"
+
+    def _uncounted(self) -> str:
+        if not self.uncounted:
+            return "nothing: every operator that ran has a known cost"
+        calls = ", ".join(f"{name} ({count} calls)" for name, count in sorted(self.uncounted.items()))
+        return f"{calls}: no cost formula, so their MACs are missing"
+
+
+def _trained(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if not figures:
+        return
+    yield "top-1", f"{n.fixed(figures['top1'], 2, ' %')} of {figures['images']} test images"
+    yield "routes", f"{figures['routes']}; top-1 with routes exchanged {n.percent(figures['route_exchange_top1'])}"
+    claimed, executed = (n.ratio(figures[f"speedup_{name}"]) for name in ("claimed", "executed"))
+    yield "speed-up", f"claimed {claimed}, executed {executed}, against {n.macs(figures['macs_static'])} MACs of static"
+
+
+def _resources(memory: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    def mib(name: str) -> str:
+        return f"{n.significant(memory.get(name))} MiB"
+
+    if "memory_batch_size" in memory:
+        batch, training = memory["memory_batch_size"], memory["memory_batch_size_training"]
+        inference = (
+            f"inference {mib('memory_mib_inference')}, of it activations {mib('activation_mib')} (batch {batch})"
+        )
+        yield "memory", f"{inference}; training {mib('memory_mib_training')} (batch {training})"
+        yield "", str(memory["memory_of"])
+    if "energy_of" in memory:
+        joules = memory["energy_j_per_image"]
+        told = "" if joules is None else f"{n.significant(joules)} J per image (batch {memory['energy_batch_size']}), "
+        yield "energy", f"{told}{memory['energy_of']}"

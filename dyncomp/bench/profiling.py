@@ -1,0 +1,174 @@
+"""Measures one network alone: a checkpoint of a run, or any module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from dyncomp.bench import modules
+from dyncomp.bench.cell import measure
+from dyncomp.bench.config import fit_option
+from dyncomp.bench.energy import energy_figures, energy_of_cell
+from dyncomp.bench.memory import memory_figures
+from dyncomp.bench.plan import find_device
+from dyncomp.bench.profiled import Latency, Profile
+from dyncomp.bench.rebuild import cell_of, changed_since, device_of, rebuild
+from dyncomp.core import Net
+from dyncomp.core.counter import MacCounter
+from dyncomp.core.modes import evaluating
+from dyncomp.data import ImageSplit, Split
+from dyncomp.errors import BadAnswer, InvalidValue
+from dyncomp.profile import measure_latency
+from dyncomp.profile.apart import Apart
+from dyncomp.profile.sanity import check_module, in_one_line
+
+T = TypeVar("T")
+
+SECONDS = 3.0
+"""of timing at one batch size"""
+COUNTED = 4
+"""images on which the MACs of a module are counted, and its answers checked"""
+
+
+def profile_checkpoint(
+    path: str | Path, batch_sizes: Sequence[int] = (1, 64), device: str = "", data_dir: str | Path | None = None
+) -> Profile:
+    """Measure a trained network of a run again, from its checkpoint: all that its record says, and its latency.
+
+    What follows from weights and data (accuracy, MACs, routes, operators that ran) equals the record. Without `device`
+    it is the run's. Raises InvalidValue for a file that is no checkpoint of a run, UnknownName where a loose plugin is
+    not included, and what the data set raises.
+    """
+    path, sizes = Path(path), fit_option("batch_sizes", list(batch_sizes))
+    if not path.is_file():
+        raise InvalidValue(f"{path}: no such file; give a checkpoint of a run (OUTPUT/checkpoints/KEY.safetensors)")
+    place = find_device(device or device_of(path))
+    cell = cell_of(path, place, Path(data_dir) if data_dir else None)
+    net, errors = rebuild(path, place)[0], list[str]()
+    figures, _ = _tried(lambda: measure(net, cell), errors) or ({}, None)
+    latency = _latency(net, cell.group.splits.test, sizes, cell.group.seed)
+    with Apart() as apart:
+        memory = memory_figures(net, cell, path, apart) | energy_of_cell(net, cell)
+    changed = [f"{what} is not as the run had it: figures may differ" for what in changed_since(path, cell)]
+    splits = cell.group.splits
+    return Profile(
+        name=str(cell),
+        image_shape=(splits.in_channels, splits.image_size, splits.image_size),
+        device=str(place),
+        images="test images",
+        params=sum(p.numel() for p in net.parameters()),
+        **_macs_in(figures),
+        latency=latency,
+        memory=memory,
+        trained=figures,
+        errors=(*errors, *_failed(latency, memory)),
+        warnings=(*figures.get("warnings", ()), *changed),
+    )
+
+
+def _macs_in(figures: dict[str, Any]) -> dict[str, Any]:
+    """What a profile says of MACs, an image's mean, from a record's figures; None where there are none."""
+    ran = figures.get("executed_by_operator", {})
+    return {
+        "macs": figures.get("macs"),
+        "macs_by_operator": {name: macs / figures["images"] for name, macs in ran.items()},
+        "uncounted": figures.get("uncounted_calls", {}),
+    }
+
+
+def profile_model(
+    model: nn.Module | Callable[[], nn.Module] | str,
+    image_shape: tuple[int, int, int],
+    batch_sizes: Sequence[int] = (1, 64),
+    device: str = "auto",
+) -> Profile:
+    """Measure any module that answers images (B, C, H, W): MACs, operators without a cost, latency, memory.
+
+    `model` is a module, a function that makes one, or the name of either, `my.module:make_model`; by a name, or a
+    function of a module's top level, its memory is measured in processes of their own, else in this one. The images are
+    standard normal noise: a network whose work depends on the image is better measured by a run. A module that is given
+    is copied and stays as it is. What fails is told in `errors`; the rest is measured. Raises InvalidValue and
+    BrokenPlugin where there is no module to measure.
+    """
+    shape, sizes, place = _shape(image_shape), fit_option("batch_sizes", list(batch_sizes)), find_device(device)
+    name, importable = modules.name_of_module(model)
+    found = modules.load_module(model) if isinstance(model, str) else modules.made(model, name)
+    module = copy.deepcopy(found).to(place).eval()
+    convert_conv2d_weight_memory_format(module, torch.channels_last)
+    errors: list[str] = []
+    few, many = (modules.noise(count, shape, place) for count in (COUNTED, max(sizes)))
+    _tried(lambda: check_module(modules.asked(module), few, f"{COUNTED} images of noise"), errors)
+    latency = _latency(module if isinstance(module, Net) else Net(module), _as_split(many), sizes, seed=0)
+    memory = modules.memory_of_module(name if importable else module, many)
+    energy = _tried(lambda: energy_figures(modules.asked(module), [many]), [])
+    return Profile(
+        name=name,
+        image_shape=shape,
+        device=str(place),
+        images="standard normal noise",
+        params=sum(p.numel() for p in module.parameters()),
+        **_counted(module, few),
+        latency=latency,
+        memory=memory | (energy or {}),
+        errors=(*errors, *_failed(latency, memory)),
+    )
+
+
+def _shape(given: Sequence[int]) -> tuple[int, int, int]:
+    if len(given) != 3 or not all(isinstance(side, int) and side > 0 for side in given):
+        raise InvalidValue(f"image_shape={given!r}: give channels, height and width, such as (3, 224, 224)")
+    channels, height, width = given
+    return channels, height, width
+
+
+def _counted(module: nn.Module, images: Tensor) -> dict[str, Any]:
+    """What a profile says of MACs, an image's mean, from the operators that ran; None where none could run."""
+    with evaluating(module), MacCounter() as counter:
+        if _tried(lambda: (modules.asked(module)(images),), []) is None:
+            return {"macs": None, "macs_by_operator": {}, "uncounted": {}}
+    by_operator = {name: macs / len(images) for name, macs in counter.by_operator.items()}
+    return {"macs": counter.total / len(images), "macs_by_operator": by_operator, "uncounted": dict(counter.uncounted)}
+
+
+def _as_split(images: Tensor) -> Split:
+    channels = images.shape[1]
+    labels = torch.zeros(len(images), dtype=torch.long)
+    return ImageSplit(images.cpu(), labels, torch.zeros(channels), torch.ones(channels))
+
+
+def _latency(net: Net, split: Split, batch_sizes: Sequence[int], seed: int) -> tuple[Latency, ...]:
+    """Each batch size, the network alone; one that fails is told, and the others are measured."""
+    found = []
+    for size in batch_sizes:
+        measured = measure_latency({"": net}, split, size, seed, SECONDS)
+        if error := measured.errors.get(""):
+            found.append(Latency(size, error=f"{error}; give other batch sizes, or mend the network for this one"))
+        else:
+            samples = measured.samples_ms[""]
+            p50, p90, p99 = np.percentile(samples, [50, 90, 99]).tolist()
+            found.append(Latency(size, p50, p90, p99, len(samples)))
+    return tuple(found)
+
+
+def _tried(do: Callable[[], T], errors: list[str]) -> T | None:
+    """What it gives; None where it fails, and why in `errors`."""
+    try:
+        return do()
+    except BadAnswer as error:
+        errors.append(str(error))
+    except Exception as error:
+        errors.append(in_one_line(error))
+    return None
+
+
+def _failed(latency: Sequence[Latency], memory: dict[str, Any]) -> list[str]:
+    """One line for each batch size that failed, and for memory."""
+    timed = [f"latency, {one}" for one in latency if one.error]
+    return timed + ([f"memory, {memory['memory_error']}"] if memory.get("memory_error") else [])
