@@ -68,6 +68,7 @@ HIDDEN = {"dyncomp/report/__init__.py": {"words"}, "dyncomp/conformance/__init__
 OPTIONS = "dyncomp/cli/benchmark.py:benchmark"
 MANY_PARAMETERS = {
     OPTIONS: "its parameters are the options of the command line",
+    "dyncomp/cli/profile.py:profile": "its parameters are the options of the command line",
     "dyncomp/_build.py:build": "what a network is built from; all but two by keyword",
     "dyncomp/data/memory.py:in_memory": "three splits and what is known of them",
     "dyncomp/_options.py:option": "a default, a help text and four bounds by keyword",

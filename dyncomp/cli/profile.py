@@ -16,23 +16,29 @@ if TYPE_CHECKING:
 _SHAPE = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)", re.ASCII | re.IGNORECASE)
 
 
+Checkpoint = Annotated[
+    Path | None, typer.Argument(metavar="[CHECKPOINT]", help="A run's checkpoint: checkpoints/KEY.safetensors.")
+]
+Model = Annotated[str, typer.Option(help="Any torch module or what makes one, in its place: my.module:make_model.")]
+Input = Annotated[str, typer.Option("--input", help="What --model is given: channels x height x width.")]
+Sizes = Annotated[
+    str, typer.Option("--batch-sizes", "--batch-size", help="Batch sizes to time; --model's memory at the largest.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda or auto. Default: the run's; auto for --model.")]
+Data = Annotated[Path | None, typer.Option(help="Where the data sets lie.")]
+Plugins = Annotated[list[Path] | None, typer.Option(help="Loose plugin file, or a folder of them. May be repeated.")]
+Json = Annotated[Path | None, typer.Option(help="Write all figures into this file too.")]
+
+
 def profile(
-    checkpoint: Annotated[
-        Path | None, typer.Argument(metavar="[CHECKPOINT]", help="A run's checkpoint: checkpoints/KEY.safetensors.")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="Any torch module or what makes one, in its place: my.module:make_model.")
-    ] = "",
-    input_: Annotated[str, typer.Option("--input", help="What --model is given: channels x height x width.")] = "",
-    batch_sizes: Annotated[
-        str, typer.Option("--batch-sizes", "--batch-size", help="Batch sizes to time; --model's memory at the largest.")
-    ] = "1,64",
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto. Default: the run's; auto for --model.")] = "",
-    data_dir: Annotated[Path | None, typer.Option(help="Where the data sets lie.")] = None,
-    include_path: Annotated[
-        list[Path] | None, typer.Option(help="Loose plugin file, or a folder of them. May be repeated.")
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write all figures into this file too.")] = None,
+    checkpoint: Checkpoint = None,
+    model: Model = "",
+    input_: Input = "",
+    batch_sizes: Sizes = "1,64",
+    device: Device = "",
+    data_dir: Data = None,
+    include_path: Plugins = None,
+    json: Json = None,
 ) -> None:
     """Measure one network: MACs, operators without a known cost, latency, memory; of a checkpoint also its accuracy."""
     from dyncomp.bench import fit_option
@@ -41,13 +47,13 @@ def profile(
 
     if (checkpoint is None) == (not model):
         raise InvalidValue("give either a checkpoint of a run or --model my.module:make_model")
+    if checkpoint is not None and input_:
+        raise InvalidValue(f"input={input_!r}: a checkpoint knows what its network is given; leave --input out")
     sizes = fit_option("batch_sizes", batch_sizes)
     for path in include_path or ():
         include(path)
     if checkpoint is None:
         found = _of_model(model, input_, sizes, device)
-    elif input_:
-        raise InvalidValue(f"input={input_!r}: a checkpoint knows what its network is given; leave --input out")
     else:
         found = _of_checkpoint(checkpoint, sizes, device, data_dir)
     typer.echo(str(found))

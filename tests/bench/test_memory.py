@@ -53,15 +53,16 @@ def figures(cell: Cell, tmp_path: Path, apart: Apart) -> dict[str, float]:
     return memory_figures(net, cell, path, apart)
 
 
-def test_a_map_of_40_mib_is_found_in_every_figure(tmp_path: Path) -> None:
+def test_a_wider_map_is_found_in_every_figure(tmp_path: Path) -> None:
     loose = plugin(tmp_path / "wide.py", "wide", WIDE)
-    _, narrow, wide = cells(tmp_path, "wide(width=[8,48])", include_path=loose)
+    # both so large that the allocator takes them from the system and gives them back
+    _, narrow, wide = cells(tmp_path, "wide(width=[40,104])", include_path=loose)
     with Apart() as apart:
         before, after = (figures(cell, tmp_path, apart) for cell in (narrow, wide))
     assert before["memory_error"] is after["memory_error"] is None
-    assert after["activation_mib"] - before["activation_mib"] == pytest.approx(40, abs=1)
-    assert after["memory_mib_inference"] - before["memory_mib_inference"] == pytest.approx(40, abs=6)
-    assert after["memory_mib_training"] - before["memory_mib_training"] == pytest.approx(80, abs=12)  # a batch of 128
+    assert after["activation_mib"] - before["activation_mib"] == pytest.approx(64, abs=1)
+    assert after["memory_mib_inference"] - before["memory_mib_inference"] == pytest.approx(64, abs=6)
+    assert after["memory_mib_training"] - before["memory_mib_training"] == pytest.approx(128, abs=12)  # a batch of 128
 
 
 def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
