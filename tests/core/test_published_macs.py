@@ -22,7 +22,7 @@ PUBLISHED = [
     ("static", "mobilenet_v1", 224, 1000, 568.7),
     ("condconv(experts=8)", "mobilenet_v1", 224, 1000, 601.4),  # paper's Table 1: 600
     ("condconv(experts=8)", "resnet50", 224, 1000, 4212.6),  # paper's Table 1: 4213
-    ("condconv(experts=8)", "mobilenet_v2", 224, 1000, 323.1),  # last six blocks and classifier; the paper's 329 are not
+    ("condconv(experts=8)", "mobilenet_v2", 224, 1000, 323.1),  # last six blocks, classifier; not the paper's 329
     ("static", "cifar_resnet38", 32, 10, 83.28),
     ("static", "cifar_resnet38(shortcut='pad')", 32, 10, 83.02),
     ("static", "cifar_resnet110(shortcut='pad')", 32, 10, 252.89),  # BlockDrop's full network
