@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections import ChainMap, Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Final, Literal
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -20,11 +20,28 @@ from torch.utils.flop_counter import flop_registry
 
 EACH: Final = "each"
 COUPLED: Final = "coupled"
-Part = int | range | Literal["each", "coupled"] | None
-"""A part of a site: a unit, some alike, all alike, all alike and growing with the units read, the overhead (None)."""
+MOVING: Final = "moving"
+Part = int | range | Literal["each", "coupled", "moving"] | None
+"""A part of a site: a unit, some alike, all alike, all alike and growing with the units read, the overhead (None).
+
+`MOVING` is no work of the network's: images, pixels or kernels taken out of a batch and put back.
+"""
 
 Scope = tuple[str, Part] | None
 """Where an operator ran: (site, part), or None for what always runs."""
+
+Kind = Literal["priced", "free"]
+
+
+class Meter(Protocol):
+    """Told by a network's ops which part of which site runs."""
+
+    def scope(self, site: str, part: Part) -> AbstractContextManager[None]:
+        """Inside runs this part of the site."""
+
+    def around(self) -> AbstractContextManager[None]:
+        """Inside runs what belongs to the scope around the current one."""
+
 
 _FREE = frozenset(
     """
@@ -71,19 +88,34 @@ def is_free(operator: torch._ops.OpOverload) -> bool:
     return name in _FREE or _is_view(name)
 
 
+def kind_of(name: str) -> Kind | None:
+    """What the convention makes of an operator of that name, such as `aten.relu`; None where it says nothing.
+
+    None is also the answer for a composite operator that is made of others and has no cost of its own.
+    """
+    namespace, _, operator = name.partition(".")
+    packet = getattr(getattr(torch.ops, namespace, None), operator, None)
+    if packet is None or not hasattr(packet, "overloads"):
+        return None
+    if packet in _FORMULAS:
+        return "priced"
+    return "free" if any(is_free(getattr(packet, form)) for form in packet.overloads()) else None
+
+
 def _is_view(name: str) -> bool:
     packet = getattr(torch.ops.aten, name, None)
     return packet is not None and any(getattr(packet, form).is_view for form in packet.overloads())
 
 
 class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, adds up the MACs of every operator under the scope that is open when it runs."""
+    """While active, adds up the MACs and the calls of every operator under the scope that is open when it runs."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.by_scope: Counter[Scope] = Counter()
         self.by_operator: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
+        self.calls: Counter[Scope] = Counter()
         self._scopes: list[Scope] = [None]
 
     @property
@@ -136,6 +168,7 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output: Any,
     ) -> None:
         name = str(func._overloadpacket)
+        self.calls[self._scopes[-1]] += 1
         if formula is not None:
             macs = int(formula(*args, **kwargs, out_val=output)) // 2
             self.by_scope[self._scopes[-1]] += macs

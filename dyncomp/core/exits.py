@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.op import Op, Taped
-from dyncomp.core.rows import put, take
+from dyncomp.core.rows import put, rows_using, take
 from dyncomp.core.trace import Decision
 
 
@@ -102,15 +102,16 @@ class Exit(Op):
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """The rest on those that stay, packed into a batch of their own."""
         answer = self._taken()
-        rows = (decision.used[:, 0] > 0.5).nonzero().squeeze(1)  # (staying images,)
+        rows = self.moving(rows_using, decision.used[:, 0])  # (staying images,)
         if len(rows) == 0:
             return answer
         if len(rows) == len(answer):
             rest: Tensor = self.unit(0, self.rest, x)
             return rest
         with self.tape.narrow(rows):
-            rest = self.unit(0, self.rest, take(x, rows))
-        return put(answer, rows, rest)
+            rest = self.unit(0, self.rest, self.moving(take, x, rows))
+        y: Tensor = self.moving(put, answer, rows, rest)
+        return y
 
     def _taken(self) -> Tensor:
         """The head's answer of this pass, which is not kept any longer."""

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.counter import COUPLED, EACH
-from dyncomp.core.narrow import narrowed
+from dyncomp.core.narrow import Channels, narrowed
 from dyncomp.core.op import Op, with_strongest
+from dyncomp.core.rows import rows_using
 from dyncomp.core.trace import Decision
 
 
@@ -89,28 +90,29 @@ class Filtered(Op):
         if len(x) == 0:
             return self.dense(x, decision)
         channels, self._channels = self._channels, None
-        routes, which = torch.unique(decision.used > 0.5, dim=0, return_inverse=True)  # (routes, U), (B,)
+        routes, which = self.moving(_distinct, decision.used)  # (routes, U), (B,)
         if len(routes) == 1:
             return self._on(x, channels, routes[0], decision.weight)
         y: Tensor | None = None
         for number, route in enumerate(routes):
-            rows = (which == number).nonzero().squeeze(1)
+            rows = self.moving(rows_using, which == number)
             with self.tape.narrow(rows):
-                part = self._on(x.index_select(0, rows), channels, route, decision.weight.index_select(0, rows))
+                weight = decision.weight.index_select(0, rows)
+                part = self._on(self.moving(x.index_select, 0, rows), channels, route, weight)
             y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
-            y.index_copy_(0, rows, part)
+            self.moving(y.index_copy_, 0, rows, part)
         assert y is not None  # there is at least one image
         return y
 
     def _on(self, x: Tensor, channels: Tensor | None, route: Tensor, weight: Tensor) -> Tensor:
         """The op on images x that all use the units of `route` (U,); `channels`: which of its inputs there are."""
-        active = route.repeat_interleave(self.size).nonzero().squeeze(1)  # (filters used,)
+        active = self.moving(rows_using, route.repeat_interleave(self.size))  # (filters used,)
         weight = self._per_filter(weight).index_select(1, active)
-        y = self.unit(EACH if channels is None else COUPLED, narrowed, self.producer, x, channels, active)
+        y = self.unit(EACH if channels is None else COUPLED, self._narrow, self.producer, x, channels, active)
         y = self.unit(EACH, self._narrow_chain, self.before, y, active)
         y = self.unit(EACH, self._narrow_chain, self.after, y * _spread(weight, y), active)
         if not isinstance(self.consumer, Filtered):
-            output: Tensor = self.unit(EACH, narrowed, self.consumer, y, active, None)
+            output: Tensor = self.unit(EACH, self._narrow, self.consumer, y, active, None)
             return output
         self.consumer._channels = active
         output = self.consumer(y)
@@ -118,8 +120,11 @@ class Filtered(Op):
 
     def _narrow_chain(self, chain: nn.Sequential, y: Tensor, active: Tensor) -> Tensor:
         for module in chain:
-            y = narrowed(module, y, active, active)
+            y = self._narrow(module, y, active, active)
         return y
+
+    def _narrow(self, module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels) -> Tensor:
+        return narrowed(module, x, inputs, outputs, self.moving)
 
     def _per_filter(self, value: Tensor) -> Tensor:
         return value.repeat_interleave(self.size, dim=1) if self.size > 1 else value  # (B, filters)
@@ -140,6 +145,12 @@ class Filtered(Op):
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
         """What the switch allows."""
         return self.switch.forced(used, weight)
+
+
+def _distinct(used: Tensor) -> tuple[Tensor, Tensor]:
+    """The different routes (routes, U) of `used` (B, U), and which of them is each image's (B,)."""
+    routes, which = torch.unique(used > 0.5, dim=0, return_inverse=True)
+    return routes, which
 
 
 def _spread(value: Tensor, like: Tensor) -> Tensor:

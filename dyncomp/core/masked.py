@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.narrow import is_depthwise, opened
 from dyncomp.core.op import Op, hard_decision
-from dyncomp.core.pixels import at_pixels, dilated
+from dyncomp.core.pixels import applied, dilated, neighbourhoods, placed
 from dyncomp.core.trace import Decision
 
 Size = tuple[int, int]
@@ -69,10 +69,10 @@ class Masked(Op):
         y = x
         for (conv, after), span, size in zip(self.steps, self.spans, self.sizes, strict=True):
             needed = decision.used[:, span.start : span.stop].view(len(x), *size) > 0.5
-            pixels = needed.nonzero(as_tuple=True)  # image, row, column of each
-            values = after(self.unit(span, at_pixels, conv, y, pixels)[:, :, None, None]).flatten(1)  # (pixels, O)
-            y = values.new_zeros(len(x), *size, values.shape[1])  # (B, H', W', O)
-            y = y.index_put_(pixels, values).permute(0, 3, 1, 2)  # channels-last in memory
+            image, row, column = self.moving(torch.nonzero, needed).unbind(1)  # of each pixel
+            seen = self.moving(neighbourhoods, conv, y, (image, row, column))  # (pixels, k*k, C)
+            values = after(self.unit(span, applied, conv, seen)[:, :, None, None]).flatten(1)  # (pixels, O)
+            y = self.moving(placed, (image, row, column), values, (len(x), *size))
         return self.block.join(y, shortcut)
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:

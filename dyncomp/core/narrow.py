@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Channels = Tensor | None
 """Indices of channels, (channels,); None for all."""
+
+Move = Callable[..., Any]
+"""Runs a function that only cuts parameters, on its arguments: `Op.moving`."""
 
 
 class Shift(nn.Module):
@@ -23,20 +27,21 @@ class Shift(nn.Module):
         return x + self.bias[:, None, None].to(x.dtype)
 
 
-def narrowed(module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels) -> Tensor:
+def narrowed(module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels, move: Move) -> Tensor:
     """`module` on x, which has only the channels `inputs`, giving only the channels `outputs`; in evaluation.
 
     For convolutions with one group or depthwise, linear layers, batch norms, shifts; whatever else acts on each channel
     by itself runs as it is.
     """
     if isinstance(module, nn.Conv2d):
-        return _convolution(module, x, inputs, outputs)
+        return _convolution(module, x, inputs, outputs, move)
     if isinstance(module, nn.Linear):
-        return F.linear(x, _cut(_cut(module.weight, inputs, 1), outputs, 0), _cut_or_none(module.bias, outputs))
+        weight = _cut(_cut(module.weight, inputs, 1, move), outputs, 0, move)
+        return F.linear(x, weight, _cut_or_none(module.bias, outputs, move))
     if isinstance(module, nn.BatchNorm2d):
-        return _batch_norm(module, x, outputs)
+        return _batch_norm(module, x, outputs, move)
     if isinstance(module, Shift):
-        return x + _cut(module.bias, outputs, 0)[:, None, None]
+        return x + _cut(module.bias, outputs, 0, move)[:, None, None]
     output: Tensor = module(x)
     return output
 
@@ -78,30 +83,31 @@ BY_CHANNEL = (
 )
 
 
-def _convolution(conv: nn.Conv2d, x: Tensor, inputs: Channels, outputs: Channels) -> Tensor:
-    weight, bias = _cut(conv.weight, outputs, 0), _cut_or_none(conv.bias, outputs)
+def _convolution(conv: nn.Conv2d, x: Tensor, inputs: Channels, outputs: Channels, move: Move) -> Tensor:
+    weight, bias = _cut(conv.weight, outputs, 0, move), _cut_or_none(conv.bias, outputs, move)
     groups = 1
     if is_depthwise(conv):
         groups = len(weight)
     else:
-        weight = _cut(weight, inputs, 1)
+        weight = _cut(weight, inputs, 1, move)
     assert not isinstance(conv.padding, str)  # no backbone's
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, groups)
 
 
-def _batch_norm(norm: nn.BatchNorm2d, x: Tensor, channels: Channels) -> Tensor:
+def _batch_norm(norm: nn.BatchNorm2d, x: Tensor, channels: Channels, move: Move) -> Tensor:
     assert norm.running_mean is not None  # no backbone's is without
     assert norm.running_var is not None
-    mean, variance = _cut(norm.running_mean, channels, 0), _cut(norm.running_var, channels, 0)
-    weight, bias = _cut_or_none(norm.weight, channels), _cut_or_none(norm.bias, channels)
+    mean, variance = _cut(norm.running_mean, channels, 0, move), _cut(norm.running_var, channels, 0, move)
+    weight, bias = _cut_or_none(norm.weight, channels, move), _cut_or_none(norm.bias, channels, move)
     return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=norm.eps)
 
 
-def _cut(parameter: Tensor, channels: Channels, dim: int) -> Tensor:
+def _cut(parameter: Tensor, channels: Channels, dim: int, move: Move) -> Tensor:
     if channels is None or len(channels) == parameter.shape[dim]:
         return parameter
-    return parameter.index_select(dim, channels)
+    cut: Tensor = move(parameter.index_select, dim, channels)
+    return cut
 
 
-def _cut_or_none(parameter: Tensor | None, channels: Channels) -> Tensor | None:
-    return None if parameter is None else _cut(parameter, channels, 0)
+def _cut_or_none(parameter: Tensor | None, channels: Channels, move: Move) -> Tensor | None:
+    return None if parameter is None else _cut(parameter, channels, 0, move)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core.counter import Part
+from dyncomp.core.counter import MOVING, Part
 from dyncomp.core.trace import Decision, Tape
 
 
@@ -90,6 +90,10 @@ class Op(Taped, ABC):
     def unit(self, unit: Part, run: Callable[..., Any], *inputs: Any) -> Any:
         """Run a unit of the site (`EACH`: all of them at once, alike; `COUPLED`: see `SiteCost`)."""
         return self._metered(unit, run, *inputs)
+
+    def moving(self, run: Callable[..., Any], *inputs: Any) -> Any:
+        """Run something that only finds out what is to run, takes it out of a batch, or puts it back."""
+        return self._metered(MOVING, run, *inputs)
 
     def outside(self, run: Callable[..., Any], *inputs: Any) -> Any:
         """Run something, from inside the overhead, whose cost is that of what surrounds the site."""

@@ -23,10 +23,8 @@ def dilated(needed: Tensor, conv: nn.Conv2d, size: tuple[int, int]) -> Tensor:
     )
 
 
-def at_pixels(conv: nn.Conv2d, x: Tensor, pixels: Pixels) -> Tensor:
-    """The convolution's output (pixels, O) of x (B, C, H, W) at some output pixels, as one matrix product."""
-    image, row, column = pixels
-    seen = _neighbourhoods(conv, x, image, row, column)  # (pixels, k*k, C)
+def applied(conv: nn.Conv2d, seen: Tensor) -> Tensor:
+    """The convolution's output (pixels, O) of what it sees for each pixel (pixels, k*k, C), as one matrix product."""
     if conv.groups > 1:  # depthwise: a small product for each channel
         kernels = conv.weight.flatten(1)[:, :, None]  # (C, k*k, 1)
         y = torch.bmm(seen.permute(2, 0, 1), kernels).squeeze(2).t()  # (pixels, C)
@@ -37,8 +35,15 @@ def at_pixels(conv: nn.Conv2d, x: Tensor, pixels: Pixels) -> Tensor:
     return torch.addmm(conv.bias, seen.flatten(1), matrix)
 
 
-def _neighbourhoods(conv: nn.Conv2d, x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """What the convolution sees for each pixel, (pixels, k*k, C); zeros beyond the border."""
+def placed(pixels: Pixels, values: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """A map (B, O, H, W) that is `values` (pixels, O) at these pixels and 0 elsewhere; `size` is (B, H, W)."""
+    y = values.new_zeros(*size, values.shape[1])  # (B, H, W, O)
+    return y.index_put_(pixels, values).permute(0, 3, 1, 2)  # channels-last in memory
+
+
+def neighbourhoods(conv: nn.Conv2d, x: Tensor, pixels: Pixels) -> Tensor:
+    """What the convolution sees of x (B, C, H, W) for each output pixel, (pixels, k*k, C); zeros beyond the border."""
+    image, row, column = pixels
     (height, width), (stride_y, stride_x) = conv.kernel_size, conv.stride
     pad_y, pad_x = height // 2, width // 2
     padded = F.pad(x, (pad_x, pad_x, pad_y, pad_y)).permute(0, 2, 3, 1)  # (B, H+2p, W+2p, C)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dyncomp.core.net import Net
 from dyncomp.core.op import Op, with_strongest
-from dyncomp.core.rows import put, take
+from dyncomp.core.rows import put, rows_using, take
 from dyncomp.core.trace import Decision
 
 
@@ -59,14 +59,11 @@ class Routed(Op):
         """Each branch on its images, packed into a batch of their own."""
         y: Tensor | None = None
         for unit in range(self.units):
-            rows = (decision.used[:, unit] > 0.5).nonzero().squeeze(1)
+            rows = self.moving(rows_using, decision.used[:, unit])
             if len(rows) == 0:
                 continue
             term = self._weighed(unit, x, rows, decision.weight)
-            if y is None:
-                y = term if len(rows) == len(decision.used) else put(_zeros(term, len(decision.used)), rows, term)
-            else:
-                y = y.index_add(0, rows, term)
+            y = self.moving(_added, y, rows, term, len(decision.used))
         if y is None:  # an empty batch: any branch gives the right shape
             y = self.unit(0, self.branches[0], x)
         return y
@@ -77,7 +74,7 @@ class Routed(Op):
             output = self.unit(unit, self.branches[unit], x)
         else:
             with self.tape.narrow(rows):
-                output = self.unit(unit, self.branches[unit], take(x, rows))
+                output = self.unit(unit, self.branches[unit], self.moving(take, x, rows))
         term: Tensor = output * _column(weight.index_select(0, rows), unit, output)
         return term
 
@@ -116,6 +113,13 @@ def _shares(weight: Tensor) -> Tensor:
 
 def _column(weight: Tensor, unit: int, like: Tensor) -> Tensor:
     return weight[:, unit].to(like.dtype).view(-1, *[1] * (like.dim() - 1))  # (B, 1, ...)
+
+
+def _added(y: Tensor | None, rows: Tensor, term: Tensor, images: int) -> Tensor:
+    """The sum so far (images, ...), None at first, with a branch's share for the images at `rows`."""
+    if y is not None:
+        return y.index_add(0, rows, term)
+    return term if len(rows) == images else put(_zeros(term, images), rows, term)
 
 
 def _zeros(like: Tensor, images: int) -> Tensor:

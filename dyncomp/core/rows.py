@@ -16,6 +16,11 @@ def is_channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
+def rows_using(used: Tensor) -> Tensor:
+    """Which images use a unit, (rows,); used (B,) is 0 or 1."""
+    return (used > 0.5).nonzero().squeeze(1)
+
+
 def take(x: Features, rows: Tensor) -> Features:
     """The images at `rows`, in x's own layout (`index_select` alone would return a channels-last batch as NCHW)."""
     if isinstance(x, tuple):

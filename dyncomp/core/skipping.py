@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.op import Op
-from dyncomp.core.rows import put, take
+from dyncomp.core.rows import put, rows_using, take
 from dyncomp.core.trace import Decision
 
 Form = Literal["output", "residual"]
@@ -31,7 +31,7 @@ def skip_dense(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Dec
 
 def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Decision, form: Form) -> Tensor:
     """The body, a unit of `op`, on the images that use it, packed into a batch of their own."""
-    rows = (decision.used[:, unit] > 0.5).nonzero().squeeze(1)  # (used images,)
+    rows = op.moving(rows_using, decision.used[:, unit])  # (used images,)
     shortcut: Tensor = block.shortcut(x)  # (B, C', H', W')
     if len(rows) == len(x):
         return block.join(op.unit(unit, block.body, x), shortcut)
@@ -39,5 +39,7 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: De
     if len(rows) == 0:
         return skipped
     with op.tape.narrow(rows):
-        residual = op.unit(unit, block.body, take(x, rows))
-    return put(skipped, rows, block.join(residual, take(shortcut, rows)))
+        residual = op.unit(unit, block.body, op.moving(take, x, rows))
+    joined = block.join(residual, op.moving(take, shortcut, rows))
+    y: Tensor = op.moving(put, skipped, rows, joined)
+    return y

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyncomp.core.counter import MacCounter
+from dyncomp.core.counter import Meter
 
 Parent = tuple[str, int] | None
 """The unit (site, index) inside which a site lies, or None where it is always reached."""
@@ -121,7 +121,7 @@ class Tape:
         self.sampling = False
         self.recording = True
         self.forced: Mapping[str, Decision] = {}
-        self.meter: MacCounter | None = None
+        self.meter: Meter | None = None
         self.images = 0
         self.rows: Tensor | None = None
         self.decisions: dict[str, Decision] = {}

@@ -11,7 +11,7 @@ from torch import nn
 
 from dyncomp import build, create_method
 from dyncomp.core import Masked, Output
-from dyncomp.core.pixels import at_pixels, dilated
+from dyncomp.core.pixels import applied, dilated, neighbourhoods
 from dyncomp.methods.dynconv import DynConv, Masker
 
 CONVS = [
@@ -32,7 +32,7 @@ def test_a_convolution_at_pixels_is_the_convolution_there(conv: nn.Conv2d, side:
     whole = conv(x)
     mask = torch.rand(3, *whole.shape[2:], generator=torch.Generator().manual_seed(1)) < 0.4
     image, row, column = mask.nonzero(as_tuple=True)
-    found = at_pixels(conv, x, (image, row, column))
+    found = applied(conv, neighbourhoods(conv, x, (image, row, column)))
     torch.testing.assert_close(found, whole[image, :, row, column], rtol=0, atol=1e-12)
 
 
