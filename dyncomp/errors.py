@@ -8,6 +8,7 @@ DyncompError
 ├── BrokenPlugin       a plugin that cannot be loaded
 ├── CannotAttach       a method that finds nothing to attach to in this backbone
 ├── DataNotFound       a data set whose files are nowhere to be found
+├── UnpricedOperators  a network whose MACs are not all known, where that was forbidden
 ├── OutputError        an output folder that is not ours, or cannot be written
 ├── DeviceNotAvailable a device that this machine does not have
 └── BadAnswer          a network whose answers cannot be measured
@@ -33,6 +34,7 @@ __all__ = [
     "NameCollision",
     "OutputError",
     "UnknownName",
+    "UnpricedOperators",
 ]
 
 
@@ -78,6 +80,10 @@ class DataNotFound(DyncompError):
 
 class OutputError(DyncompError):
     """An output folder that holds something else, or cannot be written."""
+
+
+class UnpricedOperators(DyncompError):
+    """A network that runs operators without a known cost, where that was forbidden."""
 
 
 class DeviceNotAvailable(DyncompError):

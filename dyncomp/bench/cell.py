@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from dyncomp.bench.energy import energy_of_cell
 from dyncomp.bench.memory import memory_figures
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.stamp import git_commit, now
+from dyncomp.bench.timeshares import where_time_goes
 from dyncomp.core import Method, Net
 from dyncomp.core.tuner import choices
+from dyncomp.errors import UnpricedOperators
 from dyncomp.profile import (
     Evaluation,
     accuracy_with_exchanged_routes,
@@ -26,6 +28,9 @@ from dyncomp.profile import (
     evaluate,
     gate_health,
     gate_records,
+    in_batches,
+    second_opinions,
+    spending,
     stream_figures,
     warnings_of,
 )
@@ -45,15 +50,18 @@ CHECKED = 64
 """images that a network's answers are checked on before it is measured"""
 
 
-def run_cell(cell: Cell, store: Store, apart: Apart, report: Callable[[Progress], None]) -> dict[str, Any]:
+def run_cell(
+    cell: Cell, store: Store, apart: Apart, report: Callable[[Progress], None], strict_macs: bool = False
+) -> dict[str, Any]:
     """Train and measure the cell; its record is in the store when this returns, also when it failed.
 
-    Memory is measured in the processes of `apart`.
+    Memory is measured in the processes of `apart`. With `strict_macs` the cell fails where an operator ran that has no
+    known cost.
     """
     record = _head(cell)
     images = None
     try:
-        figures, images = _train_and_measure(cell, store, apart, report)
+        figures, images = _train_and_measure(cell, store, apart, report, strict_macs)
         record |= figures | {"status": "ok"}
     except Exception as error:  # a cell that fails is a result too; the others go on
         message = " ".join(f"{type(error).__name__}: {error}".split())
@@ -93,20 +101,25 @@ def _head(cell: Cell) -> dict[str, Any]:
 
 
 def _train_and_measure(
-    cell: Cell, store: Store, apart: Apart, report: Callable[[Progress], None]
+    cell: Cell, store: Store, apart: Apart, report: Callable[[Progress], None], strict_macs: bool
 ) -> tuple[dict[str, Any], Images]:
     group = cell.group
     net = group.build(cell.method).to(group.device)
     check_untrained(net, _test_images(cell, 2).to(group.device), group.splits.classes)
+    if strict_macs and net.costs is not None:  # before anything is trained
+        _check_priced(net.costs.uncounted)
     begin = time.perf_counter()
     stages = start_from(net, group.init, cell.method.stages()) if group.init else cell.method.stages()
     logs = train(net, group.splits.train, stages, group.recipe, group.seed, report)
     record: dict[str, Any] = {"train_seconds": time.perf_counter() - begin, "stages": [_stage(log) for log in logs]}
     figures, images = measure(net, cell)
     record |= figures
+    if strict_macs:
+        _check_priced(record["uncounted_operators"])
     record["warnings"] += [warning for log in logs for warning in log.warnings]
     checkpoint = store.checkpoint_path(cell.key)
     save_checkpoint(net, checkpoint, _rebuilding(cell))
+    record |= where_time_goes(cell, store, record["uncounted_operators"])
     return record | memory_figures(net, cell, checkpoint, apart) | energy_of_cell(net, cell), images
 
 
@@ -138,6 +151,19 @@ def _check(net: Net, cell: Cell) -> None:
 def _test_images(cell: Cell, count: int) -> Tensor:
     """The first (count, C, H, W) test images."""
     return next(iter(cell.group.splits.test.batches(count))).images
+
+
+def _check_priced(uncounted: Sequence[str]) -> None:
+    if uncounted:
+        raise UnpricedOperators(unpriced(uncounted))
+
+
+def unpriced(uncounted: Sequence[str]) -> str:
+    """The error of a cell whose MACs are not all known, where that was forbidden."""
+    return (
+        f"strict-macs: operators without a known cost ran: {', '.join(uncounted)}; give each a formula by "
+        "torch.utils.flop_counter.register_flop_formula, or leave out --strict-macs"
+    )
 
 
 def _points(net: Net, cell: Cell) -> list[dict[str, Any]]:
@@ -199,16 +225,14 @@ def _accuracy_and_gates(net: Net, cell: Cell, test: Evaluation) -> dict[str, Any
 
 def _mac_figures(net: Net, cell: Cell, test: Evaluation) -> dict[str, Any]:
     costs, macs, static = net.costs, test.macs.numpy(), cell.group.static_macs
+    splits = cell.group.splits
     assert costs is not None  # `build` measures them
-    executed = count_executed(net, cell.group.splits.test)
-    p5, p50, p95 = np.percentile(macs, [5, 50, 95]).tolist()
+    executed = count_executed(net, splits.test)
+    difficulty = None if splits.difficulty is None else splits.difficulty.numpy()
+    image = next(in_batches(net, splits.test, 1))[0]
     return {
-        "macs": float(macs.mean()),
-        "macs_std": float(macs.std()),
-        "macs_p5": p5,
-        "macs_p50": p50,
-        "macs_p95": p95,
-        "macs_max": int(macs.max()),
+        **spending(test, splits.class_names, difficulty),
+        "second_opinions": second_opinions(net, image),
         "macs_always": costs.always,
         "macs_full": costs.full,
         "macs_gates": costs.overhead,

@@ -36,6 +36,7 @@ class Config:
     init: str = ""
     include_path: tuple[str, ...] = ()
     force: bool = False
+    strict_macs: bool = False
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -162,6 +163,7 @@ _FITS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "init": _path,
         "include_path": _paths,
         "force": _flag,
+        "strict_macs": _flag,
         "dry_run": _flag,
     }
 )

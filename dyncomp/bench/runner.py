@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dyncomp.bench.cell import run_cell
+from dyncomp.bench.cell import run_cell, unpriced
 from dyncomp.bench.config import Config
 from dyncomp.bench.events import CellEnded, CellStarted, CellTrains, Listener, Planned, ReportStarted, silent
 from dyncomp.bench.plan import Cell, Plan, make_plan
@@ -45,7 +45,9 @@ def run(config: Config, tell: Listener = silent) -> Outcome | None:
     store = Store.create(folder, config.as_json() | {"left_out": [asdict(one) for one in plan.left_out]})
     wanted = _wanted(plan, store, config.force)
     tell(Planned(plan, len(plan.cells) - len(wanted)))
-    failed = _run_cells(wanted, store, tell)
+    failed = _run_cells(wanted, store, config.strict_macs, tell)
+    if config.strict_macs:
+        failed += _unpriced([cell for cell in plan.cells if cell not in wanted], store, tell)
     for group in plan.groups:
         able = [cell for cell in group if _finished(cell, store)]
         if able:
@@ -90,16 +92,27 @@ def _finished(cell: Cell, store: Store) -> bool:
     return record is not None and record["status"] == "ok" and store.checkpoint_path(cell.key).exists()
 
 
-def _run_cells(cells: Sequence[Cell], store: Store, tell: Listener) -> list[Cell]:
+def _run_cells(cells: Sequence[Cell], store: Store, strict_macs: bool, tell: Listener) -> list[Cell]:
     """Run them one after the other; returns those that failed."""
     failed = []
     with Apart() as apart:
         for number, cell in enumerate(cells, start=1):
             tell(CellStarted(cell, number, len(cells)))
-            record = run_cell(cell, store, apart, partial(_pass_on, cell, tell))
+            record = run_cell(cell, store, apart, partial(_pass_on, cell, tell), strict_macs)
             tell(CellEnded(cell, record))
             if record["status"] != "ok":
                 failed.append(cell)
+    return failed
+
+
+def _unpriced(cells: Sequence[Cell], store: Store, tell: Listener) -> list[Cell]:
+    """Cells finished before whose MACs are not all known: they keep their records, and this run tells of a failure."""
+    failed = []
+    for cell in cells:
+        record = store.cell(cell.key) or {}
+        if names := record.get("uncounted_operators"):
+            tell(CellEnded(cell, {**record, "status": "failed", "error": unpriced(names)}))
+            failed.append(cell)
     return failed
 
 

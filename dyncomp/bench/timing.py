@@ -27,7 +27,7 @@ def time_group(cells: Sequence[Cell], store: Store, batch_sizes: Sequence[int], 
     wanted = [size for size in batch_sizes if force or _key(cells, size) not in known]
     if not wanted:
         return
-    nets = {cell.key: _trained(cell, store) for cell in cells}
+    nets = {cell.key: trained(cell, store) for cell in cells}
     for batch_size in wanted:
         tell(TimingStarted(len(nets), batch_size))
         timing = _time(cells[0].group, nets, batch_size)
@@ -38,7 +38,8 @@ def _key(cells: Sequence[Cell], batch_size: int) -> str:
     return cell_key({"cells": sorted(cell.key for cell in cells), "batch_size": batch_size})
 
 
-def _trained(cell: Cell, store: Store) -> Net:
+def trained(cell: Cell, store: Store) -> Net:
+    """The cell's network from its checkpoint, as it is timed: on its device, in the layout that is faster there."""
     net = cell.group.build(cell.method)
     path = store.checkpoint_path(cell.key)
     try:

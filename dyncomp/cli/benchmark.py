@@ -35,6 +35,7 @@ def benchmark(
         list[Path] | None, typer.Option(help="Loose plugin file, or a folder of them. May be repeated.")
     ] = None,
     force: Annotated[Flag, typer.Option(help="Run finished cells again.")] = None,
+    strict_macs: Annotated[Flag, typer.Option(help="An operator without a known cost fails its cell.")] = None,
     dry_run: Annotated[Flag, typer.Option(help="Say what would be run, run nothing.")] = None,
 ) -> None:
     """Train and measure methods of conditional computation against the plain backbone, and write a report."""
@@ -51,6 +52,7 @@ def benchmark(
         "init": init,
         "include_path": include_path or None,
         "force": force,
+        "strict_macs": strict_macs,
         "dry_run": dry_run,
     }
     raise typer.Exit(_run({key: value for key, value in given.items() if value is not None}, config))

@@ -92,10 +92,19 @@ class Trace(Mapping[str, Decision]):
         joined = {site: _joined([trace[site] for trace in traces]) for site in first}
         return Trace(joined, first.parents, sum(t.images for t in traces))
 
+    def lean(self) -> Trace:
+        """The same routes, and weights where they are more than routes: `used` as bool, and chances forgotten."""
+        return Trace({site: _lean(d) for site, d in self.items()}, self.parents, self.images)
+
     def to(self, device: torch.device | str) -> Trace:
         """The same decisions on another device, without their graph."""
         moved = {site: d.map(lambda t: t.detach().to(device)) for site, d in self.items()}
         return Trace(moved, self.parents, self.images)
+
+
+def _lean(decision: Decision) -> Decision:
+    used = decision.used.detach() > 0.5
+    return Decision(used, used if decision.weight is decision.used else decision.weight.detach(), used)
 
 
 def _sum(a: Decision, b: Decision) -> Decision:

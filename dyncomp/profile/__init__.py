@@ -1,9 +1,19 @@
 """Measures a built network: accuracy, multiply-adds, gate health, latency. Knows no method."""
 
-from dyncomp.profile.evaluation import Evaluation, accuracy_with_exchanged_routes, count_executed, evaluate
+from dyncomp.profile.audit import audit_operators
+from dyncomp.profile.evaluation import (
+    Evaluation,
+    accuracy_with_exchanged_routes,
+    count_executed,
+    evaluate,
+    in_batches,
+)
+from dyncomp.profile.gap import attribute
 from dyncomp.profile.health import GateHealth, distinct_routes, gate_health, gate_records, warnings_of
 from dyncomp.profile.latency import LatencyRounds, measure_latency
 from dyncomp.profile.machine import environment
+from dyncomp.profile.opinions import second_opinions
+from dyncomp.profile.spent import spending
 from dyncomp.profile.streams import stream_figures
 
 __all__ = [
@@ -11,13 +21,18 @@ __all__ = [
     "GateHealth",
     "LatencyRounds",
     "accuracy_with_exchanged_routes",
+    "attribute",
+    "audit_operators",
     "count_executed",
     "distinct_routes",
     "environment",
     "evaluate",
     "gate_health",
     "gate_records",
+    "in_batches",
     "measure_latency",
+    "second_opinions",
+    "spending",
     "stream_figures",
     "warnings_of",
 ]

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dyncomp.core import Executed, Net, Trace, execute_and_count
+from dyncomp.core import Executed, Net, Trace, execute_and_count, price
 from dyncomp.data import Split
 from dyncomp.profile.sanity import answering, check_logits
 
 BATCH_SIZE = 256
+PRICED_AT_ONCE = 16
+"""batches; more would hold much memory for networks that decide about pixels"""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """A split seen once in the sparse form; all tensors on the CPU, in the split's order.
 
-    labels, predictions: (N,) int64; macs: (N,) int64, priced by the decisions; trace: of all images.
+    labels, predictions: (N,) int64; macs: (N,) int64, priced by the decisions; trace: of all images, `Trace.lean`.
     """
 
     labels: Tensor
@@ -35,7 +37,7 @@ class Evaluation:
 
 def evaluate(net: Net, split: Split) -> Evaluation:
     """Run the sparse form over a split, in order. Raises BadAnswer, with the images' numbers, where it fails."""
-    labels, predictions, macs, traces = [], [], [], []
+    labels, predictions, traces = [], [], []
     with torch.inference_mode():
         for images, batch_labels, index in in_batches(net, split):
             where = f"images {int(index[0])} to {int(index[-1])}"
@@ -43,10 +45,18 @@ def evaluate(net: Net, split: Split) -> Evaluation:
                 output = net(images, sparse=True)
             check_logits(output.logits, len(images), None, where)
             labels.append(batch_labels)
-            predictions.append(output.logits.argmax(1).cpu())
-            macs.append(output.macs().round().long().cpu())
-            traces.append(output.trace.to("cpu"))
-    return Evaluation(torch.cat(labels), torch.cat(predictions), torch.cat(macs), Trace.join(traces))
+            predictions.append(output.logits.argmax(1))
+            traces.append(output.trace.lean())
+        macs, trace = _priced(net, traces)
+    return Evaluation(torch.cat(labels), torch.cat(predictions).cpu(), macs, trace)
+
+
+def _priced(net: Net, traces: Sequence[Trace]) -> tuple[Tensor, Trace]:
+    """MACs (N,) int64 and trace of all batches; priced for many at once, as calls are what pricing costs."""
+    assert net.costs is not None  # `build` measures them
+    joined = [Trace.join(traces[start : start + PRICED_AT_ONCE]) for start in range(0, len(traces), PRICED_AT_ONCE)]
+    macs = torch.cat([price(net.costs, trace).round().long() for trace in joined])
+    return macs.cpu(), Trace.join([trace.to("cpu") for trace in joined])
 
 
 def count_executed(net: Net, split: Split) -> Executed:
@@ -71,8 +81,8 @@ def accuracy_with_exchanged_routes(net: Net, split: Split, trace: Trace, seed: i
     return 100 * right / trace.images
 
 
-def in_batches(net: Net, split: Split) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def in_batches(net: Net, split: Split, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Images on the network's device, labels and numbers of a split's batches, in order."""
     device = next(net.parameters()).device
-    for images, labels, index in split.batches(BATCH_SIZE):
+    for images, labels, index in split.batches(batch_size or BATCH_SIZE):
         yield images.to(device, memory_format=torch.channels_last), labels, index
