@@ -26,7 +26,7 @@ def show_result(store: Store) -> None:
 
 
 VARYING = {"backbone": "backbone", "dataset": "data", "seed": "seed"}
-FIGURES = ("top-1 %", "M MACs", "claimed", "executed", "batch", "ms", "realised")
+FIGURES = ("top-1 %", "M MACs", "M FLOPs", "claimed", "executed", "batch", "ms", "realised")
 
 
 def _table(frame: pd.DataFrame) -> Table:
@@ -46,10 +46,10 @@ def _table(frame: pd.DataFrame) -> Table:
 
 def _figures(row: dict[str, object]) -> list[str]:
     if row["status"] != "ok":
-        return ["failed", *[""] * 6]
+        return ["failed", *[""] * 7]
     return [
         f"{row['top1']:.2f}",
-        f"{float(str(row['macs'])) / 1e6:.2f}",
+        *(f"{float(str(row[name])) / 1e6:.2f}" for name in ("macs", "flops")),
         *(_text(row[name], "{:.2f}x") for name in ("speedup_claimed", "speedup_executed")),
         _text(row["batch_size"], "{:.0f}"),
         _text(row["latency_ms_p50"], "{:.2f}"),

@@ -34,8 +34,8 @@ def observe(net: Net, split: Split) -> Seen:
 def measure_points(net: Net, split: Split, points: Sequence[Point]) -> list[dict[str, Any]]:
     """Evaluate the sparse form at each point; the network is left at the first one, also after an error.
 
-    Each row, ready for JSON: name, kind, thresholds (by site), top1 (percent), macs (mean of an image), leaves (share
-    of the images that leave at each exit, and, last, at the end; empty for a network without exits).
+    Each row, ready for JSON: name, kind, thresholds (by site), top1 (percent), macs (mean of an image), flops (twice
+    that), leaves (share of the images that leave at each exit, and, last, at the end; empty without exits).
     """
     try:
         return [_measured(net, split, point) for point in points]
@@ -47,12 +47,14 @@ def measure_points(net: Net, split: Split, points: Sequence[Point]) -> list[dict
 def _measured(net: Net, split: Split, point: Point) -> dict[str, Any]:
     point.apply(net)
     found = evaluate(net, split)
+    macs = float(found.macs.double().mean())
     return {
         "name": point.name,
         "kind": point.kind,
         "thresholds": dict(point.thresholds),
         "top1": found.top1,
-        "macs": float(found.macs.double().mean()),
+        "macs": macs,
+        "flops": 2 * macs,
         "leaves": leaves(found.trace, exit_sites(net)),
     }
 

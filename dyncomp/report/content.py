@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dyncomp.report import numbers as n
 from dyncomp.report.details import Detail, Failure, detail, failures, place, warnings_of
 from dyncomp.report.reading import Reading, Record
+from dyncomp.report.spent import gap_table
 from dyncomp.report.tables import Table, results_table, summary_table
 from dyncomp.report.words import Sentence, words_of
 
@@ -34,6 +35,25 @@ CONVENTIONS = (
     ),
     ("latency", "Milliseconds per batch of the given size, sparse form; p50 and p99 over rounds."),
     (
+        "where time goes",
+        "In percent of the static network's time on the same batch. MACs at static's pace: what the claimed speed-up "
+        "promises, gates left out. Slower or faster per MAC: the parts that run, beyond that pace, when every unit is "
+        "on and nothing is packed. Gates, and gathering and scattering: by a stopwatch that the network's own ops "
+        "start and stop. Launches: calls beyond those, at the cost of a call that does nothing, so at least. Smaller "
+        "batches: what is left. A sketch from a few rounds; realised is what the timing says.",
+    ),
+    (
+        "operators",
+        "Time inside operators on test images in the sparse form, by torch's profiler, each with what it calls. Free "
+        "by convention: normalisation, activations, pooling, copies, gathering and scattering have no MACs, but they "
+        "do take time.",
+    ),
+    (
+        "other counters",
+        "torch's counter and fvcore on one test image, on its own route. Differences above 1 % are told by operator. "
+        "fvcore prices normalisation and pooling, and its trace cuts out gates that only decide.",
+    ),
+    (
         "accuracy",
         "Top-1 on the test split. The margin is 95 %, from the same images for both networks where "
         "the records hold them (McNemar's exact test decides what is distinguishable). Thresholds "
@@ -53,6 +73,8 @@ class Content:
 
     sentences: tuple[Sentence, ...]
     table: Table
+    gap: Table | None
+    """where each method's time goes; None where that was not measured"""
     summary: Table | None
     """over the seeds; None where there is one seed alone"""
     details: tuple[Detail, ...]
@@ -75,6 +97,7 @@ def content(reading: Reading, frame: pd.DataFrame) -> Content:
     return Content(
         sentences=tuple(words_of(reading, frame)),
         table=results_table(frame),
+        gap=gap_table(done),
         summary=summary_table(frame) if frame["seed"].nunique() > 1 else None,
         details=tuple(detail(cell) for cell in done),
         failures=tuple(failures(reading, frame)),

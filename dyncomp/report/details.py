@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from dyncomp.report import numbers as n
 from dyncomp.report.extras import point_table, resources, stream_table
 from dyncomp.report.reading import Reading, Record
+from dyncomp.report.spent import class_table, operator_table
+from dyncomp.report.spent import facts as spent_facts
 from dyncomp.report.tables import Table, gate_table, stage_table
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ class Detail:
     stages: Table | None
     points: Table | None
     streams: Table | None
+    classes: Table | None
+    operators: Table | None
     warnings: tuple[str, ...]
 
 
@@ -57,9 +61,9 @@ def detail(cell: Record) -> Detail:
         ("top-1, test", n.percent(cell.get("top1"))),
         ("top-1, calibration", n.percent(cell.get("top1_calibration"))),
         ("top-1, routes exchanged", n.percent(cell.get("route_exchange_top1"))),
-        ("MACs p5, p50, p95, max", _spread(cell)),
-        ("MACs that always run", n.macs(cell.get("macs_always"))),
-        ("MACs with every unit on", n.macs(cell.get("macs_full"))),
+        ("per image: mean, p5, p50, p95, max", _spread(cell)),
+        ("always run", n.both(cell.get("macs_always"))),
+        ("with every unit on", n.both(cell.get("macs_full"))),
         ("routes", f"{cell.get('routes')} over {cell.get('images')} test images"),
         ("trained for", n.fixed(cell.get("train_seconds"), 1, " s")),
         ("key", str(cell["key"])),
@@ -70,18 +74,20 @@ def detail(cell: Record) -> Detail:
         title=title(cell),
         paper=paper,
         link=_link(paper),
-        facts=(*facts, *counted, *resources(cell)),
+        facts=(*facts, *spent_facts(cell), *counted, *resources(cell)),
         gates=gate_table(cell.get("gates") or ()),
         stages=stage_table(cell.get("stages") or ()),
         points=point_table(cell.get("points") or (), cell.get("macs_static")),
         streams=stream_table(cell.get("streams")),
+        classes=class_table(cell.get("macs_by_class") or ()),
+        operators=operator_table(cell.get("operators")),
         warnings=tuple(warnings_of(cell)),
     )
 
 
 def _spread(cell: Record) -> str:
-    names = ("macs_p5", "macs_p50", "macs_p95", "macs_max")
-    return ", ".join(n.macs(cell.get(name)) for name in names)
+    names = ("macs", "macs_p5", "macs_p50", "macs_p95", "macs_max")
+    return ", ".join(n.both(cell.get(name)) for name in names)
 
 
 def _link(paper: str) -> str | None:

@@ -7,28 +7,45 @@ from typing import Any
 
 from dyncomp.report import numbers as n
 from dyncomp.report.reading import Record
-from dyncomp.report.tables import Table, row_of
+from dyncomp.report.tables import Table, both, row_of
 
 POLICIES = {
     "gate": "the network's own judgement",
     "finish_all": "finishing every frame, without a judge",
     "random": "dropping as many frames at random, unseen",
 }
+
+
+def _twice(macs: float | None) -> str:
+    return n.macs(None if macs is None else 2 * macs)
+
+
 STREAM_FIGURES = (
     ("right of the answered", "accuracy_answered", n.percent),
     ("answered", "share_answered", lambda value: n.percent(None if value is None else 100 * value)),
     ("MACs per stream", "macs_per_stream", n.macs),
+    ("FLOPs per stream", "macs_per_stream", _twice),
     ("frames to the first right answer", "frames_to_first_right", lambda value: n.fixed(value, 2)),
     ("MACs to the first right answer", "macs_to_first_right", n.macs),
+    ("FLOPs to the first right answer", "macs_to_first_right", _twice),
     ("first answer right", "share_right_first_answer", lambda value: n.percent(None if value is None else 100 * value)),
     ("MACs to the first answer", "macs_to_first_answer", n.macs),
+    ("FLOPs to the first answer", "macs_to_first_answer", _twice),
 )
 
 
 def point_table(points: Sequence[Record], static_macs: float | None) -> Table | None:
     """One row per operating point: accuracy and cost on the test images at thresholds from the calibration split."""
     rows = [row_of(*_point(point, static_macs)) for point in points]
-    headers = ("operating point", "kind", "top-1", "MACs", "of static", "leave at each exit, the rest at the end")
+    headers = (
+        "operating point",
+        "kind",
+        "top-1",
+        "MACs",
+        "FLOPs",
+        "of static",
+        "leave at each exit, the rest at the end",
+    )
     return Table(headers, tuple(rows)) if rows else None
 
 
@@ -36,7 +53,7 @@ def _point(point: Record, static_macs: float | None) -> Iterable[tuple[str, Any]
     yield str(point["name"]), str(point["name"])
     yield str(point["kind"]), str(point["kind"])
     yield n.percent(point["top1"]), point["top1"]
-    yield n.macs(point["macs"]), point["macs"]
+    yield from both(point["macs"])
     share = 100 * point["macs"] / static_macs if static_macs else None
     yield n.fixed(share, 0, " %"), share
     leaves = ", ".join(n.fixed(100 * share, 0, " %") for share in point.get("leaves") or ())

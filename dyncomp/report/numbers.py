@@ -75,6 +75,13 @@ def macs(value: Any) -> str:
     return f"{significant(float(value) / scale)} {unit.removesuffix('MACs').strip()}".strip()
 
 
+def both(value: Any) -> str:
+    """`1.23 M MACs (2.46 M FLOPs)`: the two conventions, of a number of multiply-adds."""
+    if missing(value):
+        return MISSING
+    return f"{macs(value)} MACs ({macs(2 * float(value))} FLOPs)"
+
+
 def listed(items: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

@@ -24,6 +24,7 @@ COLUMNS = (
     *("route_exchange_top1", "top1_calibration", "train_seconds", "rounds"),
     *("params_mib", "memory_mib_inference", "activation_mib", "memory_batch_size"),
     *("memory_mib_training", "memory_batch_size_training", "energy_j_per_image", "energy_batch_size"),
+    *("macs_right", "macs_wrong", "macs_difficulty_rank_correlation", "time_share_free", "time_share_unknown"),
     *("role", "warnings", "error", "key"),
 )
 COUNTS = (
@@ -44,7 +45,8 @@ def results(store: Store) -> pd.DataFrame:
 
     `macs` is the mean per test image, gates included; `flops = 2 * macs`; `latency_ms_*` are per
     batch of that `batch_size`; `speedup_realised` is the median over rounds of static's time by
-    the method's in the same round, with a 95 % bootstrap interval. A cell that was not timed has
+    the method's in the same round, with a 95 % bootstrap interval. `time_share_free` and
+    `time_share_unknown` are from 0 to 1, of the time in operators. A cell that was not timed has
     one row without latency; a failed one has its error.
     """
     return results_of(read(store))
@@ -95,9 +97,11 @@ def _measured(cell: Mapping[str, Any]) -> dict[str, Any]:
     gates = cell.get("gates") or ()
     images = cell.get("images")
     executed = cell.get("executed_macs")
+    time_shares = (cell.get("operators") or {}).get("shares") or {}
     return copied | {
         "flops": 2 * cell["macs"] if cell.get("macs") is not None else None,
         "executed_macs_per_image": executed / images if executed is not None and images else None,
+        **{f"time_share_{kind}": time_shares.get(kind) for kind in ("free", "unknown")},
         "gates": sum(gate.get("units", 1) for gate in gates),
         "gates_always_on": sum(gate.get("always_on", gate["rate_test"] == 1) for gate in gates),
         "gates_always_off": sum(gate.get("always_off", gate["rate_test"] == 0) for gate in gates),
@@ -136,6 +140,6 @@ def _written(name: str, value: Any) -> Any:
     if name in COUNTS:
         return int(value)
     number = float(value)
-    if "macs" in name or name == "flops":
+    if name == "flops" or ("macs" in name and "correlation" not in name):
         return int(number) if number == int(number) else round(number, 3)
     return f"{number:.6g}"

@@ -83,7 +83,7 @@ def summary_table(frame: pd.DataFrame) -> Table:
     """Mean and standard deviation over the seeds, one row per spec and batch size."""
     table = summary(frame)
     rows = [row_of(*_summarised(row, table)) for row in table.iloc]
-    headers = ["method", *_telling(table), "seeds", "batch", "top-1", "MACs", "claimed"]
+    headers = ["method", *_telling(table), "seeds", "batch", "top-1", "MACs", "FLOPs", "claimed"]
     return Table((*headers, "executed", "realised", "ms p50"), tuple(rows))
 
 
@@ -100,6 +100,7 @@ def _summarised(row: pd.Series, table: pd.DataFrame) -> Iterable[tuple[str, Any]
     writers = {
         "top1": lambda value: n.fixed(value, 2),
         "macs": n.macs,
+        "flops": n.macs,
         "speedup_claimed": n.ratio,
         "speedup_executed": n.ratio,
         "speedup_realised": n.ratio,
@@ -113,7 +114,7 @@ def _summarised(row: pd.Series, table: pd.DataFrame) -> Iterable[tuple[str, Any]
 
 def gate_table(gates: Sequence[Record]) -> Table | None:
     """One row per gate: how often it is on, what it decides about, what is wrong with it."""
-    headers = ("site", "unit", "on (test)", "on (calibration)", "unit MACs", "gate MACs")
+    headers = ("site", "unit", "on (test)", "on (calibration)", "unit MACs", "unit FLOPs", "gate MACs", "gate FLOPs")
     rows = [row_of(*_gate(gate)) for gate in gates]
     return Table((*headers, "input dependence (bits)", "flag"), tuple(rows)) if rows else None
 
@@ -125,8 +126,8 @@ def _gate(gate: Record) -> Iterable[tuple[str, Any]]:
     for name in ("rate_test", "rate_calibration"):
         rate = gate.get(name)
         yield n.fixed(None if rate is None else 100 * rate, 1, " %"), rate
-    yield n.macs(gate.get("unit_macs")), gate.get("unit_macs")
-    yield n.macs(gate.get("overhead_macs")), gate.get("overhead_macs")
+    for name in ("unit_macs", "overhead_macs"):
+        yield from both(gate.get(name))
     yield n.fixed(gate.get("input_dependence"), 3), gate.get("input_dependence")
     flag = _flag(gate)
     yield flag, flag
@@ -159,6 +160,13 @@ def stage_table(stages: Sequence[Record]) -> Table | None:
     ]
     headers = ("stage", "epochs", "first loss", "last loss", "seconds")
     return Table(headers, tuple(rows)) if rows else None
+
+
+def both(macs: float | None) -> Iterable[tuple[str, Any]]:
+    """Two cells: multiply-adds, and FLOPs, which are twice that."""
+    yield n.macs(macs), macs
+    flops = None if macs is None else 2 * macs
+    yield n.macs(flops), flops
 
 
 def row_of(*cells: tuple[str, Any]) -> tuple[Cell, ...]:

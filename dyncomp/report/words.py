@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dyncomp.report import numbers as n
 from dyncomp.report.reading import Reading, read
 from dyncomp.report.speed import speed
+from dyncomp.report.spent import clauses
 from dyncomp.report.statistics import (
     Difference,
     binomial_margin,
@@ -94,6 +95,8 @@ def _method(cells: pd.DataFrame, rows: pd.DataFrame, static: pd.DataFrame, readi
     yield f"{_against(cells, static, reading)} {_arithmetic(cells)}{speed(rows)}"
     yield from _gates(cells)
     yield from _exchange(cells)
+    keys = set(cells["key"])
+    yield from clauses(cells, [cell for cell in reading.cells if cell["key"] in keys])
 
 
 def _accuracy(cells: pd.DataFrame) -> str:

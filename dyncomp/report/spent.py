@@ -1,0 +1,159 @@
+"""Tables and sentences about where multiply-adds and time go, from the records of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dyncomp.report import numbers as n
+from dyncomp.report.reading import Record
+from dyncomp.report.tables import Table, row_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_CLASSES = 20
+"""classes up to which all are told; of more, those on which most and least is spent"""
+KINDS = {
+    "priced": "priced in MACs",
+    "free": "free by convention",
+    "unknown": "without a known cost",
+}
+PARTS = {
+    "arithmetic": "MACs at static's pace",
+    "pace": "slower or faster per MAC",
+    "gates": "gates",
+    "moving": "gathering, scattering",
+    "launches": "launches",
+    "smaller_batches": "smaller batches",
+}
+HARDLY = 0.01
+"""share of the mean from which on a difference in MACs is worth a sentence"""
+COUNTERS = {"torch": "torch's counter", "fvcore": "fvcore"}
+
+
+def class_table(classes: Sequence[Record]) -> Table | None:
+    """One row per class: images, mean MACs and FLOPs, accuracy; of very many classes the dearest and the cheapest."""
+    if len(classes) < 2:
+        return None
+    rows = sorted(classes, key=lambda row: -row["macs"]) if len(classes) > MOST_CLASSES else list(classes)
+    if len(rows) > MOST_CLASSES:
+        half = MOST_CLASSES // 2
+        rows = [*rows[:half], *rows[-half:]]
+    headers = ("class", "images", "MACs", "FLOPs", "top-1")
+    return Table(headers, tuple(row_of(*_class(row)) for row in rows))
+
+
+def _class(row: Record) -> Iterable[tuple[str, Any]]:
+    yield str(row["class"]), str(row["class"])
+    yield n.fixed(row["images"], 0), row["images"]
+    yield n.macs(row["macs"]), row["macs"]
+    yield n.macs(2 * row["macs"]), 2 * row["macs"]
+    yield n.percent(row["top1"]), row["top1"]
+
+
+def operator_table(operators: Record | None) -> Table | None:
+    """One row per operator that takes time: what the convention calls it, calls, share of the time in operators."""
+    if not operators:
+        return None
+    rows = []
+    for kind, text in KINDS.items():
+        share = 100 * operators["shares"][kind]
+        rows.append(row_of(("all", ""), (text, text), ("", ""), (n.fixed(share, 1, " %"), share)))
+        rows += [row_of(*_operator(entry, text)) for entry in operators["top"][kind]]
+    return Table(("operator", "kind", "calls", "share of operators' time"), tuple(rows))
+
+
+def _operator(entry: Record, kind: str) -> Iterable[tuple[str, Any]]:
+    yield str(entry["operator"]), str(entry["operator"])
+    yield kind, kind
+    yield n.fixed(entry["calls"], 0), entry["calls"]
+    yield n.fixed(100 * entry["share"], 1, " %"), 100 * entry["share"]
+
+
+def gap_table(cells: Iterable[Record]) -> Table | None:
+    """One row per method and batch size: the parts of its time in percent of static's, which add up to `all`."""
+    rows = [row_of(*_gap(cell, gap)) for cell in cells for gap in cell.get("gaps") or ()]
+    headers = ("method", "batch", *PARTS.values(), "all", "is")
+    return Table(headers, tuple(rows)) if rows else None
+
+
+def _gap(cell: Record, gap: Record) -> Iterable[tuple[str, Any]]:
+    name = f"{cell.get('spec')}, {cell.get('backbone')} on {cell.get('dataset')}, seed {cell.get('seed')}"
+    yield name, name
+    yield n.fixed(gap["batch_size"], 0), gap["batch_size"]
+    for part in PARTS:
+        share = 100 * gap["parts_ms"][part] / gap["static_ms"]
+        yield n.fixed(share, 0, " %"), share
+    whole = 100 * gap["method_ms"] / gap["static_ms"]
+    yield n.fixed(whole, 0, " %"), whole
+    yield n.ratio(100 / whole), 100 / whole
+
+
+def facts(cell: Record) -> Iterator[tuple[str, str]]:
+    """Lines for one cell: right and wrong answers, difficulty, what other counters say, time without a known cost."""
+    if cell.get("macs_std") and None not in (cell.get("macs_right"), cell.get("macs_wrong")):
+        yield "MACs of images answered rightly, wrongly", f"{n.both(cell['macs_right'])}, {n.both(cell['macs_wrong'])}"
+    if (r := cell.get("macs_difficulty_rank_correlation")) is not None:
+        yield "rank correlation of MACs with difficulty", f"{n.fixed(r, 2)} ({_bounds(cell)})"
+    for name, text in COUNTERS.items():
+        opinion = (cell.get("second_opinions") or {}).get(name)
+        if opinion is not None:
+            yield f"one image by {text}", _opinion(opinion, cell["second_opinions"])
+    for operator, calls in (cell.get("uncounted_calls") or {}).items():
+        yield "without a known cost", f"{operator}, {calls} calls over the test images"
+    if cell.get("time_error"):
+        yield "time by part", f"not measured: {cell['time_error']}"
+
+
+def _opinion(theirs: Record, ours: Record) -> str:
+    if "error" in theirs:
+        return str(theirs["error"])
+    text = f"{n.both(theirs['macs'])}; ours {n.both(ours['macs'])}"
+    apart = theirs.get("differences") or {}
+    if not apart:
+        return text
+    share = n.points(100 * (theirs["macs"] / ours["macs"] - 1)) if ours["macs"] else n.MISSING
+    parts = n.listed([f"{name} {'+' if macs > 0 else '-'}{n.macs(abs(macs))}" for name, macs in apart.items()])
+    return f"{text}; {share} %, by {parts}"
+
+
+def _bounds(cell: Mapping[str, Any]) -> str:
+    low, high = (n.fixed(cell[f"macs_difficulty_rank_correlation_{end}"], 2) for end in ("low", "high"))
+    return f"95 % interval {low} to {high}"
+
+
+def clauses(cells: pd.DataFrame, records: Sequence[Record]) -> Iterator[str]:
+    """What a method spends on wrong and on harder images, said where its gates tell images apart."""
+    if not (cells["macs_std"] > 0).any():
+        return
+    yield from _on_wrong(records)
+    yield from _on_harder(records)
+
+
+def _on_wrong(records: Sequence[Record]) -> Iterator[str]:
+    known = [r for r in records if r.get("macs_wrong_less_right")]
+    if not known:
+        return
+    ends = ("mean", "low", "high")
+    mean, low, high = (sum(r["macs_wrong_less_right"][end] / r["macs"] for r in known) / len(known) for end in ends)
+    if low <= 0 <= high or abs(mean) < HARDLY:
+        yield "it spends about the same on images that it gets wrong as on the others"
+    else:
+        more = "more" if mean > 0 else "less"
+        yield f"it spends {n.fixed(100 * abs(mean), 0, ' %')} {more} on images that it gets wrong than on the others"
+
+
+def _on_harder(records: Sequence[Record]) -> Iterator[str]:
+    name = "macs_difficulty_rank_correlation"
+    known = [r for r in records if r.get(name) is not None]
+    if not known:
+        return
+    r, low, high = (sum(one[f"{name}{end}"] for one in known) / len(known) for end in ("", "_low", "_high"))
+    text = f"rank correlation of MACs with difficulty {n.fixed(r, 2)} ({n.fixed(low, 2)} to {n.fixed(high, 2)})"
+    if low > 0:
+        yield f"it spends more on harder images ({text})"
+    elif high < 0:
+        yield f"it spends less on harder images ({text})"
+    else:
+        yield f"what it spends does not depend on how hard an image is ({text})"
