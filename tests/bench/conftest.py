@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from dyncomp.bench import cell, timing
+from dyncomp.bench import cell, timeshares, timing
 from dyncomp.registry import BACKBONES, DATASETS, METHODS
 
 
@@ -16,6 +16,9 @@ def _no_traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(cell, "memory_figures", lambda net, cell, checkpoint, apart: {})
     monkeypatch.setattr(timing, "SECONDS", 0.0)
     monkeypatch.setattr(timing, "SECONDS_STANDARD", 0.0)
+    monkeypatch.setattr(timeshares, "SECONDS", 0.0)
+    monkeypatch.setattr(timeshares, "BATCHES", {4: 2})
+    monkeypatch.setattr(timeshares, "AUDITED", 4)
     with ExitStack() as stack:
         for registry in (METHODS, BACKBONES, DATASETS):
             stack.enter_context(registry.temporary())

@@ -16,7 +16,7 @@ import pytest
 from safetensors import safe_open
 
 import dyncomp
-from dyncomp.bench import Outcome, runner, timing
+from dyncomp.bench import Outcome, runner, timeshares, timing
 from dyncomp.bench.events import CellTrains, Event
 from dyncomp.bench.stamp import git_commit
 from dyncomp.errors import DyncompError, InvalidValue, OutputError
@@ -37,6 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "SECONDS", 0.0)
+        patch.setattr(timeshares, "SECONDS", 0.0)
         outcome = Listening().run(config(folder, METHODS, batch_sizes="1,4"))
     assert outcome is not None
     assert outcome.failed == ()
@@ -121,6 +122,31 @@ def test_every_record_says_what_the_memory_is(finished: Path) -> None:
     for name in ("params_mib", "activation_mib", "memory_mib_inference", "memory_mib_training"):
         assert row[name] == pytest.approx(condconv[name], rel=1e-5)
     assert "memory of training, batch 128" in (finished / "report.md").read_text()
+
+
+def test_every_record_says_where_multiply_adds_and_time_go(finished: Path) -> None:
+    store = Store.open(finished)
+    for cell in store.cells():
+        images = store.images(cell["key"])
+        right = images["label"] == images["prediction"]
+        for row in cell["macs_by_class"]:
+            members = images[images["label"] == int(row["class"])]
+            assert row["images"] == len(members)
+            assert row["macs"] == pytest.approx(members["macs"].mean())
+            assert row["flops"] == 2 * row["macs"]
+            assert row["top1"] == pytest.approx(100 * right[members.index].mean())
+        assert cell["macs_right"] == pytest.approx(images["macs"][right].mean())
+        assert cell["macs_wrong"] == pytest.approx(images["macs"][~right].mean())
+        assert "macs_difficulty_rank_correlation" not in cell  # nobody knows it of digits
+        opinions = cell["second_opinions"]
+        assert opinions["macs"] == opinions["torch"]["macs"] == images["macs"][0]
+        assert opinions["fvcore"]["by_operator"]["conv"] > 0
+        assert sum(cell["operators"]["shares"].values()) == pytest.approx(1)
+        assert cell["uncounted_calls"] == {}
+        assert cell["time_error"] is None
+        assert [gap["batch_size"] for gap in cell["gaps"]] == ([] if cell["method"] == "static" else [1, 64])
+        for gap in cell["gaps"]:
+            assert sum(gap["parts_ms"].values()) == pytest.approx(gap["method_ms"])
 
 
 def gated_sites(cell: dict[str, Any]) -> set[str]:

@@ -18,8 +18,8 @@ def test_no_points_and_no_streams_are_no_tables() -> None:
 def test_points_are_told_with_their_share_of_static() -> None:
     point = {"name": "calibrated", "kind": "default", "top1": 91.25, "macs": 2.5e6, "leaves": [0.6, 0.4]}
     (row,) = texts(point_table([point], 1e7))
-    assert row == ["calibrated", "default", "91.2 %", "2.50 M", "25 %", "60 %, 40 %"]
-    assert [cell.sort for cell in point_table([point], 1e7).rows[0]][2:5] == [91.25, 2.5e6, 25.0]  # type: ignore[union-attr]
+    assert row == ["calibrated", "default", "91.2 %", "2.50 M", "5.00 M", "25 %", "60 %, 40 %"]
+    assert [cell.sort for cell in point_table([point], 1e7).rows[0]][2:6] == [91.25, 2.5e6, 5e6, 25.0]  # type: ignore[union-attr]
 
 
 def test_every_policy_has_its_row_and_what_is_missing_is_a_dash() -> None:
@@ -28,7 +28,7 @@ def test_every_policy_has_its_row_and_what_is_missing_is_a_dash() -> None:
     assert table is not None
     gate, random = texts(table)
     assert (gate[0], random[0]) == ("the network's own judgement", "dropping as many frames at random, unseen")
-    assert gate[1:] == ["97.0 %", "50.0 %", "8.00 M", MISSING, MISSING, MISSING, MISSING]
+    assert gate[1:] == ["97.0 %", "50.0 %", "8.00 M", "16.0 M", *[MISSING] * 6]
     assert len(gate) == len(table.headers)
 
 
