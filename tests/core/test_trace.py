@@ -140,3 +140,14 @@ def test_an_image_that_is_there_for_nothing_keeps_its_memory() -> None:
     with tape.within(torch.tensor([1.0, 0.0, 1.0])), tape.within(torch.tensor([1.0, 1.0, 0.0])):
         tape.remember("state", torch.tensor([[7.0], [8.0], [9.0]]))
     assert tape.recall("state", torch.ones(3, 1)).tolist() == [[7.0], [2.0], [3.0]]
+
+
+def test_a_lean_trace_costs_and_runs_the_same(trace: Trace) -> None:
+    lean = trace.lean()
+    assert {d.used.dtype for d in lean.values()} == {torch.bool}
+    assert price(COSTS, lean).tolist() == BY_HAND
+    assert torch.equal(lean.routes(), trace.routes())
+    assert torch.equal(lean["outer"].weight, trace["outer"].weight)  # more than a route
+    same = torch.tensor(OUTER).double()
+    routes_alone = Trace({"outer": Decision(same, same, same)}, {"outer": None}, 4).lean()["outer"]
+    assert routes_alone.weight is routes_alone.used
