@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ from dyncomp.bench.energy import energy_of_cell
 from dyncomp.bench.memory import memory_figures
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.stamp import git_commit, now
+from dyncomp.bench.strict import check_priced
 from dyncomp.bench.timeshares import where_time_goes
 from dyncomp.core import Method, Net
 from dyncomp.core.tuner import choices
-from dyncomp.errors import UnpricedOperators
 from dyncomp.profile import (
     Evaluation,
     accuracy_with_exchanged_routes,
@@ -107,7 +107,7 @@ def _train_and_measure(
     net = group.build(cell.method).to(group.device)
     check_untrained(net, _test_images(cell, 2).to(group.device), group.splits.classes)
     if strict_macs and net.costs is not None:  # before anything is trained
-        _check_priced(net.costs.uncounted)
+        check_priced(net.costs.uncounted)
     begin = time.perf_counter()
     stages = start_from(net, group.init, cell.method.stages()) if group.init else cell.method.stages()
     logs = train(net, group.splits.train, stages, group.recipe, group.seed, report)
@@ -115,7 +115,7 @@ def _train_and_measure(
     figures, images = measure(net, cell)
     record |= figures
     if strict_macs:
-        _check_priced(record["uncounted_operators"])
+        check_priced(record["uncounted_operators"])
     record["warnings"] += [warning for log in logs for warning in log.warnings]
     checkpoint = store.checkpoint_path(cell.key)
     save_checkpoint(net, checkpoint, _rebuilding(cell))
@@ -151,19 +151,6 @@ def _check(net: Net, cell: Cell) -> None:
 def _test_images(cell: Cell, count: int) -> Tensor:
     """The first (count, C, H, W) test images."""
     return next(iter(cell.group.splits.test.batches(count))).images
-
-
-def _check_priced(uncounted: Sequence[str]) -> None:
-    if uncounted:
-        raise UnpricedOperators(unpriced(uncounted))
-
-
-def unpriced(uncounted: Sequence[str]) -> str:
-    """The error of a cell whose MACs are not all known, where that was forbidden."""
-    return (
-        f"strict-macs: operators without a known cost ran: {', '.join(uncounted)}; give each a formula by "
-        "torch.utils.flop_counter.register_flop_formula, or leave out --strict-macs"
-    )
 
 
 def _points(net: Net, cell: Cell) -> list[dict[str, Any]]:

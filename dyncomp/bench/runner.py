@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dyncomp.bench.cell import run_cell, unpriced
+from dyncomp.bench.cell import run_cell
 from dyncomp.bench.config import Config
 from dyncomp.bench.events import CellEnded, CellStarted, CellTrains, Listener, Planned, ReportStarted, silent
 from dyncomp.bench.plan import Cell, Plan, make_plan
+from dyncomp.bench.strict import unpriced
 from dyncomp.bench.timing import time_group
 from dyncomp.errors import InvalidValue
 from dyncomp.profile.apart import Apart

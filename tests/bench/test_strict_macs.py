@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dyncomp.bench import Outcome, cell
-from dyncomp.bench.cell import unpriced
 from dyncomp.bench.events import CellEnded
+from dyncomp.bench.strict import unpriced
 from tests.jobs import Listening, config, plugin
 
 SPECTRAL = """
