@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Stage,
         Trace,
         count_executed_macs,
+        deployed,
         measure_costs,
         price,
     )
@@ -49,6 +50,7 @@ _HOMES = MappingProxyType(
         "build": "dyncomp._build",
         "count_executed_macs": "dyncomp.core",
         "create_method": "dyncomp._build",
+        "deployed": "dyncomp.core",
         "include_path": "dyncomp.registry",
         "measure_costs": "dyncomp.core",
         "option": "dyncomp.spec",
@@ -78,6 +80,7 @@ __all__ = [
     "build",
     "count_executed_macs",
     "create_method",
+    "deployed",
     "include_path",
     "list_backbones",
     "list_datasets",

@@ -7,6 +7,7 @@ DyncompError
 ├── NameCollision      two places register the same name
 ├── BrokenPlugin       a plugin that cannot be loaded
 ├── CannotAttach       a method that finds nothing to attach to in this backbone
+├── CannotDeploy       a network that would answer otherwise, were its layers folded for use
 ├── DataNotFound       a data set whose files are nowhere to be found
 ├── UnpricedOperators  a network whose MACs are not all known, where that was forbidden
 ├── OutputError        an output folder that is not ours, or cannot be written
@@ -26,6 +27,7 @@ __all__ = [
     "BadAnswer",
     "BrokenPlugin",
     "CannotAttach",
+    "CannotDeploy",
     "DataNotFound",
     "DeviceNotAvailable",
     "DyncompError",
@@ -72,6 +74,10 @@ class BrokenPlugin(DyncompError):
 
 class CannotAttach(DyncompError):
     """A method that finds nothing to attach to in the given backbone."""
+
+
+class CannotDeploy(DyncompError):
+    """A network that does not run its layers as they stand, so that it cannot be made ready for use."""
 
 
 class DataNotFound(DyncompError):

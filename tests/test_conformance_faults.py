@@ -164,6 +164,46 @@ class LooksAtLayout(Gated):
         return y if x.is_contiguous() else y.flip(1)
 
 
+class ReadsStatistics(Gated):
+    """Takes a number out of a normalisation that it does not run there."""
+
+    def __init__(self, block: ResidualBlock, gate: nn.Module) -> None:
+        super().__init__(block, gate)
+        self.norms = [layer for layer in block.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+    def dense(self, x: Tensor, decision: Decision) -> Tensor:
+        return super().dense(x, decision) + self._mean()
+
+    def sparse(self, x: Tensor, decision: Decision) -> Tensor:
+        return super().sparse(x, decision) + self._mean()
+
+    def _mean(self) -> Tensor:
+        mean = self.norms[0].running_mean
+        assert mean is not None
+        return mean.mean()
+
+
+class HoldsLayers(Gated):
+    """Its sparse form runs the body's layers from a list of its own, and by their weights."""
+
+    def __init__(self, block: ResidualBlock, gate: nn.Module) -> None:
+        super().__init__(block, gate)
+        self.layers = list(block.body.children())
+
+    def sparse(self, x: Tensor, decision: Decision) -> Tensor:
+        if not bool(decision.used.all()):
+            return super().sparse(x, decision)
+        return self.block.join(self.unit(0, self._body, x), self.block.shortcut(x))
+
+    def _body(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                x = F.conv2d(x, layer.weight, None, layer.stride, layer.padding)
+            else:
+                x = layer(x)
+        return x
+
+
 def cross_entropy(output: Output, labels: Tensor, progress: float) -> Tensor:
     return F.cross_entropy(output.logits, labels)
 
@@ -239,6 +279,8 @@ FAULTS = [
     ("sites_have_names_and_shapes", Planted(op=Undecided), "neither 0 nor 1"),
     ("survives_save_copy_and_layout", Planted(op=Unsaved), "saved and loaded"),
     ("survives_save_copy_and_layout", Planted(op=LooksAtLayout), "channels-last"),
+    ("deployment_changes_nothing", Planted(op=ReadsStatistics), "answers otherwise .*call the modules"),
+    ("deployment_changes_nothing", Planted(op=HoldsLayers), "answers otherwise .*call the modules"),
     ("stages_train_what_they_claim", Planted(gate=UntaughtGate), "gets no finite gradient"),
     (
         "stages_train_what_they_claim",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dyncomp.conformance.case import Case, NotConforming, equal
+from dyncomp.conformance.deployment import deployment_changes_nothing
 from dyncomp.conformance.training import stages_train_what_they_claim
 from dyncomp.core import Op, count_executed_macs, measure_costs
 from dyncomp.core.decisions import all_on
@@ -156,6 +157,7 @@ CHECKS: dict[str, Check] = {
         stages_train_what_they_claim,
         evaluation_is_deterministic,
         survives_save_copy_and_layout,
+        deployment_changes_nothing,
         costs_add_up,
     )
 }

@@ -184,6 +184,14 @@ HINTS: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
                 "`reshape` and `flatten`.",
             ),
         ),
+        "deployment_changes_nothing": (
+            (
+                ANYWHERE,
+                "Deployed, a BatchNorm behind a convolution or linear layer is folded into it and gone. Run layers by "
+                "calling the modules (`self.norm(x)`), the same ones in both forms, and read no weights or statistics "
+                "of theirs beside that; what `__init__` takes out of inner modules, take again in `attach`.",
+            ),
+        ),
         "costs_add_up": (
             (
                 ANYWHERE,

@@ -11,6 +11,7 @@ from dyncomp.core.cost import (
     measure_costs,
     price,
 )
+from dyncomp.core.deploy import deployed
 from dyncomp.core.exits import Certainty, Exit, Judge, Voter
 from dyncomp.core.filtered import Filtered, Switch
 from dyncomp.core.filtering import with_switches
@@ -64,6 +65,7 @@ __all__ = [
     "categorical_information",
     "chain",
     "count_executed_macs",
+    "deployed",
     "execute_and_count",
     "hard_decision",
     "is_channel_attention",

@@ -47,6 +47,15 @@ class ExpertLayer(nn.Module, ABC):
         # flat kernels: a parameter of five dimensions would break `net.to(memory_format=torch.channels_last)`
         self.weight = nn.Parameter(_drawn_alike(layer.weight, mixture.experts).flatten(2))  # (K, O, C * k * k)
         self.bias = None if layer.bias is None else nn.Parameter(_drawn_alike(layer.bias, mixture.experts))
+        self.register_buffer("shift", None)  # (O,) added whatever the mix: what a folded normalisation leaves
+        self.shift: Tensor | None
+
+    def fold(self, scale: Tensor, shift: Tensor) -> None:
+        """From now on give scale * y + shift in place of y, both (O,): every expert scaled, the shift not mixed."""
+        self.weight = nn.Parameter((self.weight * scale[:, None]).to(self.weight.dtype))
+        if self.bias is not None:
+            self.bias = nn.Parameter((self.bias * scale).to(self.bias.dtype))
+        self.shift = (shift if self.shift is None else self.shift * scale + shift).to(self.weight.dtype)
 
     def mixed(self, parameter: Tensor) -> Tensor:
         """The parameter mixed for each image: (K, ...) -> (B, all that one image's own has)."""
@@ -59,8 +68,14 @@ class ExpertLayer(nn.Module, ABC):
 
     def by_kernels(self, x: Tensor) -> Tensor:
         """One layer call with each image's own mixed kernel."""
-        bias = None if self.bias is None else self.mixed(self.bias)
-        return self.apply_kernels(x, self.mixed(self.weight).view(-1, *self.kernel_shape), bias)
+        return self.apply_kernels(x, self.mixed(self.weight).view(-1, *self.kernel_shape), self._bias())
+
+    def _bias(self) -> Tensor | None:
+        """Each image's own, (B, O)."""
+        if self.bias is None:
+            return None if self.shift is None else self.shift.expand(len(self.mixture.weight), -1)
+        mixed = self.mixed(self.bias)
+        return mixed if self.shift is None else mixed + self.shift
 
     def by_outputs(self, x: Tensor) -> Tensor:
         """Every expert on the whole batch, outputs mixed; shape of the layer's output."""
@@ -71,7 +86,7 @@ class ExpertLayer(nn.Module, ABC):
             term = output * share.view(-1, *[1] * (output.dim() - 1))
             y = term if y is None else y + term
         assert y is not None  # there is at least one expert
-        return y
+        return y if self.shift is None else y + self.shift.view(-1, *[1] * (y.dim() - 2))
 
     @abstractmethod
     def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:

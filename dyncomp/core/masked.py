@@ -11,7 +11,7 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.narrow import is_depthwise, opened
 from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.pixels import applied, dilated, neighbourhoods, placed
-from dyncomp.core.trace import Decision
+from dyncomp.core.trace import Decision, Tape
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -38,6 +38,11 @@ class Masked(Op):
         self.sizes = list(_sizes([conv for conv, _ in self.steps], size))
         self.spans = list(_spans(self.sizes))
         self.units = self.spans[-1].stop
+
+    def attach(self, site: str, tape: Tape) -> None:
+        """See `Taped.attach`; the body's layers may have been exchanged since the op was made."""
+        super().attach(site, tape)
+        self.steps = steps_of(self.block.body)
 
     def decide(self, x: Tensor) -> Decision:
         """Thresholded pixels, and what they need of the inner convolutions."""

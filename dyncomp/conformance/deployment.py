@@ -1,0 +1,62 @@
+"""Whether a network made ready for use is still the same network."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.conformance.case import Case, Forced, NotConforming, equal
+from dyncomp.core import Net, count_executed_macs, deployed, measure_costs
+from dyncomp.core.tuner import in_turn
+from dyncomp.errors import CannotDeploy
+
+WAYS = ("its own decisions", "random decisions")
+
+
+@torch.no_grad()
+def deployment_changes_nothing(case: Case) -> None:
+    """Made ready for use, normalisations folded, the network decides, costs and answers as before."""
+    net, images = stirred(case.net), case.images()
+    ready = _deployed(net)
+    if list(ready.sites) != list(net.sites) or ready.parents != net.parents:
+        raise NotConforming(f"deployed, the sites are {list(ready.sites)}, before {list(net.sites)}")
+    if measure_costs(ready, images[:1]) != net.costs:
+        raise NotConforming("deployed, its units and gates cost otherwise")
+    for way in WAYS:
+        if way in case.ways:
+            _same(net, ready, images, case.ways[way], way)
+
+
+def _deployed(net: Net) -> Net:
+    try:
+        return deployed(net)
+    except CannotDeploy as error:
+        raise NotConforming(str(error)) from error
+
+
+def _same(net: Net, ready: Net, images: Tensor, forced: Forced, way: str) -> None:
+    with in_turn():
+        for form in ("dense", "sparse"):
+            before = net(images, sparse=form == "sparse", decisions=forced)
+            after = ready(images, sparse=form == "sparse", decisions=forced)
+            if not torch.equal(before.trace.routes(), after.trace.routes()):
+                raise NotConforming(f"deployed, it decides otherwise in the {form} form under {way}")
+            equal(after.logits, before.logits, f"deployed, it answers otherwise in the {form} form under {way}")
+        priced, ran = int(after.macs().sum()), count_executed_macs(ready, images, forced)
+    if priced != ran:
+        raise NotConforming(f"deployed, priced {priced} MACs, executed {ran}, under {way}")
+
+
+@torch.no_grad()
+def stirred(net: Net) -> Net:
+    """A copy whose batch norms have statistics and parameters such that none is near the identity."""
+    other, draw = copy.deepcopy(net), torch.Generator().manual_seed(0)
+    for layer in other.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            for tensor in (*layer.parameters(), layer.running_mean, layer.running_var):
+                if tensor is not None:
+                    tensor.mul_(torch.rand(tensor.shape, generator=draw, dtype=tensor.dtype) + 0.5)
+                    tensor.add_(torch.rand(tensor.shape, generator=draw, dtype=tensor.dtype) / 4)
+    return other

@@ -1,0 +1,182 @@
+"""Networks made ready for use: normalisations folded into the layers before them, kernels in the fast layout."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch.utils._pytree import tree_leaves
+
+from dyncomp.core.decisions import all_on
+from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear
+from dyncomp.core.flow import lone_readers
+from dyncomp.core.modes import evaluating
+from dyncomp.core.net import Net
+from dyncomp.core.tuner import in_turn
+from dyncomp.errors import CannotDeploy
+
+FOLDS = MappingProxyType(
+    {nn.Linear: 2, ExpertLinear: 2, nn.Conv1d: 3, nn.Conv2d: 4, ExpertConv2d: 4, nn.Conv3d: 5},
+)
+"""layers that take a scale and a shift into their parameters, and the dimensions of an output (B, O, ...)"""
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""normalisations that are a scale and a shift per channel in evaluation"""
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+
+IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+"""layers that do nothing in evaluation"""
+
+
+def deployed(net: Net) -> Net:
+    """A copy of the network for use: the same decisions, prices and, but for rounding, logits, in less time.
+
+    Every BatchNorm that alone reads a convolution or a linear layer is folded into it, layers that do nothing in
+    evaluation are left out, kernels lie channels-last, nothing learns. Sites keep their names; parameters do not. The
+    network given stays as it is. Raises RuntimeError where it does not know its costs, and with them its images, and
+    CannotDeploy where the copy answers otherwise: the network runs layers by another way than calling them.
+    """
+    if net.costs is None:
+        raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
+    plain = Net(copy.deepcopy(net.model)).eval()
+    some, draw = next(net.parameters()), torch.Generator().manual_seed(0)
+    image = torch.rand(1, *net.costs.image_shape, generator=draw, dtype=torch.float64).to(some)
+    with in_turn():
+        before = _answers(plain, image, sparse=False), _answers(plain, image, sparse=True)
+        _fold_all(plain.model, lambda: _answers(plain, image, sparse=False))
+        ready = Net(_fast(plain.model)).eval()  # anew: ops may look at layers that are no longer there
+        _check(before, lambda: (_answers(ready, image, sparse=False), _answers(ready, image, sparse=True)))
+    ready.costs = net.costs
+    names = ready.state_dict().keys()
+    ready.origins = {name: origin for name, origin in net.origins.items() if name in names}
+    return ready
+
+
+@torch.no_grad()
+def _answers(net: Net, image: Tensor, sparse: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    output = net(image, sparse=sparse, decisions=all_on(net, 1))
+    return output.logits, dict(output.said)
+
+
+def folded(model: nn.Module, *example: Any) -> nn.Module:
+    """The same as `deployed` for any module: a copy in evaluation mode. `example` is what it is called with.
+
+    What is folded is what one run on the example shows to be safe. A module that on other inputs reads elsewhere what
+    only a normalisation read in this run is not for this. Raises CannotDeploy as `deployed` does.
+    """
+    ready = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        before = ready(*example)
+        _fold_all(ready, lambda: ready(*example))
+        _fast(ready)
+        _check(before, lambda: ready(*example))
+    return ready
+
+
+def _check(before: Any, run: Callable[[], Any]) -> None:
+    """Raise CannotDeploy where answers differ by more than rounding, which deep networks add up."""
+    try:
+        pairs = list(zip(tree_leaves(before), tree_leaves(run()), strict=True))
+    except Exception as error:  # whatever the network's own code meets where a layer was
+        raise CannotDeploy(f"made ready for use, the network fails ({_in_one_line(error)}): {_WHY}") from error
+    for one, other in pairs:
+        if isinstance(one, Tensor) and one.is_floating_point():
+            allowed = 10 * torch.finfo(one.dtype).eps ** 0.5 * float(one.nan_to_num().abs().max())
+            if not torch.allclose(other, one, rtol=0.0, atol=allowed, equal_nan=True):
+                by = float((other - one).abs().max())
+                raise CannotDeploy(f"made ready for use, the network answers otherwise (by {by:.2g}): {_WHY}")
+
+
+_WHY = (
+    "it runs layers by another way than calling them; call the modules themselves, and take none out of a Sequential "
+    "by its index or name"
+)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def batch_norms(model: nn.Module) -> list[str]:
+    """The names of a module's batch normalisations: in a deployed one, those that could not be folded."""
+    return [name for name, module in model.named_modules() if isinstance(module, NORMS)]
+
+
+def _fold_all(model: nn.Module, run: Callable[[], Any]) -> None:
+    plain = [module for module in model.modules() if _is_plain(module)]
+    layers = [module for module in plain if type(module) in FOLDS]
+    norms = [module for module in plain if isinstance(module, NORMS) and _is_fixed(module)]
+    with evaluating(model):
+        found = lone_readers(model, layers, norms, run)
+    gone: set[nn.Module] = {module for module in plain if type(module) in IDLE}
+    for layer, norm, dimensions in found:
+        if dimensions == {FOLDS[type(layer)]}:
+            assert isinstance(norm, NORMS)  # it was among the readers
+            _fold(layer, *_scale_and_shift(norm))
+            _neutralise(norm)
+            gone.add(norm)
+    _leave_out(model, gone)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether nothing hangs on the module that runs beside it."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def _is_fixed(norm: BatchNorm) -> bool:
+    """Whether it is one of torch's own, and normalises by statistics that it has, not by those of the batch."""
+    return type(norm) in NORMS and not norm.training and norm.running_mean is not None and norm.running_var is not None
+
+
+@torch.no_grad()
+def _scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    """What it does in evaluation, y = scale * x + shift, both (C,) float64."""
+    assert norm.running_mean is not None and norm.running_var is not None  # _is_fixed said so
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+@torch.no_grad()
+def _fold(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
+    if isinstance(layer, ExpertLayer):
+        layer.fold(scale, shift)
+        return
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)  # a convolution's or a linear layer's
+    if isinstance(bias, Tensor):
+        shift = shift + scale * bias
+    layer.weight = nn.Parameter((weight * scale.view(-1, *[1] * (weight.dim() - 1))).to(weight.dtype))
+    layer.bias = nn.Parameter(shift.to(weight.dtype))
+
+
+def _neutralise(norm: BatchNorm) -> None:
+    """Make it the identity, exactly, for whoever still holds it beside the tree of modules."""
+    assert norm.running_mean is not None and norm.running_var is not None  # _is_fixed said so
+    norm.weight, norm.bias, norm.affine, norm.eps = None, None, False, 0.0  # type: ignore[assignment]
+    norm.running_mean, norm.running_var = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)
+
+
+def _leave_out(model: nn.Module, gone: Collection[nn.Module]) -> None:
+    """Take modules that do nothing out of Sequentials, and put the identity where else they stand."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child not in gone:
+                continue
+            if type(parent).forward is nn.Sequential.forward:
+                delattr(parent, name)  # `del parent[index]` would give the others new names
+            else:
+                setattr(parent, name, nn.Identity())
+
+
+def _fast(model: nn.Module) -> nn.Module:
+    fast: nn.Module = convert_conv2d_weight_memory_format(model.requires_grad_(False), torch.channels_last)
+    return fast
