@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from dyncomp.conformance.examples import backbone_examples
 from dyncomp.core import Net, deployed, measure_costs
 from dyncomp.core.deploy import batch_norms, folded
 from dyncomp.errors import CannotDeploy
+from dyncomp.train import load_checkpoint, save_checkpoint
 from tests.small import C, images, mixed, network
 
 
@@ -263,3 +265,16 @@ def test_deploying_leaves_the_network_as_it_is() -> None:
     assert deployed(ready).costs == net.costs  # again, and nothing is left to do
     kernels = [module.weight for module in ready.modules() if isinstance(module, nn.Conv2d)]
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
+@torch.no_grad()
+def test_a_checkpoint_deployed_answers_as_the_trained_network(tmp_path: Path) -> None:
+    trained = stirred(build("fbs", "cifar_resnet8", classes=5, image_size=16, seed=1).double())
+    save_checkpoint(trained, tmp_path / "net.safetensors", {})
+    loaded = build("fbs", "cifar_resnet8", classes=5, image_size=16, seed=2).double()
+    load_checkpoint(loaded, tmp_path / "net.safetensors")
+    x = torch.randn(5, 3, 16, 16, dtype=torch.float64)
+    wanted, ready = trained(x), deployed(loaded)
+    torch.testing.assert_close(ready(x).logits, wanted.logits, rtol=1e-9, atol=1e-9)
+    assert torch.equal(ready(x).trace.routes(), wanted.trace.routes())
+    assert not torch.allclose(deployed(trained)(x * 2).logits, wanted.logits)

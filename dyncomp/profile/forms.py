@@ -1,0 +1,114 @@
+"""The forms in which networks are timed: sparse and dense, run as they are or compiled, batch norms folded in all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dyncomp.core import Net, deployed
+from dyncomp.core.deploy import batch_norms
+from dyncomp.errors import CannotDeploy
+
+FEW = 8
+"""images of the first pass of a form that is compiled for any batch size: 0 and 1 would be taken for constants"""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form; `name` is what records call it."""
+
+    sparse: bool
+    compiled: bool
+
+    @property
+    def name(self) -> str:
+        """`sparse`, `dense`, and either with `_compiled` behind it."""
+        return ("sparse" if self.sparse else "dense") + ("_compiled" if self.compiled else "")
+
+
+SPARSE = Form(sparse=True, compiled=False)
+"""the form that a network is deployed in"""
+
+
+def forms_of(decides: bool, compiled: bool) -> list[Form]:
+    """The forms of a network, the deployed one first; one that decides nothing has no other than it, but compiled."""
+    ways = (False, True) if compiled else (False,)
+    return [Form(sparse, way) for way in ways for sparse in ((True, False) if decides else (True,))]
+
+
+class NotCompiled(Exception):
+    """torch.compile could not make a form; the message says why, in one line."""
+
+
+class Runner:
+    """A network in one of its forms, ready to be timed: called with images (B, C, H, W), it runs a pass.
+
+    `facts` are for the record: the form; `batch_norms`, those that could not be folded; `not_folded`, why the network
+    runs unfolded, if it does; `graph_breaks`, how many graphs beyond one its first pass was compiled into, None where
+    nothing is compiled.
+    Compiling happens at the first pass, and again for what is new to it: warm up on all that will come.
+    """
+
+    def __init__(self, net: Net, form: Form) -> None:
+        """Raises NotCompiled."""
+        self.form = form
+        self.facts: dict[str, Any] = {"form": form.name, "not_folded": None, "graph_breaks": None}
+        try:
+            self.net = deployed(net)
+        except CannotDeploy as error:
+            self.net, self.facts["not_folded"] = net.eval(), str(error)
+        self.facts["batch_norms"] = len(batch_norms(self.net))
+        self._pass: Callable[[Tensor], Any] = self._plain
+        if form.compiled:
+            self._compile()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (B, Y). Raises NotCompiled, and whatever the network raises."""
+        if not self.form.compiled:
+            return self._plain(images)
+        try:
+            logits: Tensor = self._pass(images)
+        except Exception as error:
+            raise NotCompiled(_reason(error)) from error
+        return logits
+
+    def _plain(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images, sparse=self.form.sparse, record=False).logits
+        return logits
+
+    def _compile(self) -> None:
+        """Sub-batches vary in size where images take routes of their own; elsewhere each batch size has its own."""
+        from torch._dynamo.utils import counters  # slow to import: only where something is compiled
+
+        varies = self.form.sparse and bool(self.net.sites)
+        self._pass = torch.compile(self._plain, dynamic=varies)
+        before = counters["stats"]["unique_graphs"]
+        with torch.inference_mode():
+            self(self._some_images(FEW if varies else 1))
+        self.facts["graph_breaks"] = max(0, counters["stats"]["unique_graphs"] - before - 1)
+
+    def _some_images(self, count: int) -> Tensor:
+        assert self.net.costs is not None  # `deployed` said so
+        some = next(self.net.parameters())
+        images = torch.rand(count, *self.net.costs.image_shape, generator=torch.Generator().manual_seed(0))
+        return images.to(some).contiguous(memory_format=torch.channels_last)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a form was not compiled; by name, as the errors of torch.compile are no part of torch's interface."""
+    chain = list(_chain(error))
+    if any(type(one).__name__ == "InvalidCxxCompiler" for one in chain):
+        return "not compiled: no C++ compiler"
+    cause = chain[-1]
+    return f"not compiled: {type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and its causes."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or getattr(error, "inner_exception", None)
