@@ -35,6 +35,8 @@ class Config:
     output: str = ""
     init: str = ""
     include_path: tuple[str, ...] = ()
+    latency_width: float = 3.0
+    latency_seconds: float | None = None
     force: bool = False
     strict_macs: bool = False
     dry_run: bool = False
@@ -110,13 +112,32 @@ def _budget(value: Any, option: str) -> str:
     """A named budget, or epochs in their one spelling: 3, 3.0 and "3.00" are the same budget."""
     if value in BUDGETS:
         return str(value)
-    try:
-        epochs = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        epochs = math.nan
+    epochs = _number(value)
     if not 0 < epochs < math.inf:
         raise InvalidValue(f"{option}={value!r}: give {', '.join(BUDGETS)}, or a number of epochs above 0")
     return repr(epochs).removesuffix(".0")
+
+
+def _percent(value: Any, option: str) -> float:
+    number = _number(value)
+    if not 0 < number < math.inf:
+        raise InvalidValue(f"{option}={value!r}: give percent above 0, such as 3")
+    return number
+
+
+def _seconds(value: Any, option: str) -> float | None:
+    number = None if value is None else _number(value)
+    if number is not None and not 0 < number < math.inf:
+        raise InvalidValue(f"{option}={value!r}: give seconds above 0, such as 10; or leave it out")
+    return number
+
+
+def _number(value: Any) -> float:
+    """NaN for what is no number."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _integers(least: int, most: int) -> Callable[[Any, str], tuple[int, ...]]:
@@ -162,6 +183,8 @@ _FITS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "output": _path,
         "init": _path,
         "include_path": _paths,
+        "latency_width": _percent,
+        "latency_seconds": _seconds,
         "force": _flag,
         "strict_macs": _flag,
         "dry_run": _flag,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where the results are, and the cells of this run that failed."""
+    """Where the results are, and the cells of this run that failed: in training, or when they were timed."""
 
     store: Store
     failed: tuple[Cell, ...]
@@ -52,7 +52,7 @@ def run(config: Config, tell: Listener = silent) -> Outcome | None:
     for group in plan.groups:
         able = [cell for cell in group if _finished(cell, store)]
         if able:
-            time_group(able, store, config.batch_sizes, config.force, tell)
+            failed += time_group(able, store, config, tell)
     tell(ReportStarted())
     from dyncomp.report import write_report  # plotting libraries, needed only now
 

@@ -34,6 +34,12 @@ def benchmark(
     include_path: Annotated[
         list[Path] | None, typer.Option(help="Loose plugin file, or a folder of them. May be repeated.")
     ] = None,
+    latency_width: Annotated[
+        float | None, typer.Option(help="Time until all 95 % intervals are this narrow, in percent. Default: 3.")
+    ] = None,
+    latency_seconds: Annotated[
+        float | None, typer.Option(help="Longest timing of one network at one batch size. Default: by the budget.")
+    ] = None,
     force: Annotated[Flag, typer.Option(help="Run finished cells again.")] = None,
     strict_macs: Annotated[Flag, typer.Option(help="An operator without a known cost fails its cell.")] = None,
     dry_run: Annotated[Flag, typer.Option(help="Say what would be run, run nothing.")] = None,
@@ -51,6 +57,8 @@ def benchmark(
         "output": output,
         "init": init,
         "include_path": include_path or None,
+        "latency_width": latency_width,
+        "latency_seconds": latency_seconds,
         "force": force,
         "strict_macs": strict_macs,
         "dry_run": dry_run,

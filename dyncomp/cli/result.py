@@ -26,7 +26,7 @@ def show_result(store: Store) -> None:
 
 
 VARYING = {"backbone": "backbone", "dataset": "data", "seed": "seed"}
-FIGURES = ("top-1 %", "M MACs", "M FLOPs", "claimed", "executed", "batch", "ms", "realised")
+FIGURES = ("top-1 %", "M MACs", "M FLOPs", "claimed", "executed", "batch", "ms", "realised", "timing")
 
 
 def _table(frame: pd.DataFrame) -> Table:
@@ -46,7 +46,7 @@ def _table(frame: pd.DataFrame) -> Table:
 
 def _figures(row: dict[str, object]) -> list[str]:
     if row["status"] != "ok":
-        return ["failed", *[""] * 7]
+        return ["failed", *[""] * (len(FIGURES) - 1)]
     return [
         f"{row['top1']:.2f}",
         *(f"{float(str(row[name])) / 1e6:.2f}" for name in ("macs", "flops")),
@@ -54,7 +54,13 @@ def _figures(row: dict[str, object]) -> list[str]:
         _text(row["batch_size"], "{:.0f}"),
         _text(row["latency_ms_p50"], "{:.2f}"),
         _text(row["speedup_realised"], "{:.2f}x"),
+        _judged(row["verdict"]),
     ]
+
+
+def _judged(verdict: object) -> str:
+    """One word; the report has the reasons."""
+    return verdict.partition(":")[0].lower() if isinstance(verdict, str) else ""
 
 
 def _text(value: object, form: str) -> str:

@@ -10,17 +10,25 @@ from dyncomp.profile.evaluation import (
 )
 from dyncomp.profile.gap import attribute
 from dyncomp.profile.health import GateHealth, distinct_routes, gate_health, gate_records, warnings_of
-from dyncomp.profile.latency import LatencyRounds, measure_latency
+from dyncomp.profile.latency import LatencyRounds, Until, measure_latency
+from dyncomp.profile.load import allowed_processors
 from dyncomp.profile.machine import environment
 from dyncomp.profile.opinions import second_opinions
 from dyncomp.profile.spent import spending
 from dyncomp.profile.streams import stream_figures
+from dyncomp.profile.team import Team, Timed
+from dyncomp.profile.worker import Setting
 
 __all__ = [
     "Evaluation",
     "GateHealth",
     "LatencyRounds",
+    "Setting",
+    "Team",
+    "Timed",
+    "Until",
     "accuracy_with_exchanged_routes",
+    "allowed_processors",
     "attribute",
     "audit_operators",
     "count_executed",

@@ -1,75 +1,159 @@
-"""How long a batch takes: real images, every route warmed up, the networks compared taking turns."""
+"""How long a batch takes: real images, every route warmed up, networks in processes of their own that take turns."""
 
 from __future__ import annotations
 
-import gc
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dyncomp.core import Net
 from dyncomp.data import Split
+from dyncomp.profile.load import account, load_between
+from dyncomp.profile.team import Failed, Team, Worker
+from dyncomp.samples import LEAST_ROUNDS, Load, Rounds
 
 MOST_BATCHES = 128
 MOST_IMAGES = 1024
 LEAST_BATCHES = 4
 WARM_UPS = 2
+TURN_MS = 16.0
+"""about how long a turn lasts: beside it, handing over costs little"""
+MOST_PER_TURN = 8
+QUICK_LOOK = 200
+"""resamples while rounds still go on"""
+PAUSE = 1.15
+"""the intervals are looked at again when the rounds have grown by this factor"""
+
+
+@dataclass(frozen=True)
+class Until:
+    """When a timing ends: all intervals narrower than `width`, a share of their middle, or `seconds` over.
+
+    The seconds are those of one network; a timing of ten may last ten times as long.
+    """
+
+    width: float = 0.03
+    seconds: float = 3.0
 
 
 @dataclass(frozen=True)
 class LatencyRounds:
-    """Raw samples of one batch size: `samples_ms[name][r]` is the time of round r, the same images for every network.
+    """Raw samples of one batch size, and how they came to be.
 
-    `errors` holds the networks that could not run at this batch size.
+    `rounds` holds every network that could run; `errors` the others; `setting` what the processes say of themselves:
+    threads, affinity, gc, clock; `seconds` how long the rounds lasted.
     """
 
     batch_size: int
-    samples_ms: dict[str, list[float]]
-    errors: dict[str, str]
+    rounds: Rounds
+    errors: Mapping[str, str]
+    load: Load
+    seconds: float
+    setting: Mapping[str, Any] = field(default_factory=dict)
 
 
 def measure_latency(
-    nets: Mapping[str, Net], split: Split, batch_size: int, seed: int, seconds: float, rounds: int = 30
+    team: Team, split: Split, batch_size: int, seed: int, until: Until, reference: str | None = None
 ) -> LatencyRounds:
-    """Time the sparse form of all networks, round by round, on batches of real images in a seeded order.
+    """Time all networks of a team, round by round, on batches of real images in a seeded order.
 
-    In every round each network runs the same batch once; which one begins changes from round to round, so that drift of
-    the machine hits all alike. Before that each network runs every batch that will come, so that every route and every
-    size of sub-batch is warm. At least `rounds` rounds, then on until `seconds` are over; input and output stay on the
-    device, and a GPU is synchronised around each batch. A network that fails is left out and its error kept.
+    In every round each network has a turn on the same few batches, while the others are blocked in a pipe; which one
+    begins changes from round to round, so that drift of the machine hits all alike. Before that each network, alone,
+    runs every batch that will come, so that every route and every size of sub-batch is warm. Rounds go on until the
+    medians and the ratios to `reference` are known well enough, or the time is over. Input and output stay on the
+    device. A network that fails, hangs or dies is left out and its error kept; a batch is never made smaller.
     """
-    device = next(next(iter(nets.values())).parameters()).device
-    images = _draw(split, _batch_count(batch_size) * batch_size, seed)
-    batches = [b.to(device, memory_format=torch.channels_last) for b in torch.split(images, batch_size)]
-    result = LatencyRounds(batch_size, {name: [] for name in nets}, {})
-    for name, net in nets.items():
-        net.eval()
-        for batch in batches * WARM_UPS:
-            _milliseconds(result, name, net, batch)
-    for samples in result.samples_ms.values():
-        samples.clear()
-    with _no_garbage_collection():
-        _take_turns(result, nets, batches, seconds, rounds)
-    return result
+    turns = _Turns(team.ready(), dict(team.errors))
+    batches = _batch_count(batch_size)
+    with _shared(_draw(split, batches * batch_size, seed)) as path:
+        turns.warm(path, batch_size, batches)
+        begin = account(team.processes())
+        started = time.perf_counter()
+        rounds = turns.take(batches, until, reference)
+        seconds = time.perf_counter() - started
+        load = load_between(begin, account(team.processes()))
+    return LatencyRounds(batch_size, rounds, turns.errors, load, seconds, turns.setting())
 
 
-def _take_turns(
-    result: LatencyRounds, nets: Mapping[str, Net], batches: list[Tensor], seconds: float, rounds: int
-) -> None:
-    end = time.perf_counter() + seconds
-    order = deque(result.samples_ms)
-    done = 0
-    while result.samples_ms and (done < rounds or time.perf_counter() < end):
-        for name in order:
-            _milliseconds(result, name, nets[name], batches[done % len(batches)])
-        order.rotate(-1)
-        done += 1
+class _Turns:
+    """Who still takes part, and what was measured so far."""
+
+    def __init__(self, workers: Mapping[str, Worker], errors: dict[str, str]) -> None:
+        self.workers = dict(workers)
+        self.errors = errors
+        self.samples: dict[str, list[float]] = {}
+        self.passes_ms: list[float] = []
+
+    def setting(self) -> Mapping[str, Any]:
+        return next((worker.facts for worker in self.workers.values()), {})
+
+    def warm(self, path: Path, batch_size: int, batches: int) -> None:
+        for name in list(self.workers):
+            self._ask(name, "load", str(path), batch_size)
+            times = [self._ask(name, "warm", place) for _ in range(WARM_UPS) for place in range(batches)]
+            if name in self.workers:
+                self.samples[name] = []
+                self.passes_ms.append(median(times[batches:]))
+
+    def take(self, batches: int, until: Until, reference: str | None) -> Rounds:
+        per_round = _per_round(self.passes_ms, batches)
+        rounds = Rounds(self.samples, per_round, batches // per_round)
+        end = time.perf_counter() + until.seconds * len(self.workers)
+        order = deque(self.workers)
+        done, look = 0, LEAST_ROUNDS
+        while self.workers and (not done or time.perf_counter() < end):
+            first = done % rounds.distinct * per_round
+            for name in order:
+                times = self._ask(name, "turn", list(range(first, first + per_round)))
+                if times is not None:
+                    self.samples[name] += times
+            order.rotate(-1)
+            done += 1
+            if done >= look:
+                look = math.ceil(look * PAUSE)
+                if _known(rounds, until.width, reference):
+                    break
+        return rounds
+
+    def _ask(self, name: str, request: str, *arguments: Any) -> Any:
+        """The answer; None from a network that fails, or that has failed before."""
+        if name not in self.workers:
+            return None
+        try:
+            return self.workers[name].ask(request, *arguments)
+        except Failed as error:
+            del self.workers[name]
+            self.samples.pop(name, None)
+            self.errors[name] = str(error)
+            return None
+
+
+def _known(rounds: Rounds, width: float, reference: str | None) -> bool:
+    """Whether all medians, and all ratios to a reference that runs, have narrow intervals."""
+    beside = reference if reference in rounds.samples_ms else None
+    return all(
+        (beside is None or rounds.speedup(name, beside, QUICK_LOOK).width <= width)
+        and rounds.median(name, QUICK_LOOK).width <= width
+        for name in rounds.samples_ms
+    )
+
+
+def _per_round(passes_ms: list[float], batches: int) -> int:
+    """How many batches a turn has: a power of two, so that turns come round evenly."""
+    usual = median(passes_ms) if passes_ms else TURN_MS
+    wanted = min(MOST_PER_TURN, batches, max(1.0, TURN_MS / max(usual, 1e-6)))
+    return int(2 ** math.floor(math.log2(wanted)))
 
 
 def _batch_count(batch_size: int) -> int:
@@ -87,38 +171,10 @@ def _draw(split: Split, wanted: int, seed: int) -> Tensor:
     return torch.cat(drawn)
 
 
-def _milliseconds(result: LatencyRounds, name: str, net: Net, batch: Tensor) -> None:
-    """Add a sample; a network that fails, whatever it raises, loses its samples and must not stop the others."""
-    if name in result.errors:
-        return
-    try:
-        result.samples_ms[name].append(_timed(net, batch))
-    except Exception as error:
-        del result.samples_ms[name]
-        result.errors[name] = " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _timed(net: Net, batch: Tensor) -> float:
-    with torch.inference_mode():
-        _wait(batch)
-        begin = time.perf_counter_ns()
-        net(batch, sparse=True, record=False)
-        _wait(batch)
-        return (time.perf_counter_ns() - begin) / 1e6
-
-
-def _wait(batch: Tensor) -> None:
-    if batch.is_cuda:
-        torch.cuda.synchronize(batch.device)
-
-
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+def _shared(images: Tensor) -> Iterator[Path]:
+    """A file of (N, H, W, C) that all processes map: the images lie in memory once, channels last."""
+    with TemporaryDirectory(prefix="dyncomp-") as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, images.permute(0, 2, 3, 1).contiguous().numpy())
+        yield path

@@ -12,6 +12,7 @@ from dyncomp.report.reading import Reading, Record
 from dyncomp.report.spent import gap_table
 from dyncomp.report.tables import Table, results_table, summary_table
 from dyncomp.report.words import Sentence, words_of
+from dyncomp.samples import LEAST_ROUNDS, MOST_DRIFT, MOST_LOAD, MOST_SPREAD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,11 +30,19 @@ CONVENTIONS = (
     ),
     (
         "realised",
-        "By the clock: in each round every network gets the same real images, one after the other; "
-        "the speed-up is the median over rounds of the static network's time by the method's time "
-        "in the same round. The 95 % interval is a bootstrap over the rounds.",
+        "By the clock: in each round every network gets the same real images, one network after the "
+        "other, each in a process of its own; the speed-up is the median over rounds of the static "
+        "network's time by the method's time in the same round. The 95 % interval is a bootstrap over "
+        "blocks of rounds. Faster or slower is said only where all of it lies on one side of 1.",
     ),
-    ("latency", "Milliseconds per batch of the given size, sparse form; p50 and p99 over rounds."),
+    ("latency", "Milliseconds per batch of the given size, sparse form: p50, p90 and p99 over all batches."),
+    (
+        "timing",
+        f"VALID, or INVALID and why: fewer than {LEAST_ROUNDS} rounds; noisy, when rounds on the same images have an "
+        f"interquartile range over {MOST_SPREAD:.0%} of the median; drifting, when their last third differs by more "
+        f"than {MOST_DRIFT:.0%} from the first; other load, when other programs took more than {MOST_LOAD:.0%} of the "
+        "processors. An INVALID timing says nothing about which network is faster.",
+    ),
     (
         "where time goes",
         "In percent of the static network's time on the same batch. MACs at static's pace: what the claimed speed-up "

@@ -1,92 +1,70 @@
-"""From raw latency samples to percentiles and paired speed-ups."""
+"""From timing records to the columns of the table: percentiles, paired speed-ups, verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-RESAMPLES = 2000
+from dyncomp.samples import Rounds
 
 
 @dataclass(frozen=True)
-class Timed:
-    """One cell at one batch size: milliseconds per batch, one per round.
+class CellTiming:
+    """One cell at one batch size, in the rounds of all networks that were timed beside it.
 
-    `static_ms` are the static network's in the same rounds, on the same images; None where it
-    was not timed beside.
+    `static` is the key of the static network among them, None without one; `verdict` None where the record is older
+    than verdicts; `error` is why there are no samples.
     """
 
+    key: str
     batch_size: int
-    samples_ms: Sequence[float]
-    static_ms: Sequence[float] | None
-    is_static: bool
-    error: str | None = None
+    rounds: Rounds
+    static: str | None
+    verdict: str | None
+    error: str | None
 
 
-def timed(key: str, timings: Iterable[Mapping[str, Any]], statics: Collection[str]) -> list[Timed]:
+def timed(key: str, timings: Iterable[Mapping[str, Any]], statics: Collection[str]) -> list[CellTiming]:
     """The timings of a cell by batch size, the latest of each (`timings` has the latest last)."""
-    latest: dict[int, Timed] = {}
+    latest: dict[int, CellTiming] = {}
     for timing in timings:
         if timing.get("form", "sparse") != "sparse":
             continue
-        samples = timing.get("samples_ms", {}).get(key)
+        samples = timing.get("samples_ms", {})
         error = timing.get("errors", {}).get(key)
-        if samples or error:
+        if samples.get(key) or error:
+            static = next((one for one in timing["cells"] if one in statics), None)
+            rounds = Rounds(samples, timing.get("batches_per_round", 1), timing.get("distinct_rounds", 0))
+            judged = timing.get("verdicts", {}).get(key)
             size = int(timing["batch_size"])
-            static = _static_of(timing, statics)
-            static_ms = timing["samples_ms"].get(static) if static else None
-            latest[size] = Timed(size, samples or (), static_ms, key == static, error)
+            latest[size] = CellTiming(key, size, rounds, static, judged, error)
     return [latest[size] for size in sorted(latest)]
 
 
-def _static_of(timing: Mapping[str, Any], statics: Collection[str]) -> str | None:
-    return next((key for key in timing["cells"] if key in statics), None)
+def columns(timing: CellTiming) -> dict[str, Any]:
+    """Percentiles, throughput, the realised speed-up, both with 95 % intervals, the verdict; {} without samples.
 
-
-def columns(timing: Timed) -> dict[str, float]:
-    """Percentiles, throughput, the realised speed-up with its 95 % interval; {} without samples.
-
-    The speed-up is the median over rounds of static's time by the network's own in the same round.
+    The speed-up is the median over rounds of static's time by the network's own on the same batches.
     """
     import numpy as np
 
-    if not timing.samples_ms:
+    samples = timing.rounds.samples_ms.get(timing.key)
+    if not samples:
         return {}
-    p50, p90, p99 = (float(p) for p in np.percentile(timing.samples_ms, [50, 90, 99]))
-    low, middle, high = _speedup(timing)
+    median = timing.rounds.median(timing.key)
+    p90, p99 = (float(p) for p in np.percentile(samples, [90, 99]))
+    low, middle, high = timing.rounds.speedup(timing.key, timing.static)
     return {
-        "latency_ms_p50": p50,
+        "latency_ms_p50": median.middle,
+        "latency_ms_p50_low": median.low,
+        "latency_ms_p50_high": median.high,
         "latency_ms_p90": p90,
         "latency_ms_p99": p99,
-        "images_per_s": timing.batch_size / (p50 / 1000),
+        "images_per_s": timing.batch_size / (median.middle / 1000),
         "speedup_realised": middle,
         "speedup_realised_low": low,
         "speedup_realised_high": high,
-        "rounds": len(timing.samples_ms),
+        "rounds": timing.rounds.count(timing.key),
+        "verdict": timing.verdict,
     }
-
-
-def _speedup(timing: Timed) -> tuple[float, float, float]:
-    if timing.is_static:
-        return 1.0, 1.0, 1.0
-    pairs = zip(timing.static_ms or (), timing.samples_ms, strict=False)
-    ratios = [static / own for static, own in pairs if static and own]
-    return median_interval(ratios)
-
-
-def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Low, median, high: a 95 % percentile bootstrap over the rounds (Efron 1979), seeded.
-
-    The bounds are NaN for fewer than two values, all three for none.
-    """
-    import numpy as np
-
-    if not values:
-        return float("nan"), float("nan"), float("nan")
-    middle = float(np.median(values))
-    if len(values) < 2:
-        return float("nan"), middle, float("nan")
-    drawn = np.random.default_rng(0).choice(np.asarray(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
-    return float(low), middle, float(high)

@@ -19,8 +19,9 @@ COLUMNS = (
     *("params", "top1", "macs", "flops", "macs_static", "speedup_claimed", "speedup_executed"),
     *("batch_size", "latency_ms_p50", "latency_ms_p99", "images_per_s", "speedup_realised"),
     *("images", "macs_std", "macs_p5", "macs_p50", "macs_p95", "macs_max", "macs_full"),
-    *("executed_macs_per_image", "latency_ms_p90", "speedup_realised_low"),
-    *("speedup_realised_high", "routes", "gates", "gates_always_on", "gates_always_off"),
+    *("executed_macs_per_image", "latency_ms_p90", "latency_ms_p50_low", "latency_ms_p50_high"),
+    *("speedup_realised_low", "speedup_realised_high", "verdict"),
+    *("routes", "gates", "gates_always_on", "gates_always_off"),
     *("route_exchange_top1", "top1_calibration", "train_seconds", "rounds"),
     *("params_mib", "memory_mib_inference", "activation_mib", "memory_batch_size"),
     *("memory_mib_training", "memory_batch_size_training", "energy_j_per_image", "energy_batch_size"),
@@ -32,7 +33,7 @@ COUNTS = (
     *("gates_always_on", "gates_always_off", "rounds", "macs_max", "macs_full", "macs_static"),
     *("memory_batch_size", "memory_batch_size_training", "energy_batch_size"),
 )
-TEXTS = (*(name for name in LABELS if name != "seed"), "role", "warnings", "error", "key")
+TEXTS = (*(name for name in LABELS if name != "seed"), "role", "verdict", "warnings", "error", "key")
 SUMMARISED = (
     *("top1", "macs", "flops", "speedup_claimed", "speedup_executed"),
     *("latency_ms_p50", "latency_ms_p99", "images_per_s", "speedup_realised"),
@@ -45,9 +46,9 @@ def results(store: Store) -> pd.DataFrame:
 
     `macs` is the mean per test image, gates included; `flops = 2 * macs`; `latency_ms_*` are per
     batch of that `batch_size`; `speedup_realised` is the median over rounds of static's time by
-    the method's in the same round, with a 95 % bootstrap interval. `time_share_free` and
-    `time_share_unknown` are from 0 to 1, of the time in operators. A cell that was not timed has
-    one row without latency; a failed one has its error.
+    the method's on the same batches, with a 95 % bootstrap interval; `verdict` says whether a timing
+    can be relied on. `time_share_free` and `time_share_unknown` are from 0 to 1, of the time in
+    operators. A cell that was not timed has one row without latency; a failed one has its error.
     """
     return results_of(read(store))
 

@@ -67,8 +67,11 @@ def _columns(frame: pd.DataFrame) -> Iterable[tuple[str, str, Any]]:
     yield "realised", "speedup_realised", n.ratio
     yield "95 % interval", "interval", str
     yield "ms p50", "latency_ms_p50", n.significant
+    yield "ms p90", "latency_ms_p90", n.significant
     yield "ms p99", "latency_ms_p99", n.significant
     yield "images/s", "images_per_s", n.significant
+    if frame["verdict"].notna().any():  # records of former versions have none
+        yield "timing", "verdict", lambda value: n.MISSING if n.missing(value) else str(value)
     yield "routes", "routes", lambda value: n.fixed(value, 0)
     yield "parameters", "params", n.significant
 

@@ -2,127 +2,275 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
-from collections.abc import Sequence
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from dyncomp.profile import LatencyRounds, measure_latency
-from dyncomp.profile import latency as latency_module
-from tests.handmade import Log, numbered_split, spy_net
+from dyncomp.profile import LatencyRounds, Setting, Team, Timed, Until, allowed_processors, latency, measure_latency
+from dyncomp.samples import Rounds
+from tests.handmade import numbered_split
+from tests.profile import forms
 
 NAMES = ("a", "b", "c")
+ROOT = Path(__file__).resolve().parents[2]
+BRIEF = Until(width=1e9, seconds=20.0)
+"""as few rounds as are looked at"""
 
 
-def measured(
-    log: Log, names: Sequence[str] = NAMES, images: int = 100, batch_size: int = 8, fails: dict[str, int] | None = None
-) -> LatencyRounds:
-    nets = {name: spy_net(name, log, (fails or {}).get(name)) for name in names}
-    return measure_latency(nets, numbered_split(images), batch_size, seed=3, seconds=0.0, rounds=30)
+class Call(NamedTuple):
+    name: str
+    process: int
+    begin: int
+    end: int
+    images: list[int]
 
 
-def batches(batch_size: int) -> int:
-    """How many different batches there are, spelled out."""
-    return {1: 128, 8: 128, 16: 64, 64: 16, 400: 4}[batch_size]
+def team_of(*timed: Timed, patience_s: float = 120.0) -> Team:
+    return Team(timed, Setting("cpu", 1, allowed_processors()), patience_s)
 
 
-def rounds_of(log: Log, warm_up: int, networks: int) -> list[list[tuple[str, list[int]]]]:
-    timed = log.calls[warm_up:]
-    return [timed[start : start + networks] for start in range(0, len(timed), networks)]
+def noting(log: Path, name: str) -> Timed:
+    return Timed(name, partial(forms.noting, str(log), name))
 
 
-@pytest.mark.parametrize("batch_size", [1, 8, 16, 64, 400])
-def test_warm_up_covers_every_batch_that_is_timed(batch_size: int) -> None:
-    log = Log()
-    result = measured(log, batch_size=batch_size)
-    count = 2 * batches(batch_size)
-    warm = log.calls[: 3 * count]
-    assert [name for name, _ in warm] == ["a"] * count + ["b"] * count + ["c"] * count
-    seen = [images for _, images in warm[:count]]
-    assert seen[: count // 2] == seen[count // 2 :]
-    assert {tuple(images) for _, images in log.calls} == {tuple(images) for images in seen}
-    assert len(log.calls) == 3 * (count + 30)
-    assert {name: len(samples) for name, samples in result.samples_ms.items()} == dict.fromkeys(NAMES, 30)
+def calls_in(log: Path) -> list[Call]:
+    lines = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
+    assert all(inference == "True" for *_, inference in lines)
+    return [Call(n, int(p), int(b), int(e), [int(i) for i in i_.split(".")]) for n, p, b, e, i_, _ in lines]
 
 
-def test_real_images_of_the_split_in_the_seeded_order() -> None:
-    log = Log()
-    measured(log, batch_size=16)
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+class Seen(NamedTuple):
+    """Three networks, timed at batches of 8 and then of 400, and the calls that they noted."""
+
+    small: LatencyRounds
+    large: LatencyRounds
+    first: list[Call]
+    second: list[Call]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    log = tmp_path_factory.mktemp("log") / "calls"
+    with team_of(*(noting(log, name) for name in NAMES)) as team:
+        small = measure_latency(team, numbered_split(100), 8, 3, BRIEF, "a")
+        first = calls_in(log)
+        log.write_text("")
+        large = measure_latency(team, numbered_split(100), 400, 3, BRIEF, "a")
+        yield Seen(small, large, first, calls_in(log))
+
+
+def parts(calls: Sequence[Call], batches: int) -> tuple[list[Call], list[list[Call]]]:
+    """The calls of the warm-up, and the turns after it, each the calls of one network in a row."""
+    warm = 3 * 2 * batches
+    turns = [list(turn) for _, turn in itertools.groupby(calls[warm:], key=lambda call: call.name)]
+    return list(calls[:warm]), turns
+
+
+@pytest.mark.parametrize(("which", "batches"), [("small", 128), ("large", 4)])
+def test_warm_up_covers_every_batch_that_is_timed(seen: Seen, which: str, batches: int) -> None:
+    calls = seen.first if which == "small" else seen.second
+    warm, _ = parts(calls, batches)
+    assert [call.name for call in warm] == [name for name in NAMES for _ in range(2 * batches)]
+    images = [call.images for call in warm[: 2 * batches]]
+    assert images[:batches] == images[batches:]
+    assert {tuple(call.images) for call in calls} == {tuple(one) for one in images}
+
+
+def test_real_images_of_the_split_in_the_seeded_order(seen: Seen) -> None:
     split = numbered_split(100)
     orders = [next(split.batches(100, epoch=epoch, seed=3)).index.tolist() for epoch in range(10)]
     last = next(split.batches(1024 - 1000, epoch=10, seed=3)).index.tolist()
-    drawn = list(itertools.chain(*(images for _, images in log.calls[:64])))
+    drawn = list(itertools.chain(*(call.images for call in seen.first[:128])))
     assert drawn == [*itertools.chain(*orders), *last]
     assert orders[0] != list(range(100))
+    assert all(len(call.images) == 400 for call in seen.second)  # a split that is too small comes round again
 
 
-@pytest.mark.parametrize("batch_size", [8, 400])
-def test_every_network_sees_the_same_images_in_each_round_and_the_order_rotates(batch_size: int) -> None:
-    log = Log()
-    measured(log, batch_size=batch_size)
-    rounds = rounds_of(log, 3 * 2 * batches(batch_size), 3)
-    assert len(rounds) == 30
-    for number, turn in enumerate(rounds):
-        assert [images for _, images in turn] == [turn[0][1]] * 3
-        assert [name for name, _ in turn] == [NAMES[(number + place) % 3] for place in range(3)]
-        assert len(turn[0][1]) == batch_size
-    count = batches(batch_size)
-    assert rounds[0][0][1] == log.calls[0][1]
-    assert all(rounds[number][0][1] == rounds[number % count][0][1] for number in range(30))
+@pytest.mark.parametrize("which", ["small", "large"])
+def test_networks_take_turns_on_the_same_batches_and_the_order_rotates(seen: Seen, which: str) -> None:
+    calls, result, batches = (seen.first, seen.small, 128) if which == "small" else (seen.second, seen.large, 4)
+    rounds, per_round = result.rounds, result.rounds.per_round
+    warm, _ = parts(calls, batches)
+    timed = calls[len(warm) :]
+    turns = [timed[at : at + 1 + per_round] for at in range(0, len(timed), 1 + per_round)]
+    count = rounds.count("a")
+    assert len(turns) == 3 * count
+    for number, turn in enumerate(turns):
+        place, offset = number // 3, number % 3
+        assert {call.name for call in turn} == {NAMES[(place + offset) % 3]}
+        first = place % rounds.distinct * per_round
+        wanted = [(first - 1) % batches, *range(first, first + per_round)]  # the first is not timed
+        assert [call.images for call in turn] == [warm[at].images for at in wanted]
+    assert count >= 20
+    assert {len(samples) for samples in rounds.samples_ms.values()} == {count * per_round}
 
 
-def test_a_batch_larger_than_the_split_holds_real_images_only() -> None:
-    log = Log()
-    result = measured(log, images=10, batch_size=64)
-    for _, images in log.calls:
-        assert len(images) == 64
-        assert set(images) == set(range(10))
-    assert not result.errors
-    assert result.batch_size == 64
+def test_each_network_has_a_process_and_no_two_run_at_once(seen: Seen) -> None:
+    owners = {name: {call.process for call in seen.first + seen.second if call.name == name} for name in NAMES}
+    assert all(len(processes) == 1 for processes in owners.values())
+    assert len(set.union(*owners.values()) - {os.getpid()}) == 3
+    for calls in (seen.first, seen.second):
+        assert all(before.end <= after.begin for before, after in itertools.pairwise(calls))
+
+
+def test_samples_are_the_times_of_the_calls(seen: Seen) -> None:
+    for name in NAMES:
+        assert not seen.small.errors
+        inside = [(call.end - call.begin) / 1e6 for call in seen.first if call.name == name]
+        assert sum(seen.small.rounds.samples_ms[name]) >= sum(inside[256:]) * 0.5
+        assert all(0 < sample < 60_000 for sample in seen.small.rounds.samples_ms[name])
+
+
+def test_what_was_set_is_said(seen: Seen) -> None:
+    for result in (seen.small, seen.large):
+        wanted = {"threads": 1, "affinity": list(allowed_processors()), "gc": False, "clock": "perf_counter"}
+        assert result.setting == wanted
+        assert result.load.processors == len(allowed_processors())
+        assert result.seconds > 0
+    assert (seen.small.batch_size, seen.large.batch_size) == (8, 400)
+
+
+FAILS = {
+    "raises at once": (partial(forms.raising, 1), "MemoryError: no room left"),
+    "raises in its turn": (partial(forms.raising, 2 * 4 + 5), "MemoryError: no room left"),
+    "dies": (partial(forms.dying, 2 * 4 + 5), "its process ended: exit status 3"),
+    "killed": (partial(forms.killed, 2), f"its process ended: killed by signal {signal.SIGKILL.value}"),
+    "hangs": (partial(forms.hanging, 2 * 4 + 5), "TimeoutError: no answer for 5 s; its process was ended"),
+    "not made": (forms.not_made, "ValueError: no weights here"),
+    "cannot travel": (lambda: None, "Can't"),
+}
+
+
+def test_networks_that_fail_are_named_and_the_others_go_on() -> None:
+    failing = [Timed(name, make) for name, (make, _) in FAILS.items()]
+    sound = [Timed(name, partial(forms.taking, 0.0)) for name in ("first", "last")]
+    with team_of(sound[0], *failing, sound[1], patience_s=5.0) as team:
+        result = measure_latency(team, numbered_split(40), 400, 0, BRIEF, "first")
+        processes = team.processes()
+    assert set(result.errors) == set(FAILS)
+    for name, (_, error) in FAILS.items():
+        assert error in result.errors[name]
+    assert "\n" not in "".join(result.errors.values())
+    assert set(result.rounds.samples_ms) == {"first", "last"}
+    assert {result.rounds.count(name) for name in ("first", "last")} == {20}
+    assert not any(alive(process) for process in processes)
+
+
+def test_a_batch_size_that_fails_is_not_made_smaller_and_the_next_is_tried() -> None:
+    with team_of(Timed("a", partial(forms.raising_above, 8)), Timed("b", partial(forms.killed, 8 * 4))) as team:
+        large = measure_latency(team, numbered_split(40), 400, 0, BRIEF)
+        small = measure_latency(team, numbered_split(40), 400, 0, Until(1e9, 0.0))
+        tiny = measure_latency(team, numbered_split(40), 8, 0, Until(1e9, 0.0))
+    assert large.errors == {"a": "RuntimeError: batch of 400", "b": "its process ended: killed by signal 9"}
+    assert small.errors == {"a": "RuntimeError: batch of 400"}  # b was started again
+    assert set(tiny.errors) == {"b"}
+    assert len(tiny.rounds.samples_ms["a"]) == tiny.rounds.per_round
+
+
+def test_without_any_network_that_runs_it_ends() -> None:
+    with team_of(Timed("a", partial(forms.raising, 1))) as team:
+        result = measure_latency(team, numbered_split(40), 400, 0, BRIEF)
+    assert (result.rounds.samples_ms, set(result.errors)) == ({}, {"a"})
+
+
+def test_an_exception_leaves_no_process() -> None:
+    with pytest.raises(ZeroDivisionError), team_of(Timed("a", partial(forms.taking, 0.0))) as team:
+        (process,) = team.processes()
+        assert alive(process)
+        raise ZeroDivisionError
+    assert not alive(process)
+
+
+STOPPED = """
+import os, sys
+from functools import partial
+from dyncomp.profile import Setting, Team, Timed, Until, allowed_processors, measure_latency
+from tests.handmade import numbered_split
+from tests.profile import forms
+
+timed = [Timed("idle", partial(forms.taking, 0.0)), Timed("busy", partial(forms.hanging, 9))]
+with Team(timed, Setting("cpu", 1, allowed_processors())) as team:  # no `if __name__ == "__main__"`
+    print(*team.processes(), flush=True)
+    measure_latency(team, numbered_split(40), 400, 0, Until(1e9, 1.0))
+"""
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_a_program_that_is_stopped_leaves_no_process(by: signal.Signals, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(STOPPED)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    program = subprocess.Popen(
+        [sys.executable, str(script)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert program.stdout is not None
+    processes = [int(word) for word in program.stdout.readline().split()]
+    assert len(processes) == 2
+    time.sleep(1.0)
+    program.send_signal(by)
+    program.wait(30)
+    program.stdout.close()
+    end = time.monotonic() + 20
+    while any(alive(process) for process in processes):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_rounds_end_when_all_intervals_are_narrow_or_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def known(rounds: Rounds, width: float, reference: str | None) -> bool:
+        looked.append(rounds.count("a"))
+        assert (width, reference) == (0.25, "a")
+        return len(looked) == 3
+
+    monkeypatch.setattr(latency, "_known", known)
+    with team_of(Timed("a", partial(forms.taking, 0.001))) as team:
+        result = measure_latency(team, numbered_split(40), 400, 0, Until(0.25, 60.0), "a")
+        assert looked == [20, 23, 27]
+        assert result.rounds.count("a") == 27
+        over = measure_latency(team, numbered_split(40), 400, 0, Until(0.25, 0.0), "a")
+    assert over.rounds.count("a") == 1
 
 
 @pytest.mark.parametrize(
-    ("fails_at", "before"),
-    [(1, 0), (40, 39), (2 * 128 + 1, 256), (2 * 128 + 11, 266)],
-    ids=["at once", "warming", "first", "11th"],
+    ("own", "static", "width", "enough"),
+    [
+        ([10.0, 10.1] * 20, [20.0, 20.1] * 20, 0.03, True),
+        ([10.0, 10.1] * 20, [20.0, 20.1] * 20, 0.001, False),
+        ([10.0, 10.1] * 20, [20.0, 40.0] * 20, 0.03, False),  # the ratio is not known
+        ([10.0, 10.1], [20.0, 20.1], 0.03, False),  # no blocks, wide intervals
+    ],
 )
-def test_a_network_that_fails_is_named_and_the_others_go_on(fails_at: int, before: int) -> None:
-    log = Log()
-    result = measured(log, fails={"b": fails_at})
-    assert result.errors == {"b": "MemoryError: no room left"}
-    assert set(result.samples_ms) == {"a", "c"}
-    assert all(len(samples) == 30 for samples in result.samples_ms.values())
-    assert sum(name == "b" for name, _ in log.calls) == before + 1
+def test_narrow_means_medians_and_ratios(own: list[float], static: list[float], width: float, enough: bool) -> None:
+    assert latency._known(Rounds({"s": static, "a": own}), width, "s") is enough
 
 
-def test_all_networks_failing_ends() -> None:
-    result = measured(Log(), fails=dict.fromkeys(NAMES, 1))
-    assert result.samples_ms == {}
-    assert set(result.errors) == set(NAMES)
-
-
-def test_raw_samples_are_times_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter(range(0, 10**15, 2_500_000))  # every look at the clock is 2.5 ms later
-    monkeypatch.setattr(latency_module.time, "perf_counter_ns", lambda: next(ticks))
-    result = measured(Log())
-    assert result.samples_ms == {name: [2.5] * 30 for name in NAMES}
-
-
-def test_goes_on_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(10**6))  # a second at each look
-    monkeypatch.setattr(latency_module.time, "perf_counter", lambda: float(next(clock)))
-    nets = {"a": spy_net("a", Log())}
-    result = measure_latency(nets, numbered_split(20), 8, seed=0, seconds=50.0, rounds=10)
-    assert len(result.samples_ms["a"]) == pytest.approx(10 + 50, abs=1)
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_garbage_collection_is_as_it_was(enabled: bool) -> None:
-    was = gc.isenabled()
-    try:
-        gc.enable() if enabled else gc.disable()
-        measured(Log(), fails={"a": 70})
-        assert gc.isenabled() is enabled
-    finally:
-        gc.enable() if was else gc.disable()
+@pytest.mark.parametrize(
+    ("passes_ms", "batches", "wanted"),
+    [([1.0], 128, 8), ([3.0, 5.0, 4.0], 128, 4), ([16.0], 16, 1), ([500.0], 16, 1), ([1.0], 4, 4), ([], 4, 1)],
+)
+def test_turns_last_about_as_long_as_they_should(passes_ms: list[float], batches: int, wanted: int) -> None:
+    assert latency._per_round(passes_ms, batches) == wanted

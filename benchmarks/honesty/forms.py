@@ -1,0 +1,35 @@
+"""Forms of networks for the honesty benchmarks; a module of its own, because other processes import it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+import dyncomp
+
+Run = Callable[[Tensor], Any]
+
+
+def network(spec: str, backbone: str, in_channels: int, image_size: int) -> Run:
+    """The sparse form of an untrained network."""
+    net = dyncomp.build(spec, backbone, in_channels=in_channels, image_size=image_size)
+    return partial(net, sparse=True, record=False)
+
+
+def slowed(make: Callable[[], Run], share: float) -> Run:
+    """The same, and after each pass it keeps its processor busy for a share of the time that the pass took."""
+    run = make()
+
+    def slower(batch: Tensor) -> None:
+        begin = time.perf_counter()
+        run(batch)
+        now = time.perf_counter()
+        end = now + share * (now - begin)
+        while time.perf_counter() < end:
+            pass
+
+    return slower

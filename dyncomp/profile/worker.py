@@ -1,0 +1,117 @@
+"""The process that one network lives in while it is timed: it waits in a pipe, runs its turn, and waits again."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dyncomp.profile.clock import Run, clock_of
+from dyncomp.profile.rest import wait_for_own_threads
+
+Make = Callable[[], Run]
+"""what builds a form of a network; it travels to another process, so: a `functools.partial` of a module's function"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all processes of a comparison have in common."""
+
+    device: str
+    threads: int
+    processors: tuple[int, ...]
+
+
+class Bench:
+    """A network and its images, ready to be timed; each method answers one request of the parent."""
+
+    def __init__(self, make: Make, setting: Setting) -> None:
+        torch.set_num_threads(setting.threads)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, setting.processors)
+        self.make = make
+        self.device = torch.device(setting.device)
+        self.clock = clock_of(self.device)
+        self.run: Run | None = None
+        self.batches: tuple[Tensor, ...] = ()
+
+    def build(self) -> dict[str, Any]:
+        """Build the network; says how this process is set."""
+        self.run = self.make()
+        gc.collect()
+        gc.disable()  # for good: this process does nothing else, and a collection would fall into some sample
+        return {
+            "threads": torch.get_num_threads(),
+            "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+            "gc": gc.isenabled(),
+            "clock": self.clock.name,
+        }
+
+    def load(self, path: str, batch_size: int) -> int:
+        """Map the images, (N, H, W, C) in a file that all processes share, as batches; how many there are."""
+        pixels = torch.from_numpy(np.load(path, mmap_mode="c"))
+        images = pixels.permute(0, 3, 1, 2)  # (N, C, H, W), channels last
+        self.batches = tuple(batch.to(self.device) for batch in torch.split(images, batch_size))
+        return len(self.batches)
+
+    def warm(self, place: int) -> float:
+        """Run one batch; its milliseconds."""
+        return self._timed([place])[0]
+
+    def turn(self, places: Sequence[int]) -> list[float]:
+        """Run batches one after the other; the milliseconds of each.
+
+        The batch before them is run first and not timed: it wakes the thread team and brings code and weights back into
+        the caches from which another process has driven them.
+        """
+        return self._timed([(places[0] - 1) % len(self.batches), *places])[1:]
+
+    def _timed(self, places: Sequence[int]) -> list[float]:
+        assert self.run is not None, "build first"
+        with torch.inference_mode():
+            times = [self.clock.milliseconds(self.run, self.batches[place]) for place in places]
+        wait_for_own_threads()
+        return times
+
+
+def serve(pipe: Connection, make: Make, setting: Setting) -> None:
+    """Answer requests `(method of Bench, *arguments)` by `(True, answer)` or `(False, error)` until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    bench = Bench(make, setting)
+    while True:
+        try:
+            name, *arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = True, getattr(bench, name)(*arguments)
+        except Exception as error:  # whatever a network raises is its own fault, and is told by its name
+            answer = False, " ".join(f"{type(error).__name__}: {error}".split())
+            _free(bench.device)
+        pipe.send(answer)
+
+
+def _free(device: torch.device) -> None:
+    """Give back what a pass that failed has left, so that a smaller batch may find room."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end us, and a network that hangs does not look at the pipe."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

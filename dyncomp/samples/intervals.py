@@ -1,0 +1,108 @@
+"""How far a median may be off, with rounds that follow each other and are therefore alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+RESAMPLES = 1000
+LEAST_BLOCKS = 6
+MOST_VALUES = 2**22
+"""drawn at a time, so that a long timing does not fill the memory"""
+Z95 = 1.959963984540054
+
+
+class Interval(NamedTuple):
+    """A median and its 95 % interval; NaN where there is nothing to tell it from."""
+
+    low: float
+    middle: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        """From low to high, as a share of the middle; NaN where it is unknown."""
+        return (self.high - self.low) / self.middle if self.middle else math.nan
+
+
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
+
+
+def side_of(low: float, high: float) -> Literal["faster", "slower", "same"]:
+    """What an interval of a ratio static / method says: different only where all of it lies on one side of 1.
+
+    The one rule by which a difference is declared, whoever declares it. An unknown interval declares none.
+    """
+    if low > 1:
+        return "faster"
+    return "slower" if high < 1 else "same"
+
+
+def median_interval(values: Sequence[float] | Sequence[Sequence[float]], resamples: int = RESAMPLES) -> Interval:
+    """The median of all values, and its interval by a seeded bootstrap over rounds; a row of several is one round.
+
+    Successive rounds are alike (a clock that falls, a neighbour that comes and goes), so blocks of them are drawn, in a
+    circle (Politis and Romano 1992), as long as the autocorrelation reaches. With few blocks the percentiles are too
+    close to the median, as a normal distribution's are for Student's: both halves are widened by the same factor.
+    """
+    import numpy as np
+
+    rounds = np.asarray(values, dtype=float)
+    rounds = rounds.reshape(len(rounds), -1)  # (R, K)
+    if not rounds.size:
+        return UNKNOWN
+    middle = float(np.median(rounds))
+    count = len(rounds)
+    if count < 2:
+        return Interval(math.nan, middle, math.nan)
+    length = block_length(np.median(rounds, axis=1))
+    low, high = np.percentile(_medians(rounds, length, resamples), [2.5, 97.5])
+    factor = _widening(count / length)
+    return Interval(middle - factor * (middle - float(low)), middle, middle + factor * (float(high) - middle))
+
+
+def block_length(values: NDArray[np.float64]) -> int:
+    """How many successive rounds are drawn together: as far as the autocorrelation reaches, which is not seen whole.
+
+    It is that of being above the median, because one interrupted round must not hide it, summed up to the first lag at
+    which it is lost in chance. A weak one is lost at once: blocks have at least 1.5 times the cube root of the rounds.
+    """
+    import numpy as np
+
+    count = int(values.size)
+    signs = np.sign(values - np.median(values))
+    signs = signs - signs.mean()
+    power = float(signs @ signs)
+    reach = 1.0
+    for lag in range(1, count // 4):
+        correlation = float(signs[:-lag] @ signs[lag:]) / power if power else 0.0
+        if correlation < 1 / math.sqrt(count):
+            break
+        reach += 2 * correlation
+    return max(1, min(max(math.ceil(reach), round(1.5 * math.cbrt(count))), count // LEAST_BLOCKS))
+
+
+def _medians(rounds: NDArray[np.float64], length: int, resamples: int) -> Any:
+    """(resamples,) medians of as many rounds again, drawn block by block."""
+    import numpy as np
+
+    count = len(rounds)
+    begins = np.random.default_rng(0).integers(0, count, size=(resamples, math.ceil(count / length)))
+    medians = []
+    for some in np.array_split(begins, math.ceil(begins.shape[0] * rounds.size / MOST_VALUES)):
+        places = (some[:, :, None] + np.arange(length)) % count
+        drawn = rounds[places.reshape(len(some), -1)[:, :count]]  # (some, R, K)
+        medians.append(np.median(drawn.reshape(len(some), -1), axis=1))
+    return np.concatenate(medians)
+
+
+def _widening(blocks: float) -> float:
+    from scipy.stats import t
+
+    freedom = max(blocks - 1, 1.0)
+    return float(t.ppf(0.975, freedom)) / Z95 * math.sqrt(blocks / freedom)

@@ -1,0 +1,70 @@
+"""Raw times, round by round: every network has run the same batches in the same round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dyncomp.samples.intervals import Interval, median_interval
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """`samples_ms[name]` are milliseconds of single batches, `per_round` of them in each round, in order.
+
+    Round r has run the same batches as round r + `distinct`; 0 where that is not known.
+    """
+
+    samples_ms: Mapping[str, Sequence[float]]
+    per_round: int = 1
+    distinct: int = 0
+
+    def count(self, name: str) -> int:
+        """How many rounds a network has run."""
+        return len(self.samples_ms.get(name, ())) // self.per_round
+
+    def split(self, name: str) -> list[Sequence[float]]:
+        """Its samples, a row per round."""
+        samples = self.samples_ms.get(name, ())
+        return [samples[at * self.per_round : (at + 1) * self.per_round] for at in range(self.count(name))]
+
+    def totals(self, name: str) -> list[float]:
+        """Milliseconds of each round, all of its batches together."""
+        return [math.fsum(row) for row in self.split(name)]
+
+    def ratios(self, name: str, reference: str) -> list[float]:
+        """Per round, the reference's time by the network's own on the same batches."""
+        pairs = zip(self.totals(reference), self.totals(name), strict=False)
+        return [theirs / own for theirs, own in pairs if theirs and own]
+
+    def median(self, name: str, resamples: int | None = None) -> Interval:
+        """The median time of a batch, with its interval."""
+        return median_interval(self.split(name), **({"resamples": resamples} if resamples else {}))
+
+    def speedup(self, name: str, reference: str | None, resamples: int | None = None) -> Interval:
+        """The median over rounds of the reference's time by the network's own, with its interval; 1 for itself."""
+        if name == reference:
+            return Interval(1.0, 1.0, 1.0)
+        ratios = self.ratios(name, reference) if reference is not None else []
+        return median_interval(ratios, **({"resamples": resamples} if resamples else {}))
+
+    def relative(self, name: str) -> list[float]:
+        """Each round's time by the usual time of its batches: what is left are the machine's whims, not the images'.
+
+        A network whose time depends on the image differs from round to round by right. The usual time is the median of
+        the rounds on the same batches; because it is drawn to them, the deviations are widened to what they would be
+        from a median of others. Where too few batches have come again, the median of all rounds stands in.
+        """
+        import numpy as np
+
+        totals = np.asarray(self.totals(name))
+        if not totals.size:
+            return []
+        if not self.distinct or len(totals) < 2 * self.distinct:
+            return list(totals / np.median(totals))
+        found = np.empty_like(totals)
+        for turn in range(self.distinct):
+            alike = totals[turn :: self.distinct]
+            found[turn :: self.distinct] = 1 + (alike / np.median(alike) - 1) * math.sqrt(len(alike) / (len(alike) - 1))
+        return [float(value) for value in found]
