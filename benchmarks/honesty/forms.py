@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,3 +34,14 @@ def slowed(make: Callable[[], Run], share: float) -> Run:
             pass
 
     return slower
+
+
+def make_busy(share: float) -> None:
+    """Work and sleep in turn, 1 to 100 ms at a time, until killed: a neighbour that comes and goes."""
+    draw = random.Random(0)
+    while True:
+        burst = draw.uniform(0.001, 0.1)
+        end = time.perf_counter() + burst * share
+        while time.perf_counter() < end:
+            pass
+        time.sleep(burst * (1 - share))

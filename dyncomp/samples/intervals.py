@@ -52,10 +52,9 @@ def median_interval(values: Sequence[float] | Sequence[Sequence[float]], resampl
     """
     import numpy as np
 
-    rounds = np.asarray(values, dtype=float)
-    rounds = rounds.reshape(len(rounds), -1)  # (R, K)
-    if not rounds.size:
+    if not len(values):
         return UNKNOWN
+    rounds = np.asarray(values, dtype=float).reshape(len(values), -1)  # (R, K)
     middle = float(np.median(rounds))
     count = len(rounds)
     if count < 2:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dyncomp.samples.intervals import Interval, median_interval
+from dyncomp.samples.intervals import RESAMPLES, Interval, median_interval
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Rounds:
         pairs = zip(self.totals(reference), self.totals(name), strict=False)
         return [theirs / own for theirs, own in pairs if theirs and own]
 
-    def median(self, name: str, resamples: int | None = None) -> Interval:
+    def median(self, name: str, resamples: int = RESAMPLES) -> Interval:
         """The median time of a batch, with its interval."""
-        return median_interval(self.split(name), **({"resamples": resamples} if resamples else {}))
+        return median_interval(self.split(name), resamples)
 
-    def speedup(self, name: str, reference: str | None, resamples: int | None = None) -> Interval:
+    def speedup(self, name: str, reference: str | None, resamples: int = RESAMPLES) -> Interval:
         """The median over rounds of the reference's time by the network's own, with its interval; 1 for itself."""
         if name == reference:
             return Interval(1.0, 1.0, 1.0)
         ratios = self.ratios(name, reference) if reference is not None else []
-        return median_interval(ratios, **({"resamples": resamples} if resamples else {}))
+        return median_interval(ratios, resamples)
 
     def relative(self, name: str) -> list[float]:
         """Each round's time by the usual time of its batches: what is left are the machine's whims, not the images'.

@@ -35,6 +35,10 @@ from dyncomp.errors import DyncompError, InvalidValue, UnknownName
         ("init", Path("net.safetensors"), "net.safetensors"),
         ("include_path", Path("a.py"), ("a.py",)),
         ("include_path", ["a.py", Path("b.py"), "a.py"], ("a.py", "b.py")),
+        ("latency_width", "1.5", 1.5),
+        ("latency_width", 2, 2.0),
+        ("latency_seconds", "30", 30.0),
+        ("latency_seconds", None, None),
         ("force", True, True),
     ],
 )
@@ -62,6 +66,8 @@ WRONG = [
     *[("output", value) for value in (3, None)],
     *[("init", value) for value in (3, None, ["a"])],
     *[("include_path", value) for value in (3, [3], [None])],
+    *[("latency_width", value) for value in ("", "narrow", 0, -1, "nan", "inf", True, None, [3])],
+    *[("latency_seconds", value) for value in ("", "long", 0, -1, "nan", "inf", True, [3])],
     *[("force", value) for value in ("yes", 1, None)],
     *[("dry_run", value) for value in ("no", 0)],
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors import safe_open
 
 import dyncomp
@@ -167,8 +169,13 @@ def test_timings_keep_raw_samples_of_paired_rounds(finished: Path) -> None:
     for record in store.timings():
         assert record["cells"] == keys
         assert list(record["samples_ms"]) == keys
-        assert {len(samples) for samples in record["samples_ms"].values()} == {30}
+        assert {len(samples) for samples in record["samples_ms"].values()} == {record["batches_per_round"]}
+        assert record["rounds"] == dict.fromkeys(keys, 1)  # no time for more
+        assert record["verdicts"] == dict.fromkeys(keys, "INVALID: too few samples (1 rounds, at least 20 are wanted)")
         assert record["errors"] == {}
+        assert (record["threads"], record["gc"], record["clock"]) == (torch.get_num_threads(), False, "perf_counter")
+        assert record["affinity"] == sorted(os.sched_getaffinity(0))
+        assert record["load"]["processors"] == len(record["affinity"])
 
 
 @pytest.mark.usefixtures("no_report")
@@ -194,6 +201,46 @@ def test_a_new_method_is_run_alone_and_timed_with_the_others(copied: Path, job: 
 def test_a_new_batch_size_is_timed_alone(copied: Path, job: Listening) -> None:
     job.run(config(copied, METHODS, batch_sizes="1,3,4"))
     assert (job.trained, job.timed) == ([], [(3, 3)])
+
+
+@pytest.mark.usefixtures("no_report")
+def test_asking_for_more_precision_times_again(copied: Path, job: Listening) -> None:
+    asked = config(copied, METHODS, batch_sizes="4", latency_seconds=0.001)
+    job.run(asked)
+    assert (job.trained, job.timed) == ([], [(3, 4)])
+    job.run(asked)
+    assert job.timed == []
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_network_that_cannot_be_timed_is_named_and_the_job_fails(tmp_path: Path, job: Listening) -> None:
+    loose = plugin(tmp_path / "big.py", "big", TOO_BIG)
+    outcome = job.run(config(tmp_path / "out", "big", include_path=loose, batch_sizes="2,300"))
+    assert outcome is not None
+    assert [str(cell.method) for cell in outcome.failed] == ["big"]
+    small, big = sorted(outcome.store.timings(), key=lambda record: record["batch_size"])
+    assert small["errors"] == {}
+    (error,) = big["errors"].values()
+    assert error == "RuntimeError: no room for 300 images"
+    assert len(big["samples_ms"]) == 1
+
+
+TOO_BIG = """
+    def build(self, new):
+        import torch
+
+        class Big(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.model = new()
+
+            def forward(self, images):
+                if len(images) == 300:
+                    raise RuntimeError("no room for 300\\nimages")
+                return self.model(images)
+
+        return Big()
+"""
 
 
 @pytest.mark.usefixtures("no_report")

@@ -22,7 +22,14 @@ def noting(log: str, name: str) -> Run:
         begin = time.monotonic_ns()
         numbers = (images[:, 0, 0, 0] * 1000).round().int().tolist()
         (images @ images.transpose(2, 3)).sum()
-        line = [name, os.getpid(), begin, time.monotonic_ns(), ".".join(map(str, numbers)), torch.is_inference_mode_enabled()]
+        line = [
+            name,
+            os.getpid(),
+            begin,
+            time.monotonic_ns(),
+            ".".join(map(str, numbers)),
+            torch.is_inference_mode_enabled(),
+        ]
         with open(log, "a", encoding="utf-8") as file:
             file.write(" ".join(map(str, line)) + "\n")
 

@@ -9,13 +9,12 @@ import statistics
 import subprocess
 import sys
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from dyncomp.report import results, summary
-from dyncomp.report.latency import median_interval
 from dyncomp.report.table import COLUMNS, csv_text
+from dyncomp.report.tables import results_table
 from dyncomp.store import Store
 from tests.records import (
     IMAGES,
@@ -98,23 +97,27 @@ def test_pairing_removes_what_all_networks_share(empty: Store) -> None:
     assert (row["speedup_realised_low"], row["speedup_realised_high"]) == pytest.approx((1.5, 1.5))
 
 
-def test_bootstrap_interval_against_order_statistics() -> None:
-    """The median's distribution-free 95 % interval for n = 21: the 6th and the 16th value (binomial)."""
-    values = np.random.default_rng(1).normal(1.5, 0.1, 21)
-    low, middle, high = median_interval(list(values))
-    ordered = np.sort(values)
-    assert middle == ordered[10]
-    assert ordered[4] <= low <= ordered[6]
-    assert ordered[14] <= high <= ordered[16]
-    assert median_interval(list(values)) == (low, middle, high)
+def test_interval_of_the_median_time(store: Store) -> None:
+    row = row_of(results(store), "skipnet", 64)
+    assert row["latency_ms_p50_low"] < row["latency_ms_p50"] < row["latency_ms_p50_high"]
 
 
-@pytest.mark.parametrize(("values", "middle"), [([], math.nan), ([2.0], 2.0)])
-def test_interval_of_too_few_rounds_is_unknown(values: list[float], middle: float) -> None:
-    low, found, high = median_interval(values)
-    assert math.isnan(low)
-    assert math.isnan(high)
-    assert found == pytest.approx(middle, nan_ok=True)
+def test_several_batches_per_round_are_paired_round_by_round(empty: Store) -> None:
+    keys = [static_cell(empty), skipnet_cell(empty)]
+    samples = {keys[0]: [4.0, 6.0] * 20, keys[1]: [1.0, 4.0] * 20}  # batch by batch it would be 4 and 1.5
+    more = {"batches_per_round": 2, "distinct_rounds": 4, "verdicts": {keys[0]: "VALID", keys[1]: "INVALID: noisy"}}
+    timing(empty, keys, 8, (1, 1), samples_ms=samples, **more)
+    row = row_of(results(empty), "skipnet")
+    assert row["speedup_realised"] == 2.0
+    assert (row["rounds"], row["latency_ms_p50"], row["verdict"]) == (20, 2.5, "INVALID: noisy")
+    assert row_of(results(empty), "static")["verdict"] == "VALID"
+    rows = {line["method"]: line for line in csv.DictReader(io.StringIO(csv_text(results(empty))))}
+    assert rows["skipnet"]["verdict"] == "INVALID: noisy"
+
+
+def test_records_from_before_verdicts_have_none(store: Store) -> None:
+    assert results(store)["verdict"].isna().all()
+    assert "timing" not in results_table(results(store)).headers
 
 
 def test_failed_cell_has_its_error_and_nothing_measured(store: Store) -> None:

@@ -127,6 +127,24 @@ def test_words_for_the_clock(empty: Store, ms: dict[int, float], told: str) -> N
     assert told in text_of(empty)
 
 
+@pytest.mark.parametrize(
+    ("ms", "invalid", "told"),
+    [
+        ({1: 0.6}, [1], ", but no valid timing at batch 1 (1.67x measured);"),
+        ({1: 0.6, 64: 0.6}, [1], ", and 1.67x faster at batch 64 but no valid timing at batch 1 (1.67x measured);"),
+        ({1: 2.0, 64: 2.0}, [64], ", but slower at batch 1 (0.50x) and no valid timing at batch 64 (0.50x measured);"),
+    ],
+)
+def test_an_invalid_timing_is_neither_faster_nor_slower(
+    empty: Store, ms: dict[int, float], invalid: list[int], told: str
+) -> None:
+    keys = [static_cell(empty), skipnet_cell(empty)]
+    for size, mean in ms.items():
+        verdicts = dict.fromkeys(keys, "INVALID: noisy" if size in invalid else "VALID")
+        timing(empty, keys, size, (1, 1), samples_ms={keys[0]: [1.0] * 21, keys[1]: [mean] * 21}, verdicts=verdicts)
+    assert told in text_of(empty)
+
+
 def test_masked_not_skipped_is_said(empty: Store) -> None:
     static_cell(empty)
     skipnet_cell(empty, speedup_executed=1.0)
