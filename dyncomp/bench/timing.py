@@ -45,6 +45,8 @@ def time_group(cells: Sequence[Cell], store: Store, config: Config, tell: Listen
     group = cells[0].group
     setting = Setting(str(group.device), torch.get_num_threads(), allowed_processors())
     failed: dict[str, str] = {}
+    if group.device.type == "cuda":
+        torch.cuda.empty_cache()  # what training has left, the processes need
     with Team(_forms(cells, store), setting) as team:
         for size in wanted:
             tell(TimingStarted(len(cells), size))

@@ -30,6 +30,8 @@ WARM_UPS = 2
 TURN_MS = 16.0
 """about how long a turn lasts: beside it, handing over costs little"""
 MOST_PER_TURN = 8
+PROLONGED = 4
+"""how many times longer a timing may last while it has too few rounds to be valid"""
 QUICK_LOOK = 200
 """resamples while rounds still go on"""
 PAUSE = 1.15
@@ -40,7 +42,8 @@ PAUSE = 1.15
 class Until:
     """When a timing ends: all intervals narrower than `width`, a share of their middle, or `seconds` over.
 
-    The seconds are those of one network; a timing of ten may last ten times as long.
+    The seconds are those of one network; a timing of ten may last ten times as long, and one that still has too few
+    rounds to be valid `PROLONGED` times longer.
     """
 
     width: float = 0.03
@@ -109,10 +112,11 @@ class _Turns:
     def take(self, batches: int, until: Until, reference: str | None) -> Rounds:
         per_round = _per_round(self.passes_ms, batches)
         rounds = Rounds(self.samples, per_round, batches // per_round)
-        end = time.perf_counter() + until.seconds * len(self.workers)
+        seconds = until.seconds * len(self.workers)
+        begin = time.perf_counter()
         order = deque(self.workers)
         done, look = 0, LEAST_ROUNDS
-        while self.workers and (not done or time.perf_counter() < end):
+        while self.workers and not _is_over(done, time.perf_counter() - begin, seconds):
             first = done % rounds.distinct * per_round
             for name in order:
                 times = self._ask(name, "turn", list(range(first, first + per_round)))
@@ -137,6 +141,10 @@ class _Turns:
             self.samples.pop(name, None)
             self.errors[name] = str(error)
             return None
+
+
+def _is_over(done: int, spent: float, seconds: float) -> bool:
+    return done > 0 and spent >= seconds * (1 if done >= LEAST_ROUNDS else PROLONGED)
 
 
 def _known(rounds: Rounds, width: float, reference: str | None) -> bool:

@@ -269,6 +269,14 @@ def test_narrow_means_medians_and_ratios(own: list[float], static: list[float], 
 
 
 @pytest.mark.parametrize(
+    ("done", "spent", "over"),
+    [(0, 99.0, False), (1, 10.0, False), (19, 39.9, False), (1, 40.0, True), (20, 9.9, False), (20, 10.0, True)],
+)
+def test_a_timing_with_too_few_rounds_is_prolonged(done: int, spent: float, over: bool) -> None:
+    assert latency._is_over(done, spent, 10.0) is over
+
+
+@pytest.mark.parametrize(
     ("passes_ms", "batches", "wanted"),
     [([1.0], 128, 8), ([3.0, 5.0, 4.0], 128, 4), ([16.0], 16, 1), ([500.0], 16, 1), ([1.0], 4, 4), ([], 4, 1)],
 )
