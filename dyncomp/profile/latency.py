@@ -21,7 +21,8 @@ from torch import Tensor
 from dyncomp.data import Split
 from dyncomp.profile.load import account, load_between
 from dyncomp.profile.team import Failed, Team, Worker
-from dyncomp.samples import LEAST_ROUNDS, Load, Rounds
+from dyncomp.samples import Load, Rounds
+from dyncomp.samples.verdicts import LEAST_ROUNDS
 
 MOST_BATCHES = 128
 MOST_IMAGES = 1024
@@ -105,6 +106,7 @@ class _Turns:
         for name in list(self.workers):
             self._ask(name, "load", str(path), batch_size)
             times = [self._ask(name, "warm", place) for _ in range(WARM_UPS) for place in range(batches)]
+            self._ask(name, "rest")
             if name in self.workers:
                 self.samples[name] = []
                 self.passes_ms.append(median(times[batches:]))

@@ -48,7 +48,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the process and ask it to build; neither is waited for. Raises Failed."""
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, self.timed.make, self.setting), daemon=True)
         try:
@@ -161,6 +161,18 @@ class Team:
             worker.end()
             return False
         return True
+
+
+def _context() -> Any:
+    """How processes begin: as copies of a fresh one that has imported torch and done nothing else; else from nothing.
+
+    Never as copies of this process: its OpenMP team does not survive a fork, and what it holds would be theirs too.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dyncomp.profile.worker"])
+    return context
 
 
 @contextmanager

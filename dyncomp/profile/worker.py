@@ -68,20 +68,24 @@ class Bench:
         """Run one batch; its milliseconds."""
         return self._timed([place])[0]
 
+    def rest(self) -> None:
+        """Wait until no thread of this process runs, so that it disturbs no other."""
+        wait_for_own_threads()
+
     def turn(self, places: Sequence[int]) -> list[float]:
         """Run batches one after the other; the milliseconds of each.
 
         The batch before them is run first and not timed: it wakes the thread team and brings code and weights back into
         the caches from which another process has driven them.
         """
-        return self._timed([(places[0] - 1) % len(self.batches), *places])[1:]
+        times = self._timed([(places[0] - 1) % len(self.batches), *places])[1:]
+        self.rest()
+        return times
 
     def _timed(self, places: Sequence[int]) -> list[float]:
         assert self.run is not None, "build first"
         with torch.inference_mode():
-            times = [self.clock.milliseconds(self.run, self.batches[place]) for place in places]
-        wait_for_own_threads()
-        return times
+            return [self.clock.milliseconds(self.run, self.batches[place]) for place in places]
 
 
 def serve(pipe: Connection, make: Make, setting: Setting) -> None:

@@ -12,7 +12,7 @@ from dyncomp.report.reading import Reading, Record
 from dyncomp.report.spent import gap_table
 from dyncomp.report.tables import Table, results_table, summary_table
 from dyncomp.report.words import Sentence, words_of
-from dyncomp.samples import LEAST_ROUNDS, MOST_DRIFT, MOST_LOAD, MOST_SPREAD
+from dyncomp.samples.verdicts import LEAST_ROUNDS, MOST_DRIFT, MOST_LOAD, MOST_SPREAD
 
 if TYPE_CHECKING:
     import pandas as pd

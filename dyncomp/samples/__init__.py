@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from dyncomp.samples.intervals import Interval, median_interval, side_of
 from dyncomp.samples.rounds import Rounds
-from dyncomp.samples.verdicts import (
-    LEAST_ROUNDS,
-    MOST_DRIFT,
-    MOST_LOAD,
-    MOST_SPREAD,
-    VALID,
-    Load,
-    is_invalid,
-    verdict,
-)
+from dyncomp.samples.verdicts import Load, is_invalid, verdict
 
 __all__ = [
-    "LEAST_ROUNDS",
-    "MOST_DRIFT",
-    "MOST_LOAD",
-    "MOST_SPREAD",
-    "VALID",
     "Interval",
     "Load",
     "Rounds",

@@ -93,7 +93,7 @@ def test_page_says_what_the_words_say(store: Store) -> None:
         "gate blocks.0.0 is always on",
         "arXiv:1711.09485",
         "A Processor",
-        "a bootstrap over the rounds",
+        "a bootstrap over blocks of rounds",
         "2 * MACs",
     ):
         assert told in page.text

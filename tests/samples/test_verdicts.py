@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dyncomp.samples import VALID, Load, Rounds, is_invalid, verdict
+from dyncomp.samples import Load, Rounds, is_invalid, verdict
+from dyncomp.samples.verdicts import VALID
 
 IDLE = Load(2, 0.9, 0.05, 0.5)
 
