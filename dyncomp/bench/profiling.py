@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,14 +26,14 @@ from dyncomp.core.counter import MacCounter
 from dyncomp.core.modes import evaluating
 from dyncomp.data import ImageSplit, Split
 from dyncomp.errors import BadAnswer, InvalidValue
-from dyncomp.profile import measure_latency
+from dyncomp.profile import Alone, LatencyRounds, Setting, Until, allowed_processors, measure_latency
 from dyncomp.profile.apart import Apart
 from dyncomp.profile.sanity import check_module, in_one_line
 
 T = TypeVar("T")
 
 SECONDS = 3.0
-"""of timing at one batch size"""
+"""the longest timing at one batch size"""
 COUNTED = 4
 """images on which the MACs of a module are counted, and its answers checked"""
 
@@ -145,16 +146,18 @@ def _as_split(images: Tensor) -> Split:
 
 def _latency(net: Net, split: Split, batch_sizes: Sequence[int], seed: int) -> tuple[Latency, ...]:
     """Each batch size, the network alone; one that fails is told, and the others are measured."""
-    found = []
-    for size in batch_sizes:
-        measured = measure_latency({"": net}, split, size, seed, SECONDS)
-        if error := measured.errors.get(""):
-            found.append(Latency(size, error=f"{error}; give other batch sizes, or mend the network for this one"))
-        else:
-            samples = measured.samples_ms[""]
-            p50, p90, p99 = np.percentile(samples, [50, 90, 99]).tolist()
-            found.append(Latency(size, p50, p90, p99, len(samples)))
-    return tuple(found)
+    setting = Setting(str(next(net.parameters()).device), torch.get_num_threads(), allowed_processors())
+    with Alone("", partial(net, sparse=True, record=False), setting) as alone:
+        measured = [measure_latency(alone, split, size, seed, Until(seconds=SECONDS)) for size in batch_sizes]
+    return tuple(_latency_of(one) for one in measured)
+
+
+def _latency_of(measured: LatencyRounds) -> Latency:
+    size, rounds = measured.batch_size, measured.rounds
+    if error := measured.errors.get(""):
+        return Latency(size, error=f"{error}; give other batch sizes, or mend the network for this one")
+    p50, p90, p99 = np.percentile(rounds.samples_ms[""], [50, 90, 99]).tolist()
+    return Latency(size, p50, p90, p99, rounds.count(""))
 
 
 def _tried(do: Callable[[], T], errors: list[str]) -> T | None:

@@ -12,8 +12,9 @@ import torch
 
 from dyncomp.bench.config import Config
 from dyncomp.bench.events import Listener, TimingStarted
+from dyncomp.bench.forms import known_plugins, sparse_form
 from dyncomp.bench.plan import Cell, Group
-from dyncomp.bench.restore import known_plugins, ready, sparse_form
+from dyncomp.bench.rebuild import rebuild
 from dyncomp.bench.stamp import now
 from dyncomp.core import Net
 from dyncomp.errors import InvalidValue
@@ -70,7 +71,7 @@ def _key(cells: Sequence[Cell], batch_size: int, config: Config) -> str:
 def trained(cell: Cell, store: Store) -> Net:
     """The cell's network from its checkpoint, as it is timed: on its device, in the layout that is faster there."""
     with _said_what_to_do():
-        return ready(store.checkpoint_path(cell.key), cell.group.device)
+        return rebuild(store.checkpoint_path(cell.key), cell.group.device)[0]
 
 
 @contextmanager

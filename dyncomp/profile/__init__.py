@@ -1,5 +1,6 @@
 """Measures a built network: accuracy, multiply-adds, gate health, latency. Knows no method."""
 
+from dyncomp.profile.alone import Alone
 from dyncomp.profile.audit import audit_operators
 from dyncomp.profile.evaluation import (
     Evaluation,
@@ -20,6 +21,7 @@ from dyncomp.profile.team import Team, Timed
 from dyncomp.profile.worker import Setting
 
 __all__ = [
+    "Alone",
     "Evaluation",
     "GateHealth",
     "LatencyRounds",

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dyncomp.data import Split
 from dyncomp.profile.load import account, load_between
-from dyncomp.profile.team import Failed, Team, Worker
+from dyncomp.profile.team import Failed
 from dyncomp.samples import Load, Rounds
 from dyncomp.samples.verdicts import LEAST_ROUNDS
 
@@ -68,7 +68,7 @@ class LatencyRounds:
 
 
 def measure_latency(
-    team: Team, split: Split, batch_size: int, seed: int, until: Until, reference: str | None = None
+    team: Crew, split: Split, batch_size: int, seed: int, until: Until, reference: str | None = None
 ) -> LatencyRounds:
     """Time all networks of a team, round by round, on batches of real images in a seeded order.
 
@@ -90,10 +90,31 @@ def measure_latency(
     return LatencyRounds(batch_size, rounds, turns.errors, load, seconds, turns.setting())
 
 
+class Asked(Protocol):
+    """A network that answers requests: a `Worker`, or one in this process."""
+
+    facts: Mapping[str, Any]
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """The answer of a method of `Bench`. Raises Failed."""
+
+
+class Crew(Protocol):
+    """Networks to be timed together: a `Team`, or an `Alone`."""
+
+    errors: dict[str, str]
+
+    def ready(self) -> Mapping[str, Asked]:
+        """Those that can be asked."""
+
+    def processes(self) -> list[int]:
+        """The ids of their processes."""
+
+
 class _Turns:
     """Who still takes part, and what was measured so far."""
 
-    def __init__(self, workers: Mapping[str, Worker], errors: dict[str, str]) -> None:
+    def __init__(self, workers: Mapping[str, Asked], errors: dict[str, str]) -> None:
         self.workers = dict(workers)
         self.errors = errors
         self.samples: dict[str, list[float]] = {}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dyncomp.profile.clock import Run, clock_of
 from dyncomp.profile.rest import wait_for_own_threads
+from dyncomp.profile.sanity import in_one_line
 
 Make = Callable[[], Run]
 """what builds a form of a network; it travels to another process, so: a `functools.partial` of a module's function"""
@@ -98,12 +99,17 @@ def serve(pipe: Connection, make: Make, setting: Setting) -> None:
             name, *arguments = pipe.recv()
         except EOFError:
             return
-        try:
-            answer = True, getattr(bench, name)(*arguments)
-        except Exception as error:  # whatever a network raises is its own fault, and is told by its name
-            answer = False, " ".join(f"{type(error).__name__}: {error}".split())
-            _free(bench.device)
-        pipe.send(answer)
+        pipe.send(answer_of(bench, name, arguments))
+
+
+def answer_of(bench: Bench, name: str, arguments: Sequence[Any]) -> tuple[bool, Any]:
+    """`(True, answer)`, or `(False, error)` of a network that fails: whatever it raises is its own fault."""
+    try:
+        return True, getattr(bench, name)(*arguments)
+    except Exception as error:
+        said = in_one_line(error)
+    _free(bench.device)
+    return False, said
 
 
 def _free(device: torch.device) -> None:

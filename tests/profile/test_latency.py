@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -14,8 +15,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
-from dyncomp.profile import LatencyRounds, Setting, Team, Timed, Until, allowed_processors, latency, measure_latency
+from dyncomp.profile import (
+    Alone,
+    LatencyRounds,
+    Setting,
+    Team,
+    Timed,
+    Until,
+    allowed_processors,
+    latency,
+    measure_latency,
+)
 from dyncomp.samples import Rounds
 from tests.handmade import numbered_split
 from tests.profile import forms
@@ -196,6 +208,23 @@ def test_an_exception_leaves_no_process() -> None:
         assert alive(process)
         raise ZeroDivisionError
     assert not alive(process)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_alone_in_this_process_the_garbage_collector_is_as_it_was(enabled: bool) -> None:
+    was = gc.isenabled()
+    setting = Setting("cpu", torch.get_num_threads(), allowed_processors())
+    try:
+        gc.enable() if enabled else gc.disable()
+        with Alone("a", forms.raising_above(8), setting) as alone:
+            large = measure_latency(alone, numbered_split(40), 400, 0, BRIEF)
+            small = measure_latency(alone, numbered_split(40), 8, 0, BRIEF)
+            assert small.setting["gc"] is False
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable() if was else gc.disable()
+    assert large.errors == {"a": "RuntimeError: batch of 400"}
+    assert (small.errors, small.rounds.count("a") >= 20) == ({}, True)
 
 
 STOPPED = """

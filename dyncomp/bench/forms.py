@@ -1,4 +1,4 @@
-"""Builds a trained network again from its checkpoint, in whatever process, with the plugins that it needs there."""
+"""A trained network made ready for use in another process, with the plugins that it needs there."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from dyncomp._build import build
-from dyncomp.core import Net
+from dyncomp.bench.rebuild import rebuild
 from dyncomp.errors import InvalidValue
 from dyncomp.registry import BACKBONES, METHODS, include_path
-from dyncomp.train import load_checkpoint, read_facts
+from dyncomp.train import read_facts
 
 
 @dataclass(frozen=True)
@@ -50,32 +48,8 @@ def known_plugins() -> Plugins:
     )
 
 
-def restored(checkpoint: Path) -> Net:
-    """The network that a checkpoint is of, with its weights, in evaluation mode; all its plugins must be known.
-
-    Raises InvalidValue for a file that is no checkpoint, and what `create` raises for its specs.
-    """
-    facts = read_facts(checkpoint)
-    identity = facts["identity"]
-    net = build(
-        METHODS.create(identity[METHODS.kind]),
-        BACKBONES.create(identity[BACKBONES.kind]),
-        seed=identity["seed"],
-        **{name: facts[name] for name in ("classes", "in_channels", "image_size")},
-    )
-    load_checkpoint(net, checkpoint)
-    return net
-
-
-def ready(checkpoint: Path, device: torch.device) -> Net:
-    """The same as it is timed: on a device, in the layout that is faster there. Raises what `restored` raises."""
-    net = restored(checkpoint).to(device)
-    convert_conv2d_weight_memory_format(net, torch.channels_last)
-    return net
-
-
 def sparse_form(checkpoint: Path, device: str, plugins: Plugins) -> Callable[[Tensor], Any]:
-    """The form that is deployed, ready to be timed. Raises what `restored` raises."""
+    """The form that is deployed, ready to be timed. Raises what `rebuild` raises."""
     name = str(read_facts(checkpoint)["identity"][METHODS.kind]).partition("(")[0]
     if name in plugins.unreachable:
         raise InvalidValue(
@@ -83,4 +57,5 @@ def sparse_form(checkpoint: Path, device: str, plugins: Plugins) -> Callable[[Te
             "put its class into a file of its own and name that by include_path"
         )
     plugins.register()
-    return partial(ready(checkpoint, torch.device(device)), sparse=True, record=False)
+    net, _ = rebuild(checkpoint, torch.device(device))
+    return partial(net, sparse=True, record=False)
