@@ -181,7 +181,7 @@ def undocumented(name: str) -> Iterator[str]:
 
 # What a base class describes; saying it again in every subclass would say nothing.
 INHERITED = {"build", "stages", "loss", "forward", "decide", "dense", "sparse", "unit_parts", "least", "forced"}
-INHERITED |= {"apply_kernels", "apply_expert"}
+INHERITED |= {"apply_expert", "forms"}
 
 
 def undocumented_methods(node: ast.ClassDef) -> Iterator[str]:

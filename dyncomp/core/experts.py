@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core.kernels import Geometry, forms
+from dyncomp.core.forms import Form, of_convolution, of_linear, power_of_two
+from dyncomp.core.kernels import Geometry, convolve
 from dyncomp.core.rows import is_channels_last
+from dyncomp.core.tiles import Mixing, plainly
 from dyncomp.core.tuner import fastest
 from dyncomp.errors import CannotAttach
 
@@ -27,11 +29,7 @@ class Mixture:
         self.mode = mode
         self.dense = True
         self.weight = self.nothing = torch.empty(0, experts)  # (B, K)
-        self.overhead: Callable[..., Any] = _plainly
-
-
-def _plainly(run: Callable[..., Any], *inputs: Any) -> Any:
-    return run(*inputs)
+        self.overhead: Callable[..., Any] = plainly
 
 
 class ExpertLayer(nn.Module, ABC):
@@ -67,8 +65,19 @@ class ExpertLayer(nn.Module, ABC):
         return self.weight[expert].view(self.kernel_shape)
 
     def by_kernels(self, x: Tensor) -> Tensor:
-        """One layer call with each image's own mixed kernel."""
-        return self.apply_kernels(x, self.mixed(self.weight).view(-1, *self.kernel_shape), self._bias())
+        """Each image by its own mixed kernel, in the form that is fastest here."""
+        if x.shape[0] == 0:  # any kernel gives the right shape
+            return self.apply_expert(x, self.kernel(0), None)
+        mixing = self._mixing()
+        able = self.forms(x, mixing)
+        ways = {name: partial(self._step, partial(self._by_form, form), x) for name, form in able.items()}
+        return able[fastest(("kernels", *self._key(x)), ways)](x, mixing)
+
+    def _by_form(self, form: Form, x: Tensor) -> Tensor:
+        return form(x, self._mixing())
+
+    def _mixing(self) -> Mixing:
+        return Mixing(self.mixture.weight, self.weight, self.kernel_shape, self.mixture.overhead, self._bias())
 
     def _bias(self) -> Tensor | None:
         """Each image's own, (B, O)."""
@@ -89,8 +98,8 @@ class ExpertLayer(nn.Module, ABC):
         return y if self.shift is None else y + self.shift.view(-1, *[1] * (y.dim() - 2))
 
     @abstractmethod
-    def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer with a kernel (B, O, ...) and bias (B, O) of its own for each image."""
+    def forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
+        """The equal forms of the layer for features x, each image by its own mixed kernel."""
 
     @abstractmethod
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -106,17 +115,17 @@ class ExpertLayer(nn.Module, ABC):
             return "kernels"
         if mixture.mode != "auto":
             return mixture.mode
-        key = ("mix", *shape_key(x), tuple(self.kernel_shape), self.mixture.experts, torch.is_grad_enabled())
-        return fastest(
-            key,
-            {"kernels": partial(self._step, self.by_kernels, x), "outputs": partial(self._step, self.by_outputs, x)},
-        )
+        ways = {"kernels": partial(self._step, self.by_kernels, x), "outputs": partial(self._step, self.by_outputs, x)}
+        return fastest(("mix", *self._key(x)), ways)
+
+    def _key(self, x: Tensor) -> tuple[object, ...]:
+        return (*shape_key(x), self.kernel_shape, self.mixture.experts, torch.is_grad_enabled())
 
     def _step(self, form: Callable[[Tensor], Tensor], x: Tensor) -> None:
         """One forward pass, and a backward pass when training, on a copy; no gradient is left behind."""
         inputs = x.detach().requires_grad_(torch.is_grad_enabled())
         weight, overhead = self.mixture.weight, self.mixture.overhead
-        self.mixture.weight = weight.detach()
+        self.mixture.weight = weight.detach().requires_grad_(weight.requires_grad)
         try:
             y = form(inputs)
             if torch.is_grad_enabled():
@@ -131,9 +140,16 @@ def shape_key(x: Tensor) -> tuple[object, ...]:
 
     Batches count as the next power of two, so that the many sizes of packed batches are not each tried anew.
     """
-    images = 1 << (len(x) - 1).bit_length() if len(x) else 0
     autocast = torch.is_autocast_enabled(x.device.type)
-    return (images, *x.shape[1:], x.dtype, x.device.type, is_channels_last(x), autocast, torch.get_num_threads())
+    return (
+        power_of_two(len(x)),
+        *x.shape[1:],
+        x.dtype,
+        x.device.type,
+        is_channels_last(x),
+        autocast,
+        torch.get_num_threads(),
+    )
 
 
 class ExpertConv2d(ExpertLayer):
@@ -148,34 +164,24 @@ class ExpertConv2d(ExpertLayer):
             )
         self.geometry = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
 
-    def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        """A convolution per image, in the form that is fastest here."""
-        if len(x) == 0:  # any kernel gives the right shape
-            return self.apply_expert(x, self.kernel(0), None)
-        able = forms(kernels, self.geometry)
-        if len(able) > 1:
-            key = ("conv", *shape_key(x), tuple(kernels.shape), self.geometry)
-            with torch.no_grad():
-                ways = {name: partial(form, x, kernels, bias, self.geometry) for name, form in able.items()}
-                name = fastest(key, ways)
-        else:
-            name = "looped"
-        return able[name](x, kernels, bias, self.geometry)
+    def forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
+        """Convolutions of each image by its own kernel."""
+        return of_convolution(x, mixing, self.geometry)
+
+    def _key(self, x: Tensor) -> tuple[object, ...]:
+        return (*super()._key(x), self.geometry)
 
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One convolution for all images."""
-        g = self.geometry
-        return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
+        return convolve(x, weight, bias, self.geometry)
 
 
 class ExpertLinear(ExpertLayer):
     """A linear layer with K experts; (B, C) -> (B, O)."""
 
-    def apply_kernels(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        """A batched matrix product."""
-        if bias is None:
-            return torch.bmm(kernels, x[:, :, None]).squeeze(2)  # (B, O)
-        return torch.baddbmm(bias[:, :, None].to(x.dtype), kernels, x[:, :, None]).squeeze(2)
+    def forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
+        """Products of each image's vector and its own matrix."""
+        return of_linear(x, mixing)
 
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One linear layer for all images."""

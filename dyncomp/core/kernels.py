@@ -6,7 +6,7 @@ Each executes the same multiply-adds; they differ in memory traffic and in calls
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,12 @@ class Geometry:
     padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
+
+
+def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """A plain convolution: x (B, C, H, W), one kernel (O, C / groups, k, k) and bias (O,) for all images."""
+    g = geometry
+    return F.conv2d(x, kernel, bias, g.stride, g.padding, g.dilation, g.groups)
 
 
 def grouped(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -47,33 +53,36 @@ def grouped(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry)
 
 def looped(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """One plain convolution per image."""
-    g = geometry
-    parts = [
-        F.conv2d(
-            x[i : i + 1],
-            kernels[i],
-            None if bias is None else bias[i],
-            g.stride,
-            g.padding,
-            g.dilation,
-            g.groups,
-        )
-        for i in range(len(x))
-    ]
+    parts = [convolve(x[i : i + 1], kernels[i], None if bias is None else bias[i], geometry) for i in range(len(x))]
     return torch.cat(parts)
 
 
 def multiplied(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """Batched matrix products; for ungrouped 1x1 kernels without padding."""
-    seen = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
-    images, channels, height, width = seen.shape
-    matrices = kernels.flatten(1).view(images, -1, channels)  # (B, O, C)
-    pixels = seen.permute(0, 2, 3, 1).reshape(images, height * width, channels)  # (B, H*W, C)
+    pixels, size = to_pixels(x, geometry)  # (B, P, C)
+    matrices = kernels.flatten(2)  # (B, O, C)
     if bias is None:
-        y = torch.bmm(pixels, matrices.transpose(1, 2))  # (B, H*W, O)
+        y = torch.bmm(pixels, matrices.transpose(1, 2))  # (B, P, O)
     else:
         y = torch.baddbmm(bias[:, None, :].to(pixels.dtype), pixels, matrices.transpose(1, 2))
-    return _layout_of(x, y.view(images, height, width, -1).permute(0, 3, 1, 2))  # (B, O, H', W')
+    return from_pixels(y, size, x)
+
+
+def to_pixels(x: Tensor, geometry: Geometry) -> tuple[Tensor, tuple[int, int]]:
+    """The pixels of x (B, C, H, W) that a 1x1 kernel sees, (B, P, C), and the height and width of their map."""
+    seen = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
+    images, channels, height, width = seen.shape
+    return seen.permute(0, 2, 3, 1).reshape(images, height * width, channels), (height, width)
+
+
+def from_pixels(y: Tensor, size: tuple[int, int], x: Tensor) -> Tensor:
+    """Pixels (B, P, O) as maps (B, O, H', W') in the layout of x."""
+    return _layout_of(x, y.view(len(y), *size, y.shape[2]).permute(0, 3, 1, 2))
+
+
+def is_pointwise(shape: Sequence[int], geometry: Geometry) -> bool:
+    """Whether a kernel of this shape (O, C / groups, k, k) sees single pixels and all channels."""
+    return tuple(shape[2:]) == (1, 1) and geometry.groups == 1 and geometry.padding == (0, 0)
 
 
 PerImageConv = Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor]
@@ -84,7 +93,7 @@ def forms(kernels: Tensor, geometry: Geometry) -> dict[str, PerImageConv]:
     if len(kernels) == 1:
         return {"looped": looped}
     able: dict[str, PerImageConv] = {"grouped": grouped, "looped": looped}
-    if kernels.shape[3:] == (1, 1) and geometry.groups == 1 and geometry.padding == (0, 0):
+    if is_pointwise(kernels.shape[1:], geometry):
         able["multiplied"] = multiplied
     return able
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -19,6 +20,12 @@ def is_channels_last(x: Tensor) -> bool:
 def rows_using(used: Tensor) -> Tensor:
     """Which images use a unit, (rows,); used (B,) is 0 or 1."""
     return (used > 0.5).nonzero().squeeze(1)
+
+
+def empty_like_layout(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Uninitialised features of another shape (B, C, H, W), in x's layout, type and place."""
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 def take(x: Features, rows: Tensor) -> Features:

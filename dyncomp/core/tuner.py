@@ -24,21 +24,20 @@ def fastest(key: Hashable, ways: Mapping[str, Callable[[], Any]]) -> str:
     """The name of the fastest of `ways`, measured at the first call with this key.
 
     Where nothing can be tried (inside torch.compile, or while operators are counted) it is the first, unless the key
-    is known already.
+    is known already, and its way open.
     """
-    if len(ways) == 1:
-        return next(iter(ways))
-    if torch.compiler.is_compiling():
-        return next(iter(ways))
+    first = next(iter(ways))
+    if len(ways) == 1 or torch.compiler.is_compiling():
+        return first
     turn = _turn.get()
     if turn is not None:
         turn[0] += 1
         return list(ways)[turn[0] % len(ways)]
     if key not in _choices:
         if torch._C._len_torch_dispatch_stack() > 0:
-            return next(iter(ways))
+            return first
         _choices[key] = _try(ways)
-    return _choices[key]
+    return _choices[key] if _choices[key] in ways else first
 
 
 @contextmanager

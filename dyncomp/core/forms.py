@@ -1,0 +1,91 @@
+"""The equal forms of a layer whose kernels are mixed for each image, by name; which is fastest depends on the shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from dyncomp.core import kernels
+from dyncomp.core.kernels import Geometry, PerImageConv
+from dyncomp.core.packed import Packed, can_pack
+from dyncomp.core.products import Images, Pixels, Tiled
+from dyncomp.core.tiles import Mixing
+
+Form = Callable[[Tensor, Mixing], Tensor]
+"""Features, and kernels that are still to be mixed, to the layer's output."""
+
+SMALL, LARGE = 4 << 20, 16 << 20  # bytes of a tile: close to the core, and well within the shared cache
+
+
+def of_convolution(x: Tensor, mixing: Mixing, geometry: Geometry) -> Mapping[str, Form]:
+    """The forms that can convolve features x (B, C, H, W), at least one image, here and now."""
+    if not _tiles_pay(x):
+        alike = mixing.experts[0].view(mixing.shape).expand(x.shape[0], *mixing.shape)
+        able = kernels.forms(alike, geometry)
+        return {name: partial(_whole_convolution, form, geometry) for name, form in able.items()}
+    packs = can_pack(x, mixing.experts)
+    return _tiled_convolutions(mixing.shape, geometry, x.shape[0] > 1, _several_tiles(mixing), packs)
+
+
+@cache
+def _tiled_convolutions(
+    shape: torch.Size, geometry: Geometry, many: bool, several_tiles: bool, packs: bool
+) -> Mapping[str, Form]:
+    pointwise = kernels.is_pointwise(shape, geometry)
+    name, product = ("pixels", Pixels()) if pointwise else ("images", Images(geometry))
+    forms: dict[str, Form] = {}
+    for suffix, limit in {"": SMALL, ", large tiles": LARGE}.items():
+        if limit == SMALL or several_tiles:
+            form = Tiled(product, limit)
+            forms[name + suffix] = partial(_tiled_pointwise, geometry, form) if pointwise else form
+    if many and not pointwise:
+        forms["grouped"] = partial(_whole_convolution, kernels.grouped, geometry)
+    if packs:
+        forms["packed"] = Tiled(Packed(geometry), LARGE)
+    return forms
+
+
+def of_linear(x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
+    """The forms that can multiply features x (B, C), at least one image, here and now."""
+    forms: dict[str, Form] = {"whole": _whole_linear}
+    if _tiles_pay(x):
+        forms["pixels"] = partial(_tiled_linear, Tiled(Pixels(), SMALL))
+    return forms
+
+
+def _tiles_pay(x: Tensor) -> bool:
+    """Where caches are large and calls are cheap; a compiler sees no further than the whole."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _several_tiles(mixing: Mixing) -> bool:
+    """Alike for all batches that share a choice."""
+    return power_of_two(mixing.weight.shape[0]) * mixing.experts[0].numel() * mixing.experts.element_size() > SMALL
+
+
+def power_of_two(count: int) -> int:
+    """The smallest that is no less than `count`; 0 for none."""
+    return 1 << (count - 1).bit_length() if count else 0
+
+
+def _whole_convolution(form: PerImageConv, geometry: Geometry, x: Tensor, mixing: Mixing) -> Tensor:
+    return form(x, mixing.whole(), mixing.bias, geometry)
+
+
+def _tiled_pointwise(geometry: Geometry, form: Tiled, x: Tensor, mixing: Mixing) -> Tensor:
+    pixels, size = kernels.to_pixels(x, geometry)
+    return kernels.from_pixels(form(pixels, mixing), size, x)
+
+
+def _whole_linear(x: Tensor, mixing: Mixing) -> Tensor:
+    matrices, bias = mixing.whole(), mixing.bias
+    if bias is None:
+        return torch.bmm(matrices, x[:, :, None]).squeeze(2)  # (B, O)
+    return torch.baddbmm(bias[:, :, None].to(x.dtype), matrices, x[:, :, None]).squeeze(2)
+
+
+def _tiled_linear(form: Tiled, x: Tensor, mixing: Mixing) -> Tensor:
+    return form(x[:, None], mixing).squeeze(1)  # (B, O)

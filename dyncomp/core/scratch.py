@@ -1,0 +1,28 @@
+"""Memory that is used again and again, so that it stays in cache and its pages are faulted in once."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from torch import Tensor
+
+
+class _Held(threading.local):
+    """What a thread holds: threads that run networks side by side do not share it."""
+
+    def __init__(self) -> None:
+        self.flat: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+
+
+_held = _Held()
+
+
+def scratch(purpose: str, like: Tensor, count: int) -> Tensor:
+    """Uninitialised memory for `count` numbers of the type of `like`, (count,); the next call may hand out the same."""
+    key = (purpose, like.dtype, like.device)
+    flat = _held.flat.get(key)
+    if flat is None or flat.numel() < count:
+        with torch.inference_mode(False):  # made inside inference mode it could be written nowhere else
+            flat = _held.flat[key] = torch.empty(count, dtype=like.dtype, device=like.device)
+    return flat[:count]

@@ -1,0 +1,85 @@
+"""Kernels mixed tile by tile into memory that stays in cache, and used at once.
+
+The mixed kernels of a batch are B times |W| numbers. Written to fresh memory as a whole they cost more than the
+convolution itself: its pages are faulted in, and every number travels to memory and back. A tile is the kernels of a
+few images, or of all those the rows that make a few output channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dyncomp.core.scratch import scratch
+
+_FEW = 8  # images: with fewer the product that mixes reads all experts for too little
+_WIDE, _CUTS = 1 << 16, 16  # numbers: products with a small side run on one thread, unless their long side is cut
+
+
+def plainly(run: Callable[..., Any], *inputs: Any) -> Any:
+    """Run something whose cost nobody asks for."""
+    return run(*inputs)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Kernels that are still to be mixed: image i's is the sum over k of weight[i, k] * experts[k].
+
+    weight (B, K), experts (K, O, N) of N = C / groups * k * k numbers; `shape` (O, C / groups, k, k) is one kernel's.
+    `overhead` runs what mixes; `bias` (B, O) is mixed already.
+    """
+
+    weight: Tensor
+    experts: Tensor
+    shape: torch.Size
+    overhead: Callable[..., Any] = plainly
+    bias: Tensor | None = None
+
+    def whole(self) -> Tensor:
+        """All kernels, (B, *shape)."""
+        mixed: Tensor = self.overhead(torch.mm, self.weight, self.experts.flatten(1))
+        return mixed.view(-1, *self.shape)
+
+    def tile(self, images: slice, outputs: slice) -> Tensor:
+        """Some images' rows of some outputs, (b, o, N), in memory that the next tile takes over."""
+        weight, rows = self.weight[images], self.experts[:, outputs]
+        flat = scratch("kernels", rows, len(weight) * rows[0].numel())
+        self.overhead(mix, weight, rows.flatten(1), flat.view(len(weight), -1))
+        return flat.view(len(weight), *rows.shape[1:])
+
+    def tiles(self, limit: int, split: bool) -> Iterator[tuple[slice, slice]]:
+        """Images and outputs, tile by tile, of about `limit` bytes; outputs are divided only where `split` allows."""
+        count, outputs = self.weight.shape[0], self.experts.shape[1]
+        row = self.experts.shape[2] * self.experts.element_size()
+        images = max(1, min(count, max(_FEW if split else 1, limit // (outputs * row))))
+        wide = min(outputs, max(1, limit // (images * row))) if split else outputs
+        for first in range(0, outputs, wide):  # outside, so that these rows of the experts stay in cache
+            for image in range(0, count, images):
+                yield slice(image, min(image + images, count)), slice(first, min(first + wide, outputs))
+
+
+def mix(weight: Tensor, experts: Tensor, out: Tensor) -> None:
+    """`weight` (b, K) times `experts` (K, n) into `out` (b, n)."""
+    if weight.shape[0] > 1 or not _worth_cutting(experts):
+        torch.mm(weight, experts, out=out)
+    else:
+        torch.bmm(weight.expand(_CUTS, 1, -1), _cut(experts), out=out.view(_CUTS, 1, -1))
+
+
+def compare(kernels: Tensor, experts: Tensor) -> Tensor:
+    """Each of `kernels` (b, n) times each of `experts` (K, n), (b, K)."""
+    if not _worth_cutting(experts):
+        return torch.mm(kernels, experts.t())
+    return torch.bmm(_cut(kernels), _cut(experts).transpose(1, 2)).sum(0)
+
+
+def _worth_cutting(experts: Tensor) -> bool:
+    return experts.shape[1] >= _WIDE and experts.shape[1] % _CUTS == 0
+
+
+def _cut(rows: Tensor) -> Tensor:
+    return rows.view(rows.shape[0], _CUTS, -1).transpose(0, 1)  # (cuts, rows, n / cuts)
