@@ -1,0 +1,70 @@
+"""The benchmarks of operators: turns, ratios, the file of tables, and that what is compared is equal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.ops import _common, condconv
+from benchmarks.ops.condconv import Layer
+
+
+def test_every_way_runs_in_every_round_and_another_begins_each_time() -> None:
+    ran: list[str] = []
+    times = _common.take_turns({name: lambda name=name: ran.append(name) for name in "abc"}, seconds=0, rounds=3)
+    assert ran == [*"aabbcc", *"abc", *"bca", *"cab"]
+    assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_ratios_are_taken_round_by_round_or_of_the_shortest() -> None:
+    times = {"ours": [2.0, 40.0, 6.0], "static": [1.0, 10.0, 4.0]}
+    assert _common.ratio(times, "ours", "static") == 2.0
+    times = {"ours": [3.0, 40.0, 6.0], "static": [9.0, 10.0, 2.0]}
+    assert _common.ratio(times, "ours", "static", least=True) == 1.5
+
+
+def test_a_section_takes_the_place_of_its_predecessor_and_leaves_the_others(tmp_path: Path) -> None:
+    for title, text in (("A", "one"), ("B", "two"), ("A", "three\n\n| a |")):
+        path = _common.write_section(title, text, tmp_path)
+    assert path.name == f"results-{_common.machine()}.md"
+    head, *sections = path.read_text(encoding="utf-8").split("\n\n## ")
+    assert head == f"# Operations on {_common.machine()}"
+    assert sections == ["A\n\nthree\n\n| a |", "B\n\ntwo\n"]
+
+
+@pytest.mark.parametrize(("value", "at_most", "said"), [(1.3, True, "reached"), (1.3, False, "missed")])
+def test_a_verdict_says_whether_the_goal_is_reached(value: float, at_most: bool, said: str) -> None:
+    assert _common.verdict("speed", value, 1.35, at_most).endswith(f"{said})")
+
+
+@pytest.mark.parametrize("layer", [Layer(1, 6, 4), Layer(3, 6, 4), Layer(3, 6, 4, groups=6)])
+def test_ways_that_differ_are_not_compared(layer: Layer) -> None:
+    layer = replace(layer, batch=3, experts=2)
+    ways = condconv.ways_of(layer)
+    ways["ours"] = ways["static"]
+    with pytest.raises(AssertionError):
+        condconv.check(ways, layer)
+
+
+def test_the_tables_have_a_row_per_layer_and_goals_need_all_shapes() -> None:
+    layers = [replace(shape, batch=64, experts=8) for shape in condconv.SHAPES]
+    measured = {layer: {"static": [1.0], "ours": [2.0], "timm": [6.0]} for layer in layers}
+    assert len(condconv.layer_table(measured, least=False).splitlines()) == 2 + len(layers)
+    lines = condconv.goals(measured, condconv.FORWARD_GOALS, least=False).splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["missed)", "reached)"]
+    del measured[layers[0]]
+    assert condconv.goals(measured, condconv.FORWARD_GOALS, least=False) == ""
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_a_report_of_a_small_layer(monkeypatch: pytest.MonkeyPatch, train: bool) -> None:
+    monkeypatch.setattr(condconv, "SHAPES", (Layer(3, 4, 5),))
+    monkeypatch.setattr(condconv, "DEPTHWISE", ())
+    arguments = ["--seconds", "0", "--batches", "64", "--experts", "8", *(["--train"] if train else [])]
+    report = condconv.layer_report(condconv.options_from(arguments))
+    assert "| 3x3 4 @5 | 64 | 8 |" in report
+    assert report.count("geometric mean") == (1 if train else 2)
+    assert torch.is_grad_enabled()
