@@ -78,7 +78,8 @@ def compare(kernels: Tensor, experts: Tensor) -> Tensor:
 
 
 def _worth_cutting(experts: Tensor) -> bool:
-    return experts.shape[1] >= _WIDE and experts.shape[1] % _CUTS == 0
+    numbers = experts.shape[1]
+    return numbers >= _WIDE and numbers % _CUTS == 0 and torch.get_num_threads() > 1
 
 
 def _cut(rows: Tensor) -> Tensor:

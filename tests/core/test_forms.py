@@ -138,6 +138,15 @@ def test_linear_forms_agree_in_values_and_gradients(bias: bool, batch: int) -> N
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9, msg=name)
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("images", "numbers"), [(1, 1 << 17), (1, (1 << 17) + 1), (1, 40), (3, 1 << 17)])
 @torch.no_grad()
 def test_mixing_is_a_matrix_product_however_it_is_cut(images: int, numbers: int) -> None:
@@ -149,6 +158,7 @@ def test_mixing_is_a_matrix_product_however_it_is_cut(images: int, numbers: int)
     assert counter.total == images * 4 * numbers
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("numbers", [1 << 17, (1 << 17) + 1, 40])
 def test_comparing_is_a_matrix_product_however_it_is_cut(numbers: int) -> None:
     kernels, experts = torch.randn(3, numbers).double(), torch.randn(4, numbers).double()
