@@ -291,3 +291,8 @@ def test_light_parts_do_not_import_torch() -> None:
     lines += ["import importlib, pkgutil, dyncomp.store as s, dyncomp.report as r", walk]
     lines += ["assert 'torch' not in sys.modules, 'a module of store or report'"]
     subprocess.run([sys.executable, "-c", "\n".join(["import sys", *lines])], check=True, cwd=ROOT)
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)  # pytest collects them as modules of that name

@@ -169,7 +169,9 @@ REFUSED: list[tuple[Any, tuple[int, ...], Any, type[DyncompError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "shape", "sizes", "kind", "words"), REFUSED, ids=str)
+@pytest.mark.parametrize(
+    ("given", "shape", "sizes", "kind", "words"), REFUSED, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_what_is_no_module_is_refused(given: Any, shape: Any, sizes: Any, kind: type[DyncompError], words: str) -> None:
     with pytest.raises(kind, match=words) as caught:
         dyncomp.profile_model(given, shape, sizes, "cpu")
