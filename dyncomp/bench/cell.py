@@ -200,6 +200,7 @@ def _accuracy_and_gates(net: Net, cell: Cell, test: Evaluation) -> dict[str, Any
     exchanged = accuracy_with_exchanged_routes(net, splits.test, test.trace, cell.group.seed) if test.trace else None
     return {
         "params": sum(p.numel() for p in net.parameters()),
+        "sites": len(net.sites),
         "images": len(test.labels),
         "top1": test.top1,
         "top1_calibration": calibration.top1,

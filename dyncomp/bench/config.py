@@ -37,6 +37,7 @@ class Config:
     include_path: tuple[str, ...] = ()
     latency_width: float = 3.0
     latency_seconds: float | None = None
+    compile: bool = False
     force: bool = False
     strict_macs: bool = False
     dry_run: bool = False
@@ -185,6 +186,7 @@ _FITS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "include_path": _paths,
         "latency_width": _percent,
         "latency_seconds": _seconds,
+        "compile": _flag,
         "force": _flag,
         "strict_macs": _flag,
         "dry_run": _flag,

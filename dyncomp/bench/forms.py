@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from dyncomp.bench.rebuild import rebuild
 from dyncomp.errors import InvalidValue
+from dyncomp.profile import Form, Runner
 from dyncomp.registry import BACKBONES, METHODS, include_path
 from dyncomp.train import read_facts
 
@@ -48,8 +45,8 @@ def known_plugins() -> Plugins:
     )
 
 
-def sparse_form(checkpoint: Path, device: str, plugins: Plugins) -> Callable[[Tensor], Any]:
-    """The form that is deployed, ready to be timed. Raises what `rebuild` raises."""
+def timed_form(checkpoint: Path, device: str, plugins: Plugins, form: Form) -> Runner:
+    """The network in that form, ready to be timed. Raises what `rebuild` and `Runner` raise."""
     name = str(read_facts(checkpoint)["identity"][METHODS.kind]).partition("(")[0]
     if name in plugins.unreachable:
         raise InvalidValue(
@@ -58,4 +55,4 @@ def sparse_form(checkpoint: Path, device: str, plugins: Plugins) -> Callable[[Te
         )
     plugins.register()
     net, _ = rebuild(checkpoint, torch.device(device))
-    return partial(net, sparse=True, record=False)
+    return Runner(net, form)

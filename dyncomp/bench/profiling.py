@@ -23,10 +23,11 @@ from dyncomp.bench.profiled import Latency, Profile
 from dyncomp.bench.rebuild import cell_of, changed_since, device_of, rebuild
 from dyncomp.core import Net
 from dyncomp.core.counter import MacCounter
+from dyncomp.core.deploy import folded
 from dyncomp.core.modes import evaluating
 from dyncomp.data import ImageSplit, Split
-from dyncomp.errors import BadAnswer, InvalidValue
-from dyncomp.profile import Alone, LatencyRounds, Setting, Until, allowed_processors, measure_latency
+from dyncomp.errors import BadAnswer, CannotDeploy, InvalidValue
+from dyncomp.profile import Alone, LatencyRounds, Setting, Until, allowed_processors, as_timed, measure_latency
 from dyncomp.profile.apart import Apart
 from dyncomp.profile.sanity import check_module, in_one_line
 
@@ -54,7 +55,8 @@ def profile_checkpoint(
     cell = cell_of(path, place, Path(data_dir) if data_dir else None)
     net, errors = rebuild(path, place)[0], list[str]()
     figures, _ = _tried(lambda: measure(net, cell), errors) or ({}, None)
-    latency = _latency(net, cell.group.splits.test, sizes, cell.group.seed)
+    timed, unfolded = as_timed(net)
+    latency = _latency(timed, cell.group.splits.test, sizes, cell.group.seed)
     with Apart() as apart:
         memory = memory_figures(net, cell, path, apart) | energy_of_cell(net, cell)
     changed = [f"{what} is not as the run had it: figures may differ" for what in changed_since(path, cell)]
@@ -70,7 +72,7 @@ def profile_checkpoint(
         memory=memory,
         trained=figures,
         errors=(*errors, *_failed(latency, memory)),
-        warnings=(*figures.get("warnings", ()), *changed),
+        warnings=(*figures.get("warnings", ()), *changed, *_said(unfolded)),
     )
 
 
@@ -106,7 +108,8 @@ def profile_model(
     errors: list[str] = []
     few, many = (modules.noise(count, shape, place) for count in (COUNTED, max(sizes)))
     _tried(lambda: check_module(modules.asked(module), few, f"{COUNTED} images of noise"), errors)
-    latency = _latency(module if isinstance(module, Net) else Net(module), _as_split(many), sizes, seed=0)
+    timed, unfolded = _as_timed(module, few[:1])
+    latency = _latency(timed, _as_split(many), sizes, seed=0)
     memory = modules.memory_of_module(name if importable else module, many)
     energy = _tried(lambda: energy_figures(modules.asked(module), [many]), [])
     return Profile(
@@ -119,7 +122,24 @@ def profile_model(
         latency=latency,
         memory=memory | (energy or {}),
         errors=(*errors, *_failed(latency, memory)),
+        warnings=_said(unfolded),
     )
+
+
+def _as_timed(module: nn.Module, image: Tensor) -> tuple[Net, str | None]:
+    """The module with its batch norms folded where that is safe, and why not where it is not."""
+    if isinstance(module, Net):
+        return as_timed(module) if module.costs is not None else (module, None)
+    try:
+        return Net(folded(module, image)), None
+    except CannotDeploy as error:
+        return Net(module), str(error)
+    except Exception:  # a module that fails has been told
+        return Net(module), None
+
+
+def _said(unfolded: str | None) -> tuple[str, ...]:
+    return () if unfolded is None else (f"timed with its batch norms as they are: {unfolded}",)
 
 
 def _shape(given: Sequence[int]) -> tuple[int, int, int]:

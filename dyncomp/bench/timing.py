@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -12,7 +12,7 @@ import torch
 
 from dyncomp.bench.config import Config
 from dyncomp.bench.events import Listener, TimingStarted
-from dyncomp.bench.forms import known_plugins, sparse_form
+from dyncomp.bench.forms import known_plugins, timed_form
 from dyncomp.bench.plan import Cell, Group
 from dyncomp.bench.rebuild import rebuild
 from dyncomp.bench.stamp import now
@@ -25,15 +25,20 @@ from dyncomp.profile import (
     Timed,
     Until,
     allowed_processors,
+    as_timed,
     environment,
+    forms_of,
     measure_latency,
 )
-from dyncomp.samples import verdict
+from dyncomp.profile.team import PATIENCE_S
+from dyncomp.samples import fastest_form, is_compiled, key_in, name_of_form, verdict
 from dyncomp.store import Store, cell_key
 from dyncomp.train import read_facts
 
 SECONDS = 2.5
 SECONDS_STANDARD = 10.0
+PATIENCE_TO_COMPILE_S = 1800.0
+"""the longest that a pass may take which compiles something first"""
 
 
 def time_group(cells: Sequence[Cell], store: Store, config: Config, tell: Listener) -> list[Cell]:
@@ -45,10 +50,11 @@ def time_group(cells: Sequence[Cell], store: Store, config: Config, tell: Listen
         return []
     group = cells[0].group
     setting = Setting(str(group.device), torch.get_num_threads(), allowed_processors())
-    failed: dict[str, str] = {}
+    failed: set[str] = set()
     if group.device.type == "cuda":
         torch.cuda.empty_cache()  # what training has left, the processes need
-    with Team(_forms(cells, store), setting) as team:
+    patience_s = PATIENCE_TO_COMPILE_S if config.compile else PATIENCE_S
+    with Team(_forms(cells, store, config.compile), setting, patience_s) as team:
         for size in wanted:
             tell(TimingStarted(len(cells), size))
             started, until = now(), _until(config)
@@ -56,7 +62,7 @@ def time_group(cells: Sequence[Cell], store: Store, config: Config, tell: Listen
             measured = measure_latency(team, group.splits.test, size, group.seed, until, reference)
             record = {"key": keys[size], "cells": [cell.key for cell in cells], "wanted": asdict(until)}
             store.write_timing(record | _record(measured, group, reference) | {"started_at": started})
-            failed |= measured.errors
+            failed |= {key_in(name) for name in measured.errors if not is_compiled(name)}
     return [cell for cell in cells if cell.key in failed]
 
 
@@ -65,13 +71,15 @@ def _key(cells: Sequence[Cell], batch_size: int, config: Config) -> str:
     asked = {"width": config.latency_width, "seconds": config.latency_seconds}
     usual = {"width": Config.latency_width, "seconds": Config.latency_seconds}
     more = {} if asked == usual else asked
-    return cell_key({"cells": sorted(cell.key for cell in cells), "batch_size": batch_size, **more})
+    forms = [form.name for form in forms_of(decides=True, compiled=config.compile)]
+    return cell_key({"cells": sorted(cell.key for cell in cells), "batch_size": batch_size, "forms": forms, **more})
 
 
 def trained(cell: Cell, store: Store) -> Net:
-    """The cell's network from its checkpoint, as it is timed: on its device, in the layout that is faster there."""
+    """The cell's network from its checkpoint, as it is timed, on its device."""
     with _said_what_to_do():
-        return rebuild(store.checkpoint_path(cell.key), cell.group.device)[0]
+        net, _ = rebuild(store.checkpoint_path(cell.key), cell.group.device)
+    return as_timed(net)[0]
 
 
 @contextmanager
@@ -88,20 +96,28 @@ def _until(config: Config) -> Until:
     return Until(config.latency_width / 100, usual if config.latency_seconds is None else config.latency_seconds)
 
 
-def _forms(cells: Sequence[Cell], store: Store) -> list[Timed]:
+def _forms(cells: Sequence[Cell], store: Store, compiled: bool) -> list[Timed]:
     plugins, device = known_plugins(), str(cells[0].group.device)
     forms = []
     for cell in cells:
         path = store.checkpoint_path(cell.key).resolve()
         with _said_what_to_do():
             read_facts(path)
-        forms.append(Timed(cell.key, partial(sparse_form, path, device, plugins)))
+        for form in forms_of(_decides(store, cell), compiled):
+            name = name_of_form(cell.key, form.name)
+            forms.append(Timed(name, partial(timed_form, path, device, plugins, form)))
     return forms
+
+
+def _decides(store: Store, cell: Cell) -> bool:
+    """Whether its network has sites, and so two forms; records from before sites were counted name those with gates."""
+    record = store.cell(cell.key) or {}
+    return bool(record.get("sites", record.get("gates")))
 
 
 def _record(measured: LatencyRounds, group: Group, reference: str | None) -> dict[str, Any]:
     rounds = measured.rounds
-    beside = reference if reference in rounds.samples_ms else None
+    beside = fastest_form(rounds, reference) if reference and reference in rounds.samples_ms else None
     return {
         "schema": Store.schema,
         "kind": "timing",
@@ -109,10 +125,9 @@ def _record(measured: LatencyRounds, group: Group, reference: str | None) -> dic
         "device": group.device.type,
         "threads": torch.get_num_threads(),
         **measured.setting,
-        "form": "sparse",
+        "forms": measured.forms,
         "layout": "channels_last",
         "dtype": "float32",
-        "compiled": False,
         "processes": "one per network, taking turns",
         "seed": group.seed,
         "batches_per_round": rounds.per_round,
@@ -122,6 +137,12 @@ def _record(measured: LatencyRounds, group: Group, reference: str | None) -> dic
         "verdicts": {name: verdict(rounds, name, measured.load, beside) for name in rounds.samples_ms},
         "load": asdict(measured.load),
         "seconds": measured.seconds,
-        "errors": measured.errors,
+        "errors": {name: error for name, error in measured.errors.items() if not is_compiled(name)},
+        "not_compiled": _not_compiled(measured.errors),
         "environment": environment(group.device),
     }
+
+
+def _not_compiled(errors: Mapping[str, str]) -> dict[str, str]:
+    """Why forms were not compiled, by name; the error's own name would say it twice."""
+    return {name: error.removeprefix("NotCompiled: ") for name, error in errors.items() if is_compiled(name)}

@@ -40,6 +40,7 @@ def benchmark(
     latency_seconds: Annotated[
         float | None, typer.Option(help="Longest timing of one network at one batch size. Default: by the budget.")
     ] = None,
+    compile: Annotated[Flag, typer.Option(help="Time torch.compile's form of every network too.")] = None,
     force: Annotated[Flag, typer.Option(help="Run finished cells again.")] = None,
     strict_macs: Annotated[Flag, typer.Option(help="An operator without a known cost fails its cell.")] = None,
     dry_run: Annotated[Flag, typer.Option(help="Say what would be run, run nothing.")] = None,
@@ -59,6 +60,7 @@ def benchmark(
         "include_path": include_path or None,
         "latency_width": latency_width,
         "latency_seconds": latency_seconds,
+        "compile": compile,
         "force": force,
         "strict_macs": strict_macs,
         "dry_run": dry_run,

@@ -9,6 +9,7 @@ from dyncomp.profile.evaluation import (
     evaluate,
     in_batches,
 )
+from dyncomp.profile.forms import Form, Runner, as_timed, forms_of
 from dyncomp.profile.gap import attribute
 from dyncomp.profile.health import GateHealth, distinct_routes, gate_health, gate_records, warnings_of
 from dyncomp.profile.latency import LatencyRounds, Until, measure_latency
@@ -23,20 +24,24 @@ from dyncomp.profile.worker import Setting
 __all__ = [
     "Alone",
     "Evaluation",
+    "Form",
     "GateHealth",
     "LatencyRounds",
+    "Runner",
     "Setting",
     "Team",
     "Timed",
     "Until",
     "accuracy_with_exchanged_routes",
     "allowed_processors",
+    "as_timed",
     "attribute",
     "audit_operators",
     "count_executed",
     "distinct_routes",
     "environment",
     "evaluate",
+    "forms_of",
     "gate_health",
     "gate_records",
     "in_batches",

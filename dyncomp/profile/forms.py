@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dyncomp.core import Net, deployed
 from dyncomp.core.deploy import batch_norms
 from dyncomp.errors import CannotDeploy
+from dyncomp.samples.forms import COMPILED, DENSE, SPARSE
 
 FEW = 8
 """images of the first pass of a form that is compiled for any batch size: 0 and 1 would be taken for constants"""
@@ -27,17 +29,22 @@ class Form:
     @property
     def name(self) -> str:
         """`sparse`, `dense`, and either with `_compiled` behind it."""
-        return ("sparse" if self.sparse else "dense") + ("_compiled" if self.compiled else "")
-
-
-SPARSE = Form(sparse=True, compiled=False)
-"""the form that a network is deployed in"""
+        return (SPARSE if self.sparse else DENSE) + (COMPILED if self.compiled else "")
 
 
 def forms_of(decides: bool, compiled: bool) -> list[Form]:
     """The forms of a network, the deployed one first; one that decides nothing has no other than it, but compiled."""
     ways = (False, True) if compiled else (False,)
     return [Form(sparse, way) for way in ways for sparse in ((True, False) if decides else (True,))]
+
+
+def as_timed(net: Net) -> tuple[Net, str | None]:
+    """The network made ready for use; where that cannot be, itself in the layout that is fast, and why."""
+    try:
+        return deployed(net), None
+    except CannotDeploy as error:
+        plain: Net = convert_conv2d_weight_memory_format(net.eval(), torch.channels_last)
+        return plain, str(error)
 
 
 class NotCompiled(Exception):
@@ -56,11 +63,8 @@ class Runner:
     def __init__(self, net: Net, form: Form) -> None:
         """Raises NotCompiled."""
         self.form = form
-        self.facts: dict[str, Any] = {"form": form.name, "not_folded": None, "graph_breaks": None}
-        try:
-            self.net = deployed(net)
-        except CannotDeploy as error:
-            self.net, self.facts["not_folded"] = net.eval(), str(error)
+        self.facts: dict[str, Any] = {"form": form.name, "graph_breaks": None}
+        self.net, self.facts["not_folded"] = as_timed(net)
         self.facts["batch_norms"] = len(batch_norms(self.net))
         self._pass: Callable[[Tensor], Any] = self._plain
         if form.compiled:
@@ -82,8 +86,10 @@ class Runner:
 
     def _compile(self) -> None:
         """Sub-batches vary in size where images take routes of their own; elsewhere each batch size has its own."""
-        from torch._dynamo.utils import counters  # slow to import: only where something is compiled
+        import torch._inductor.config as inductor  # slow to import: only where something is compiled
+        from torch._dynamo.utils import counters
 
+        inductor.compile_threads = 1  # else helpers that compile would idle beside what is timed
         varies = self.form.sparse and bool(self.net.sites)
         self._pass = torch.compile(self._plain, dynamic=varies)
         before = counters["stats"]["unique_graphs"]

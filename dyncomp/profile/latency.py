@@ -56,7 +56,7 @@ class LatencyRounds:
     """Raw samples of one batch size, and how they came to be.
 
     `rounds` holds every network that could run; `errors` the others; `setting` what the processes say of themselves:
-    threads, affinity, gc, clock; `seconds` how long the rounds lasted.
+    threads, affinity, gc, clock; `forms` what each network's form says of itself; `seconds` how long the rounds lasted.
     """
 
     batch_size: int
@@ -65,6 +65,7 @@ class LatencyRounds:
     load: Load
     seconds: float
     setting: Mapping[str, Any] = field(default_factory=dict)
+    forms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def measure_latency(
@@ -87,7 +88,7 @@ def measure_latency(
         rounds = turns.take(batches, until, reference)
         seconds = time.perf_counter() - started
         load = load_between(begin, account(team.processes()))
-    return LatencyRounds(batch_size, rounds, turns.errors, load, seconds, turns.setting())
+    return LatencyRounds(batch_size, rounds, turns.errors, load, seconds, turns.setting(), turns.forms())
 
 
 class Asked(Protocol):
@@ -121,7 +122,11 @@ class _Turns:
         self.passes_ms: list[float] = []
 
     def setting(self) -> Mapping[str, Any]:
-        return next((worker.facts for worker in self.workers.values()), {})
+        facts = next((worker.facts for worker in self.workers.values()), {})
+        return {key: value for key, value in facts.items() if key != "form"}
+
+    def forms(self) -> dict[str, Mapping[str, Any]]:
+        return {name: worker.facts["form"] for name, worker in self.workers.items()}
 
     def warm(self, path: Path, batch_size: int, batches: int) -> None:
         for name in list(self.workers):

@@ -56,6 +56,7 @@ class Bench:
             "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
             "gc": gc.isenabled(),
             "clock": self.clock.name,
+            "form": dict(getattr(self.run, "facts", {})),
         }
 
     def load(self, path: str, batch_size: int) -> int:

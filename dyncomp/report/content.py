@@ -35,7 +35,12 @@ CONVENTIONS = (
         "network's time by the method's time in the same round. The 95 % interval is a bootstrap over "
         "blocks of rounds. Faster or slower is said only where all of it lies on one side of 1.",
     ),
-    ("latency", "Milliseconds per batch of the given size, sparse form: p50, p90 and p99 over all batches."),
+    (
+        "latency",
+        "Milliseconds per batch of the given size, sparse form: p50, p90 and p99 over all batches. Batch norms are "
+        "folded into convolutions; where forms were compiled too, static is the faster of its two. Other forms that "
+        "were timed have columns in results.csv.",
+    ),
     (
         "timing",
         f"VALID, or INVALID and why: fewer than {LEAST_ROUNDS} rounds; noisy, when rounds on the same images have an "

@@ -6,23 +6,29 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dyncomp.samples import Rounds
+from dyncomp.samples import Rounds, fastest_form, name_of_form
+from dyncomp.samples.forms import COMPILED, DENSE, SPARSE
 
 
 @dataclass(frozen=True)
 class CellTiming:
     """One cell at one batch size, in the rounds of all networks that were timed beside it.
 
-    `static` is the key of the static network among them, None without one; `verdict` None where the record is older
-    than verdicts; `error` is why there are no samples.
+    `name` is that of its main form among them: the sparse one as it is, and for the static network, which has no other,
+    the faster of that and compiled. `static` is the name of the static network's, None without one; `verdict` None
+    where the record is older than verdicts; `error` is why there are no samples; `graph_breaks` and `not_compiled` say
+    how the sparse form was compiled, or why not, None where nobody asked.
     """
 
     key: str
+    name: str
     batch_size: int
     rounds: Rounds
     static: str | None
     verdict: str | None
     error: str | None
+    graph_breaks: int | None
+    not_compiled: str | None
 
 
 def timed(key: str, timings: Iterable[Mapping[str, Any]], statics: Collection[str]) -> list[CellTiming]:
@@ -34,12 +40,25 @@ def timed(key: str, timings: Iterable[Mapping[str, Any]], statics: Collection[st
         samples = timing.get("samples_ms", {})
         error = timing.get("errors", {}).get(key)
         if samples.get(key) or error:
-            static = next((one for one in timing["cells"] if one in statics), None)
-            rounds = Rounds(samples, timing.get("batches_per_round", 1), timing.get("distinct_rounds", 0))
-            judged = timing.get("verdicts", {}).get(key)
-            size = int(timing["batch_size"])
-            latest[size] = CellTiming(key, size, rounds, static, judged, error)
+            latest[int(timing["batch_size"])] = _cell_timing(key, timing, statics, error)
     return [latest[size] for size in sorted(latest)]
+
+
+def _cell_timing(key: str, timing: Mapping[str, Any], statics: Collection[str], error: str | None) -> CellTiming:
+    rounds = Rounds(timing["samples_ms"], timing.get("batches_per_round", 1), timing.get("distinct_rounds", 0))
+    static = next((one for one in timing["cells"] if one in statics), None)
+    name, compiled = fastest_form(rounds, key) if key in statics else key, name_of_form(key, SPARSE + COMPILED)
+    return CellTiming(
+        key=key,
+        name=name,
+        batch_size=int(timing["batch_size"]),
+        rounds=rounds,
+        static=None if static is None else fastest_form(rounds, static),
+        verdict=timing.get("verdicts", {}).get(name),
+        error=error,
+        graph_breaks=timing.get("forms", {}).get(compiled, {}).get("graph_breaks"),
+        not_compiled=timing.get("not_compiled", {}).get(compiled),
+    )
 
 
 def columns(timing: CellTiming) -> dict[str, Any]:
@@ -49,12 +68,12 @@ def columns(timing: CellTiming) -> dict[str, Any]:
     """
     import numpy as np
 
-    samples = timing.rounds.samples_ms.get(timing.key)
+    samples = timing.rounds.samples_ms.get(timing.name)
     if not samples:
         return {}
-    median = timing.rounds.median(timing.key)
+    median = timing.rounds.median(timing.name)
     p90, p99 = (float(p) for p in np.percentile(samples, [90, 99]))
-    low, middle, high = timing.rounds.speedup(timing.key, timing.static)
+    low, middle, high = timing.rounds.speedup(timing.name, timing.static)
     return {
         "latency_ms_p50": median.middle,
         "latency_ms_p50_low": median.low,
@@ -65,6 +84,18 @@ def columns(timing: CellTiming) -> dict[str, Any]:
         "speedup_realised": middle,
         "speedup_realised_low": low,
         "speedup_realised_high": high,
-        "rounds": timing.rounds.count(timing.key),
+        "rounds": timing.rounds.count(timing.name),
         "verdict": timing.verdict,
+        **_other_forms(timing),
     }
+
+
+def _other_forms(timing: CellTiming) -> dict[str, Any]:
+    """What the other forms took, in the same rounds; the main one's name."""
+    found: dict[str, Any] = {"form": timing.name.removeprefix(timing.key).removeprefix(".") or SPARSE}
+    for column, form in (("dense", DENSE), ("compiled", SPARSE + COMPILED)):
+        name = name_of_form(timing.key, form)
+        if timing.rounds.samples_ms.get(name):
+            found[f"latency_ms_p50_{column}"] = timing.rounds.median(name).middle
+            found[f"speedup_realised_{column}"] = timing.rounds.speedup(name, timing.static).middle
+    return found | {"graph_breaks": timing.graph_breaks, "not_compiled": timing.not_compiled}

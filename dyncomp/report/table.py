@@ -26,14 +26,17 @@ COLUMNS = (
     *("params_mib", "memory_mib_inference", "activation_mib", "memory_batch_size"),
     *("memory_mib_training", "memory_batch_size_training", "energy_j_per_image", "energy_batch_size"),
     *("macs_right", "macs_wrong", "macs_difficulty_rank_correlation", "time_share_free", "time_share_unknown"),
+    *("form", "latency_ms_p50_dense", "speedup_realised_dense"),
+    *("latency_ms_p50_compiled", "speedup_realised_compiled", "graph_breaks", "not_compiled"),
     *("role", "warnings", "error", "key"),
 )
 COUNTS = (
     *("seed", "params", "batch_size", "images", "routes", "gates"),
-    *("gates_always_on", "gates_always_off", "rounds", "macs_max", "macs_full", "macs_static"),
+    *("gates_always_on", "gates_always_off", "rounds", "macs_max", "macs_full", "macs_static", "graph_breaks"),
     *("memory_batch_size", "memory_batch_size_training", "energy_batch_size"),
 )
-TEXTS = (*(name for name in LABELS if name != "seed"), "role", "verdict", "warnings", "error", "key")
+TEXTS = (*(name for name in LABELS if name != "seed"), "role", "verdict", "form", "not_compiled")
+TEXTS += ("warnings", "error", "key")
 SUMMARISED = (
     *("top1", "macs", "flops", "speedup_claimed", "speedup_executed"),
     *("latency_ms_p50", "latency_ms_p99", "images_per_s", "speedup_realised"),
@@ -47,8 +50,10 @@ def results(store: Store) -> pd.DataFrame:
     `macs` is the mean per test image, gates included; `flops = 2 * macs`; `latency_ms_*` are per
     batch of that `batch_size`; `speedup_realised` is the median over rounds of static's time by
     the method's on the same batches, with a 95 % bootstrap interval; `verdict` says whether a timing
-    can be relied on. `time_share_free` and `time_share_unknown` are from 0 to 1, of the time in
-    operators. A cell that was not timed has one row without latency; a failed one has its error.
+    can be relied on. They are of the sparse form, and for static of the faster of that and compiled:
+    `form` says which. Other forms timed in the same rounds have columns of their own.
+    `time_share_free` and `time_share_unknown` are from 0 to 1, of the time in operators. A cell that
+    was not timed has one row without latency; a failed one has its error.
     """
     return results_of(read(store))
 

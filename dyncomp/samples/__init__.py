@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dyncomp.samples.forms import fastest_form, is_compiled, key_in, name_of_form
 from dyncomp.samples.intervals import Interval, median_interval, side_of
 from dyncomp.samples.rounds import Rounds
 from dyncomp.samples.verdicts import Load, is_invalid, verdict
@@ -10,8 +11,12 @@ __all__ = [
     "Interval",
     "Load",
     "Rounds",
+    "fastest_form",
+    "is_compiled",
     "is_invalid",
+    "key_in",
     "median_interval",
+    "name_of_form",
     "side_of",
     "verdict",
 ]

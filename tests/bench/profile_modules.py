@@ -56,6 +56,18 @@ class Never(Plain):
         raise ValueError("never")
 
 
+class ReadsStatistics(Plain):
+    """Cannot be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.norm.running_var is not None
+        return super().forward(self.norm(self.conv(x)) * self.norm.running_var[:, None, None])
+
+
 INSTANCE = Plain()
 NUMBER = 3
 

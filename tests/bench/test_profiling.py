@@ -13,6 +13,7 @@ from torch import nn
 
 import dyncomp
 from dyncomp.bench import profiling
+from dyncomp.core.deploy import batch_norms
 from dyncomp.errors import BrokenPlugin, DyncompError, InvalidValue
 from dyncomp.store.files import plain
 from tests.bench.profile_modules import Plain, make
@@ -184,3 +185,21 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("nothing")
     with pytest.raises(InvalidValue, match="is not a checkpoint of dyncomp"):
         dyncomp.profile_checkpoint(tmp_path / "text.safetensors")
+
+
+@pytest.mark.usefixtures("no_apart")
+def test_modules_are_timed_with_their_batch_norms_folded_or_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[nn.Module] = []
+
+    def note(net: nn.Module, *given: Any, **more: Any) -> tuple[()]:
+        timed.append(net)
+        return ()
+
+    monkeypatch.setattr(profiling, "_latency", note)
+    assert dyncomp.profile_model(MODULES + "make", SHAPE, batch_sizes=(2,)).warnings == ()
+    (warning,) = dyncomp.profile_model(MODULES + "ReadsStatistics", SHAPE, batch_sizes=(2,)).warnings
+    assert warning.startswith("timed with its batch norms as they are: made ready for use, the network fails")
+    net = dyncomp.build("skipnet", "cifar_resnet8", classes=5, image_size=8)
+    assert dyncomp.profile_model(net, SHAPE, batch_sizes=(2,)).warnings == ()
+    assert [len(batch_norms(one)) for one in timed] == [0, 1, 0]
+    assert len(batch_norms(net)) == 9

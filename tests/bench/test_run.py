@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from dyncomp.bench import Outcome, runner, timeshares, timing
 from dyncomp.bench.events import CellTrains, Event
 from dyncomp.bench.stamp import git_commit
 from dyncomp.errors import DyncompError, InvalidValue, OutputError
+from dyncomp.profile import team
 from dyncomp.store import Store
 from tests.jobs import PLAIN, TINY, Listening, config, plugin
 
@@ -168,11 +170,16 @@ def test_timings_keep_raw_samples_of_paired_rounds(finished: Path) -> None:
     keys = [cell["key"] for cell in store.cells()]
     for record in store.timings():
         assert record["cells"] == keys
-        assert list(record["samples_ms"]) == keys
+        static, *others = keys
+        names = [static, *(name for key in others for name in (key, f"{key}.dense"))]
+        assert list(record["samples_ms"]) == list(record["forms"]) == names
+        for name, facts in record["forms"].items():
+            form = "dense" if name.endswith(".dense") else "sparse"
+            assert facts == {"form": form, "not_folded": None, "graph_breaks": None, "batch_norms": 0}
         assert {len(samples) for samples in record["samples_ms"].values()} == {record["batches_per_round"]}
-        assert record["rounds"] == dict.fromkeys(keys, 1)  # no time for more
-        assert record["verdicts"] == dict.fromkeys(keys, "INVALID: too few samples (1 rounds, at least 20 are wanted)")
-        assert record["errors"] == {}
+        assert record["rounds"] == dict.fromkeys(names, 1)  # no time for more
+        assert record["verdicts"] == dict.fromkeys(names, "INVALID: too few samples (1 rounds, at least 20 are wanted)")
+        assert record["errors"] == record["not_compiled"] == {}
         assert (record["threads"], record["gc"], record["clock"]) == (torch.get_num_threads(), False, "perf_counter")
         assert record["affinity"] == sorted(os.sched_getaffinity(0))
         assert record["load"]["processors"] == len(record["affinity"])
@@ -220,9 +227,26 @@ def test_a_network_that_cannot_be_timed_is_named_and_the_job_fails(tmp_path: Pat
     assert [str(cell.method) for cell in outcome.failed] == ["big"]
     small, big = sorted(outcome.store.timings(), key=lambda record: record["batch_size"])
     assert small["errors"] == {}
-    (error,) = big["errors"].values()
-    assert error == "RuntimeError: no room for 300 images"
+    assert big["errors"] == {outcome.failed[0].key: "RuntimeError: no room for 300 images"}
     assert len(big["samples_ms"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_report")
+def test_without_a_compiler_everything_else_is_timed(
+    tmp_path: Path, job: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(team, "_context", lambda: multiprocessing.get_context("spawn"))  # they see this environment
+    monkeypatch.setenv("CXX", str(tmp_path / "c++"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    outcome = job.run(config(tmp_path / "out", "skipnet", batch_sizes="4", compile=True))
+    assert outcome is not None
+    assert outcome.failed == ()
+    (timing,) = outcome.store.timings()
+    static, skipnet = timing["cells"]
+    assert list(timing["samples_ms"]) == [static, skipnet, f"{skipnet}.dense"]
+    compiled = [f"{static}.sparse_compiled", f"{skipnet}.sparse_compiled", f"{skipnet}.dense_compiled"]
+    assert timing["not_compiled"] == dict.fromkeys(compiled, "not compiled: no C++ compiler")
 
 
 TOO_BIG = """

@@ -27,7 +27,7 @@ OPTIONS: dict[Callable[..., None], set[str]] = {
     benchmark: {
         *("--methods", "--backbone", "--dataset", "--budget", "--seeds", "--seed", "--batch-sizes", "--batch-size"),
         *("--device", "--data-dir", "--output", "--init", "--config", "--include-path"),
-        *("--latency-width", "--latency-seconds"),
+        *("--latency-width", "--latency-seconds", "--compile", "--no-compile"),
         *("--force", "--no-force", "--strict-macs", "--no-strict-macs", "--dry-run", "--no-dry-run"),
     },
     list_: {"--json", "--include-path", "what"},

@@ -227,3 +227,40 @@ def test_report_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_other_forms_have_columns_beside_the_deployed_one(empty: Store) -> None:
+    static, own = static_cell(empty), skipnet_cell(empty)
+    names = [static, own, f"{own}.dense", f"{own}.sparse_compiled"]
+    forms = {f"{own}.sparse_compiled": {"graph_breaks": 5}}
+    samples = {static: [8.0] * 30, own: [4.0] * 30, names[2]: [16.0] * 30, names[3]: [2.0] * 30}
+    timing(empty, [static, own], 8, (1, 1), samples_ms=samples, forms=forms)
+    row = row_of(results(empty), "skipnet")
+    assert (row["form"], row["latency_ms_p50"], row["speedup_realised"]) == ("sparse", 4, 2)
+    assert (row["latency_ms_p50_dense"], row["speedup_realised_dense"]) == (16, 0.5)
+    assert (row["latency_ms_p50_compiled"], row["speedup_realised_compiled"], row["graph_breaks"]) == (2, 4, 5)
+    beside = row_of(results(empty), "static")
+    assert (beside["form"], beside["latency_ms_p50"]) == ("sparse", 8)
+    assert pd.isna(beside["latency_ms_p50_compiled"]) and pd.isna(beside["latency_ms_p50_dense"])
+
+
+@pytest.mark.parametrize(("compiled_ms", "form", "speedup"), [(5.0, "sparse_compiled", 1.25), (9.0, "sparse", 2.0)])
+def test_static_stands_in_its_fastest_form(empty: Store, compiled_ms: float, form: str, speedup: float) -> None:
+    static, own = static_cell(empty), skipnet_cell(empty)
+    name = f"{static}.sparse_compiled"
+    verdicts = {static: "VALID", own: "VALID", name: "INVALID: noisy"}
+    samples = {static: [8.0] * 30, name: [compiled_ms] * 30, own: [4.0] * 30}
+    timing(empty, [static, own], 8, (1, 1), samples_ms=samples, verdicts=verdicts)
+    row = row_of(results(empty), "static")
+    assert (row["form"], row["latency_ms_p50"], row["speedup_realised"]) == (form, min(8.0, compiled_ms), 1)
+    assert row["latency_ms_p50_compiled"] == compiled_ms
+    assert row["verdict"] == verdicts[static if form == "sparse" else name]
+    assert row_of(results(empty), "skipnet")["speedup_realised"] == speedup
+
+
+def test_why_a_form_was_not_compiled_stands_in_the_row(empty: Store) -> None:
+    keys = [static_cell(empty), skipnet_cell(empty)]
+    timing(empty, keys, 8, (2, 1), not_compiled={f"{keys[1]}.sparse_compiled": "not compiled: no C++ compiler"})
+    row = row_of(results(empty), "skipnet")
+    assert (row["not_compiled"], row["status"]) == ("not compiled: no C++ compiler", "ok")
+    assert pd.isna(row["graph_breaks"]) and pd.isna(row["error"])

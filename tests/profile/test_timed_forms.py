@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from dyncomp import build
 from dyncomp.core import Net, measure_costs
-from dyncomp.profile.forms import SPARSE, Form, NotCompiled, Runner, forms_of
+from dyncomp.profile.forms import Form, NotCompiled, Runner, forms_of
 from tests.handmade import gated_net
 
-DENSE, COMPILED = Form(sparse=False, compiled=False), Form(sparse=True, compiled=True)
+SPARSE, DENSE = Form(sparse=True, compiled=False), Form(sparse=False, compiled=False)
+COMPILED = Form(sparse=True, compiled=True)
 
 
 def names(decides: bool, compiled: bool) -> list[str]:
