@@ -167,7 +167,7 @@ def _as_split(images: Tensor) -> Split:
 def _latency(net: Net, split: Split, batch_sizes: Sequence[int], seed: int) -> tuple[Latency, ...]:
     """Each batch size, the network alone; one that fails is told, and the others are measured."""
     setting = Setting(str(next(net.parameters()).device), torch.get_num_threads(), allowed_processors())
-    with Alone("", partial(net, sparse=True, record=False), setting) as alone:
+    with evaluating(net), Alone("", partial(net, sparse=True, record=False), setting) as alone:
         measured = [measure_latency(alone, split, size, seed, Until(seconds=SECONDS)) for size in batch_sizes]
     return tuple(_latency_of(one) for one in measured)
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from dyncomp.bench.plan import REFERENCE, Cell
 from dyncomp.bench.timing import trained
 from dyncomp.core import Net
-from dyncomp.profile import attribute, audit_operators
-from dyncomp.profile.forms import SPARSE, Runner
+from dyncomp.profile import as_timed, attribute, audit_operators
 from dyncomp.registry import METHODS
 from dyncomp.store import Store
 
@@ -50,7 +49,7 @@ def where_time_goes(cell: Cell, store: Store, uncounted: Sequence[str]) -> dict[
 
 def _in_use(cell: Cell, store: Store) -> Net:
     """The cell's network as it is timed in the sparse form: batch norms folded, where that is possible."""
-    return Runner(trained(cell, store), SPARSE).net
+    return as_timed(trained(cell, store))[0]
 
 
 def _drawn(cell: Cell, size: int, count: int) -> list[Tensor]:
