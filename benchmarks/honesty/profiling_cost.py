@@ -28,7 +28,7 @@ from dyncomp.data import Split, load
 from dyncomp.errors import DataNotFound
 from dyncomp.profile import environment, evaluate, in_batches
 from dyncomp.registry import DATASETS
-from dyncomp.report.latency import median_interval
+from dyncomp.samples import median_interval
 
 RESULTS = Path(__file__).parent / "results" / "profiling_cost.md"
 METHODS = ("static", "skipnet", "condconv", "convnet_aig", "lkam", "early_exit")

@@ -140,12 +140,13 @@ def shape_key(x: Tensor) -> tuple[object, ...]:
 
     Batches count as the next power of two, so that the many sizes of packed batches are not each tried anew.
     """
-    autocast = torch.is_autocast_enabled(x.device.type)
+    device = x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # meta has none
     return (
         power_of_two(len(x)),
         *x.shape[1:],
         x.dtype,
-        x.device.type,
+        device,
         is_channels_last(x),
         autocast,
         torch.get_num_threads(),
