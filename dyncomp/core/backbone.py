@@ -20,6 +20,10 @@ class ResidualBlock(nn.Module):
 
     `body` maps (B, C, H, W) to (B, C', H', W') without the last activation; `shortcut` is the identity or a projection
     to the same shape. The three parts are public so that an op can run one without the others.
+
+    In inference mode memory is used again where that was shown to be safe (`reuse.py`): `makes_residual` says that the
+    body's output is new, `reads_alone` that nothing reads what enters once the block is done (None: nobody looked, and
+    nobody overwrites).
     """
 
     def __init__(self, body: nn.Module, shortcut: nn.Module, activation: nn.Module) -> None:
@@ -27,6 +31,8 @@ class ResidualBlock(nn.Module):
         self.body = body
         self.shortcut = shortcut
         self.activation = activation
+        self.reads_alone: bool | None = None
+        self.makes_residual = False
 
     @property
     def in_channels(self) -> int:
@@ -39,8 +45,18 @@ class ResidualBlock(nn.Module):
 
     def join(self, residual: Tensor, shortcut: Tensor) -> Tensor:
         """The block's output from its two summands, both (B, C', H', W')."""
+        if self.makes_residual and residual.dtype == shortcut.dtype and torch.is_inference_mode_enabled():
+            return in_place(self.activation, residual.add_(shortcut))
         output: Tensor = self.activation(residual + shortcut)
         return output
+
+
+def in_place(activation: nn.Module, x: Tensor) -> Tensor:
+    """The activation of x, which may be lost."""
+    if type(activation) is nn.ReLU:
+        return x.relu_()
+    output: Tensor = activation(x)
+    return output
 
 
 class Backbone(nn.Module):

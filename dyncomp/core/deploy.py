@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils._pytree import tree_leaves
 
+from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.decisions import all_on
 from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear
 from dyncomp.core.flow import lone_readers
 from dyncomp.core.modes import evaluating
 from dyncomp.core.net import Net
+from dyncomp.core.reuse import lone_inputs, makes_new
 from dyncomp.core.tuner import in_turn
 from dyncomp.errors import CannotDeploy
 
@@ -38,9 +40,11 @@ def deployed(net: Net) -> Net:
     """A copy of the network for use: the same decisions, prices and, but for rounding, logits, in less time.
 
     Every BatchNorm that alone reads a convolution or a linear layer is folded into it, layers that do nothing in
-    evaluation are left out, kernels lie channels-last, nothing learns. Sites keep their names; parameters do not. The
-    network given stays as it is. Raises RuntimeError where it does not know its costs, and with them its images, and
-    CannotDeploy where the copy answers otherwise: the network runs layers by another way than calling them.
+    evaluation are left out, kernels lie channels-last, nothing learns. In inference mode, blocks that images skip
+    overwrite features that nobody else reads: a hook that keeps features has to copy them. Sites keep their names;
+    parameters do not. The network given stays as it is. Raises RuntimeError where it does not know its costs, and with
+    them its images, and CannotDeploy where the copy answers otherwise: the network runs layers by another way than
+    calling them.
     """
     if net.costs is None:
         raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
@@ -51,7 +55,9 @@ def deployed(net: Net) -> Net:
         before = _answers(plain, image, sparse=False), _answers(plain, image, sparse=True)
         _fold_all(plain.model, lambda: _answers(plain, image, sparse=False))
         ready = Net(_fast(plain.model)).eval()  # anew: ops may look at layers that are no longer there
-        _check(before, lambda: (_answers(ready, image, sparse=False), _answers(ready, image, sparse=True)))
+        _reuse_memory(ready, image)
+        with torch.inference_mode():  # the mode of use, in which memory is overwritten
+            _check(before, lambda: (_answers(ready, image, sparse=False), _answers(ready, image, sparse=True)))
     ready.costs = net.costs
     names = ready.state_dict().keys()
     ready.origins = {name: origin for name, origin in net.origins.items() if name in names}
@@ -180,6 +186,25 @@ def _leave_out(model: nn.Module, gone: Collection[nn.Module]) -> None:
                 setattr(parent, name, nn.Identity())
 
 
+def _reuse_memory(net: Net, image: Tensor) -> None:
+    """Tell the blocks that images skip whether they may overwrite what enters: in no form and no layout is it shared.
+
+    All passes are watched as one, so that what a module keeps from one to the next is shared too.
+    """
+    blocks = [(module, getattr(module, "block", None)) for module in net.modules()]
+    places = {module: block for module, block in blocks if isinstance(block, ResidualBlock)}
+    images = [image.contiguous(memory_format=layout) for layout in (torch.contiguous_format, torch.channels_last)]
+    given = [*images, *net.parameters(), *net.buffers()]
+    alone = lone_inputs(
+        [*places], lambda: [_answers(net, x, sparse) for x in images for sparse in (False, True)], given
+    )
+    for place, block in places.items():
+        block.reads_alone = block.reads_alone is not False and place in alone
+
+
 def _fast(model: nn.Module) -> nn.Module:
+    for block in model.modules():
+        if isinstance(block, ResidualBlock):
+            block.makes_residual, block.reads_alone = makes_new(block.body), None
     fast: nn.Module = convert_conv2d_weight_memory_format(model.requires_grad_(False), torch.channels_last)
     return fast

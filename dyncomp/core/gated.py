@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.backbone import ResidualBlock
+from dyncomp.core.gates import Gate, chance, opened
 from dyncomp.core.op import Op, hard_decision
+from dyncomp.core.rows import Rows, rows_of, rows_where
 from dyncomp.core.skipping import Form, skip_dense, skip_sparse
 from dyncomp.core.trace import Decision
 
@@ -29,7 +31,17 @@ class Gated(Op):
 
     def decide(self, x: Tensor) -> Decision:
         """0 or 1 for each image: a threshold, or a draw where a stage of the training samples."""
-        return hard_decision(self.gate(x), self.tape.sampling and self.training)
+        if not self.tape.sparse or torch.is_grad_enabled() or not isinstance(self.gate, Gate):
+            return hard_decision(self.gate(x), self.tape.sampling and self.training)
+        logits = self.gate.logits(x)
+        used = opened(logits).to(logits)  # read as `forward` reads them
+        return Decision(used, used, chance(logits))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `Op.forward`; where nobody asks for the decision, none is made of what the gate says."""
+        if not self.tape.silent or torch.is_grad_enabled() or not isinstance(self.gate, Gate):
+            return super().forward(x)
+        return skip_sparse(self, 0, self.block, x, self.moving(_open_rows, self.gate.logits(x)), self.form)
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
         """The body on all images, then the block's output or what skips it, by the decision."""
@@ -37,7 +49,7 @@ class Gated(Op):
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """The body on the images that use it, packed into a batch of their own."""
-        return skip_sparse(self, 0, self.block, x, decision, self.form)
+        return skip_sparse(self, 0, self.block, x, self.moving(rows_of, decision.used, 0), self.form)
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
         """The body."""
@@ -50,3 +62,11 @@ class Gated(Op):
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
         """The wish as it is; a body that runs has weight 1."""
         return Decision(used, used, used)
+
+
+def _open_rows(logits: Tensor) -> Rows:
+    """The images for which a gate of these logits opens; of a single image they are read once, and compared here."""
+    if len(logits) == 1:
+        first, *others = logits.tolist()[0]
+        return bool(others[0] > first) if others else bool(first > 0)
+    return rows_where(opened(logits)[:, 0])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core.op import Taped
@@ -13,6 +15,18 @@ from dyncomp.core.op import Taped
 def pooled(x: Tensor) -> Tensor:
     """Features (B, C, H, W) averaged over space, (B, C); already pooled ones (B, C) as they are."""
     return x.mean(dim=(2, 3)) if x.dim() == 4 else x
+
+
+def on_pooled(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution of features (B, C, H, W) averaged over space, or of pooled ones (B, C); (B, O).
+
+    A matrix product, which is what it is there, in as few calls as there can be: beside small blocks calls are the
+    price of a gate. The mean is a sum whose divisor goes into the product.
+    """
+    weight = conv.weight.flatten(1)
+    if x.dim() == 2 or conv.bias is None or x.dtype != weight.dtype:
+        return F.linear(pooled(x), weight, conv.bias)
+    return torch.addmm(conv.bias, x.sum(dim=(2, 3)), weight.t(), alpha=1 / (x.shape[2] * x.shape[3]))
 
 
 def as_chance(logits: Tensor) -> Tensor:
@@ -67,7 +81,32 @@ class Attention(nn.Module):
         return (logits / self.temperature).softmax(dim=1)
 
 
-class FeedForwardGate(nn.Module):
+class Gate(Taped, ABC):
+    """A gate of one unit whose decision is read from logits, so that in use nobody needs the chance.
+
+    It opens where the second logit is above the first one, or a single one above 0.
+    """
+
+    @abstractmethod
+    def logits(self, x: Tensor) -> Tensor:
+        """Features (B, C, H, W) -> (B, 1) or (B, 2), at least float32, without noise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Probability (B, 1) that features (B, C, H, W) go through the body."""
+        return chance(self.logits(x))
+
+
+def chance(logits: Tensor) -> Tensor:
+    """The probability (B, 1) of logits (B, 1), or of the second of two (B, 2)."""
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1:]
+
+
+def opened(logits: Tensor) -> Tensor:
+    """Where a gate of these logits (B, 1) or (B, 2) opens, (B, 1) bool."""
+    return logits > 0 if logits.shape[1] == 1 else logits[:, 1:] > logits[:, :1]
+
+
+class FeedForwardGate(Gate):
     """SkipNet's FFGate-I (`deep=True`) and FFGate-II (Wang et al. 2018, arXiv:1711.09485, section 3.1 and its code).
 
     I: max-pool 2, conv3x3, conv3x3 of stride 2, average pool, 1x1 conv to two logits, softmax. II: one conv3x3 of
@@ -85,11 +124,9 @@ class FeedForwardGate(nn.Module):
         with torch.no_grad():
             self.head.bias.copy_(torch.tensor([0.0, open_bias(start)]))  # type: ignore[union-attr]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Probability (B, 1) that features (B, C, H, W) go through the body."""
-        maps = self.features(x).mean(dim=(2, 3), keepdim=True)  # (B, C, 1, 1)
-        logits = self.head(maps).flatten(1)  # (B, 2)
-        return as_chance(logits).softmax(dim=1)[:, 1:]  # (B, 1)
+    def logits(self, x: Tensor) -> Tensor:
+        """See `Gate.logits`."""
+        return as_chance(on_pooled(self.head, self.features(x)))  # (B, 2)
 
 
 class Concrete(nn.Module):
@@ -121,7 +158,7 @@ def _conv(channels: int, stride: int) -> list[nn.Module]:
     return [conv, nn.BatchNorm2d(channels), nn.ReLU()]
 
 
-class RecurrentGate(Taped):
+class RecurrentGate(Gate):
     """SkipNet's recurrent gate (Wang et al. 2018, section 3.1): pool, 1x1 conv to 10, LSTM(10, 10), linear, sigmoid.
 
     The projection belongs to its block; `cell` and `head` are shared by all blocks, and the LSTM's state travels with
@@ -134,14 +171,14 @@ class RecurrentGate(Taped):
         self.cell = cell
         self.head = head
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Probability (B, 1) that features (B, C, H, W) go through the body; moves the images' state on."""
-        embedded = self.projection(x.mean(dim=(2, 3), keepdim=True)).flatten(1).to(x.dtype)  # (B, 10)
+    def logits(self, x: Tensor) -> Tensor:
+        """See `Gate.logits`; moves the images' state on."""
+        embedded = on_pooled(self.projection, x).to(x.dtype)  # (B, 10)
         hidden, memory = (self.tape.recall(key, embedded) for key in ("hidden", "memory"))
         hidden, memory = self.cell(embedded, (hidden, memory))
         self.tape.remember("hidden", hidden)
         self.tape.remember("memory", memory)
-        return as_chance(self.head(hidden)).sigmoid()  # (B, 1)
+        return as_chance(self.head(hidden))  # (B, 1)
 
 
 def shared_recurrence(size: int, start: float) -> tuple[nn.LSTMCell, nn.Linear]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core.gates import Concrete, as_chance
+from dyncomp.core.backbone import in_place
+from dyncomp.core.gates import Concrete, Gate, as_chance, on_pooled
 from dyncomp.core.net import Net, Output
-from dyncomp.core.op import Taped
 
 
-class Masker(Taped):
+class Masker(Gate):
     """Global average pool -> (1x1 conv to `hidden`, batch norm, ReLU) -> 1x1 conv to two logits -> the second's chance.
 
     With hidden 16 it is ConvNet-AIG's gate (Veit & Belongie 2018, arXiv:1711.11503, section 3.2), without hidden layer
@@ -35,12 +35,26 @@ class Masker(Taped):
 
     def forward(self, x: Tensor) -> Tensor:
         """Chance (B, 1) that features (B, C, H, W) go through the body; noisy in training."""
-        maps = self.hidden(x.mean(dim=(2, 3), keepdim=True))  # (B, C or hidden, 1, 1)
-        skip, run = as_chance(self.head(maps)).flatten(1).chunk(2, dim=1)
+        skip, run = self.logits(x).chunk(2, dim=1)
         logits = run - skip  # (B, 1)
-        self.tape.say(self.site, logits.sigmoid())
+        if self.tape.listens:
+            self.tape.say(self.site, logits.sigmoid())
         chance: Tensor = self.noise(logits)
         return chance
+
+    def logits(self, x: Tensor) -> Tensor:
+        """See `Gate.logits`."""
+        return as_chance(on_pooled(self.head, self._hidden(x)))  # (B, 2)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        """The hidden layer, if there is one, on features (B, C, H, W) averaged over space, (B, hidden)."""
+        layers = self.hidden._modules.values()
+        if any(isinstance(layer, nn.BatchNorm2d) for layer in layers):  # called, so that it is seen and can be folded
+            maps: Tensor = self.hidden(x.mean(dim=(2, 3), keepdim=True))
+            return maps.flatten(1)
+        for layer in layers:
+            x = on_pooled(layer, x) if isinstance(layer, nn.Conv2d) else in_place(layer, x)
+        return x
 
 
 def chances_said(output: Output) -> Tensor:

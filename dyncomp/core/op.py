@@ -117,9 +117,11 @@ def hard_decision(probability: Tensor, sampling: bool) -> Decision:
     `used`, the price, keeps the straight-through gradient.
     """
     chosen = torch.bernoulli(probability) if sampling else (probability > 0.5).to(probability)
+    if not probability.requires_grad:
+        return Decision(chosen, chosen, probability)
     chosen = chosen.detach()
     # the difference is taken first: (chosen + p) - p would round, and a gate of 0.996 is neither open nor shut
-    used = chosen + (probability - probability.detach()) if probability.requires_grad else chosen
+    used = chosen + (probability - probability.detach())
     return Decision(used, chosen if sampling else used, probability)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dyncomp.core.backbone import Backbone, ResidualBlock
 from dyncomp.core.op import Op, hard_decision
+from dyncomp.core.rows import rows_of
 from dyncomp.core.skipping import Form, skip_dense, skip_sparse
 from dyncomp.core.trace import Decision
 
@@ -100,5 +101,6 @@ class _Follower(nn.Module):
         op, decision = self.plan.op, self.plan.decision
         if decision is None:
             raise RuntimeError("a planned block was run outside its network")
-        skip = skip_sparse if op.tape.sparse else skip_dense
-        return skip(op, self.unit, self.block, x, decision, self.form)
+        if op.tape.sparse:
+            return skip_sparse(op, self.unit, self.block, x, op.moving(rows_of, decision.used, self.unit), self.form)
+        return skip_dense(op, self.unit, self.block, x, decision, self.form)

@@ -28,6 +28,23 @@ def empty_like_layout(x: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
+Rows = Tensor | bool
+"""Images of a batch: True for all, False for none (or where there is no image), else their indices."""
+
+
+def rows_of(used: Tensor, unit: int) -> Rows:
+    """Which images use a unit by a decision (B, U); of a single image it is read as it is."""
+    if len(used) == 1:
+        return bool(used.tolist()[0][unit] > 0.5)
+    return rows_where(used.select(1, unit) > 0.5)
+
+
+def rows_where(chosen: Tensor) -> Rows:
+    """The images chosen, (B,) bool: one look at the device and no more."""
+    rows = chosen.nonzero().view(-1)  # (images chosen,)
+    return rows if 0 < len(rows) < len(chosen) else len(rows) > 0
+
+
 def take(x: Features, rows: Tensor) -> Features:
     """The images at `rows`, in x's own layout (`index_select` alone would return a channels-last batch as NCHW)."""
     if isinstance(x, tuple):
@@ -37,6 +54,11 @@ def take(x: Features, rows: Tensor) -> Features:
     return x.index_select(0, rows)
 
 
-def put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """A copy of x (B, ...) in which the images at `rows` are replaced by `values`, in x's own layout."""
-    return x.clone().index_copy_(0, rows, values.to(x.dtype))  # index_copy by itself would return NCHW
+def put(x: Tensor, rows: Tensor, values: Tensor, over: bool = False) -> Tensor:
+    """x (B, ...) with `values` for the images at `rows`, in x's own layout: a copy, or, with `over`, x itself."""
+    x = x if over else x.clone()  # index_copy by itself would return NCHW
+    values = values.to(x.dtype)
+    if is_channels_last(x):  # as rows of plain memory, which is faster
+        x.permute(0, 2, 3, 1).index_copy_(0, rows, values.permute(0, 2, 3, 1))
+        return x
+    return x.index_copy_(0, rows, values)

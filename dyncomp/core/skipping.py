@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dyncomp.core.backbone import ResidualBlock
+from dyncomp.core.backbone import ResidualBlock, in_place
 from dyncomp.core.op import Op
-from dyncomp.core.rows import put, rows_using, take
+from dyncomp.core.reuse import makes_new
+from dyncomp.core.rows import Rows, put, take
 from dyncomp.core.trace import Decision
 
 Form = Literal["output", "residual"]
@@ -29,17 +30,38 @@ def skip_dense(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Dec
     return torch.lerp(shortcut.to(whole.dtype), whole, gate.to(whole.dtype))  # exact at 0 and 1, in one pass
 
 
-def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Decision, form: Form) -> Tensor:
-    """The body, a unit of `op`, on the images that use it, packed into a batch of their own."""
-    rows = op.moving(rows_using, decision.used[:, unit])  # (used images,)
+def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, form: Form) -> Tensor:
+    """The body, a unit of `op`, on the images at `rows` alone, packed into a batch of their own."""
     shortcut: Tensor = block.shortcut(x)  # (B, C', H', W')
-    if len(rows) == len(x):
+    if isinstance(rows, bool) and rows:
         return block.join(op.unit(unit, block.body, x), shortcut)
-    skipped = block.activation(shortcut) if form == "residual" else shortcut
-    if len(rows) == 0:
-        return skipped
+    lost = _is_lost(block, shortcut is x)
+    if isinstance(rows, bool):
+        skipped = _skipped(block, shortcut, form, lost)
+        # what others still read may not be handed on to whoever overwrites what enters
+        shared = skipped is shortcut and not lost and block.reads_alone is not None
+        return skipped.clone() if shared else skipped
+    part = op.moving(take, x, rows)
     with op.tape.narrow(rows):
-        residual = op.unit(unit, block.body, op.moving(take, x, rows))
-    joined = block.join(residual, op.moving(take, shortcut, rows))
-    y: Tensor = op.moving(put, skipped, rows, joined)
+        residual = op.unit(unit, block.body, part)
+    joined = block.join(residual, part if shortcut is x else op.moving(take, shortcut, rows))
+    skipped = _skipped(block, shortcut, form, lost)
+    y: Tensor = op.moving(put, skipped, rows, joined, lost or skipped is not shortcut)
     return y
+
+
+def _is_lost(block: ResidualBlock, same: bool) -> bool:
+    """Whether nobody reads the shortcut any more when the block is done; `same`: it is what enters."""
+    if not torch.is_inference_mode_enabled():
+        return False
+    return block.reads_alone is True if same else makes_new(block.shortcut)
+
+
+def _skipped(block: ResidualBlock, shortcut: Tensor, form: Form, lost: bool) -> Tensor:
+    """What the block gives without its body; `lost`: the shortcut may be overwritten."""
+    if form == "output":
+        return shortcut
+    if lost:
+        return in_place(block.activation, shortcut)
+    output: Tensor = block.activation(shortcut)
+    return output

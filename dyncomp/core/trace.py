@@ -129,6 +129,7 @@ class Tape:
         self.sparse = False
         self.sampling = False
         self.recording = True
+        self.silent = False
         self.forced: Mapping[str, Decision] = {}
         self.meter: Meter | None = None
         self.images = 0
@@ -142,6 +143,7 @@ class Tape:
         """Start a pass over a batch of that many images."""
         self.images, self.sparse, self.recording = images, sparse, recording
         self.forced = forced
+        self.silent = sparse and not recording and not forced and self.meter is None
         self.rows = None
         self.decisions = {}
         self.said = {}
@@ -154,8 +156,13 @@ class Tape:
 
     def say(self, key: str, value: Tensor) -> None:
         """Hand `value` (B, ...) to whoever reads the pass's output: a loss, a calibration. In the dense form only."""
-        if self.recording and not self.sparse:
+        if self.listens:
             self.said[key] = value
+
+    @property
+    def listens(self) -> bool:
+        """Whether what is said in this pass is heard; if not, it need not be made."""
+        return self.recording and not self.sparse
 
     def given(self, site: str, like: Tensor) -> Decision:
         """The decision that is forced at the site, for the current images, in the type of `like`."""
