@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.decisions import all_on
 from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear
+from dyncomp.core.filtered import Filtered
 from dyncomp.core.flow import lone_readers
 from dyncomp.core.modes import evaluating
 from dyncomp.core.net import Net
@@ -207,4 +208,9 @@ def _fast(model: nn.Module) -> nn.Module:
         if isinstance(block, ResidualBlock):
             block.makes_residual, block.reads_alone = makes_new(block.body), None
     fast: nn.Module = convert_conv2d_weight_memory_format(model.requires_grad_(False), torch.channels_last)
+    for op in fast.modules():
+        if isinstance(op, Filtered):  # kernels that are cut for each image lie pair of channels by pair
+            for conv in (op.producer, op.consumer):
+                if isinstance(conv, nn.Conv2d):
+                    conv.weight.data = conv.weight.data.contiguous()
     return fast

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from dyncomp.core.counter import COUPLED, EACH
 from dyncomp.core.narrow import Channels, narrowed
 from dyncomp.core.op import Op, with_strongest
-from dyncomp.core.rows import rows_using
+from dyncomp.core.rows import rows_using, take
 from dyncomp.core.trace import Decision
 
 
@@ -90,27 +91,30 @@ class Filtered(Op):
         if len(x) == 0:
             return self.dense(x, decision)
         channels, self._channels = self._channels, None
-        routes, which = self.moving(_distinct, decision.used)  # (routes, U), (B,)
-        if len(routes) == 1:
-            return self._on(x, channels, routes[0], decision.weight)
-        y: Tensor | None = None
-        for number, route in enumerate(routes):
-            rows = self.moving(rows_using, which == number)
-            with self.tape.narrow(rows):
-                weight = decision.weight.index_select(0, rows)
-                part = self._on(self.moving(x.index_select, 0, rows), channels, route, weight)
-            y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
-            self.moving(y.index_copy_, 0, rows, part)
-        assert y is not None  # there is at least one image
-        return y
+        groups = self.moving(alike, decision.used) if len(x) > 1 else [[0]]
+        if len(groups) == 1:
+            return self._on(x, channels, decision)
+        order = torch.tensor([row for group in groups for row in group], device=x.device)  # (B,)
+        parts, start = list[Tensor](), 0
+        for group in groups:
+            rows, start = order[start : start + len(group)], start + len(group)
 
-    def _on(self, x: Tensor, channels: Tensor | None, route: Tensor, weight: Tensor) -> Tensor:
-        """The op on images x that all use the units of `route` (U,); `channels`: which of its inputs there are."""
-        active = self.moving(rows_using, route.repeat_interleave(self.size))  # (filters used,)
-        weight = self._per_filter(weight).index_select(1, active)
+            def here(value: Tensor, group: Sequence[int] = group, rows: Tensor = rows) -> Tensor:
+                return value[group[0] : group[0] + 1] if len(group) == 1 else take(value, rows)
+
+            with self.tape.narrow(rows):
+                parts.append(self._on(self.moving(here, x), channels, self.moving(decision.map, here)))
+        y: Tensor = self.moving(torch.cat, parts)
+        return y if len(groups) == len(x) else self.moving(_in_order, y, order)
+
+    def _on(self, x: Tensor, channels: Tensor | None, decision: Decision) -> Tensor:
+        """The op on images x that all use the same units; `channels`: which of its inputs there are."""
+        active = self.moving(rows_using, self._per_filter(decision.used[:1])[0])  # (filters used,)
         y = self.unit(EACH if channels is None else COUPLED, self._narrow, self.producer, x, channels, active)
         y = self.unit(EACH, self._narrow_chain, self.before, y, active)
-        y = self.unit(EACH, self._narrow_chain, self.after, y * _spread(weight, y), active)
+        if decision.weight is not decision.used:  # else it is 1 for all that is there
+            y = y * _spread(self._per_filter(decision.weight).index_select(1, active), y)
+        y = self.unit(EACH, self._narrow_chain, self.after, y, active)
         if not isinstance(self.consumer, Filtered):
             output: Tensor = self.unit(EACH, self._narrow, self.consumer, y, active, None)
             return output
@@ -147,10 +151,16 @@ class Filtered(Op):
         return self.switch.forced(used, weight)
 
 
-def _distinct(used: Tensor) -> tuple[Tensor, Tensor]:
-    """The different routes (routes, U) of `used` (B, U), and which of them is each image's (B,)."""
-    routes, which = torch.unique(used > 0.5, dim=0, return_inverse=True)
-    return routes, which
+def alike(used: Tensor) -> list[list[int]]:
+    """The rows of decisions (B, U) in groups that use the same units, in the order of their first rows."""
+    groups: dict[bytes, list[int]] = {}
+    for row, units in enumerate((used > 0.5).cpu().numpy()):
+        groups.setdefault(units.tobytes(), []).append(row)
+    return list(groups.values())
+
+
+def _in_order(y: Tensor, order: Tensor) -> Tensor:
+    return take(y, order.argsort())
 
 
 def _spread(value: Tensor, like: Tensor) -> Tensor:

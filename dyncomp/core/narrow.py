@@ -84,12 +84,12 @@ BY_CHANNEL = (
 
 
 def _convolution(conv: nn.Conv2d, x: Tensor, inputs: Channels, outputs: Channels, move: Move) -> Tensor:
-    weight, bias = _cut(conv.weight, outputs, 0, move), _cut_or_none(conv.bias, outputs, move)
-    groups = 1
+    bias, groups = _cut_or_none(conv.bias, outputs, move), 1
     if is_depthwise(conv):
+        weight = _cut(conv.weight, outputs, 0, move)
         groups = len(weight)
     else:
-        weight = _cut(weight, inputs, 1, move)
+        weight = _cut_both(conv.weight, outputs, inputs, move)
     assert not isinstance(conv.padding, str)  # no backbone's
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, groups)
 
@@ -107,6 +107,19 @@ def _cut(parameter: Tensor, channels: Channels, dim: int, move: Move) -> Tensor:
         return parameter
     cut: Tensor = move(parameter.index_select, dim, channels)
     return cut
+
+
+def _cut_both(weight: Tensor, outputs: Channels, inputs: Channels, move: Move) -> Tensor:
+    """A kernel (O, I, K, K) cut in both dimensions; where it lies pair by pair, in one go over the pairs left."""
+    if inputs is None or outputs is None or weight[0, 0].numel() == 1 or not weight.is_contiguous():
+        return _cut(_cut(weight, outputs, 0, move), inputs, 1, move)
+    cut: Tensor = move(_pairs, weight, outputs, inputs)
+    return cut
+
+
+def _pairs(weight: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
+    pairs = (outputs[:, None] * weight.shape[1] + inputs).view(-1)  # (outputs * inputs,)
+    return weight.view(-1, *weight.shape[2:]).index_select(0, pairs).view(len(outputs), len(inputs), *weight.shape[2:])
 
 
 def _cut_or_none(parameter: Tensor | None, channels: Channels, move: Move) -> Tensor | None:

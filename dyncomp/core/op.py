@@ -127,5 +127,7 @@ def hard_decision(probability: Tensor, sampling: bool) -> Decision:
 
 def with_strongest(used: Tensor, score: Tensor) -> Tensor:
     """`used` (B, U), and where an image uses nothing the unit of the greatest score (B, U)."""
+    if not (used.is_cuda or used.requires_grad) and bool((used.amax(dim=1) > 0).all()):
+        return used  # nothing to mend, and here a look costs less than mending
     strongest = torch.zeros_like(used).scatter(1, score.argmax(dim=1, keepdim=True), 1.0)
     return torch.where(used.sum(dim=1, keepdim=True) > 0, used, strongest)

@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Decision, Filtered, Net, Switch, measure_costs, with_switches
+from dyncomp.core import Backbone, Decision, Filtered, Net, Switch, deployed, measure_costs, with_switches
+from dyncomp.core.cost import count_executed_macs
+from dyncomp.core.filtered import alike
 from dyncomp.core.filtering import switch_backbone
-from dyncomp.core.narrow import Shift
+from dyncomp.core.narrow import Shift, narrowed
 from dyncomp.core.op import with_strongest
+from dyncomp.core.rows import is_channels_last
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import BACKBONES
 
@@ -101,3 +104,44 @@ def test_a_shift_takes_a_parameter_over_and_copies_a_tensor() -> None:
     shift = Shift(value)
     value.zero_()
     assert shift(torch.zeros(1, 2, 1, 1)).flatten().tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_kernel_is_cut_in_both_dimensions(layout: torch.memory_format) -> None:
+    conv = nn.Conv2d(6, 5, 3, padding=1).double().to(memory_format=layout)
+    inputs, outputs = torch.tensor([0, 2, 5]), torch.tensor([4, 1])
+    x = torch.randn(2, 6, 4, 4, dtype=torch.float64)
+    alone = torch.zeros_like(x).index_copy(1, inputs, x[:, inputs])  # the others are not there
+    cut = narrowed(conv, x[:, inputs], inputs, outputs, lambda run, *args: run(*args))
+    torch.testing.assert_close(cut, conv(alone)[:, outputs], rtol=0, atol=1e-13)
+
+
+def test_rows_that_use_the_same_are_found() -> None:
+    used = torch.tensor([[1, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]]).float()
+    assert alike(used) == [[0, 2], [1], [3]]
+
+
+class Given(Open):
+    """Every image uses what its first channel's rounded mean says: one of four sets."""
+
+    def forward(self, pooled: Tensor) -> Decision:
+        bits = pooled[:, :1].round().long() % 4  # (B, 1)
+        used = ((torch.arange(self.units) + bits) % 4 < 2).to(pooled)
+        return Decision(used, used, used)
+
+
+@pytest.mark.parametrize("which", [[0, 1, 2, 3, 2, 1, 0], [0, 1, 2, 3], [1, 1, 1], [2]])
+@torch.no_grad()
+def test_images_with_filter_sets_of_their_own_keep_order_and_layout(which: list[int]) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1)]
+    net = Net(nn.Sequential(*with_switches(layers, Given))).double().eval()
+    x = torch.randn(len(which), 3, 6, 6, dtype=torch.float64) * 0.1
+    x[:, 0] += torch.tensor(which, dtype=torch.float64)[:, None, None] - x[:, 0].mean(dim=(1, 2), keepdim=True)
+    x = x.contiguous(memory_format=torch.channels_last)
+    net.costs = measure_costs(net, x[:1])
+    dense, sparse = net(x, sparse=False), net(x)
+    torch.testing.assert_close(sparse.logits, dense.logits, rtol=0, atol=1e-12)
+    assert is_channels_last(sparse.logits)
+    assert count_executed_macs(net, x) == int(sparse.macs().sum())
+    torch.testing.assert_close(deployed(net)(x).logits, dense.logits, rtol=0, atol=1e-12)
