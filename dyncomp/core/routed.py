@@ -118,8 +118,8 @@ def _column(weight: Tensor, unit: int, like: Tensor) -> Tensor:
 def _added(y: Tensor | None, rows: Tensor, term: Tensor, images: int) -> Tensor:
     """The sum so far (images, ...), None at first, with a branch's share for the images at `rows`."""
     if y is not None:
-        return y.index_add(0, rows, term)
-    return term if len(rows) == images else put(_zeros(term, images), rows, term)
+        return y.index_add(0, rows, term) if torch.is_grad_enabled() else y.index_add_(0, rows, term)
+    return term if len(rows) == images else put(_zeros(term, images), rows, term, over=True)  # nobody else has these
 
 
 def _zeros(like: Tensor, images: int) -> Tensor:

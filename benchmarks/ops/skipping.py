@@ -1,0 +1,137 @@
+"""Blocks that images skip: speed-up by the clock, as a share of the speed-up by multiply-adds.
+
+    python -m benchmarks.ops.skipping [--only SPEC] [--seconds 3] [--least] [--rates 0.25,0.5,0.75]
+
+`static` is the plain backbone made ready for use: channels-last, normalisations folded, inference mode. Ours is made
+ready likewise; which image skips which block is drawn at the rate asked for, and what the gates say is thrown away,
+but they run, and their time and their multiply-adds count. Efficiency = (static / ours by the clock) / (static / ours
+by multiply-adds); 1 is what arithmetic allows. Eight draws take turns, each against static in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.ops._common import ratio, table, take_turns, verdict, write_section
+from benchmarks.ops._forced import ByLot, floats, images
+from dyncomp import build
+from dyncomp.core import deployed
+
+DRAWS = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method on a backbone, images of `size` pixels, the batches, and the efficiency that is asked of each."""
+
+    spec: str
+    backbone: str
+    size: int
+    goals: Mapping[int, float]
+
+
+SMALL = {1: 0.85, 16: 0.8, 64: 0.9, 128: 0.9}
+CASES = (
+    *(Case(spec, "cifar_resnet38", 32, SMALL) for spec in ("blockdrop", "convnet_aig", "skipnet")),
+    *(Case(spec, "cifar_resnet110", 32, SMALL) for spec in ("blockdrop", "convnet_aig", "skipnet")),
+    Case("convnet_aig", "resnet50", 224, {1: 0.95, 8: 0.95, 32: 0.95}),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row: times as ratios to static, by the clock and by multiply-adds, means over the draws."""
+
+    static_ms: float
+    faster: float
+    by_macs: float
+
+    @property
+    def efficiency(self) -> float:
+        """Realised share of what arithmetic allows."""
+        return self.faster / self.by_macs
+
+
+class Compared:
+    """A network that skips by lot beside its plain backbone."""
+
+    def __init__(self, case: Case) -> None:
+        self.size = case.size
+        self.ours = ByLot(case.spec, case.backbone, case.size)
+        plain = build("static", case.backbone, classes=10, in_channels=3, image_size=case.size, seed=0)
+        self.static = deployed(plain.eval())
+
+    def measure(self, batch: int, rate: float, seconds: float, least: bool) -> Measured:
+        """Time both in turns, draw by draw."""
+        x = images(batch, self.size)
+        assert self.static.costs is not None  # a deployed network knows them
+        full = float(self.static.costs.full * batch)
+        times: dict[str, list[float]] = {"static": [], "ours": []}
+        macs, share = 0.0, seconds / DRAWS
+        ways = {
+            "static": lambda: self.static(x, sparse=True, record=False),
+            "ours": lambda: self.ours.net(x, sparse=True, record=False),
+        }
+        shortest = {"static": 0.0, "ours": 0.0}
+        for seed in range(DRAWS):
+            self.ours.draw(batch, rate, seed)
+            macs += self.ours.macs(x)
+            with torch.inference_mode():
+                drawn = take_turns(ways, share, rounds=3)
+            for name in times:
+                times[name] += drawn[name]
+                shortest[name] += min(drawn[name])
+        faster = shortest["static"] / shortest["ours"] if least else ratio(times, "static", "ours")
+        return Measured(min(times["static"]), faster, full * DRAWS / macs)
+
+
+def report(options: argparse.Namespace) -> str:
+    """A table, and a line per goal."""
+    rows, lines = list[Sequence[str]](), []
+    for case in CASES:
+        if options.only and options.only not in f"{case.spec} {case.backbone}":
+            continue
+        compared = Compared(case)
+        for batch, goal in case.goals.items():
+            if options.batches and batch not in options.batches:
+                continue
+            for rate in options.rates:
+                got = compared.measure(batch, rate, options.seconds, options.least)
+                name = f"{case.spec}, {case.backbone}, batch {batch}, {rate:.0%} skipped"
+                numbers = [f"{got.static_ms:.2f}", f"{got.by_macs:.2f}", f"{got.faster:.2f}", f"{got.efficiency:.2f}"]
+                rows.append([case.spec, case.backbone, str(batch), f"{rate:.0%}", *numbers])
+                lines.append(verdict(f"efficiency, {name}", got.efficiency, goal, at_most=False))
+                print(" ".join(rows[-1]), flush=True)
+    head = ["method", "backbone", "batch", "skipped", "static, ms", "faster by MACs", "by the clock", "efficiency"]
+    return table(head, rows) + "\n\n" + "\n".join(lines)
+
+
+def options_from(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default="", help="only cases with this in 'METHOD BACKBONE'")
+    parser.add_argument("--rates", type=floats, default=[0.25, 0.5, 0.75], help="share of the blocks that is skipped")
+    parser.add_argument("--batches", type=floats, default=[], help="only these batches")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each row")
+    parser.add_argument("--least", action="store_true", help="ratios of the shortest times: for a busy machine")
+    parser.add_argument("--dry", action="store_true", help="write no file")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Measure, print, and write the section of the results."""
+    torch.manual_seed(0)
+    options = options_from()
+    kind = "shortest times of each draw" if options.least else "medians over interleaved rounds"
+    text = f"Ratios are {kind}; {torch.get_num_threads()} threads, torch {torch.__version__}.\n\n{report(options)}"
+    print(text)
+    if not options.dry:
+        print(write_section("Skipping blocks", text))
+
+
+if __name__ == "__main__":
+    main()
