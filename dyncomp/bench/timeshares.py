@@ -11,8 +11,7 @@ from torch import Tensor
 
 from dyncomp.bench.plan import REFERENCE, Cell
 from dyncomp.bench.timing import trained
-from dyncomp.core import Net
-from dyncomp.profile import as_timed, attribute, audit_operators
+from dyncomp.profile import attribute, audit_operators
 from dyncomp.registry import METHODS
 from dyncomp.store import Store
 
@@ -32,24 +31,19 @@ def where_time_goes(cell: Cell, store: Store, uncounted: Sequence[str]) -> dict[
     """
     found: dict[str, Any] = {"operators": None, "gaps": None, "time_error": None}
     try:
-        net = _in_use(cell, store)
+        net = trained(cell, store)
         found["operators"] = audit_operators(net, _drawn(cell, AUDITED, 2), uncounted).as_record()
         static = Cell(METHODS.create(REFERENCE), cell.group)
         if cell.is_reference:
             found["gaps"] = []
         elif store.checkpoint_path(static.key).exists():
-            plain = _in_use(static, store)
+            plain = trained(static, store)
             found["gaps"] = [
                 attribute(net, plain, _drawn(cell, size, count), SECONDS).as_record() for size, count in BATCHES.items()
             ]
     except (RuntimeError, MemoryError) as error:
         found["time_error"] = " ".join(f"{type(error).__name__}: {error}".split())
     return found
-
-
-def _in_use(cell: Cell, store: Store) -> Net:
-    """The cell's network as it is timed in the sparse form: batch norms folded, where that is possible."""
-    return as_timed(trained(cell, store))[0]
 
 
 def _drawn(cell: Cell, size: int, count: int) -> list[Tensor]:
