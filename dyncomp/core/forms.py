@@ -58,7 +58,7 @@ def of_linear(x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
 
 def _tiles_pay(x: Tensor) -> bool:
     """Where caches are large and calls are cheap; a compiler or a trace sees no further than the whole."""
-    return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
 
 def _several_tiles(mixing: Mixing) -> bool:
