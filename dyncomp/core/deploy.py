@@ -56,6 +56,7 @@ def deployed(net: Net) -> Net:
         before = _answers(plain, image, sparse=False), _answers(plain, image, sparse=True)
         _fold_all(plain.model, lambda: _answers(plain, image, sparse=False))
         ready = Net(_fast(plain.model)).eval()  # anew: ops may look at layers that are no longer there
+        _check(before, lambda: (_answers(ready, image, sparse=False), _answers(ready, image, sparse=True)))
         _reuse_memory(ready, image)
         with torch.inference_mode():  # the mode of use, in which memory is overwritten
             _check(before, lambda: (_answers(ready, image, sparse=False), _answers(ready, image, sparse=True)))

@@ -228,8 +228,9 @@ def test_alone_in_this_process_the_garbage_collector_is_as_it_was(enabled: bool)
 
 
 STOPPED = """
-import os, sys
+import signal
 from functools import partial
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 from dyncomp.profile import Setting, Team, Timed, Until, allowed_processors, measure_latency
 from tests.handmade import numbered_split
 from tests.profile import forms
