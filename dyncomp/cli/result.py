@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,21 +20,31 @@ def show_result(store: Store) -> None:
     """Print the result table and a sentence per method."""
     console = Console()
     frame = results(store)
-    console.print(_table(frame))
+    console.print(result_table(frame))
     for sentence in words(store):
         console.print(f"- {sentence}", markup=False, highlight=False)
     console.print(f"\nReport: {store.folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
 VARYING = {"backbone": "backbone", "dataset": "data", "seed": "seed"}
-FIGURES = ("top-1 %", "M MACs", "M FLOPs", "claimed", "executed", "batch", "ms", "realised", "timing")
+FIGURES = ("top-1 %", "M MACs", "claimed", "executed", "batch", "ms", "realised")
+CAPTION = "FLOPs are 2 * MACs; a ratio in brackets comes from no valid timing, and the report says why"
 
 
-def _table(frame: pd.DataFrame) -> Table:
-    """A row per cell and batch size; what is the same in all rows stands in the title."""
+def result_table(frame: pd.DataFrame) -> Table:
+    """A row per cell and batch size, on 80 columns; what is the same in all rows stands in the title."""
     same = [f"{frame[name].iloc[0]}" for name in ("backbone", "dataset") if frame[name].nunique() == 1]
     varying = [name for name in VARYING if frame[name].nunique() > 1]
-    table = Table(title=" on ".join(same) or None, title_justify="left")
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+        show_edge=False,
+        title=" on ".join(same) or None,
+        title_justify="left",
+        caption=CAPTION,
+        caption_justify="left",
+    )
     table.add_column("method", overflow="fold")
     for name in varying:
         table.add_column(VARYING[name], overflow="fold")
@@ -49,18 +60,16 @@ def _figures(row: dict[str, object]) -> list[str]:
         return ["failed", *[""] * (len(FIGURES) - 1)]
     return [
         f"{row['top1']:.2f}",
-        *(f"{float(str(row[name])) / 1e6:.2f}" for name in ("macs", "flops")),
+        f"{float(str(row['macs'])) / 1e6:.2f}",
         *(_text(row[name], "{:.2f}x") for name in ("speedup_claimed", "speedup_executed")),
         _text(row["batch_size"], "{:.0f}"),
         _text(row["latency_ms_p50"], "{:.2f}"),
-        _text(row["speedup_realised"], "{:.2f}x"),
-        _judged(row["verdict"]),
+        _text(row["speedup_realised"], "({:.2f}x)" if _is_invalid(row["verdict"]) else "{:.2f}x"),
     ]
 
 
-def _judged(verdict: object) -> str:
-    """One word; the report has the reasons."""
-    return verdict.partition(":")[0].lower() if isinstance(verdict, str) else ""
+def _is_invalid(verdict: object) -> bool:
+    return isinstance(verdict, str) and verdict.startswith("INVALID")
 
 
 def _text(value: object, form: str) -> str:
