@@ -40,7 +40,7 @@ def test_a_thread_that_runs_is_waited_for_and_told(monkeypatch: pytest.MonkeyPat
 
 
 SPINNING = """
-import sys
+import time
 from pathlib import Path
 import threading
 from dyncomp.profile.rest import _runs
@@ -53,7 +53,10 @@ thread.start()
 seen = [_runs(Path(f"/proc/self/task/{thread.native_id}")) for _ in range(2000)]
 stop.append(1)
 thread.join()
-print(any(seen), _runs(Path(f"/proc/self/task/{thread.native_id}")))
+task = Path(f"/proc/self/task/{thread.native_id}")
+while task.exists():  # `join` returns a little before the kernel has let go of the thread
+    time.sleep(0.01)
+print(any(seen), _runs(task))
 """
 
 
