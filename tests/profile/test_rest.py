@@ -50,7 +50,7 @@ def spin():
         sum(range(1000))
 thread = threading.Thread(target=spin)
 thread.start()
-seen = [_runs(Path(f"/proc/self/task/{thread.native_id}")) for _ in range(2000)]
+seen = [_runs(Path(f"/proc/self/task/{thread.native_id}")) for _ in range(200)]
 stop.append(1)
 thread.join()
 task = Path(f"/proc/self/task/{thread.native_id}")
