@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from dyncomp.core.reads import ReadWatch
 
 
 class Lone(NamedTuple):
@@ -47,7 +48,7 @@ def lone_readers(
     return watch.found(alone)
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(ReadWatch):
     """While active, notes by whom the outputs and the parameters of the makers are read."""
 
     def __init__(self, makers: Sequence[nn.Module]) -> None:
@@ -85,17 +86,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         """A reader ends."""
         self._inside = None
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        self.read(tree_leaves((args, kwargs)))
-        return func(*args, **kwargs)
 
     def read(self, values: Sequence[Any]) -> None:
         """Somebody reads these."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from dyncomp.core.reads import ReadWatch
 
 MAKERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
 """layers whose output is a tensor of its own in evaluation, whatever comes in"""
@@ -40,7 +41,7 @@ def lone_inputs(modules: Sequence[nn.Module], run: Callable[[], Any], given: Seq
     return watch.entered - watch.shared
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(ReadWatch):
     """While active, notes which modules' inputs are read after the modules are done."""
 
     def __init__(self, given: Sequence[Tensor]) -> None:
@@ -63,17 +64,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._held.append(inputs[0])
             self._done.setdefault(_memory(inputs[0]), set()).add(module)
         self.read(tree_leaves(output))  # an output that is a view of the input is read by whoever comes next
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        self.read(tree_leaves((args, kwargs)))
-        return func(*args, **kwargs)
 
     def read(self, values: Sequence[Any]) -> None:
         """Somebody reads these."""

@@ -1,0 +1,28 @@
+"""Sees every tensor that an operator reads while a network runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class ReadWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While active, tells `read` of all that every operator is given, before it runs."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.read(tree_leaves((args, kwargs)))
+        return func(*args, **kwargs)
+
+    def read(self, values: Sequence[Any]) -> None:
+        """Somebody reads these, tensors among them."""
+        raise NotImplementedError
