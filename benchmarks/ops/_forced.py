@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp import build
-from dyncomp.core import Decision, Gated, Net, Planned, Switch, deployed
+from dyncomp.core import Gated, Net, Planned, deployed
 from dyncomp.core.gates import Gate
 
 
@@ -38,23 +38,6 @@ class PolicyByLot(nn.Module):
         """Images (B, C, H, W) -> (B, U)."""
         self.policy(x)
         return self.drawn
-
-
-class SwitchByLot(Switch):
-    """Runs the switch and draws half of its filters, anew for each image and pass."""
-
-    def __init__(self, switch: Switch) -> None:
-        super().__init__()
-        self.switch = switch
-        self.units = switch.units
-        self.draw = torch.Generator().manual_seed(0)
-
-    def forward(self, pooled: Tensor) -> Decision:
-        """See `Switch.forward`."""
-        self.switch(pooled)
-        order = torch.rand(len(pooled), self.units, generator=self.draw).argsort(dim=1)
-        used = (order < self.units // 2).to(pooled)
-        return Decision(used, used, used)
 
 
 class ByLot:
