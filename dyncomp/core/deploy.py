@@ -53,17 +53,21 @@ def deployed(net: Net) -> Net:
     some, draw = next(net.parameters()), torch.Generator().manual_seed(0)
     image = torch.rand(1, *net.costs.image_shape, generator=draw, dtype=torch.float64).to(some)
     with in_turn():
-        before = _answers(plain, image, sparse=False), _answers(plain, image, sparse=True)
+        before = _in_both_forms(plain, image)
         _fold_all(plain.model, lambda: _answers(plain, image, sparse=False))
         ready = Net(_fast(plain.model)).eval()  # anew: ops may look at layers that are no longer there
-        _check(before, lambda: (_answers(ready, image, sparse=False), _answers(ready, image, sparse=True)))
+        _check(before, lambda: _in_both_forms(ready, image))
         _reuse_memory(ready, image)
         with torch.inference_mode():  # the mode of use, in which memory is overwritten
-            _check(before, lambda: (_answers(ready, image, sparse=False), _answers(ready, image, sparse=True)))
+            _check(before, lambda: _in_both_forms(ready, image))
     ready.costs = net.costs
     names = ready.state_dict().keys()
     ready.origins = {name: origin for name, origin in net.origins.items() if name in names}
     return ready
+
+
+def _in_both_forms(net: Net, image: Tensor) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    return [_answers(net, image, sparse) for sparse in (False, True)]
 
 
 @torch.no_grad()
@@ -197,9 +201,7 @@ def _reuse_memory(net: Net, image: Tensor) -> None:
     places = {module: block for module, block in blocks if isinstance(block, ResidualBlock)}
     images = [image.contiguous(memory_format=layout) for layout in (torch.contiguous_format, torch.channels_last)]
     given = [*images, *net.parameters(), *net.buffers()]
-    alone = lone_inputs(
-        [*places], lambda: [_answers(net, x, sparse) for x in images for sparse in (False, True)], given
-    )
+    alone = lone_inputs([*places], lambda: [_in_both_forms(net, x) for x in images], given)
     for place, block in places.items():
         block.reads_alone = block.reads_alone is not False and place in alone
 
