@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dyncomp.report import results, words
+from dyncomp.report import is_invalid, results, words
 from dyncomp.store import Store
 
 if TYPE_CHECKING:
@@ -64,12 +64,8 @@ def _figures(row: dict[str, object]) -> list[str]:
         *(_text(row[name], "{:.2f}x") for name in ("speedup_claimed", "speedup_executed")),
         _text(row["batch_size"], "{:.0f}"),
         _text(row["latency_ms_p50"], "{:.2f}"),
-        _text(row["speedup_realised"], "({:.2f}x)" if _is_invalid(row["verdict"]) else "{:.2f}x"),
+        _text(row["speedup_realised"], "({:.2f}x)" if is_invalid(row["verdict"]) else "{:.2f}x"),
     ]
-
-
-def _is_invalid(verdict: object) -> bool:
-    return isinstance(verdict, str) and verdict.startswith("INVALID")
 
 
 def _text(value: object, form: str) -> str:

@@ -5,5 +5,6 @@ from __future__ import annotations
 from dyncomp.report.page import write_report
 from dyncomp.report.table import results, summary
 from dyncomp.report.words import Sentence, words
+from dyncomp.samples import is_invalid
 
-__all__ = ["Sentence", "results", "summary", "words", "write_report"]
+__all__ = ["Sentence", "is_invalid", "results", "summary", "words", "write_report"]
