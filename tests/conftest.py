@@ -1,8 +1,24 @@
-"""One thread per test process: the processes share the cores, and small tensors gain nothing from more."""
+"""What holds for every test: one thread per test process, and registries that forget what it registered."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 
+import pytest
+
+from dyncomp.registry import BACKBONES, DATASETS, METHODS
+
+# The processes share the cores, and small tensors gain nothing from more threads. No torch is imported yet.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    """A plugin of one test is unknown to the next."""
+    with ExitStack() as stack:
+        for registry in (METHODS, BACKBONES, DATASETS):
+            stack.enter_context(registry.temporary())
+        yield

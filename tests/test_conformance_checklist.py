@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -15,7 +14,6 @@ from dyncomp.conformance import CHECKS, validate, validate_all
 from dyncomp.conformance.checklist import FOUNDATIONS
 from dyncomp.conformance.hints import ANYWHERE, HINTS, RAISED, hint_for
 from dyncomp.errors import CannotAttach, DyncompError, InvalidValue, UnknownName
-from dyncomp.registry import METHODS
 
 SKIPS = """
 import sys
@@ -48,12 +46,6 @@ class Mine(dyncomp.Method):
         return backbone
 """
 BACK = "        backbone = new()\n"
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    with METHODS.temporary():
-        yield
 
 
 def included(folder: Path, text: str = SKIPS) -> Path:

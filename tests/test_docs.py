@@ -34,19 +34,18 @@ def test_the_tutorials_method_is_one_short_file(linear_gate: Path) -> None:
 
 
 def test_the_tutorials_method_conforms(linear_gate: Path) -> None:
-    with METHODS.temporary():
-        include_path(linear_gate)
-        case = Case(METHODS.create("linear_gate(share=0.5)"), "cifar_resnet8")
-        for check in CHECKS.values():
-            check(case)
-        with pytest.raises(InvalidValue, match="share=2"):
-            METHODS.create("linear_gate(share=2)")
+    include_path(linear_gate)
+    case = Case(METHODS.create("linear_gate(share=0.5)"), "cifar_resnet8")
+    for check in CHECKS.values():
+        check(case)
+    with pytest.raises(InvalidValue, match="share=2"):
+        METHODS.create("linear_gate(share=2)")
 
 
 def validated(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
     """The exit status of `dyncomp validate` for that file, and what it prints."""
     monkeypatch.setattr(sys, "argv", ["dyncomp", "validate", str(path)])
-    with METHODS.temporary(), pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit) as caught:
         dyncomp_main()
     return caught.value.code, capsys.readouterr().out
 
@@ -69,15 +68,14 @@ def test_validate_prints_what_the_tutorial_shows(
 
 
 def test_the_tutorials_method_gets_its_row_in_the_report(linear_gate: Path, tmp_path: Path) -> None:
-    with METHODS.temporary():
-        table = benchmark(
-            "linear_gate(share=[0.5,0.7])",
-            backbone="cifar_resnet8",
-            budget="1",
-            batch_sizes=(8,),
-            include_path=(str(linear_gate),),
-            output=str(tmp_path / "out"),
-        )
+    table = benchmark(
+        "linear_gate(share=[0.5,0.7])",
+        backbone="cifar_resnet8",
+        budget="1",
+        batch_sizes=(8,),
+        include_path=(str(linear_gate),),
+        output=str(tmp_path / "out"),
+    )
     assert list(table["spec"]) == ["static", "linear_gate(share=0.5)", "linear_gate(share=0.7)"]
     assert set(table["status"]) == {"ok"}
     assert "linear_gate" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,14 +14,6 @@ from dyncomp.spec import spec_of
 from tests.plugins import HEAD, plugin, write
 
 REGISTRIES = (METHODS, BACKBONES, DATASETS)
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    with ExitStack() as stack:
-        for registry in REGISTRIES:
-            stack.enter_context(registry.temporary())
-        yield
 
 
 def names() -> list[list[str]]:

@@ -6,8 +6,6 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -38,16 +36,13 @@ my_net{depth}
 
 
 @pytest.fixture(autouse=True)
-def origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A loose backbone with options of all sorts; its path as it was given."""
     monkeypatch.chdir(tmp_path)
     body = 'depth: int = option(8, "layers", ge=2)\n    ' + BODY
     write(tmp_path / "mine.py", plugin("my_net{depth}", kind="backbone", body=body))
-    with ExitStack() as stack:
-        for registry in REGISTRIES.values():
-            stack.enter_context(registry.temporary())
-        include_path("mine.py")
-        yield "mine.py"
+    include_path("mine.py")
+    return "mine.py"
 
 
 def test_kinds_are_the_registries() -> None:

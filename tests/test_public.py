@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -13,13 +13,6 @@ from torch import Tensor, nn
 
 import dyncomp
 from dyncomp.core import Backbone
-from dyncomp.registry import METHODS
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    with METHODS.temporary():
-        yield
 
 
 def test_every_public_name_can_be_had() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import linecache
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,12 +15,6 @@ import pytest
 from dyncomp.errors import BrokenPlugin, NameCollision
 from dyncomp.registry import METHODS, register_method
 from dyncomp.spec import Configurable, option, spec_of
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    with METHODS.temporary():
-        yield
 
 
 def test_by_hand() -> None:

@@ -1,28 +1,20 @@
-"""Jobs in a test take no time for timing and for memory, and leave no method behind."""
+"""Jobs in a test take no time for timing and for memory."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
 from dyncomp.bench import cell, timeshares, timing
-from dyncomp.registry import BACKBONES, DATASETS, METHODS
 
 
 @pytest.fixture(autouse=True)
-def _no_traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cell, "memory_figures", lambda net, cell, checkpoint, apart: {})
     monkeypatch.setattr(timing, "SECONDS", 0.0)
     monkeypatch.setattr(timing, "SECONDS_STANDARD", 0.0)
     monkeypatch.setattr(timeshares, "SECONDS", 0.0)
     monkeypatch.setattr(timeshares, "BATCHES", {4: 2})
     monkeypatch.setattr(timeshares, "AUDITED", 4)
-    with ExitStack() as stack:
-        for registry in (METHODS, BACKBONES, DATASETS):
-            stack.enter_context(registry.temporary())
-        yield
 
 
 @pytest.fixture

@@ -5,28 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 
 from dyncomp.cli import benchmark_main, dyncomp_main
-from dyncomp.registry import BACKBONES, DATASETS, METHODS
 
 
 @pytest.fixture(autouse=True)
-def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty working directory and cache, and registries that forget."""
+def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working directory and cache."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("DYNCOMP_DATA", raising=False)
-    with ExitStack() as stack:
-        for registry in (METHODS, BACKBONES, DATASETS):
-            stack.enter_context(registry.temporary())
-        yield
 
 
 def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:

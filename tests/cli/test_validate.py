@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ import pytest
 from dyncomp.cli import dyncomp_main
 from dyncomp.cli.validate import in_words
 from dyncomp.conformance import CHECKS, CheckList, Result
-from dyncomp.registry import BACKBONES, DATASETS, METHODS
+from dyncomp.registry import METHODS
 from tests.plugins import NUMBERS, install
 
 HEAD = """
@@ -40,13 +38,9 @@ PROMISES = 2 + len(CHECKS)
 
 
 @pytest.fixture(autouse=True)
-def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty working directory, and registries that forget."""
+def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
-    with ExitStack() as stack:
-        for registry in (METHODS, BACKBONES, DATASETS):
-            stack.enter_context(registry.temporary())
-        yield
 
 
 @pytest.fixture
