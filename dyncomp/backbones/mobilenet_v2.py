@@ -26,7 +26,7 @@ class MobileNetV2(BackboneFamily):
     Ten of the 17 blocks have a shortcut; the others change the shape and are plain chains.
     """
 
-    examples: ClassVar[tuple[str, ...]] = ("mobilenet_v2",)
+    examples: ClassVar[tuple[str, ...]] = ("mobilenet_v2(width=0.25)",)
 
     width: float = option(1.0, "factor on all channels, rounded to multiples of 8", gt=0.0)
     stem: Literal["imagenet", "cifar"] = option(
