@@ -8,7 +8,7 @@ from dyncomp.bench import cell, timeshares, timing
 
 
 @pytest.fixture(autouse=True)
-def _no_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cell, "memory_figures", lambda net, cell, checkpoint, apart: {})
     monkeypatch.setattr(timing, "SECONDS", 0.0)
     monkeypatch.setattr(timing, "SECONDS_STANDARD", 0.0)
