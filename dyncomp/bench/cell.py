@@ -11,12 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyncomp.bench.energy import energy_of_cell
-from dyncomp.bench.memory import memory_figures
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.stamp import git_commit, now
 from dyncomp.bench.strict import check_priced
-from dyncomp.bench.timeshares import where_time_goes
 from dyncomp.core import Method, Net
 from dyncomp.core.tuner import choices
 from dyncomp.profile import (
@@ -34,8 +31,7 @@ from dyncomp.profile import (
     stream_figures,
     warnings_of,
 )
-from dyncomp.profile.apart import Apart
-from dyncomp.profile.sanity import check_network, check_untrained
+from dyncomp.profile.sanity import check_network, check_untrained, in_one_line
 from dyncomp.registry import METHODS
 from dyncomp.spec import full_options, name_of, spec_of
 from dyncomp.store import Store
@@ -50,24 +46,28 @@ CHECKED = 64
 """images that a network's answers are checked on before it is measured"""
 
 
-def run_cell(
-    cell: Cell, store: Store, apart: Apart, report: Callable[[Progress], None], strict_macs: bool = False
-) -> dict[str, Any]:
+def run_cell(cell: Cell, store: Store, report: Callable[[Progress], None], strict_macs: bool = False) -> dict[str, Any]:
     """Train and measure the cell; its record is in the store when this returns, also when it failed.
 
-    Memory is measured in the processes of `apart`. With `strict_macs` the cell fails where an operator ran that has no
-    known cost.
+    With `strict_macs` the cell fails where an operator ran that has no known cost. What a trained network takes of the
+    machine is measured later, by `add_resources`: others may be in training now.
     """
     record = _head(cell)
     images = None
     try:
-        figures, images = _train_and_measure(cell, store, apart, report, strict_macs)
+        figures, images = _train_and_measure(cell, store, report, strict_macs)
         record |= figures | {"status": "ok"}
     except Exception as error:  # a cell that fails is a result too; the others go on
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        record |= {"error": message, "traceback": traceback.format_exc()}
+        record |= {"error": in_one_line(error), "traceback": traceback.format_exc()}
     record["finished_at"] = now()
     store.write_cell(record, images)
+    return record
+
+
+def write_failure(cell: Cell, store: Store, error: str) -> dict[str, Any]:
+    """The record of a cell whose process has ended before it could write one."""
+    record = _head(cell) | {"error": error, "finished_at": now()}
+    store.write_cell(record, None)
     return record
 
 
@@ -101,7 +101,7 @@ def _head(cell: Cell) -> dict[str, Any]:
 
 
 def _train_and_measure(
-    cell: Cell, store: Store, apart: Apart, report: Callable[[Progress], None], strict_macs: bool
+    cell: Cell, store: Store, report: Callable[[Progress], None], strict_macs: bool
 ) -> tuple[dict[str, Any], Images]:
     group = cell.group
     net = group.build(cell.method).to(group.device)
@@ -117,10 +117,8 @@ def _train_and_measure(
     if strict_macs:
         check_priced(record["uncounted_operators"])
     record["warnings"] += [warning for log in logs for warning in log.warnings]
-    checkpoint = store.checkpoint_path(cell.key)
-    save_checkpoint(net, checkpoint, _rebuilding(cell))
-    record |= where_time_goes(cell, store, record["uncounted_operators"])
-    return record | memory_figures(net, cell, checkpoint, apart) | energy_of_cell(net, cell), images
+    save_checkpoint(net, store.checkpoint_path(cell.key), _rebuilding(cell))
+    return record, images
 
 
 def measure(net: Net, cell: Cell) -> tuple[dict[str, Any], Images]:

@@ -14,6 +14,7 @@ from typing import Any
 from dyncomp.errors import InvalidValue, UnknownName
 
 BUDGETS = ("quick", "standard")
+MOST_JOBS = 64
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Config:
     output: str = ""
     init: str = ""
     include_path: tuple[str, ...] = ()
+    jobs: int | None = None
     latency_width: float = 3.0
     latency_seconds: float | None = None
     compile: bool = False
@@ -133,6 +135,20 @@ def _seconds(value: Any, option: str) -> float | None:
     return number
 
 
+def _jobs(value: Any, option: str) -> int | None:
+    if value is None:
+        return None
+    try:
+        jobs = _integer(value)
+    except ValueError:
+        jobs = 0
+    if not 1 <= jobs <= MOST_JOBS:
+        raise InvalidValue(
+            f"{option}={value!r}: give a whole number from 1 to {MOST_JOBS}; or leave it out, for what the cores allow"
+        )
+    return jobs
+
+
 def _number(value: Any) -> float:
     """NaN for what is no number."""
     try:
@@ -184,6 +200,7 @@ _FITS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "output": _path,
         "init": _path,
         "include_path": _paths,
+        "jobs": _jobs,
         "latency_width": _percent,
         "latency_seconds": _seconds,
         "compile": _flag,

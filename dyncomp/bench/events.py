@@ -29,7 +29,7 @@ class CellStarted:
 
 @dataclass(frozen=True)
 class CellTrains:
-    """A cell is in training."""
+    """A cell is in training; several may be."""
 
     cell: Cell
     progress: Progress
@@ -41,6 +41,13 @@ class CellEnded:
 
     cell: Cell
     record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ResourcesStarted:
+    """Time by operator, memory and energy of so many trained networks are measured, one after the other."""
+
+    networks: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class ReportStarted:
     """Tables and plots are being written."""
 
 
-Event = Planned | CellStarted | CellTrains | CellEnded | TimingStarted | ReportStarted
+Event = Planned | CellStarted | CellTrains | CellEnded | ResourcesStarted | TimingStarted | ReportStarted
 Listener = Callable[[Event], None]
 
 

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dyncomp.bench.plan import Cell
-from dyncomp.bench.rebuild import loose_files, rebuild
+from dyncomp.bench.plugins import Plugins, known_plugins
+from dyncomp.bench.rebuild import rebuild
 from dyncomp.core import Method, Net
 from dyncomp.data import ImageSplit, Split
 from dyncomp.profile.activations import activation_bytes
 from dyncomp.profile.apart import Apart, NotMeasured
 from dyncomp.profile.peak import MIB, Work
 from dyncomp.profile.sanity import in_one_line
-from dyncomp.registry import include_path
 from dyncomp.train import Recipe, train
 
 BATCH_SIZE = 64
@@ -77,16 +77,16 @@ def figures_of(net: nn.Module, passes: Callable[[], object], rise: Callable[[str
 
 def _jobs(cell: Cell, checkpoint: Path) -> dict[str, dict[str, Any]]:
     splits, recipe = cell.group.splits, cell.group.recipe
-    shared = {"checkpoint": str(checkpoint), "device": str(cell.group.device), "include": loose_files(cell)}
+    shared = {"checkpoint": str(checkpoint), "device": str(cell.group.device), "plugins": asdict(known_plugins())}
     return {
         "inference": {**shared, "sample": sample(splits.test, BATCH_SIZE)},
         "training": {**shared, "sample": sample(splits.train, recipe.batch_size), "recipe": asdict(recipe)},
     }
 
 
-def inference(checkpoint: str, images: str, device: str, include: list[str]) -> Work:
+def inference(checkpoint: str, images: str, device: str, plugins: Mapping[str, Any]) -> Work:
     """A few passes of the sparse form over one batch."""
-    net, _ = _loaded(checkpoint, device, include)
+    net, _ = _loaded(checkpoint, device, plugins)
     batch = load_file(images)["images"].to(device, memory_format=torch.channels_last)
 
     def run() -> None:
@@ -97,9 +97,9 @@ def inference(checkpoint: str, images: str, device: str, include: list[str]) -> 
     return Work(run, run, device)
 
 
-def training(checkpoint: str, images: str, device: str, include: list[str], recipe: Mapping[str, Any]) -> Work:
+def training(checkpoint: str, images: str, device: str, plugins: Mapping[str, Any], recipe: Mapping[str, Any]) -> Work:
     """Two steps of every stage of the method, on one batch, by the recipe of the run."""
-    net, method = _loaded(checkpoint, device, include)
+    net, method = _loaded(checkpoint, device, plugins)
     stages = method.stages()
     stages = [replace(stage, share=1 / len(stages)) for stage in stages]
     tensors = load_file(images)
@@ -127,7 +127,6 @@ def _in_file(images: Tensor, labels: Tensor) -> Iterator[str]:
         yield path
 
 
-def _loaded(checkpoint: str, device: str, include: list[str]) -> tuple[Net, Method]:
-    for file in include:
-        include_path(file)
+def _loaded(checkpoint: str, device: str, plugins: Mapping[str, Any]) -> tuple[Net, Method]:
+    Plugins(**plugins).register()
     return rebuild(Path(checkpoint), torch.device(device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from dyncomp.core import Method, Net
 from dyncomp.data import load
 from dyncomp.errors import InvalidValue, UnknownName
 from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry
-from dyncomp.spec import name_of
 from dyncomp.train import Recipe, load_checkpoint, read_facts
 
 SHAPE = ("classes", "in_channels", "image_size")
@@ -41,12 +41,21 @@ def cell_of(checkpoint: Path, device: torch.device, data_dir: Path | None) -> Ce
 
     Raises what `rebuild` and the data set raise.
     """
-    identity = _facts(checkpoint)["identity"]
+    return cell_from(_facts(checkpoint)["identity"], device, data_dir)
+
+
+def cell_from(
+    identity: Mapping[str, Any], device: torch.device, data_dir: Path | None, init: Path | None = None
+) -> Cell:
+    """The cell of that identity, its data loaded; `init` is the checkpoint that its training begins from.
+
+    Raises UnknownName where a plugin is not included, and what the data set raises.
+    """
     dataset = _created(DATASETS, identity)
     splits = load(dataset, data_dir, identity["seed"])
     recipe = Recipe(**identity["recipe"])
     backbone = _created(BACKBONES, identity)
-    group = Group(backbone, dataset, splits, identity["seed"], device, identity["budget"], recipe)
+    group = Group(backbone, dataset, splits, identity["seed"], device, identity["budget"], recipe, init)
     return Cell(_created(METHODS, identity), group)
 
 
@@ -63,13 +72,6 @@ def changed_since(checkpoint: Path, cell: Cell) -> list[str]:
     return names + [f"the file of the {kind}" for kind, text in today["source"].items() if files.get(kind) != text]
 
 
-def loose_files(cell: Cell) -> list[str]:
-    """The files of the cell's plugins that belong to no package: another process must include them."""
-    plugins = ((METHODS, cell.method), (BACKBONES, cell.group.backbone), (DATASETS, cell.group.dataset))
-    sources = [registry.entry(name_of(plugin)).source for registry, plugin in plugins]
-    return [str(source.file) for source in sources if source.loose]
-
-
 def _facts(checkpoint: Path) -> dict[str, Any]:
     facts = read_facts(checkpoint)
     if missing := [name for name in ("identity", *SHAPE) if name not in facts]:
@@ -79,7 +81,7 @@ def _facts(checkpoint: Path) -> dict[str, Any]:
     return facts
 
 
-def _created(registry: Registry[Any], identity: dict[str, Any]) -> Any:
+def _created(registry: Registry[Any], identity: Mapping[str, Any]) -> Any:
     try:
         return registry.create(identity[registry.kind])
     except UnknownName as error:

@@ -1,24 +1,23 @@
-"""Runs a plan: cells that have no record yet, then their timing, then the report."""
+"""Runs a plan: cells that have no record yet, what they take of the machine, their timing, then the report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dyncomp.bench.cell import run_cell
 from dyncomp.bench.config import Config
-from dyncomp.bench.events import CellEnded, CellStarted, CellTrains, Listener, Planned, ReportStarted, silent
+from dyncomp.bench.events import CellEnded, Listener, Planned, ReportStarted, silent
+from dyncomp.bench.jobs import jobs_for, run_cells
 from dyncomp.bench.plan import Cell, Plan, make_plan
+from dyncomp.bench.resources import add_resources
 from dyncomp.bench.strict import unpriced
 from dyncomp.bench.timing import time_group
 from dyncomp.errors import InvalidValue
 from dyncomp.profile.apart import Apart
 from dyncomp.spec import spec_of
 from dyncomp.store import Store
-from dyncomp.train import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,16 +42,19 @@ def run(config: Config, tell: Listener = silent) -> Outcome | None:
         store = Store.open(folder) if folder.exists() else Store(folder)
         tell(Planned(plan, len(plan.cells) - len(_wanted(plan, store, config.force))))
         return None
+    jobs = jobs_for(plan.cells, config)
     store = Store.create(folder, config.as_json() | {"left_out": [asdict(one) for one in plan.left_out]})
     wanted = _wanted(plan, store, config.force)
     tell(Planned(plan, len(plan.cells) - len(wanted)))
-    failed = _run_cells(wanted, store, config.strict_macs, tell)
+    failed = run_cells(wanted, store, config, jobs, tell)
     if config.strict_macs:
         failed += _unpriced([cell for cell in plan.cells if cell not in wanted], store, tell)
-    for group in plan.groups:
-        able = [cell for cell in group if _finished(cell, store)]
-        if able:
-            failed += time_group(able, store, config, tell)
+    groups = [[cell for cell in group if _finished(cell, store)] for group in plan.groups]
+    with Apart() as apart:
+        for group in groups:
+            add_resources(group, store, apart, tell)
+    for group in filter(None, groups):
+        failed += time_group(group, store, config, tell)
     tell(ReportStarted())
     from dyncomp.report import write_report  # plotting libraries, needed only now
 
@@ -93,19 +95,6 @@ def _finished(cell: Cell, store: Store) -> bool:
     return record is not None and record["status"] == "ok" and store.checkpoint_path(cell.key).exists()
 
 
-def _run_cells(cells: Sequence[Cell], store: Store, strict_macs: bool, tell: Listener) -> list[Cell]:
-    """Run them one after the other; returns those that failed."""
-    failed = []
-    with Apart() as apart:
-        for number, cell in enumerate(cells, start=1):
-            tell(CellStarted(cell, number, len(cells)))
-            record = run_cell(cell, store, apart, partial(_pass_on, cell, tell), strict_macs)
-            tell(CellEnded(cell, record))
-            if record["status"] != "ok":
-                failed.append(cell)
-    return failed
-
-
 def _unpriced(cells: Sequence[Cell], store: Store, tell: Listener) -> list[Cell]:
     """Cells finished before whose MACs are not all known: they keep their records, and this run tells of a failure."""
     failed = []
@@ -115,7 +104,3 @@ def _unpriced(cells: Sequence[Cell], store: Store, tell: Listener) -> list[Cell]
             tell(CellEnded(cell, {**record, "status": "failed", "error": unpriced(names)}))
             failed.append(cell)
     return failed
-
-
-def _pass_on(cell: Cell, tell: Listener, progress: Progress) -> None:
-    tell(CellTrains(cell, progress))

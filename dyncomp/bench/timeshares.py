@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyncomp.bench.plan import REFERENCE, Cell
-from dyncomp.bench.timing import trained
+from dyncomp.bench.plan import Cell
+from dyncomp.core import Net
 from dyncomp.profile import attribute, audit_operators
-from dyncomp.registry import METHODS
-from dyncomp.store import Store
 
 SECONDS = 1.0
 """for the attribution at one batch size; one pass of everything over all batches is made in any case"""
@@ -23,21 +21,19 @@ AUDITED = 64
 """batch size of the audit"""
 
 
-def where_time_goes(cell: Cell, store: Store, uncounted: Sequence[str]) -> dict[str, Any]:
+def where_time_goes(net: Net, plain: Net | None, cell: Cell, uncounted: Sequence[str]) -> dict[str, Any]:
     """`operators`: time by operator. `gaps`: the parts of the time at each batch size, [] for the plain backbone.
 
-    In the form in which networks are timed, from the checkpoint. `gaps` is None where the plain backbone has none.
-    What fails here is a warning, and the figures are None: the cell's results stand without.
+    Both networks, the cell's own and the plain backbone's, are in the form in which they are timed; `gaps` is None
+    where there is no plain one. What fails here is a warning, and the figures are None: the cell's results stand
+    without.
     """
     found: dict[str, Any] = {"operators": None, "gaps": None, "time_error": None}
     try:
-        net = trained(cell, store)
         found["operators"] = audit_operators(net, _drawn(cell, AUDITED, 2), uncounted).as_record()
-        static = Cell(METHODS.create(REFERENCE), cell.group)
         if cell.is_reference:
             found["gaps"] = []
-        elif store.checkpoint_path(static.key).exists():
-            plain = trained(static, store)
+        elif plain is not None:
             found["gaps"] = [
                 attribute(net, plain, _drawn(cell, size, count), SECONDS).as_record() for size, count in BATCHES.items()
             ]

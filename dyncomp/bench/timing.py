@@ -12,11 +12,10 @@ import torch
 
 from dyncomp.bench.config import Config
 from dyncomp.bench.events import Listener, TimingStarted
-from dyncomp.bench.forms import known_plugins, timed_form
+from dyncomp.bench.forms import timed_form
 from dyncomp.bench.plan import Cell, Group
-from dyncomp.bench.rebuild import rebuild
+from dyncomp.bench.plugins import known_plugins
 from dyncomp.bench.stamp import now
-from dyncomp.core import Net
 from dyncomp.errors import InvalidValue
 from dyncomp.profile import (
     LatencyRounds,
@@ -25,7 +24,6 @@ from dyncomp.profile import (
     Timed,
     Until,
     allowed_processors,
-    as_timed,
     environment,
     forms_of,
     measure_latency,
@@ -37,6 +35,8 @@ from dyncomp.train import read_facts
 
 SECONDS = 2.5
 SECONDS_STANDARD = 10.0
+TOGETHER_S = 60.0
+"""the longest timing of all networks together at one batch size where the budget is quick"""
 PATIENCE_TO_COMPILE_S = 1800.0
 """the longest that a pass may take which compiles something first"""
 
@@ -57,7 +57,7 @@ def time_group(cells: Sequence[Cell], store: Store, config: Config, tell: Listen
     with Team(_forms(cells, store, config.compile), setting, patience_s) as team:
         for size in wanted:
             tell(TimingStarted(len(cells), size))
-            started, until = now(), _until(config)
+            started, until = now(), _until(config, len(team.names))
             reference = next((cell.key for cell in cells if cell.is_reference), None)
             measured = measure_latency(team, group.splits.test, size, group.seed, until, reference)
             record = {"key": keys[size], "cells": [cell.key for cell in cells], "wanted": asdict(until)}
@@ -75,24 +75,17 @@ def _key(cells: Sequence[Cell], batch_size: int, config: Config) -> str:
     return cell_key({"cells": sorted(cell.key for cell in cells), "batch_size": batch_size, "forms": forms, **more})
 
 
-def trained(cell: Cell, store: Store) -> Net:
-    """The cell's network from its checkpoint, as it is timed, on its device."""
-    with _said_what_to_do():
-        net, _ = rebuild(store.checkpoint_path(cell.key), cell.group.device)
-    return as_timed(net)[0]
-
-
 @contextmanager
-def _said_what_to_do() -> Iterator[None]:
-    """A checkpoint that cannot be read has a remedy."""
+def said_what_to_do() -> Iterator[None]:
+    """A checkpoint that cannot be read has a remedy: InvalidValue says it."""
     try:
         yield
     except InvalidValue as error:
         raise InvalidValue(f"{error}; remove the file, and the same command trains that cell again") from error
 
 
-def _until(config: Config) -> Until:
-    usual = SECONDS_STANDARD if config.budget == "standard" else SECONDS
+def _until(config: Config, networks: int) -> Until:
+    usual = SECONDS_STANDARD if config.budget == "standard" else min(SECONDS, TOGETHER_S / networks)
     return Until(config.latency_width / 100, usual if config.latency_seconds is None else config.latency_seconds)
 
 
@@ -101,7 +94,7 @@ def _forms(cells: Sequence[Cell], store: Store, compiled: bool) -> list[Timed]:
     forms = []
     for cell in cells:
         path = store.checkpoint_path(cell.key).resolve()
-        with _said_what_to_do():
+        with said_what_to_do():
             read_facts(path)
         for form in forms_of(_decides(store, cell), compiled):
             name = name_of_form(cell.key, form.name)

@@ -34,6 +34,9 @@ def benchmark(
     include_path: Annotated[
         list[Path] | None, typer.Option(help="Loose plugin file, or a folder of them. May be repeated.")
     ] = None,
+    jobs: Annotated[
+        Text, typer.Option(help="Cells trained at a time. Default: one per core, 4 at most; on a GPU one.")
+    ] = None,
     latency_width: Annotated[
         float | None, typer.Option(help="Time until all 95 % intervals are this narrow, in percent. Default: 3.")
     ] = None,
@@ -58,6 +61,7 @@ def benchmark(
         "output": output,
         "init": init,
         "include_path": include_path or None,
+        "jobs": jobs,
         "latency_width": latency_width,
         "latency_seconds": latency_seconds,
         "compile": compile,

@@ -18,6 +18,7 @@ from dyncomp.bench.events import (
     Listener,
     Planned,
     ReportStarted,
+    ResourcesStarted,
     TimingStarted,
 )
 from dyncomp.spec import spec_of
@@ -41,65 +42,107 @@ def watching() -> Iterator[Listener]:
 
 
 class Plain:
-    """One line per thing that happened, and one every few seconds of training."""
+    """One line per thing that happened, and one every few seconds of a cell's training."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.last = 0.0
+        self.marks = Marks()
+        self.last: dict[str, float] = {}
 
     def tell(self, event: Event) -> None:
         """Print the event, unless it is one of many alike."""
+        mark = self.marks.of(event)
         if isinstance(event, CellTrains):
-            self._warn(event)
-            now = time.monotonic()
-            if now - self.last < PLAIN_EVERY_S and event.progress.done < 1:
+            if event.progress.warning:
+                self._print(f"{mark} warning: {event.progress.warning}")
+            if self._came_soon(event):
                 return
-            self.last = now
         if isinstance(event, CellStarted):
-            self.last = time.monotonic()
-        self.console.print(in_words(event), markup=False, highlight=False, soft_wrap=True)
+            self.last[event.cell.key] = time.monotonic()
+        self._print(in_words(event, mark))
 
-    def _warn(self, event: CellTrains) -> None:
-        if event.progress.warning:
-            self.console.print(f"  warning: {event.progress.warning}", markup=False, highlight=False, soft_wrap=True)
+    def _came_soon(self, event: CellTrains) -> bool:
+        """Whether a line about this cell was printed a moment ago; the last one of a training is printed anyway."""
+        now, key = time.monotonic(), event.cell.key
+        if now - self.last.get(key, 0.0) < PLAIN_EVERY_S and event.progress.done < 1:
+            return True
+        self.last[key] = now
+        return False
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Live:
-    """A bar for the cell in training; what is finished stands above it."""
+    """A bar for every cell in training, or for what is done in their stead; what is finished stands above."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self.console, self.progress = console, progress
-        self.task: TaskID = progress.add_task("starting", total=1.0, detail="")
+        self.marks = Marks()
+        self.bars: dict[str, TaskID] = {"": progress.add_task("starting", total=1.0, detail="")}
 
     def tell(self, event: Event) -> None:
-        """Move the bar, or print above it."""
-        if isinstance(event, CellTrains):
-            detail = f"{_left(event)}, {_training(event)}"
-            self.progress.update(self.task, completed=event.progress.done, detail=detail)
-            if event.progress.warning:
-                self.console.print(f"  warning: {event.progress.warning}", markup=False, highlight=False)
-        elif isinstance(event, CellStarted):
-            name = f"[{event.number}/{event.total}] {spec_of(event.cell.method)}"
-            self.progress.update(self.task, description=name, completed=0.0, detail="")
-        elif isinstance(event, CellEnded | Planned):
-            self.console.print(in_words(event), markup=False, highlight=False)
-        else:
-            self.progress.update(self.task, description="", completed=0.0, detail=in_words(event))
+        """Move a bar, or print above them."""
+        mark = self.marks.of(event)
+        match event:
+            case CellTrains(cell, trained):
+                detail = f"{_left(event)}, {_training(event)}"
+                self.progress.update(self.bars[cell.key], completed=trained.done, detail=detail)
+                if trained.warning:
+                    self._print(f"{mark} warning: {trained.warning}")
+            case CellStarted(cell):
+                self._take_away("")
+                name = f"{mark} {spec_of(cell.method)}"
+                self.bars[cell.key] = self.progress.add_task(name, total=1.0, detail="")
+            case CellEnded(cell):
+                self._take_away(cell.key)
+                self._print(in_words(event, mark))
+            case Planned():
+                self._print(in_words(event, mark))
+            case _:
+                self._take_away("")
+                self.bars[""] = self.progress.add_task("", total=1.0, detail=in_words(event, mark))
+
+    def _take_away(self, bar: str) -> None:
+        if bar in self.bars:
+            self.progress.remove_task(self.bars.pop(bar))
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
 
 
-def in_words(event: Event) -> str:
-    """The event as one line."""
+class Marks:
+    """How a line says which cell it is about: by its number among those that are run, or by its name."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, str] = {}
+
+    def of(self, event: Event) -> str:
+        """The mark of the event's cell; empty where it is about none."""
+        match event:
+            case CellStarted(cell, number, total):
+                return self._numbers.setdefault(cell.key, f"[{number}/{total}]")
+            case CellTrains(cell) | CellEnded(cell):
+                return self._numbers.get(cell.key, f"{cell}:")
+            case _:
+                return ""
+
+
+def in_words(event: Event, mark: str) -> str:
+    """The event in a line or several; `mark` stands for its cell."""
     match event:
         case Planned(plan, finished):
             lines = [f"  {cell}" for cell in plan.cells]
             head = f"{len(plan.cells)} cells, {finished} finished before"
             return "\n".join([head, *lines, *(f"left out: {one}" for one in plan.left_out)])
-        case CellStarted(cell, number, total):
-            return f"[{number}/{total}] {cell}"
+        case CellStarted(cell):
+            return f"{mark} {cell}"
         case CellTrains():
-            return f"  {_training(event)}, {_left(event)}"
+            return f"{mark} {_training(event)}, {_left(event)}"
         case CellEnded(_, record):
-            return "  " + _ended(record)
+            return "\n".join(f"{mark} {line}" for line in _ended(record))
+        case ResourcesStarted(networks):
+            return f"measuring time by operator, memory and energy of {networks} networks"
         case TimingStarted(networks, batch_size):
             return f"timing {networks} networks in turns, batch size {batch_size}"
         case ReportStarted():
@@ -117,13 +160,13 @@ def _left(event: CellTrains) -> str:
     return f"{p.seconds * (1 - p.done) / p.done:.0f} s left"
 
 
-def _ended(record: dict[str, object]) -> str:
+def _ended(record: dict[str, object]) -> list[str]:
     if record["status"] != "ok":
-        return f"failed: {record['error']}"
+        return [f"failed: {record['error']}"]
     text = (
         f"top-1 {record['top1']:.2f} %, {float(str(record['macs'])) / 1e6:.2f} M MACs per image, "
         f"{record['routes']} routes, {record['train_seconds']:.0f} s of training"
     )
     warnings = record["warnings"]
     assert isinstance(warnings, list)
-    return "\n".join([text, *(f"  warning: {warning}" for warning in warnings)])
+    return [text, *(f"warning: {warning}" for warning in warnings)]

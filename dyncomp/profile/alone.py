@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from dyncomp.profile.child import Failed
 from dyncomp.profile.clock import Run
-from dyncomp.profile.team import Failed
 from dyncomp.profile.worker import Bench, Setting, answer_of
 
 

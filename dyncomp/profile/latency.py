@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from dyncomp.data import Split
+from dyncomp.profile.child import Failed
 from dyncomp.profile.load import account, load_between
-from dyncomp.profile.team import Failed
 from dyncomp.samples import Load, Rounds
 from dyncomp.samples.verdicts import LEAST_ROUNDS
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
+from dyncomp.profile.child import Child, Failed
 from dyncomp.profile.worker import Make, Setting, serve
 
 PATIENCE_S = 300.0
@@ -28,37 +24,22 @@ class Timed:
     make: Make
 
 
-class Failed(Exception):
-    """A network could not do what it was asked; the message is the error to record."""
-
-
 class Worker:
     """One network's process, from the parent's side."""
 
     def __init__(self, timed: Timed, setting: Setting, patience_s: float) -> None:
         self.timed, self.setting, self.patience_s = timed, setting, patience_s
         self.facts: Mapping[str, Any] = {}
-        self._process: BaseProcess | None = None
-        self._pipe: Connection | None = None
+        self._child: Child | None = None
 
     @property
     def pid(self) -> int | None:
         """The process's id while it lives."""
-        return self._process.pid if self._process is not None and self._process.is_alive() else None
+        return self._child.pid if self._child is not None else None
 
     def start(self) -> None:
         """Start the process and ask it to build; neither is waited for. Raises Failed."""
-        context = _context()
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, self.timed.make, self.setting), daemon=True)
-        try:
-            with _without_main():
-                self._process.start()
-        except Exception as error:  # what cannot travel to another process
-            self._process = None
-            raise Failed(" ".join(f"{type(error).__name__}: {error}".split())) from error
-        finally:
-            theirs.close()
+        self._child = Child(serve, self.timed.make, self.setting)
         self.send("build")
 
     def started(self) -> None:
@@ -67,20 +48,13 @@ class Worker:
 
     def send(self, name: str, *arguments: Any) -> None:
         """Ask without waiting."""
-        assert self._pipe is not None
-        with suppress(OSError):  # it has ended; `receive` says how
-            self._pipe.send((name, *arguments))
+        assert self._child is not None
+        self._child.send((name, *arguments))
 
     def receive(self, patience_s: float) -> Any:
         """The answer to what was sent. Raises Failed; a process that hangs is ended first."""
-        assert self._pipe is not None
-        try:
-            if not self._pipe.poll(patience_s):
-                self.end()
-                raise Failed(f"TimeoutError: no answer for {patience_s:g} s; its process was ended")
-            fine, answer = self._pipe.recv()
-        except (EOFError, OSError):
-            raise Failed(f"its process ended: {self._how_it_ended()}") from None
+        assert self._child is not None
+        fine, answer = self._child.receive(patience_s)
         if not fine:
             raise Failed(answer)
         return answer
@@ -92,17 +66,8 @@ class Worker:
 
     def end(self) -> None:
         """End the process at once: it holds nothing that could be lost."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-        if self._pipe is not None:
-            self._pipe.close()
-
-    def _how_it_ended(self) -> str:
-        assert self._process is not None
-        self._process.join(5)
-        code = self._process.exitcode
-        return f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+        if self._child is not None:
+            self._child.end()
 
 
 class Team:
@@ -161,29 +126,3 @@ class Team:
             worker.end()
             return False
         return True
-
-
-def _context() -> Any:
-    """How processes begin: as copies of a fresh one that has imported torch and done nothing else; else from nothing.
-
-    Never as copies of this process: its OpenMP team does not survive a fork, and what it holds would be theirs too.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dyncomp.profile.worker"])
-    return context
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep a new process from running the program's main module again, which knows nothing that it needs.
-
-    Otherwise a script that calls us and has no `if __name__ == "__main__"` would start itself without end.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

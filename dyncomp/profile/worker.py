@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyncomp.profile.child import live_with_parent
 from dyncomp.profile.clock import Run, clock_of
 from dyncomp.profile.rest import wait_for_own_threads
 from dyncomp.profile.sanity import in_one_line
@@ -92,8 +90,7 @@ class Bench:
 
 def serve(pipe: Connection, make: Make, setting: Setting) -> None:
     """Answer requests `(method of Bench, *arguments)` by `(True, answer)` or `(False, error)` until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    live_with_parent()
     bench = Bench(make, setting)
     while True:
         try:
@@ -118,11 +115,3 @@ def _free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end us, and a network that hangs does not look at the pipe."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

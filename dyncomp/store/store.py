@@ -110,6 +110,18 @@ class Store:
         else:
             write_atomically({parquet: parquet_bytes(images), path: content})
 
+    def add_to_cell(self, key: str, figures: Mapping[str, Any]) -> Record:
+        """Add figures to the record of that key, in place of those of the same name; returns the whole record.
+
+        Raises `OutputError` where there is no such record.
+        """
+        record = self.cell(key)
+        if record is None:
+            raise OutputError(f"{self.folder} has no record of cell {key} that can be read; run the same command again")
+        record |= figures
+        write_atomically({self._record_path(record): json_bytes(record)})
+        return record
+
     def cell(self, key: str) -> Record | None:
         """The record of that key; None where there is none, or none that can be read."""
         path = self.records / f"{key}.json"

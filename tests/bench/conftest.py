@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dyncomp.bench import cell, timeshares, timing
+from dyncomp.bench import resources, timeshares, timing
 
 
 @pytest.fixture(autouse=True)
 def _no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell, "memory_figures", lambda net, cell, checkpoint, apart: {})
+    monkeypatch.setattr(resources, "memory_figures", lambda net, cell, checkpoint, apart: {})
     monkeypatch.setattr(timing, "SECONDS", 0.0)
     monkeypatch.setattr(timing, "SECONDS_STANDARD", 0.0)
     monkeypatch.setattr(timeshares, "SECONDS", 0.0)

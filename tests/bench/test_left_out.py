@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dyncomp.bench import runner
+from dyncomp.bench import jobs
 from dyncomp.bench.events import Planned
 from dyncomp.store import Store
 from tests.jobs import Listening, config
@@ -17,7 +17,7 @@ BACKBONE = "mobilenet_v1(width=0.25)"
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_left_out_is_told_and_kept(dry_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "run_cell", lambda *given: {"status": "failed", "error": "not tried"})
+    monkeypatch.setattr(jobs, "run_cell", lambda *given: {"status": "failed", "error": "not tried"})
     job = Listening()
     job.run(config(tmp_path / "out", "all", backbone=BACKBONE, dry_run=dry_run))
     told = job.events[0]

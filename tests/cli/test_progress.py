@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dyncomp.bench.events import (
     Event,
     Planned,
     ReportStarted,
+    ResourcesStarted,
     TimingStarted,
 )
 from dyncomp.bench.plan import Cell, LeftOut, Plan, make_plan
@@ -49,6 +51,7 @@ def events(record: dict[str, Any]) -> list[Event]:
         trains(SKIPNET, 0.25, 0.8),
         trains(SKIPNET, 1.0),
         CellEnded(SKIPNET, record),
+        ResourcesStarted(2),
         TimingStarted(2, 64),
         ReportStarted(),
     ]
@@ -70,9 +73,10 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         "  static on cifar_resnet8, digits, seed 0",
         "  skipnet(target=0.41) on cifar_resnet8, digits, seed 0",
         "[1/1] skipnet(target=0.41) on cifar_resnet8, digits, seed 0",
-        "  supervised: epoch 3/30, loss 1.250, 0 s left",  # the one before came too soon after the start
-        "  top-1 97.50 %, 1.23 M MACs per image, 3 routes, 12 s of training",
-        "  warning: gate [bold]a is always on",
+        "[1/1] supervised: epoch 3/30, loss 1.250, 0 s left",  # the one before came too soon after the start
+        "[1/1] top-1 97.50 %, 1.23 M MACs per image, 3 routes, 12 s of training",
+        "[1/1] warning: gate [bold]a is always on",
+        "measuring time by operator, memory and energy of 2 networks",
         "timing 2 networks in turns, batch size 64",
         "writing the report",
     ]
@@ -84,6 +88,28 @@ def test_plain_lines_come_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> 
     told = [CellStarted(STATIC, 1, 1), *(trains(STATIC, done) for done in (0.1, 0.2, 0.4, 0.5, 0.8, 1.0))]
     lines = shown(monkeypatch, told, terminal=False).splitlines()
     assert [line.split(", ")[-1] for line in lines[1:]] == ["30 s left", "5 s left", "0 s left"]
+
+
+def side_by_side() -> list[Event]:
+    started = [CellStarted(STATIC, 1, 2), CellStarted(SKIPNET, 2, 2)]
+    return [*started, trains(SKIPNET, 1.0), trains(STATIC, 1.0), CellEnded(SKIPNET, OK), CellEnded(STATIC, OK)]
+
+
+def test_lines_of_cells_side_by_side_say_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown(monkeypatch, side_by_side(), terminal=False).splitlines()
+    assert [line[:5] for line in lines] == ["[1/2]", "[2/2]", "[2/2]", "[1/2]", "[2/2]", "[2/2]", "[1/2]", "[1/2]"]
+
+
+def test_a_bar_for_every_cell_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch, side_by_side()[:4], terminal=True)
+    drawn = text.split("\x1b[1A")  # up a line, to draw both anew
+    assert any("[1/2] static" in one and "[2/2] skipnet" in other for one, other in pairwise(["", *drawn]))
+
+
+def test_a_cell_that_was_not_run_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = {"status": "failed", "error": "no known cost"}
+    text = shown(monkeypatch, [CellEnded(STATIC, failed)], terminal=False)
+    assert text == "static on cifar_resnet8, digits, seed 0: failed: no known cost\n"
 
 
 def test_a_share_of_the_arithmetic_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

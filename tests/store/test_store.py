@@ -276,3 +276,21 @@ def test_import_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_figures_are_added_to_a_record(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "out", {})
+    store.write_cell(cell("a", top1=1.0), IMAGES)
+    before, images = store.cell("a"), store.images("a")
+    added = store.add_to_cell("a", {"top1": 2.0, "memory": np.float32(3)})
+    assert before is not None
+    assert store.cell("a") == before | {"top1": 2.0, "memory": 3.0}
+    assert added["top1"] == 2.0
+    assert store.images("a").equals(images)
+
+
+def test_figures_of_no_record_are_refused(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "out", {})
+    with pytest.raises(OutputError, match="no record of cell b that can be read; run the same command again"):
+        store.add_to_cell("b", {"top1": 2.0})
+    assert list(store.records.iterdir()) == []

@@ -1,0 +1,50 @@
+"""What trained networks take of the machine: time by operator, memory, energy; measured when nothing else runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dyncomp.bench.energy import energy_of_cell
+from dyncomp.bench.events import Listener, ResourcesStarted
+from dyncomp.bench.memory import memory_figures
+from dyncomp.bench.plan import Cell
+from dyncomp.bench.rebuild import rebuild
+from dyncomp.bench.timeshares import where_time_goes
+from dyncomp.bench.timing import said_what_to_do
+from dyncomp.core import Net
+from dyncomp.profile import as_timed
+from dyncomp.profile.apart import Apart
+from dyncomp.store import Store
+
+
+def add_resources(cells: Sequence[Cell], store: Store, apart: Apart, tell: Listener) -> None:
+    """Add the figures to the records of a group's finished cells, where they are not there yet.
+
+    Memory is measured in the processes of `apart`. A run that is stopped in between goes on here.
+    """
+    lacking = [cell for cell in cells if _lacks(cell, store)]
+    if not lacking:
+        return
+    tell(ResourcesStarted(len(lacking)))
+    reference = next((cell for cell in cells if cell.is_reference), None)
+    plain = None if reference is None else as_timed(_trained(reference, store))[0]
+    for cell in lacking:
+        store.add_to_cell(cell.key, _resources(cell, plain, store, apart))
+
+
+def _lacks(cell: Cell, store: Store) -> bool:
+    record = store.cell(cell.key)
+    return record is not None and "operators" not in record
+
+
+def _resources(cell: Cell, plain: Net | None, store: Store, apart: Apart) -> dict[str, Any]:
+    net, record = _trained(cell, store), store.cell(cell.key) or {}
+    figures = where_time_goes(as_timed(net)[0], plain, cell, record["uncounted_operators"])
+    return figures | memory_figures(net, cell, store.checkpoint_path(cell.key), apart) | energy_of_cell(net, cell)
+
+
+def _trained(cell: Cell, store: Store) -> Net:
+    """The cell's network from its checkpoint, on its device."""
+    with said_what_to_do():
+        return rebuild(store.checkpoint_path(cell.key), cell.group.device)[0]

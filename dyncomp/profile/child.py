@@ -1,0 +1,119 @@
+"""A process of our own at the other end of a pipe: how it begins, how it is asked, and how it ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from types import ModuleType
+from typing import Any
+
+
+class Failed(Exception):
+    """A process could not do what it was asked; the message is the error to record."""
+
+
+class Child:
+    """A process that runs `target(pipe, *arguments)`, a function of a module's top level; see `live_with_parent`."""
+
+    def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
+        """Start it, and do not wait for it. Raises Failed where the arguments cannot travel to it."""
+        context = _context(target.__module__)
+        self.pipe, theirs = context.Pipe()
+        self._process: BaseProcess = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+        try:
+            with _without_main():
+                self._process.start()
+        except Exception as error:
+            self.pipe.close()
+            raise Failed(" ".join(f"{type(error).__name__}: {error}".split())) from error
+        finally:
+            theirs.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id while it lives."""
+        return self._process.pid if self._process.is_alive() else None
+
+    def send(self, message: Any) -> None:
+        """Send without waiting."""
+        with suppress(OSError):  # it has ended; `receive` says how
+            self.pipe.send(message)
+
+    def receive(self, patience_s: float | None = None) -> Any:
+        """The next message; the wait is without end where there is no `patience_s`.
+
+        Raises Failed where the process has ended, or hangs: then it is ended.
+        """
+        try:
+            if not self.pipe.poll(patience_s):
+                self.end()
+                raise Failed(f"TimeoutError: no answer for {patience_s:g} s; its process was ended")
+            return self.pipe.recv()
+        except (EOFError, OSError):
+            raise Failed(f"its process ended: {self._how_it_ended()}") from None
+
+    def end(self) -> None:
+        """End the process at once: it holds nothing that could be lost."""
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+    def _how_it_ended(self) -> str:
+        self._process.join(5)
+        code = self._process.exitcode
+        return f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+
+
+def live_with_parent() -> None:
+    """What a child does first: let the parent be the one who is interrupted, and end when the parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end us, and work that hangs does not look at the pipe."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def first_to_speak(children: list[Child]) -> list[Child]:
+    """Wait until some of them have said something, or ended; which."""
+    pipes: dict[Connection, Child] = {child.pipe: child for child in children}
+    return [pipes[pipe] for pipe in connection.wait(list(pipes)) if isinstance(pipe, Connection)]
+
+
+def _context(preload: str) -> Any:
+    """How processes begin: as copies of a fresh one that has imported torch and done nothing else; else from nothing.
+
+    Never as copies of this process: its OpenMP team does not survive a fork, and what it holds would be theirs too.
+    `preload` is the module that the first of them runs; a later one that runs another imports it by itself.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    return context
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep a new process from running the program's main module again, which knows nothing that it needs.
+
+    Otherwise a script that calls us and has no `if __name__ == "__main__"` would start itself without end.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -1,0 +1,191 @@
+"""Cells side by side: the same results as one after the other, and nothing lost when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dyncomp import Method, register_method
+from dyncomp.bench import runner
+from dyncomp.bench.events import CellEnded, CellTrains, Event, ResourcesStarted
+from dyncomp.bench.jobs import MOST, jobs_for
+from dyncomp.bench.plan import make_plan
+from dyncomp.errors import InvalidValue
+from dyncomp.store import Store
+from tests.jobs import Listening, config, plugin
+
+pytestmark = pytest.mark.usefixtures("no_report")
+
+# what follows from weights and data, and not from how long anything took
+SAME = ("identity", "status", "top1", "macs", "executed_by_operator", "gates", "warnings", "params", "hyperparameters")
+
+
+@pytest.fixture
+def job() -> Listening:
+    return Listening()
+
+
+@pytest.fixture
+def _no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "time_group", lambda *given: [])
+    monkeypatch.setattr(runner, "add_resources", lambda *given: None)
+
+
+def cells(folder: Path) -> dict[str, dict[str, Any]]:
+    return {cell["key"]: cell for cell in Store.open(folder).cells()}
+
+
+def same(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in SAME}
+
+
+@pytest.mark.usefixtures("_no_timing")
+def test_results_are_those_of_one_after_the_other(tmp_path: Path, job: Listening) -> None:
+    loose = plugin(tmp_path / "loose.py", "loose", "def build(self, new):\n    return new()")
+    for jobs in (1, 2):
+        job.run(config(tmp_path / str(jobs), "skipnet,loose", include_path=loose, jobs=jobs))
+    one, two = cells(tmp_path / "1"), cells(tmp_path / "2")
+    assert one.keys() == two.keys()
+    for key in one:
+        assert same(one[key]) == same(two[key])
+        pd.testing.assert_frame_equal(Store.open(tmp_path / "1").images(key), Store.open(tmp_path / "2").images(key))
+        first, second = (load_file(Store.open(tmp_path / str(jobs)).checkpoint_path(key)) for jobs in (1, 2))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)  # one thread each, as this process has
+    assert job.trained == ["static", "skipnet", "loose"]
+    assert {str(event.cell.method) for event in job.events if isinstance(event, CellTrains)} == set(job.trained)
+    assert len([event for event in job.events if isinstance(event, CellEnded)]) == 3
+
+
+def test_resources_are_measured_when_all_are_trained(tmp_path: Path, job: Listening) -> None:
+    outcome = job.run(config(tmp_path / "out", "skipnet", jobs=2))
+    assert outcome is not None
+    kinds = [type(event) for event in job.events]
+    assert kinds.index(ResourcesStarted) > max(i for i, kind in enumerate(kinds) if kind is CellEnded)
+    assert [event.networks for event in job.events if isinstance(event, ResourcesStarted)] == [2]
+    for record in outcome.store.cells():
+        assert record["operators"]["operators_ms"] > 0
+        assert len(outcome.store.images(record["key"])) == record["images"]
+
+
+def test_a_record_without_them_gets_them_later(tmp_path: Path, job: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = config(tmp_path / "out", "skipnet")
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "add_resources", lambda *given: None)
+        job.run(asked)
+    before = cells(tmp_path / "out")
+    assert not any("operators" in record for record in before.values())
+    job.run(asked)
+    after = cells(tmp_path / "out")
+    assert job.trained == []
+    for key, record in before.items():
+        assert after[key]["operators"] is not None
+        assert {name: after[key][name] for name in record} == record
+    job.run(asked)
+    assert cells(tmp_path / "out") == after
+
+
+DIES = """
+    def build(self, new):
+        return new()
+
+    def loss(self, output, labels):
+        import os
+        {how}
+"""
+DEATHS = {
+    "killed": (f"os.kill(os.getpid(), {signal.SIGKILL.value})", "its process ended: killed by signal 9"),
+    "left": ("os._exit(3)", "its process ended: exit status 3"),
+    "raised": ("raise ValueError('lost')", "ValueError: lost"),
+}
+
+
+@pytest.mark.usefixtures("_no_timing")
+def test_a_cell_that_dies_is_recorded_and_the_others_go_on(tmp_path: Path, job: Listening) -> None:
+    loose = [plugin(tmp_path / f"{name}.py", name, DIES.format(how=how)) for name, (how, _) in DEATHS.items()]
+    outcome = job.run(config(tmp_path / "out", f"{','.join(DEATHS)},skipnet", include_path=loose, jobs=2))
+    assert outcome is not None
+    assert sorted(str(cell.method) for cell in outcome.failed) == sorted(DEATHS)
+    records = {record["method"]: record for record in outcome.store.cells()}
+    assert {name: records[name]["error"] for name in DEATHS} == {name: said for name, (_, said) in DEATHS.items()}
+    assert records["static"]["status"] == records["skipnet"]["status"] == "ok"
+
+
+@pytest.mark.usefixtures("_no_timing")
+def test_an_interruption_leaves_no_process_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, CellTrains) and seen:
+            raise KeyboardInterrupt
+        if isinstance(event, CellEnded):
+            seen.append(event.record["method"])
+
+    before = children()
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(config(tmp_path / "out", "skipnet,condconv,lkam", jobs=2), interrupt)
+    assert [record["method"] for record in cells(tmp_path / "out").values()] == seen
+    assert children() <= before | servers()
+
+
+def children() -> set[int]:
+    """Processes whose parent or grandparent is this one."""
+    own = os.getpid()
+    return {pid for pid, parent in parents().items() if own in (parent, parents().get(parent))}
+
+
+def servers() -> set[int]:
+    """Those from which others are forked, and which stay."""
+    return {pid for pid, parent in parents().items() if parent == os.getpid()}
+
+
+def parents() -> dict[int, int]:
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except (OSError, ValueError):
+            continue
+        if state != "Z":
+            found[int(stat.parent.name)] = int(parent)
+    return found
+
+
+@pytest.mark.parametrize(("threads", "jobs"), [(1, 1), (2, 2), (16, MOST)])
+def test_as_many_as_the_cores_allow(threads: int, jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    asked = config("unused", "skipnet")
+    assert jobs_for(make_plan(asked).cells, asked) == jobs
+
+
+def test_a_method_of_the_program_itself_is_trained_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import dataclass
+
+    @register_method("mine")
+    @dataclass(frozen=True)
+    class Mine(Method):
+        """Known to this function only."""
+
+        def build(self, new: Any) -> Any:
+            return new()
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for jobs in (None, 1):
+        asked = config("unused", "mine", jobs=jobs)
+        assert jobs_for(make_plan(asked).cells, asked) == 1
+    asked = config("unused", "mine", jobs=2)
+    with pytest.raises(InvalidValue, match=r"jobs=2: method 'mine' is registered in the program itself.*jobs=1"):
+        jobs_for(make_plan(asked).cells, asked)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 65, 1.5, "two", True])
+def test_wrong_jobs(wrong: Any) -> None:
+    with pytest.raises(InvalidValue, match=r"jobs=.*from 1 to 64"):
+        config("unused", jobs=wrong)
