@@ -86,16 +86,36 @@ class ExpertLayer(nn.Module, ABC):
         mixed = self.mixed(self.bias)
         return mixed if self.shift is None else mixed + self.shift
 
-    def by_outputs(self, x: Tensor) -> Tensor:
-        """Every expert on the whole batch, outputs mixed; shape of the layer's output."""
+    def by_outputs(self, x: Tensor, together: bool) -> Tensor:
+        """Every expert on the whole batch, outputs mixed; all experts in one call, or one call for each."""
+        y = self._together(x) if together else self._each(x)
+        return y if self.shift is None else y + self.shift.view(-1, *[1] * (y.dim() - 2))
+
+    def _each(self, x: Tensor) -> Tensor:
+        """One call for each expert."""
+        biases = [None] * self.mixture.experts if self.bias is None else self.bias.unbind()
         y = None
-        for k in range(self.mixture.experts):
-            output = self.apply_expert(x, self.kernel(k), None if self.bias is None else self.bias[k])
+        # not one expert at a time out of the whole: each would bring a gradient as large as all
+        for k, (weight, bias) in enumerate(zip(self.weight.unbind(), biases, strict=True)):
+            output = self.apply_expert(x, weight.view(self.kernel_shape), bias)
             share = self.mixture.weight[:, k].to(output.dtype)
             term = output * share.view(-1, *[1] * (output.dim() - 1))
             y = term if y is None else y + term
         assert y is not None  # there is at least one expert
-        return y if self.shift is None else y + self.shift.view(-1, *[1] * (y.dim() - 2))
+        return y
+
+    def _together(self, x: Tensor) -> Tensor:
+        """One call for all experts, whose outputs lie side by side: cheaper where a call has little to do."""
+        kernels = self.weight.view(-1, *self.kernel_shape[1:])  # (K * O, ...)
+        y = self.apply_expert(x, kernels, None if self.bias is None else self.bias.flatten())
+        y = y.unflatten(1, (self.mixture.experts, -1))  # (B, K, O, ...)
+        share = self.mixture.weight.to(y.dtype)
+        mixed: Tensor = (y * share.view(*share.shape, *[1] * (y.dim() - 2))).sum(1)
+        return mixed
+
+    def _is_one_call(self) -> bool:
+        """Whether all experts' kernels in a row are a kernel of the layer."""
+        return True
 
     @abstractmethod
     def forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
@@ -107,16 +127,18 @@ class ExpertLayer(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output for features x, each image by its own mix."""
-        return self.by_outputs(x) if self._mode(x) == "outputs" else self.by_kernels(x)
+        ways = self._ways()
+        trials = {name: partial(self._step, way, x) for name, way in ways.items()}
+        return ways[fastest(("mix", self.mixture.mode, *self._key(x)), trials)](x)
 
-    def _mode(self, x: Tensor) -> str:
-        mixture = self.mixture
-        if not mixture.dense:
-            return "kernels"
-        if mixture.mode != "auto":
-            return mixture.mode
-        ways = {"kernels": partial(self._step, self.by_kernels, x), "outputs": partial(self._step, self.by_outputs, x)}
-        return fastest(("mix", *self._key(x)), ways)
+    def _ways(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The equal ways that the form and the mode allow, by name."""
+        by_outputs = {"outputs one by one": partial(self.by_outputs, together=False)}
+        if self._is_one_call():
+            by_outputs["outputs together"] = partial(self.by_outputs, together=True)
+        mode = self.mixture.mode if self.mixture.dense else "kernels"
+        by_kernels = {"kernels": self.by_kernels}
+        return {"kernels": by_kernels, "outputs": by_outputs, "auto": by_kernels | by_outputs}[mode]
 
     def _key(self, x: Tensor) -> tuple[object, ...]:
         return (*shape_key(x), self.kernel_shape, self.mixture.experts, torch.is_grad_enabled())
@@ -171,6 +193,9 @@ class ExpertConv2d(ExpertLayer):
 
     def _key(self, x: Tensor) -> tuple[object, ...]:
         return (*super()._key(x), self.geometry)
+
+    def _is_one_call(self) -> bool:
+        return self.geometry.groups == 1  # else the outputs of a group would have to lie together
 
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One convolution for all images."""

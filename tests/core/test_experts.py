@@ -107,6 +107,28 @@ def test_both_training_modes_have_the_same_gradients(geometry: str) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-9, msg=f"{mode}: %s")
 
 
+@pytest.mark.parametrize("shift", [False, True])
+@every_geometry
+def test_every_way_to_mix_gives_the_same_with_the_same_gradients(geometry: str, shift: bool) -> None:
+    layer, x, weight = (
+        expert_conv(geometry, "auto"),
+        features(geometry, 5).requires_grad_(),
+        weights(5).requires_grad_(),
+    )
+    added = torch.zeros(layer.kernel_shape[0], dtype=torch.float64)
+    if shift:
+        layer.fold(torch.ones_like(added), added := torch.randn_like(added))
+    layer.mixture.weight = weight
+    y = by_hand(layer, geometry, x, weight) + added.view(-1, 1, 1)
+    wanted = gradients(y, x, weight, layer.weight, layer.bias)
+    ways = layer._ways()
+    assert ("outputs together" in ways) == (layer.geometry.groups == 1)
+    for name, way in ways.items():
+        torch.testing.assert_close(way(x), y, rtol=0, atol=1e-10, msg=f"{name}: %s")
+        for ours, theirs in zip(gradients(way(x), x, weight, layer.weight, layer.bias), wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-9, msg=f"{name}: %s")
+
+
 @pytest.mark.parametrize("geometry", ["1x1 strided", "depthwise", "dilated"])
 @pytest.mark.parametrize("form", ["grouped", "looped", "multiplied"])
 def test_forms_pass_gradcheck(geometry: str, form: str) -> None:
