@@ -1,4 +1,4 @@
-"""Networks whose gates decide by lot, at a rate that is wanted: the gates run and cost what they cost, unheard."""
+"""Networks that decide by lot, at a rate that is wanted: their gates run and cost what they cost, unheard."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp import build
-from dyncomp.core import Gated, Net, Planned, deployed
+from dyncomp.core import Decision, Gated, Net, Output, Planned, Routed, deployed
 from dyncomp.core.gates import Gate
+from dyncomp.core.op import Op
 
 
 class GateByLot(Gate):
@@ -41,38 +42,61 @@ class PolicyByLot(nn.Module):
 
 
 class ByLot:
-    """A network that is ready for use and skips `rate` of its blocks, drawn for each image and block: `draw`, then run.
+    """A network that is ready for use and leaves out `rate` of what its sites decide about: `draw`, then `run`.
 
-    Raises TypeError where the decisions of a site are not of a kind that it can draw.
+    Drawn for each image and unit: blocks and filters are skipped, and images leave at an exit, with that chance; where
+    images choose branches, which ones are drawn, and as many as ever are used.
     """
 
     def __init__(self, spec: str, backbone: str, size: int) -> None:
         self.net: Net = deployed(build(spec, backbone, classes=10, in_channels=3, image_size=size, seed=0).eval())
-        self.lots = [self._replaced(op) for op in self.net.sites.values()]
+        # these run without a decision where nobody asks for one: forced from outside, they would be slower than in use
+        lots = {site: _replaced(op) for site, op in self.net.sites.items()}
+        self.lots = {site: lot for site, lot in lots.items() if lot is not None}
+        self.forced: dict[str, Decision] = {}
 
-    def _replaced(self, op: nn.Module) -> GateByLot | PolicyByLot:
-        if isinstance(op, Gated) and isinstance(op.gate, Gate):
-            op.gate = lot = GateByLot(op.gate)
-            return lot
-        if isinstance(op, Planned):
-            op.policy = plan = PolicyByLot(op.policy)
-            return plan
-        raise TypeError(f"no lots are drawn for a {type(op).__name__}; give a method that skips blocks")
-
-    def draw(self, images: int, rate: float, seed: int) -> float:
-        """Draw for so many images; returns the mean share of the network's blocks that runs."""
+    def draw(self, images: int, rate: float, seed: int) -> None:
+        """Draw for so many images."""
         generator = torch.Generator().manual_seed(seed)
-        shares = []
-        for lot, op in zip(self.lots, self.net.sites.values(), strict=True):
-            used = (torch.rand(images, op.units, generator=generator) >= rate).float()
-            lot.drawn = used - 0.5 if isinstance(lot, GateByLot) else used
-            shares.append(used.mean())
-        return float(torch.stack(shares).mean())
+        for site, op in self.net.sites.items():
+            drawn = torch.rand(images, op.units, generator=generator)
+            lot = self.lots.get(site)
+            if isinstance(lot, GateByLot):
+                lot.drawn = (drawn >= rate).float() - 0.5
+            elif isinstance(lot, PolicyByLot):
+                lot.drawn = (drawn >= rate).float()
+            else:
+                self.forced[site] = _wished(op, drawn, rate)
+
+    def run(self, x: Tensor, record: bool = False) -> Output:
+        """The sparse form, by what was drawn."""
+        output: Output = self.net(x, sparse=True, record=record, decisions=self.forced or None)
+        return output
 
     @torch.inference_mode()
     def macs(self, x: Tensor) -> float:
         """Multiply-adds of what was drawn, gates included, as priced."""
-        return float(self.net(x).macs().sum())
+        return float(self.run(x, record=True).macs().sum())
+
+
+def _replaced(op: nn.Module) -> GateByLot | PolicyByLot | None:
+    """A gate or a policy put in the op's own place, which says what was drawn; None where it has none to replace."""
+    if isinstance(op, Gated) and isinstance(op.gate, Gate):
+        op.gate = lot = GateByLot(op.gate)
+        return lot
+    if isinstance(op, Planned):
+        op.policy = plan = PolicyByLot(op.policy)
+        return plan
+    return None
+
+
+def _wished(op: Op, drawn: Tensor, rate: float) -> Decision:
+    """A decision of the op out of numbers (B, U) between 0 and 1; what is used has the weight that it has in use."""
+    if isinstance(op, Routed):
+        chosen = torch.zeros_like(drawn).scatter(1, drawn.topk(op.most, dim=1).indices, 1.0)
+        return op.forced(chosen, drawn)
+    used = op.forced((drawn >= rate).float(), torch.ones_like(drawn)).used
+    return Decision(used, used, used)
 
 
 def images(count: int, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Blocks that images skip: speed-up by the clock, as a share of the speed-up by multiply-adds.
+"""What images skip, blocks, filters, branches, exits, members: speed-up by the clock, as a share of that by MACs.
 
     python -m benchmarks.ops.skipping [--only SPEC] [--seconds 3] [--least] [--rates 0.25,0.5,0.75]
 
@@ -26,19 +26,28 @@ DRAWS = 8
 
 @dataclass(frozen=True)
 class Case:
-    """A method on a backbone, images of `size` pixels, the batches, and the efficiency that is asked of each."""
+    """A method on a backbone, images of `size` pixels, the batches, and the efficiency that is asked of each.
+
+    `rates` are the shares that are skipped; None where images choose a branch, and skip the others.
+    """
 
     spec: str
     backbone: str
     size: int
     goals: Mapping[int, float]
+    rates: Sequence[float | None] = (0.25, 0.5, 0.75)
 
 
 SMALL = {1: 0.85, 16: 0.8, 64: 0.9, 128: 0.9}
 CASES = (
     *(Case(spec, "cifar_resnet38", 32, SMALL) for spec in ("blockdrop", "convnet_aig", "skipnet")),
     *(Case(spec, "cifar_resnet110", 32, SMALL) for spec in ("blockdrop", "convnet_aig", "skipnet")),
-    Case("convnet_aig", "resnet50", 224, {1: 0.95, 8: 0.95, 32: 0.95}),
+    Case("convnet_aig", "resnet50", 224, {1: 0.95, 8: 0.95, 32: 0.95}, (0.5,)),
+    Case("lkam", "vgg11", 32, {1: 0.8, 32: 0.5}, (0.5,)),
+    Case("early_exit", "cifar_resnet38", 32, {64: 0.9}, (0.5,)),
+    Case("model_ensemble(cascade=True)", "cifar_resnet38", 32, {64: 0.9}, (0.5,)),
+    Case("conditional_network", "cifar_resnet38", 32, {64: 0.9}, (None,)),
+    Case("hydranet(top=1)", "cifar_resnet38", 32, {64: 0.9}, (None,)),
 )
 
 
@@ -65,7 +74,7 @@ class Compared:
         plain = build("static", case.backbone, classes=10, in_channels=3, image_size=case.size, seed=0)
         self.static = deployed(plain.eval())
 
-    def measure(self, batch: int, rate: float, seconds: float, least: bool) -> Measured:
+    def measure(self, batch: int, rate: float | None, seconds: float, least: bool) -> Measured:
         """Time both in turns, draw by draw."""
         x = images(batch, self.size)
         assert self.static.costs is not None  # a deployed network knows them
@@ -74,11 +83,11 @@ class Compared:
         macs, share = 0.0, seconds / DRAWS
         ways = {
             "static": lambda: self.static(x, sparse=True, record=False),
-            "ours": lambda: self.ours.net(x, sparse=True, record=False),
+            "ours": lambda: self.ours.run(x),
         }
         shortest = {"static": 0.0, "ours": 0.0}
         for seed in range(DRAWS):
-            self.ours.draw(batch, rate, seed)
+            self.ours.draw(batch, rate or 0.0, seed)
             macs += self.ours.macs(x)
             with torch.inference_mode():
                 drawn = take_turns(ways, share, rounds=3)
@@ -99,11 +108,12 @@ def report(options: argparse.Namespace) -> str:
         for batch, goal in case.goals.items():
             if options.batches and batch not in options.batches:
                 continue
-            for rate in options.rates:
+            for rate in options.rates or case.rates:
                 got = compared.measure(batch, rate, options.seconds, options.least)
-                name = f"{case.spec}, {case.backbone}, batch {batch}, {rate:.0%} skipped"
+                skipped = "all but one" if rate is None else f"{rate:.0%}"
+                name = f"{case.spec}, {case.backbone}, batch {batch}, {skipped} skipped"
                 numbers = [f"{got.static_ms:.2f}", f"{got.by_macs:.2f}", f"{got.faster:.2f}", f"{got.efficiency:.2f}"]
-                rows.append([case.spec, case.backbone, str(batch), f"{rate:.0%}", *numbers])
+                rows.append([case.spec, case.backbone, str(batch), skipped, *numbers])
                 lines.append(verdict(f"efficiency, {name}", got.efficiency, goal, at_most=False))
                 print(" ".join(rows[-1]), flush=True)
     head = ["method", "backbone", "batch", "skipped", "static, ms", "faster by MACs", "by the clock", "efficiency"]
@@ -114,7 +124,7 @@ def options_from(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """What is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", help="only cases with this in 'METHOD BACKBONE'")
-    parser.add_argument("--rates", type=floats, default=[0.25, 0.5, 0.75], help="share of the blocks that is skipped")
+    parser.add_argument("--rates", type=floats, default=[], help="shares that are skipped, in place of each case's own")
     parser.add_argument("--batches", type=floats, default=[], help="only these batches")
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each row")
     parser.add_argument("--least", action="store_true", help="ratios of the shortest times: for a busy machine")
@@ -130,7 +140,7 @@ def main() -> None:
     text = f"Ratios are {kind}; {torch.get_num_threads()} threads, torch {torch.__version__}.\n\n{report(options)}"
     print(text)
     if not options.dry:
-        print(write_section("Skipping blocks", text))
+        print(write_section("Skipping", text))
 
 
 if __name__ == "__main__":

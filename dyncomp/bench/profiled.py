@@ -13,13 +13,19 @@ WIDTH = 13
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per batch of `batch_size` images; `error` stands in their place where it could not run."""
+    """Milliseconds per batch of `batch_size` images; `error` stands in their place where it could not run.
+
+    `ms_low` to `ms_high` is the 95 % interval of the median; `verdict` says whether all of it can be relied on.
+    """
 
     batch_size: int
     ms_p50: float | None = None
+    ms_low: float | None = None
+    ms_high: float | None = None
     ms_p90: float | None = None
     ms_p99: float | None = None
     rounds: int = 0
+    verdict: str | None = None
     error: str | None = None
 
     @property
@@ -30,8 +36,10 @@ class Latency:
     def __str__(self) -> str:
         if self.error:
             return f"batch {self.batch_size}: {self.error}"
-        times = ", ".join(f"p{p} {n.significant(getattr(self, f'ms_p{p}'))} ms" for p in (50, 90, 99))
-        return f"batch {self.batch_size}: {times}; {n.significant(self.images_per_s)} images/s; {self.rounds} rounds"
+        p50, p90, p99 = (n.significant(ms) for ms in (self.ms_p50, self.ms_p90, self.ms_p99))
+        sure = f"({n.significant(self.ms_low)} to {n.significant(self.ms_high)})"
+        times = f"p50 {p50} ms {sure}, p90 {p90} ms, p99 {p99} ms; {n.significant(self.images_per_s)} images/s"
+        return f"batch {self.batch_size}: {times}; {self.rounds} rounds, {self.verdict}"
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,10 @@ class Profile:
 
     `macs` is the mean of an image, gates included, one per multiply-add (`flops = 2 * macs`), counted from the
     operators that ran; `uncounted` has the operators that ran and have no cost formula, with their calls: their MACs
-    are missing. `memory` has the names of a run's record. `trained` has what only a trained network has (accuracy,
-    routes, gates, MACs image by image), under the names of a run's record and equal to it; empty for any other module.
-    `errors` says what could not be measured, and why.
+    are missing. `operators` has the time by operator, as a run's record does: the shares of those that are priced, free
+    by the convention and unknown; None where it could not be measured. `memory` has the names of a run's record.
+    `trained` has what only a trained network has (accuracy, routes, gates, MACs image by image), under the names of a
+    run's record and equal to it; empty for any other module. `errors` says what could not be measured, and why.
     """
 
     name: str
@@ -53,6 +62,7 @@ class Profile:
     macs: float | None
     macs_by_operator: Mapping[str, float]
     uncounted: Mapping[str, int]
+    operators: Mapping[str, Any] | None
     latency: tuple[Latency, ...]
     memory: Mapping[str, Any]
     trained: Mapping[str, Any] = field(default_factory=dict)
@@ -79,6 +89,8 @@ class Profile:
         yield "MACs", f"{n.macs(self.macs)} per image, FLOPs {n.macs(self.flops)} (2 per MAC)"
         yield "  of them", ", ".join(self._shares()) or n.MISSING
         yield "not counted", self._uncounted()
+        if self.operators is not None:
+            yield "time", _times(self.operators)
         for number, one in enumerate(self.latency):
             yield "" if number else "latency", str(one)
         yield from _resources(self.memory)
@@ -94,6 +106,13 @@ class Profile:
             return "nothing: every operator that ran has a known cost"
         calls = ", ".join(f"{name} ({count} calls)" for name, count in sorted(self.uncounted.items()))
         return f"{calls}: no cost formula, so their MACs are missing"
+
+
+def _times(operators: Mapping[str, Any]) -> str:
+    """Of the time inside operators: what is priced, what is free, what nobody knows, and by which of these."""
+    shares = ", ".join(f"{kind} {n.percent(100 * share)}" for kind, share in operators["shares"].items())
+    unknown = ", ".join(f"{one['operator']} {n.percent(100 * one['share'])}" for one in operators["top"]["unknown"])
+    return f"{shares} of operators' time (batch {operators['batch_size']})" + (f"; unknown: {unknown}" * bool(unknown))
 
 
 def _trained(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

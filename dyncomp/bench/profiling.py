@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,14 +27,26 @@ from dyncomp.core.deploy import folded
 from dyncomp.core.modes import evaluating
 from dyncomp.data import ImageSplit, Split
 from dyncomp.errors import BadAnswer, CannotDeploy, InvalidValue
-from dyncomp.profile import Alone, LatencyRounds, Setting, Until, allowed_processors, as_timed, measure_latency
+from dyncomp.profile import (
+    Alone,
+    LatencyRounds,
+    Setting,
+    Until,
+    allowed_processors,
+    as_timed,
+    audit_operators,
+    measure_latency,
+)
 from dyncomp.profile.apart import Apart
 from dyncomp.profile.sanity import check_module, in_one_line
+from dyncomp.samples import verdict
 
 T = TypeVar("T")
 
 SECONDS = 3.0
 """the longest timing at one batch size"""
+AUDITED = 64
+"""images of the batch whose time is told by operator"""
 COUNTED = 4
 """images on which the MACs of a module are counted, and its answers checked"""
 
@@ -68,6 +80,7 @@ def profile_checkpoint(
         images="test images",
         params=sum(p.numel() for p in net.parameters()),
         **_macs_in(figures),
+        operators=_operators(timed, _drawn(cell.group.splits.test, place), figures.get("uncounted_calls", {})),
         latency=latency,
         memory=memory,
         trained=figures,
@@ -110,20 +123,38 @@ def profile_model(
     _tried(lambda: check_module(modules.asked(module), few, f"{COUNTED} images of noise"), errors)
     timed, unfolded = _as_timed(module, few[:1])
     latency = _latency(timed, _as_split(many), sizes, seed=0)
-    memory = modules.memory_of_module(name if importable else module, many)
-    energy = _tried(lambda: energy_figures(modules.asked(module), [many]), [])
+    memory = _taken(name if importable else module, module, many)
     return Profile(
         name=name,
         image_shape=shape,
         device=str(place),
         images="standard normal noise",
         params=sum(p.numel() for p in module.parameters()),
-        **_counted(module, few),
+        **(counted := _counted(module, few)),
+        operators=_operators(timed, many[:AUDITED], counted["uncounted"]),
         latency=latency,
-        memory=memory | (energy or {}),
+        memory=memory,
         errors=(*errors, *_failed(latency, memory)),
         warnings=_said(unfolded),
     )
+
+
+def _taken(named: nn.Module | str, module: nn.Module, images: Tensor) -> dict[str, Any]:
+    """Memory and energy; of energy nothing where the module does not run."""
+    energy = _tried(lambda: energy_figures(modules.asked(module), [images]), []) or {}
+    return modules.memory_of_module(named, images) | energy
+
+
+def _operators(net: Net, images: Tensor, uncounted: Mapping[str, int]) -> dict[str, Any] | None:
+    """The time by operator, for a profile; None where the network does not run."""
+    with evaluating(net):
+        audit = _tried(lambda: audit_operators(net, [images], sorted(uncounted)), [])
+    return None if audit is None else audit.as_record()
+
+
+def _drawn(split: Split, device: torch.device) -> Tensor:
+    images = next(iter(split.batches(min(AUDITED, len(split))))).images
+    return images.to(device, memory_format=torch.channels_last)
 
 
 def _as_timed(module: nn.Module, image: Tensor) -> tuple[Net, str | None]:
@@ -176,8 +207,10 @@ def _latency_of(measured: LatencyRounds) -> Latency:
     size, rounds = measured.batch_size, measured.rounds
     if error := measured.errors.get(""):
         return Latency(size, error=f"{error}; give other batch sizes, or mend the network for this one")
-    p50, p90, p99 = np.percentile(rounds.samples_ms[""], [50, 90, 99]).tolist()
-    return Latency(size, p50, p90, p99, rounds.count(""))
+    middle = rounds.median("")
+    p90, p99 = np.percentile(rounds.samples_ms[""], [90, 99]).tolist()
+    told = verdict(rounds, "", measured.load)
+    return Latency(size, middle.middle, middle.low, middle.high, p90, p99, rounds.count(""), told)
 
 
 def _tried(do: Callable[[], T], errors: list[str]) -> T | None:

@@ -108,7 +108,7 @@ class ExpertLayer(nn.Module, ABC):
         """One call for all experts, whose outputs lie side by side: cheaper where a call has little to do."""
         kernels = self.weight.view(-1, *self.kernel_shape[1:])  # (K * O, ...)
         y = self.apply_expert(x, kernels, None if self.bias is None else self.bias.flatten())
-        y = y.unflatten(1, (self.mixture.experts, -1))  # (B, K, O, ...)
+        y = y.view(len(y), self.mixture.experts, -1, *y.shape[2:])  # (B, K, O, ...)
         share = self.mixture.weight.to(y.dtype)
         mixed: Tensor = (y * share.view(*share.shape, *[1] * (y.dim() - 2))).sum(1)
         return mixed
@@ -133,12 +133,15 @@ class ExpertLayer(nn.Module, ABC):
 
     def _ways(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """The equal ways that the form and the mode allow, by name."""
-        by_outputs = {"outputs one by one": partial(self.by_outputs, together=False)}
-        if self._is_one_call():
-            by_outputs["outputs together"] = partial(self.by_outputs, together=True)
+        ways: dict[str, Callable[[Tensor], Tensor]] = {}
         mode = self.mixture.mode if self.mixture.dense else "kernels"
-        by_kernels = {"kernels": self.by_kernels}
-        return {"kernels": by_kernels, "outputs": by_outputs, "auto": by_kernels | by_outputs}[mode]
+        if mode != "outputs":
+            ways["kernels"] = self.by_kernels
+        if mode != "kernels":
+            ways["outputs one by one"] = partial(self.by_outputs, together=False)
+            if self._is_one_call():
+                ways["outputs together"] = partial(self.by_outputs, together=True)
+        return ways
 
     def _key(self, x: Tensor) -> tuple[object, ...]:
         return (*shape_key(x), self.kernel_shape, self.mixture.experts, torch.is_grad_enabled())

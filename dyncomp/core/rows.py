@@ -59,6 +59,26 @@ def put(x: Tensor, rows: Tensor, values: Tensor, over: bool = False) -> Tensor:
     x = x if over else x.clone()  # index_copy by itself would return NCHW
     values = values.to(x.dtype)
     if is_channels_last(x):  # as rows of plain memory, which is faster
-        x.permute(0, 2, 3, 1).index_copy_(0, rows, values.permute(0, 2, 3, 1))
+        into, values = x.permute(0, 2, 3, 1), values.permute(0, 2, 3, 1)
+        if torch.is_inference_mode_enabled() and _in_wide_steps(into, values):
+            into, values = into.view(_WIDEST), values.view(_WIDEST)
+        into.index_copy_(0, rows, values)
         return x
     return x.index_copy_(0, rows, values)
+
+
+_WIDEST = torch.complex128
+"""The largest type: `index_copy_` moves one number at a time, whatever it is."""
+
+
+def _in_wide_steps(*tensors: Tensor) -> bool:
+    """Whether (B, H, W, C) tensors of processor memory can be read as numbers of the largest type."""
+    step = _WIDEST.itemsize
+    return all(
+        t.device.type == "cpu"
+        and t.is_contiguous()
+        and t.shape[-1] * t.element_size() % step == 0
+        and t.data_ptr() % step == 0
+        and t.storage_offset() * t.element_size() % step == 0
+        for t in tensors
+    )

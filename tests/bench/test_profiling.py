@@ -84,11 +84,21 @@ def test_macs_and_parameters_by_hand(given: Any) -> None:
     assert found.uncounted == {}
     assert [one.batch_size for one in found.latency] == [1, 3]
     assert all(one.ms_p50 and one.rounds and not one.error for one in found.latency)
+    assert all(one.verdict == "INVALID: too few samples (1 rounds, at least 20 are wanted)" for one in found.latency)
+    assert found.operators is not None
+    assert sum(found.operators["shares"].values()) == pytest.approx(1)
+    assert found.operators["shares"]["unknown"] == 0
     assert found.errors == ()
     text = str(found)
-    for words in ("MACs         13.9 k per image, FLOPs 27.7 k (2 per MAC)", "convolution 99.7 %", "batch 3: p50"):
+    for words in (
+        "MACs         13.9 k per image, FLOPs 27.7 k (2 per MAC)",
+        "convolution 99.7 %",
+        "batch 3: p50",
+        "time         priced ",
+    ):
         assert words in text
     assert "not counted  nothing: every operator that ran has a known cost" in text
+    assert "time         priced " in text
     told = json.loads(json.dumps(plain(found.as_dict())))
     assert told["macs"] * 2 == told["flops"]
     assert [row["images_per_s"] for row in told["latency"]] == [one.images_per_s for one in found.latency]
@@ -108,7 +118,25 @@ def test_an_operator_without_a_formula_is_named() -> None:
     found = dyncomp.profile_model(f"{MODULES}Unpriced", SHAPE, (1,), "cpu")
     assert list(found.uncounted) == ["aten._fft_r2c"] or list(found.uncounted) == ["aten._fft_c2c"]
     assert "(1 calls): no cost formula, so their MACs are missing" in str(found)
+    assert found.operators is not None
+    (unknown,) = found.operators["top"]["unknown"]
+    assert unknown["operator"] in found.uncounted
+    assert 0 < unknown["share"] == found.operators["shares"]["unknown"] < 1
+    assert f"unknown: {unknown['operator']} " in str(found)
     assert found.macs == 3 * 5
+
+
+@pytest.mark.usefixtures("no_apart")
+def test_how_sure_a_latency_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "SECONDS", 0.05)
+    (found,) = dyncomp.profile_model(MODULES + "make", SHAPE, (2,), "cpu").latency
+    assert found.ms_low is not None
+    assert found.ms_p50 is not None
+    assert found.ms_high is not None
+    assert found.ms_low <= found.ms_p50 <= found.ms_high
+    assert found.rounds >= 20
+    assert str(found.verdict).startswith(("VALID", "INVALID: "))
+    assert str(found).endswith(f"{found.rounds} rounds, {found.verdict}")
 
 
 BAD = {

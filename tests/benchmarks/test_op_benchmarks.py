@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.ops import _common, condconv
+from benchmarks.ops import _common, condconv, skipping
+from benchmarks.ops._forced import ByLot, images
 from benchmarks.ops.condconv import Layer
+from benchmarks.ops.skipping import Case
 
 
 def test_every_way_runs_in_every_round_and_another_begins_each_time() -> None:
@@ -68,3 +70,33 @@ def test_a_report_of_a_small_layer(monkeypatch: pytest.MonkeyPatch, train: bool)
     assert "| 3x3 4 @5 | 64 | 8 |" in report
     assert report.count("geometric mean") == (1 if train else 2)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    "spec", ["skipnet", "blockdrop", "lkam", "early_exit", "hydranet(top=1)", "conditional_network"]
+)
+def test_networks_by_lot_do_what_is_drawn(spec: str) -> None:
+    ours = ByLot(spec, "cifar_resnet8", 8)
+    x = images(6, 8)
+    macs = []
+    for rate in (0.0, 1.0):
+        ours.draw(len(x), rate, seed=0)
+        macs.append(ours.macs(x))
+        with torch.inference_mode():
+            assert torch.equal(ours.run(x).logits, ours.run(x).logits)
+    chooses = spec.startswith(("hydranet", "conditional"))
+    assert macs[0] == macs[1] if chooses else macs[0] > macs[1]
+
+
+def test_a_case_has_a_row_for_each_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = (
+        Case("skipnet", "cifar_resnet8", 8, {1: 0.8, 2: 0.8}),
+        Case("hydranet(top=1)", "cifar_resnet8", 8, {2: 0.8}, (None,)),
+    )
+    monkeypatch.setattr(skipping, "CASES", cases)
+    text = skipping.report(skipping.options_from(["--seconds", "0"]))
+    assert text.count("| skipnet | cifar_resnet8 |") == 6
+    assert "| hydranet(top=1) | cifar_resnet8 | 2 | all but one |" in text
+    assert len([line for line in text.splitlines() if line.startswith("* efficiency")]) == 7
+    asked = skipping.options_from(["--seconds", "0", "--rates", "0.5", "--batches", "2", "--only", "skipnet"])
+    assert skipping.report(asked).count("| skipnet |") == 1

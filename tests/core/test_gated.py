@@ -213,3 +213,21 @@ def test_gradients_of_the_dense_form_are_those_of_the_formula() -> None:
     for ours, theirs in zip(*grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
         assert bool(theirs.any())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 8])
+@pytest.mark.parametrize("first", [0, 1])
+@torch.inference_mode()
+def test_images_are_put_back_whatever_their_size_and_place(dtype: torch.dtype, channels: int, first: int) -> None:
+    whole = torch.randn(8, channels, 3, 5).to(dtype).contiguous(memory_format=torch.channels_last)
+    x, rows = whole[first:], torch.tensor([4, 0, 6])  # a batch that does not begin where its memory does
+    values = take(x, rows) + 1
+    wanted = x.clone()
+    for row, value in zip(rows, values, strict=True):
+        wanted[row] = value
+    for over in (False, True):
+        y = put(x, rows, values, over)
+        assert torch.equal(y, wanted)
+        assert is_channels_last(y) == is_channels_last(x)
+        assert (y is x) == over
