@@ -49,7 +49,7 @@ class Gated(Op):
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """The body on the images that use it, packed into a batch of their own."""
-        return skip_sparse(self, 0, self.block, x, self.moving(rows_of, decision.used, 0), self.form)
+        return skip_sparse(self, 0, self.block, x, self.moving(rows_of, decision.used), self.form)
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
         """The body."""

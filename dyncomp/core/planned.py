@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dyncomp.core.backbone import Backbone, ResidualBlock
 from dyncomp.core.op import Op, hard_decision
-from dyncomp.core.rows import rows_of
+from dyncomp.core.rows import Rows, rows_of_each
 from dyncomp.core.skipping import Form, skip_dense, skip_sparse
 from dyncomp.core.trace import Decision
 
@@ -59,8 +59,10 @@ class Planned(Op):
 
     def _run(self, x: Tensor, decision: Decision) -> Tensor:
         self.plan.decision = decision
+        if self.tape.sparse:
+            self.plan.rows = self.moving(rows_of_each, decision.used)
         y: Tensor = self.backbone(x)
-        self.plan.decision = None  # a pass's graph is freed with its output, and the network can be copied
+        self.plan.decision, self.plan.rows = None, []  # a graph is freed with its output, and the net can be copied
         return y
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
@@ -83,6 +85,7 @@ class _Plan:
     def __init__(self, op: Planned) -> None:
         self.op = op
         self.decision: Decision | None = None
+        self.rows: list[Rows] = []
 
 
 class _Follower(nn.Module):
@@ -102,5 +105,5 @@ class _Follower(nn.Module):
         if decision is None:
             raise RuntimeError("a planned block was run outside its network")
         if op.tape.sparse:
-            return skip_sparse(op, self.unit, self.block, x, op.moving(rows_of, decision.used, self.unit), self.form)
+            return skip_sparse(op, self.unit, self.block, x, self.plan.rows[self.unit], self.form)
         return skip_dense(op, self.unit, self.block, x, decision, self.form)

@@ -32,11 +32,21 @@ Rows = Tensor | bool
 """Images of a batch: True for all, False for none (or where there is no image), else their indices."""
 
 
-def rows_of(used: Tensor, unit: int) -> Rows:
-    """Which images use a unit by a decision (B, U); of a single image it is read as it is."""
+def rows_of(used: Tensor) -> Rows:
+    """Which images use the one unit of a decision (B, 1); of a single image it is read as it is."""
     if len(used) == 1:
-        return bool(used.tolist()[0][unit] > 0.5)
-    return rows_where(used.select(1, unit) > 0.5)
+        return bool(used.item() > 0.5)
+    return rows_where(used.select(1, 0) > 0.5)
+
+
+def rows_of_each(used: Tensor) -> list[Rows]:
+    """Which images use each of the units of a decision (B, U), all at one look."""
+    if len(used) == 1:
+        return [value > 0.5 for value in used.tolist()[0]]
+    chosen = (used > 0.5).t()  # (U, B)
+    counts = chosen.sum(1).tolist()
+    rows = chosen.nonzero().select(1, 1).split(counts)
+    return [some if 0 < len(some) < len(used) else len(some) > 0 for some in rows]
 
 
 def rows_where(chosen: Tensor) -> Rows:
