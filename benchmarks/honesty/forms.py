@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 import dyncomp
+from dyncomp.profile.child import live_with_parent
 
 Run = Callable[[Tensor], Any]
 
@@ -37,7 +38,8 @@ def slowed(make: Callable[[], Run], share: float) -> Run:
 
 
 def make_busy(share: float) -> None:
-    """Work and sleep in turn, 1 to 100 ms at a time, until killed: a neighbour that comes and goes."""
+    """Work and sleep in turn, 1 to 100 ms at a time, as long as the parent lives: a neighbour that comes and goes."""
+    live_with_parent()
     draw = random.Random(0)
     while True:
         burst = draw.uniform(0.001, 0.1)

@@ -46,13 +46,15 @@ CHECKED = 64
 """images that a network's answers are checked on before it is measured"""
 
 
-def run_cell(cell: Cell, store: Store, report: Callable[[Progress], None], strict_macs: bool = False) -> dict[str, Any]:
+def run_cell(
+    cell: Cell, store: Store, report: Callable[[Progress], None], strict_macs: bool = False, jobs: int = 1
+) -> dict[str, Any]:
     """Train and measure the cell; its record is in the store when this returns, also when it failed.
 
     With `strict_macs` the cell fails where an operator ran that has no known cost. What a trained network takes of the
-    machine is measured later, by `add_resources`: others may be in training now.
+    machine is measured later, by `add_resources`: others may be in training now, `jobs` cells at a time.
     """
-    record = _head(cell)
+    record = _head(cell) | {"jobs": jobs}
     images = None
     try:
         figures, images = _train_and_measure(cell, store, report, strict_macs)
@@ -64,9 +66,9 @@ def run_cell(cell: Cell, store: Store, report: Callable[[Progress], None], stric
     return record
 
 
-def write_failure(cell: Cell, store: Store, error: str) -> dict[str, Any]:
+def write_failure(cell: Cell, store: Store, error: str, started_at: str) -> dict[str, Any]:
     """The record of a cell whose process has ended before it could write one."""
-    record = _head(cell) | {"error": error, "finished_at": now()}
+    record = _head(cell) | {"error": error, "started_at": started_at, "finished_at": now()}
     store.write_cell(record, None)
     return record
 

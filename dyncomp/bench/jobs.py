@@ -7,10 +7,10 @@ core makes it little faster. Two cells on a core each then take half the time of
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from dyncomp.bench.events import CellEnded, CellStarted, CellTrains, Listener
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.plugins import Plugins, known_plugins
 from dyncomp.bench.rebuild import cell_from
+from dyncomp.bench.stamp import now
 from dyncomp.errors import InvalidValue
 from dyncomp.profile.child import Child, Failed, first_to_speak, live_with_parent
-from dyncomp.profile.sanity import in_one_line
 from dyncomp.store import Store
 from dyncomp.train import Progress
 
@@ -45,16 +45,19 @@ class Job:
     folder: Path
     strict_macs: bool
     plugins: Plugins
+    jobs: int
     threads: int
+    environment: dict[str, str]
 
 
 def jobs_for(cells: Sequence[Cell], config: Config) -> int:
     """How many cells are trained at a time: what was asked for, or as many as this machine and the plugins allow.
 
-    Raises InvalidValue where several are asked for and a plugin is known to the running program only.
+    Raises InvalidValue where several are asked for and the running program alone knows a plugin or a cost formula.
     """
     try:
         plugins = known_plugins()
+        plugins.check_formulas()
         for cell in cells:
             plugins.check(cell.identity)
     except InvalidValue as error:
@@ -67,105 +70,129 @@ def jobs_for(cells: Sequence[Cell], config: Config) -> int:
 
 def run_cells(cells: Sequence[Cell], store: Store, config: Config, jobs: int, tell: Listener) -> list[Cell]:
     """Train and measure the cells, `jobs` at a time, write their records; returns those that failed."""
-    if min(jobs, len(cells)) > 1:
-        return _SideBySide(cells, store, config, tell).run(min(jobs, len(cells)))
-    failed = []
-    for number, cell in enumerate(cells, start=1):
-        tell(CellStarted(cell, number, len(cells)))
-        record = run_cell(cell, store, partial(_pass_on, cell, tell), config.strict_macs)
-        tell(CellEnded(cell, record))
-        if record["status"] != "ok":
-            failed.append(cell)
-    return failed
+    run = _Run(len(cells), store, config, tell)
+    jobs = min(jobs, len(cells))
+    left = cells if jobs == 1 else _SideBySide(run, jobs).run(cells)
+    for cell in left:
+        run.here(cell)
+    return run.failed
 
 
-def _pass_on(cell: Cell, tell: Listener, progress: Progress) -> None:
-    tell(CellTrains(cell, progress))
+class _Run:
+    """What all cells have in common, whoever trains them."""
 
-
-class _SideBySide:
-    """The cells that wait, and those at work."""
-
-    def __init__(self, cells: Sequence[Cell], store: Store, config: Config, tell: Listener) -> None:
-        self.total, self.store, self.config, self.tell = len(cells), store, config, tell
-        self.plugins = known_plugins()
-        self.waiting = deque(enumerate(cells, start=1))
-        self.at_work: dict[Child, Cell] = {}
+    def __init__(self, total: int, store: Store, config: Config, tell: Listener) -> None:
+        self.total, self.store, self.config, self.tell = total, store, config, tell
         self.failed: list[Cell] = []
+        self._told: set[str] = set()
 
-    def run(self, jobs: int) -> list[Cell]:
-        """Run all, `jobs` at a time; returns those that failed. On leaving, by whatever way, no process is left."""
-        threads = max(1, torch.get_num_threads() // jobs)
-        try:
-            while self.waiting or self.at_work:
-                while self.waiting and len(self.at_work) < jobs:
-                    self._start(*self.waiting.popleft(), threads)
-                for child in first_to_speak(list(self.at_work)):
-                    self._hear(child)
-        finally:
-            for child in self.at_work:
-                child.end()
-        return self.failed
+    def started(self, cell: Cell) -> None:
+        """Tell of it, once: a process may have begun with a cell, and left it."""
+        if cell.key not in self._told:
+            self._told.add(cell.key)
+            self.tell(CellStarted(cell, len(self._told), self.total))
 
-    def _start(self, number: int, cell: Cell, threads: int) -> None:
-        self.tell(CellStarted(cell, number, self.total))
-        group = cell.group
-        job = Job(
-            identity=cell.identity,
-            key=cell.key,
-            device=str(group.device),
-            data_dir=Path(self.config.data_dir) if self.config.data_dir else None,
-            init=group.init,
-            folder=self.store.folder,
-            strict_macs=self.config.strict_macs,
-            plugins=self.plugins,
-            threads=threads,
-        )
-        self.at_work[Child(work, job)] = cell
+    def here(self, cell: Cell) -> None:
+        """Train a cell in this process."""
+        self.started(cell)
+        record = run_cell(cell, self.store, lambda said: self.tell(CellTrains(cell, said)), self.config.strict_macs)
+        self.ended(cell, record)
 
-    def _hear(self, child: Child) -> None:
-        """One message: progress, the record, or why there is none."""
-        cell = self.at_work[child]
-        said = _said(child)
-        if isinstance(said, Progress):
-            self.tell(CellTrains(cell, said))
-            return
-        del self.at_work[child]
-        child.end()
-        record = write_failure(cell, self.store, said) if isinstance(said, str) else said
+    def ended(self, cell: Cell, record: dict[str, Any]) -> None:
+        """Tell of a cell's record, and remember one that failed."""
         self.tell(CellEnded(cell, record))
         if record["status"] != "ok":
             self.failed.append(cell)
 
 
-def _said(child: Child) -> Progress | dict[str, Any] | str:
-    """The next message; a process that has ended says nothing more, and how it ended is what is said."""
-    try:
-        said: Progress | dict[str, Any] | str = child.receive()
-    except Failed as error:
-        return str(error)
-    return said
+@dataclass(frozen=True)
+class _AtWork:
+    cell: Cell
+    started_at: str
+
+
+class _SideBySide:
+    """Cells at work, `jobs` at a time; those that no other process can make are left for this one."""
+
+    def __init__(self, run: _Run, jobs: int) -> None:
+        self.all, self.jobs = run, jobs
+        self.plugins = known_plugins()
+        self.at_work: dict[Child, _AtWork] = {}
+        self.left: list[Cell] = []
+
+    def run(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Run the cells; returns those that are left. On leaving, by whatever way, no process is."""
+        waiting = deque(cells)
+        try:
+            while waiting or self.at_work:
+                while waiting and len(self.at_work) < self.jobs:
+                    self._start(waiting.popleft())
+                for child in first_to_speak(list(self.at_work)):
+                    self._hear(child)
+        finally:
+            for child in self.at_work:
+                child.end()
+        return self.left
+
+    def _start(self, cell: Cell) -> None:
+        try:
+            child = Child(work, self._job(cell))
+        except Failed:  # no process can be started here
+            self.left.append(cell)
+            return
+        self.at_work[child] = _AtWork(cell, now())
+        self.all.started(cell)
+
+    def _job(self, cell: Cell) -> Job:
+        config = self.all.config
+        return Job(
+            identity=cell.identity,
+            key=cell.key,
+            device=str(cell.group.device),
+            data_dir=Path(config.data_dir).absolute() if config.data_dir else None,
+            init=cell.group.init,
+            folder=self.all.store.folder.absolute(),
+            strict_macs=config.strict_macs,
+            plugins=self.plugins,
+            jobs=self.jobs,
+            threads=max(1, torch.get_num_threads() // self.jobs),
+            environment=dict(os.environ),
+        )
+
+    def _hear(self, child: Child) -> None:
+        """One message: progress, the record, None where the cell could not be made, or the process's end."""
+        one = self.at_work[child]
+        try:
+            said: Progress | dict[str, Any] | None = child.receive()
+        except Failed as error:
+            said = write_failure(one.cell, self.all.store, str(error), one.started_at)
+        if isinstance(said, Progress):
+            self.all.tell(CellTrains(one.cell, said))
+            return
+        del self.at_work[child]
+        child.end()
+        if said is None:
+            self.left.append(one.cell)
+        else:
+            self.all.ended(one.cell, said)
 
 
 def work(pipe: Connection, job: Job) -> None:
     """The process of a cell: sends its progress, and at last its record, which is in the store by then.
 
-    Where the cell cannot be made again here it sends why.
+    Where the cell cannot be made again here, or comes out as another one, it sends None.
     """
     live_with_parent()
+    os.environ.update(job.environment)  # that of the moment, not of when the first process was started
     torch.set_num_threads(job.threads)
-    store = Store.open(job.folder)
+    cell = _made_again(job)
+    pipe.send(cell and run_cell(cell, Store.open(job.folder), pipe.send, job.strict_macs, job.jobs))
+
+
+def _made_again(job: Job) -> Cell | None:
     try:
-        cell = _made_again(job)
-    except Exception as error:
-        pipe.send(in_one_line(error))
-    else:
-        pipe.send(run_cell(cell, store, pipe.send, job.strict_macs))
-
-
-def _made_again(job: Job) -> Cell:
-    job.plugins.register()
-    cell = cell_from(job.identity, torch.device(job.device), job.data_dir, job.init)
-    if cell.key != job.key:
-        raise InvalidValue(f"{cell} is not what it was when the run began: a plugin's file was changed; run it again")
-    return cell
+        job.plugins.register()
+        cell = cell_from(job.identity, torch.device(job.device), job.data_dir, job.init)
+        return cell if cell.key == job.key else None
+    except Exception:  # a plugin that only the program knows, in a way that nobody foresaw
+        return None

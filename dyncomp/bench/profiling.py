@@ -21,6 +21,7 @@ from dyncomp.bench.memory import memory_figures
 from dyncomp.bench.plan import find_device
 from dyncomp.bench.profiled import Latency, Profile
 from dyncomp.bench.rebuild import cell_of, changed_since, device_of, rebuild
+from dyncomp.bench.timeshares import AUDITED
 from dyncomp.core import Net
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.deploy import folded
@@ -45,8 +46,6 @@ T = TypeVar("T")
 
 SECONDS = 3.0
 """the longest timing at one batch size"""
-AUDITED = 64
-"""images of the batch whose time is told by operator"""
 COUNTED = 4
 """images on which the MACs of a module are counted, and its answers checked"""
 
@@ -80,7 +79,7 @@ def profile_checkpoint(
         images="test images",
         params=sum(p.numel() for p in net.parameters()),
         **_macs_in(figures),
-        operators=_operators(timed, _drawn(cell.group.splits.test, place), figures.get("uncounted_calls", {})),
+        operators=_operators(timed, _drawn(cell.group.splits.test, place), figures.get("uncounted_calls", {}), errors),
         latency=latency,
         memory=memory,
         trained=figures,
@@ -131,7 +130,7 @@ def profile_model(
         images="standard normal noise",
         params=sum(p.numel() for p in module.parameters()),
         **(counted := _counted(module, few)),
-        operators=_operators(timed, many[:AUDITED], counted["uncounted"]),
+        operators=_operators(timed, many[:AUDITED], counted["uncounted"], errors),
         latency=latency,
         memory=memory,
         errors=(*errors, *_failed(latency, memory)),
@@ -145,10 +144,10 @@ def _taken(named: nn.Module | str, module: nn.Module, images: Tensor) -> dict[st
     return modules.memory_of_module(named, images) | energy
 
 
-def _operators(net: Net, images: Tensor, uncounted: Mapping[str, int]) -> dict[str, Any] | None:
+def _operators(net: Net, images: Tensor, uncounted: Mapping[str, int], errors: list[str]) -> dict[str, Any] | None:
     """The time by operator, for a profile; None where the network does not run."""
     with evaluating(net):
-        audit = _tried(lambda: audit_operators(net, [images], sorted(uncounted)), [])
+        audit = _tried(lambda: audit_operators(net, [images], sorted(uncounted)), errors)
     return None if audit is None else audit.as_record()
 
 

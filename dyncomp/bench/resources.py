@@ -10,11 +10,13 @@ from dyncomp.bench.events import Listener, ResourcesStarted
 from dyncomp.bench.memory import memory_figures
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.rebuild import rebuild
+from dyncomp.bench.stamp import now
 from dyncomp.bench.timeshares import where_time_goes
 from dyncomp.bench.timing import said_what_to_do
 from dyncomp.core import Net
-from dyncomp.profile import as_timed
+from dyncomp.profile import as_timed, environment
 from dyncomp.profile.apart import Apart
+from dyncomp.profile.sanity import in_one_line
 from dyncomp.store import Store
 
 
@@ -28,9 +30,9 @@ def add_resources(cells: Sequence[Cell], store: Store, apart: Apart, tell: Liste
         return
     tell(ResourcesStarted(len(lacking)))
     reference = next((cell for cell in cells if cell.is_reference), None)
-    plain = None if reference is None else as_timed(_trained(reference, store))[0]
+    plain = None if reference is None else _plain(reference, store)
     for cell in lacking:
-        store.add_to_cell(cell.key, _resources(cell, plain, store, apart))
+        store.add_to_cell(cell.key, _resources(cell, plain, store, apart) | _where(cell))
 
 
 def _lacks(cell: Cell, store: Store) -> bool:
@@ -39,9 +41,27 @@ def _lacks(cell: Cell, store: Store) -> bool:
 
 
 def _resources(cell: Cell, plain: Net | None, store: Store, apart: Apart) -> dict[str, Any]:
+    """The figures; what fails is told in `time_error`, and the cell's results stand without."""
     net, record = _trained(cell, store), store.cell(cell.key) or {}
-    figures = where_time_goes(as_timed(net)[0], plain, cell, record["uncounted_operators"])
-    return figures | memory_figures(net, cell, store.checkpoint_path(cell.key), apart) | energy_of_cell(net, cell)
+    try:
+        figures = where_time_goes(as_timed(net)[0], plain, cell, record["uncounted_operators"])
+        return figures | memory_figures(net, cell, store.checkpoint_path(cell.key), apart) | energy_of_cell(net, cell)
+    except Exception as error:  # whatever a network does here, the others are measured
+        return {"operators": None, "gaps": None, "time_error": in_one_line(error)}
+
+
+def _where(cell: Cell) -> dict[str, Any]:
+    """Training may have been elsewhere, on other threads, and long ago."""
+    return {"resources_at": now(), "resources_environment": environment(cell.group.device)}
+
+
+def _plain(reference: Cell, store: Store) -> Net | None:
+    """The plain backbone in the form in which it is timed; None where it cannot be had."""
+    net = _trained(reference, store)
+    try:
+        return as_timed(net)[0]
+    except Exception:  # its own figures tell of it
+        return None
 
 
 def _trained(cell: Cell, store: Store) -> Net:

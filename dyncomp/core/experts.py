@@ -108,7 +108,7 @@ class ExpertLayer(nn.Module, ABC):
         """One call for all experts, whose outputs lie side by side: cheaper where a call has little to do."""
         kernels = self.weight.view(-1, *self.kernel_shape[1:])  # (K * O, ...)
         y = self.apply_expert(x, kernels, None if self.bias is None else self.bias.flatten())
-        y = y.view(len(y), self.mixture.experts, -1, *y.shape[2:])  # (B, K, O, ...)
+        y = y.view(len(y), self.mixture.experts, self.kernel_shape[0], *y.shape[2:])  # (B, K, O, ...)
         share = self.mixture.weight.to(y.dtype)
         mixed: Tensor = (y * share.view(*share.shape, *[1] * (y.dim() - 2))).sum(1)
         return mixed

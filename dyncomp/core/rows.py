@@ -45,7 +45,7 @@ def rows_of_each(used: Tensor) -> list[Rows]:
         return [value > 0.5 for value in used.tolist()[0]]
     chosen = (used > 0.5).t()  # (U, B)
     counts = chosen.sum(1).tolist()
-    rows = chosen.nonzero().select(1, 1).split(counts)
+    rows = torch.split(chosen.nonzero().select(1, 1), counts)
     return [some if 0 < len(some) < len(used) else len(some) > 0 for some in rows]
 
 
@@ -70,7 +70,7 @@ def put(x: Tensor, rows: Tensor, values: Tensor, over: bool = False) -> Tensor:
     values = values.to(x.dtype)
     if is_channels_last(x):  # as rows of plain memory, which is faster
         into, values = x.permute(0, 2, 3, 1), values.permute(0, 2, 3, 1)
-        if torch.is_inference_mode_enabled() and _in_wide_steps(into, values):
+        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled() and _in_wide_steps(into, values):
             into, values = into.view(_WIDEST), values.view(_WIDEST)
         into.index_copy_(0, rows, values)
         return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -103,6 +104,8 @@ def _collate(items: Sequence[_Item | DataNotFound]) -> Batch | DataNotFound:
 
 
 def _workers(images: int) -> int:
-    """Worker processes for that many images: one core is left to the network."""
+    """Worker processes for that many images: one core is left to the network; none below a process that may not."""
+    if multiprocessing.current_process().daemon:
+        return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(8, (cores or 1) - 1, images // WORKER_WORTH)

@@ -87,7 +87,9 @@ def _end_with_parent() -> None:
 
 
 def first_to_speak(children: list[Child]) -> list[Child]:
-    """Wait until some of them have said something, or ended; which."""
+    """Wait until some of them have said something, or ended; which. Of none it is none."""
+    if not children:
+        return []
     pipes: dict[Connection, Child] = {child.pipe: child for child in children}
     return [pipes[pipe] for pipe in connection.wait(list(pipes)) if isinstance(pipe, Connection)]
 

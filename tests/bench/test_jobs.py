@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.flop_counter import flop_registry
 
 from dyncomp import Method, register_method
 from dyncomp.bench import runner
@@ -18,6 +21,7 @@ from dyncomp.bench.events import CellEnded, CellTrains, Event, ResourcesStarted
 from dyncomp.bench.jobs import MOST, jobs_for
 from dyncomp.bench.plan import make_plan
 from dyncomp.errors import InvalidValue
+from dyncomp.profile import child
 from dyncomp.store import Store
 from tests.jobs import Listening, config, plugin
 
@@ -47,7 +51,7 @@ def same(record: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("_no_timing")
-def test_results_are_those_of_one_after_the_other(tmp_path: Path, job: Listening) -> None:
+def test_results_are_those_of_one_after_the_other_on_as_many_threads(tmp_path: Path, job: Listening) -> None:
     loose = plugin(tmp_path / "loose.py", "loose", "def build(self, new):\n    return new()")
     for jobs in (1, 2):
         job.run(config(tmp_path / str(jobs), "skipnet,loose", include_path=loose, jobs=jobs))
@@ -59,6 +63,7 @@ def test_results_are_those_of_one_after_the_other(tmp_path: Path, job: Listening
         first, second = (load_file(Store.open(tmp_path / str(jobs)).checkpoint_path(key)) for jobs in (1, 2))
         assert first.keys() == second.keys()
         assert all(torch.equal(first[name], second[name]) for name in first)  # one thread each, as this process has
+        assert (one[key]["jobs"], two[key]["jobs"]) == (1, 2)
     assert job.trained == ["static", "skipnet", "loose"]
     assert {str(event.cell.method) for event in job.events if isinstance(event, CellTrains)} == set(job.trained)
     assert len([event for event in job.events if isinstance(event, CellEnded)]) == 3
@@ -165,10 +170,8 @@ def test_as_many_as_the_cores_allow(threads: int, jobs: int, monkeypatch: pytest
     assert jobs_for(make_plan(asked).cells, asked) == jobs
 
 
-def test_a_method_of_the_program_itself_is_trained_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import dataclass
-
-    @register_method("mine")
+def register_here(name: str) -> None:
+    @register_method(name)
     @dataclass(frozen=True)
     class Mine(Method):
         """Known to this function only."""
@@ -176,6 +179,9 @@ def test_a_method_of_the_program_itself_is_trained_there(monkeypatch: pytest.Mon
         def build(self, new: Any) -> Any:
             return new()
 
+
+def test_a_method_of_the_program_itself_is_trained_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_here("mine")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     for jobs in (None, 1):
         asked = config("unused", "mine", jobs=jobs)
@@ -183,6 +189,98 @@ def test_a_method_of_the_program_itself_is_trained_there(monkeypatch: pytest.Mon
     asked = config("unused", "mine", jobs=2)
     with pytest.raises(InvalidValue, match=r"jobs=2: method 'mine' is registered in the program itself.*jobs=1"):
         jobs_for(make_plan(asked).cells, asked)
+
+
+@pytest.mark.usefixtures("_no_timing")
+def test_a_cell_that_no_other_process_can_make_is_trained_here(tmp_path: Path, job: Listening) -> None:
+    register_here("mine")
+    outcome = job.run(config(tmp_path / "out", 'distill(teacher="mine"),skipnet', jobs=2))  # it is named inside
+    assert outcome is not None
+    assert outcome.failed == ()
+    jobs = {record["method"]: record["jobs"] for record in outcome.store.cells()}
+    assert jobs == {"static": 2, "skipnet": 2, "distill": 1}
+    assert sorted(job.trained) == ['distill(teacher="mine")', "skipnet", "static"]
+
+
+@pytest.mark.usefixtures("_no_timing")
+def test_where_no_process_can_be_started_all_are_trained_here(
+    tmp_path: Path, job: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any) -> None:
+        raise child.Failed("AssertionError: daemonic processes are not allowed to have children")
+
+    monkeypatch.setattr("dyncomp.bench.jobs.Child", refuse)
+    outcome = job.run(config(tmp_path / "out", "skipnet", jobs=2))
+    assert outcome is not None
+    assert outcome.failed == ()
+    assert job.trained == ["static", "skipnet"]
+
+
+def test_a_cost_that_only_the_program_knows_keeps_cells_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def known_here() -> int:
+        return 0
+
+    monkeypatch.setitem(flop_registry, torch.ops.aten.sin, known_here)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    asked = config("unused", "skipnet")
+    assert jobs_for(make_plan(asked).cells, asked) == 1
+    asked = config("unused", "skipnet", jobs=2)
+    with pytest.raises(InvalidValue, match=r"the cost of aten.sin is registered in .*test_jobs"):
+        jobs_for(make_plan(asked).cells, asked)
+
+
+@pytest.mark.usefixtures("_no_timing")
+def test_a_data_set_that_loads_by_processes_of_its_own_is_trained_on(tmp_path: Path, job: Listening) -> None:
+    folder = tmp_path / "data" / "imagenet"
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 160), ("val", 8)):
+        for name in "abcd":
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 256, (8, 8, 3), generator=generator, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(folder / part / name / f"{number}.JPEG")
+    asked = {"dataset": "imagenet(size=32)", "data_dir": str(tmp_path / "data"), "budget": "0.3"}
+    outcome = job.run(config(tmp_path / "out", "skipnet", jobs=2, **asked))
+    assert outcome is not None
+    assert [record["error"] for record in outcome.store.cells()] == [None, None]
+
+
+RAISES_LATER = """
+    def build(self, new):
+        import torch
+
+        class Late(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.model = new()
+
+            def forward(self, images):
+                if Path({flag!r}).exists() and len(images) == 4:
+                    raise KeyError("too late")
+                return self.model(images)
+
+        return Late()
+"""
+
+
+def test_a_network_that_fails_when_resources_are_measured_does_not_stop_the_run(tmp_path: Path, job: Listening) -> None:
+    flag = tmp_path / "flag"
+    loose = plugin(tmp_path / "late.py", "late", RAISES_LATER.format(flag=str(flag)))
+    asked = config(tmp_path / "out", "late,skipnet", include_path=loose)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, ResourcesStarted):
+            flag.touch()
+
+    outcome = runner.run(asked, listen)
+    assert outcome is not None
+    records = {record["method"]: record for record in outcome.store.cells()}
+    assert records["late"]["operators"] is None
+    assert records["late"]["time_error"] == "KeyError: 'too late'"
+    assert records["late"]["status"] == "ok"
+    assert records["skipnet"]["operators"] is not None
+    job.run(asked)
+    assert not any(isinstance(event, ResourcesStarted) for event in job.events)  # it was tried, and said
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 65, 1.5, "two", True])

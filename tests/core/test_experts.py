@@ -129,6 +129,17 @@ def test_every_way_to_mix_gives_the_same_with_the_same_gradients(geometry: str, 
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-9, msg=f"{name}: %s")
 
 
+@pytest.mark.parametrize("mode", ["kernels", "outputs", "auto"])
+@pytest.mark.parametrize("dense", [True, False])
+@every_geometry
+def test_an_empty_batch_has_the_right_shape(geometry: str, dense: bool, mode: str) -> None:
+    layer, x = expert_conv(geometry, mode), features(geometry, 5)
+    layer.mixture.weight, layer.mixture.dense = weights(5), dense
+    wanted = layer(x).shape[1:]
+    layer.mixture.weight = weights(5)[:0]
+    assert layer(x[:0]).shape == (0, *wanted)
+
+
 @pytest.mark.parametrize("geometry", ["1x1 strided", "depthwise", "dilated"])
 @pytest.mark.parametrize("form", ["grouped", "looped", "multiplied"])
 def test_forms_pass_gradcheck(geometry: str, form: str) -> None:
