@@ -8,9 +8,10 @@ is listed in `uncounted`, never passed over in silence.
 
 from __future__ import annotations
 
-from collections import ChainMap, Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any, Final, Literal, Protocol
 
 import torch
@@ -71,12 +72,16 @@ def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw
     return 2 * images * heads * queries * key.shape[2] * (width + value.shape[3])
 
 
-_FORMULAS: Mapping[Any, Callable[..., int]] = ChainMap(
-    {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}, flop_registry
-)
-"""FLOPs of an operator's call; torch's own list leaves out attention on CPUs."""
+_OWN = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+"""Torch's own list leaves out attention on CPUs."""
 
 
+def _formula(packet: Any) -> Callable[..., int] | None:
+    """FLOPs of an operator's call; None where nobody has said."""
+    return _OWN.get(packet) or flop_registry.get(packet)
+
+
+@cache
 def is_free(operator: torch._ops.OpOverload) -> bool:
     """Whether an operator costs no multiply-add by convention: element-wise, a view, or one of the known free ones."""
     if torch.Tag.pointwise in operator.tags or operator.is_view:
@@ -97,7 +102,7 @@ def kind_of(name: str) -> Kind | None:
     packet = getattr(getattr(torch.ops, namespace, None), operator, None)
     if packet is None or not hasattr(packet, "overloads"):
         return None
-    if packet in _FORMULAS:
+    if _formula(packet) is not None:
         return "priced"
     return "free" if any(is_free(getattr(packet, form)) for form in packet.overloads()) else None
 
@@ -149,14 +154,14 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        packet = func._overloadpacket
-        if packet not in _FORMULAS and not is_free(func):
+        formula = _formula(func._overloadpacket)
+        if formula is None and not is_free(func):
             with self:  # a composite operator counts as the operators it is made of
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
         output = func(*args, **kwargs)
-        self._add(func, _FORMULAS.get(packet), args, kwargs, output)
+        self._add(func, formula, args, kwargs, output)
         return output
 
     def _add(
