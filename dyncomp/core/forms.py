@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
@@ -26,24 +27,35 @@ def of_convolution(x: Tensor, mixing: Mixing, geometry: Geometry) -> Mapping[str
         alike = mixing.experts[0].view(mixing.shape).expand(x.shape[0], *mixing.shape)
         able = kernels.forms(alike, geometry)
         return {name: partial(_whole_convolution, form, geometry) for name, form in able.items()}
-    packs = can_pack(x, mixing.experts)
-    return _tiled_convolutions(mixing.shape, geometry, x.shape[0] > 1, _several_tiles(mixing), packs)
+    unfolds = kernels.unfolded_numbers(x[:1], mixing.shape, geometry) * power_of_two(len(x)) * x.element_size() <= LARGE
+    fitting = _Fitting(x.shape[0] > 1, _several_tiles(mixing), can_pack(x, mixing.experts), unfolds)
+    return _tiled_convolutions(mixing.shape, geometry, fitting)
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """What a batch and its kernels allow."""
+
+    many: bool
+    several_tiles: bool
+    packs: bool
+    unfolds: bool
 
 
 @cache
-def _tiled_convolutions(
-    shape: torch.Size, geometry: Geometry, many: bool, several_tiles: bool, packs: bool
-) -> Mapping[str, Form]:
+def _tiled_convolutions(shape: torch.Size, geometry: Geometry, fitting: _Fitting) -> Mapping[str, Form]:
     pointwise = kernels.is_pointwise(shape, geometry)
     name, product = ("pixels", Pixels()) if pointwise else ("images", Images(geometry))
     forms: dict[str, Form] = {}
     for suffix, limit in {"": SMALL, ", large tiles": LARGE}.items():
-        if limit == SMALL or several_tiles:
+        if limit == SMALL or fitting.several_tiles:
             form = Tiled(product, limit)
             forms[name + suffix] = partial(_tiled_pointwise, geometry, form) if pointwise else form
-    if many and not pointwise:
+    if fitting.many and not pointwise:
         forms["grouped"] = partial(_whole_convolution, kernels.grouped, geometry)
-    if packs:
+    if fitting.unfolds and not pointwise and geometry.groups == 1:
+        forms["unfolded"] = partial(_tiled_unfolded, shape, geometry, Tiled(Pixels(), SMALL))
+    if fitting.packs:
         forms["packed"] = Tiled(Packed(geometry), LARGE)
     return forms
 
@@ -77,6 +89,11 @@ def _whole_convolution(form: PerImageConv, geometry: Geometry, x: Tensor, mixing
 
 def _tiled_pointwise(geometry: Geometry, form: Tiled, x: Tensor, mixing: Mixing) -> Tensor:
     pixels, size = kernels.to_pixels(x, geometry)
+    return kernels.from_pixels(form(pixels, mixing), size, x)
+
+
+def _tiled_unfolded(shape: torch.Size, geometry: Geometry, form: Tiled, x: Tensor, mixing: Mixing) -> Tensor:
+    pixels, size = kernels.unfolded(x, shape, geometry)
     return kernels.from_pixels(form(pixels, mixing), size, x)
 
 

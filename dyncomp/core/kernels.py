@@ -75,6 +75,30 @@ def to_pixels(x: Tensor, geometry: Geometry) -> tuple[Tensor, tuple[int, int]]:
     return seen.permute(0, 2, 3, 1).reshape(images, height * width, channels), (height, width)
 
 
+def unfolded(x: Tensor, shape: Sequence[int], geometry: Geometry) -> tuple[Tensor, tuple[int, int]]:
+    """What an ungrouped kernel of that shape sees at each of its places, (B, P, C * k * k), and the size of their map.
+
+    A convolution is then a matrix product, for the price of a copy k * k times as large as x: worth it on small maps.
+    """
+    g = geometry
+    columns = F.unfold(x, tuple(shape[2:]), g.dilation, g.padding, g.stride)  # (B, C * k * k, P)
+    return columns.transpose(1, 2), places(x, shape, geometry)
+
+
+def unfolded_numbers(x: Tensor, shape: Sequence[int], geometry: Geometry) -> int:
+    """How many numbers `unfolded` makes."""
+    height, width = places(x, shape, geometry)
+    return len(x) * height * width * shape[1] * shape[2] * shape[3]
+
+
+def places(x: Tensor, shape: Sequence[int], geometry: Geometry) -> tuple[int, int]:
+    """Height and width of what a convolution of x by kernels of that shape gives."""
+    g = geometry
+    sides = zip(x.shape[2:], shape[2:], g.stride, g.padding, g.dilation, strict=True)
+    height, width = ((n + 2 * pad - far * (k - 1) - 1) // step + 1 for n, k, step, pad, far in sides)
+    return height, width
+
+
 def from_pixels(y: Tensor, size: tuple[int, int], x: Tensor) -> Tensor:
     """Pixels (B, P, O) as maps (B, O, H', W') in the layout of x."""
     return _layout_of(x, y.view(len(y), *size, y.shape[2]).permute(0, 3, 1, 2))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import packed, scratch
+from dyncomp.core import kernels, packed, scratch
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear, Mixture
-from dyncomp.core.forms import Form
+from dyncomp.core.forms import LARGE, Form
 from dyncomp.core.packed import Packed
 from dyncomp.core.products import Images, Pixels, Product, Tiled
 from dyncomp.core.tiles import Mixing, compare, mix
@@ -53,6 +53,21 @@ def test_every_form_that_can_run_is_a_plain_convolution_per_image(
         assert y.is_contiguous(memory_format=layout) or x.shape[1] == 1, name
 
 
+@every_geometry
+@torch.no_grad()
+def test_small_maps_may_be_unfolded_and_large_ones_are_not(geometry: str) -> None:
+    layer, x = expert_conv(geometry), features(geometry, 1)
+    shape = layer.kernel_shape
+    layer.mixture.weight = weights(1)
+    numbers = layer(x).shape[2:].numel() * shape[1:].numel()
+    assert kernels.unfolded_numbers(x, shape, layer.geometry) == numbers
+    able = layer.geometry.groups == 1 and not kernels.is_pointwise(shape, layer.geometry)
+    most = LARGE // (numbers * x.element_size())
+    for images, small in ((1, True), (2 * most, False)):
+        forms = forms_of(layer, x.expand(images, *x.shape[1:]), weights(1).expand(images, -1))
+        assert ("unfolded" in forms) == (able and small)
+
+
 def products(layer: ExpertConv2d, x: Tensor) -> Iterator[tuple[Product, Tensor]]:
     """Products of the layer, and what they take in place of x (B, C, H, W)."""
     yield Images(layer.geometry), x
@@ -65,17 +80,17 @@ def products(layer: ExpertConv2d, x: Tensor) -> Iterator[tuple[Product, Tensor]]
 def test_the_size_of_tiles_changes_neither_values_nor_gradients(geometry: str, limit: int) -> None:
     layer, plain, weight = expert_conv(geometry), features(geometry, 5), weights(5).requires_grad_()
     layer.bias = None
-    kernels = torch.einsum("bk,kon->bon", weight, layer.weight)
+    kernel = torch.einsum("bk,kon->bon", weight, layer.weight)
     for product, x in products(layer, plain):
         x = x.detach().requires_grad_()
-        wanted = x @ kernels.mT if isinstance(product, Pixels) else by_hand(layer, geometry, x, weight)
+        wanted = x @ kernel.mT if isinstance(product, Pixels) else by_hand(layer, geometry, x, weight)
         ours = Tiled(product, limit)(x, Mixing(weight, layer.weight, layer.kernel_shape))
         torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-10)
         seen = torch.randn_like(wanted)
         given = (x, weight, layer.weight)
         for a, b in zip(*(torch.autograd.grad(y, given, seen) for y in (ours, wanted.clone())), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
-        kernels = torch.einsum("bk,kon->bon", weight, layer.weight)  # its graph is gone
+        kernel = torch.einsum("bk,kon->bon", weight, layer.weight)  # its graph is gone
 
 
 @pytest.mark.parametrize("limit", LIMITS)
