@@ -15,7 +15,7 @@ from dyncomp.core.forms import Form, of_convolution, of_linear, power_of_two
 from dyncomp.core.kernels import Geometry, convolve
 from dyncomp.core.rows import is_channels_last
 from dyncomp.core.tiles import Mixing, plainly
-from dyncomp.core.tuner import fastest
+from dyncomp.core.tuner import fastest, settled
 from dyncomp.errors import CannotAttach
 
 Mode = Literal["auto", "kernels", "outputs"]
@@ -69,9 +69,12 @@ class ExpertLayer(nn.Module, ABC):
         if x.shape[0] == 0:  # any kernel gives the right shape
             return self.apply_expert(x, self.kernel(0), None)
         mixing = self._mixing()
-        able = self.forms(x, mixing)
-        ways = {name: partial(self._step, partial(self._by_form, form), x) for name, form in able.items()}
-        return able[fastest(("kernels", *self._key(x)), ways)](x, mixing)
+        able, key = self.forms(x, mixing), ("kernels", *self._key(x))
+        name = settled(key, able)
+        if name is None:
+            trials = {name: partial(self._step, partial(self._by_form, form), x) for name, form in able.items()}
+            name = fastest(key, trials)
+        return able[name](x, mixing)
 
     def _by_form(self, form: Form, x: Tensor) -> Tensor:
         return form(x, self._mixing())
@@ -127,17 +130,18 @@ class ExpertLayer(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output for features x, each image by its own mix."""
+        if not self.mixture.dense or self.mixture.mode == "kernels":
+            return self.by_kernels(x)
         ways = self._ways()
         trials = {name: partial(self._step, way, x) for name, way in ways.items()}
         return ways[fastest(("mix", self.mixture.mode, *self._key(x)), trials)](x)
 
     def _ways(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """The equal ways that the form and the mode allow, by name."""
+        """The equal ways that the mode allows, by name."""
         ways: dict[str, Callable[[Tensor], Tensor]] = {}
-        mode = self.mixture.mode if self.mixture.dense else "kernels"
-        if mode != "outputs":
+        if self.mixture.mode != "outputs":
             ways["kernels"] = self.by_kernels
-        if mode != "kernels":
+        if self.mixture.mode != "kernels":
             ways["outputs one by one"] = partial(self.by_outputs, together=False)
             if self._is_one_call():
                 ways["outputs together"] = partial(self.by_outputs, together=True)

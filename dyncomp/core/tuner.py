@@ -6,7 +6,7 @@ The choice changes speed and rounding, never the mathematics. It is made once pe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -38,6 +38,14 @@ def fastest(key: Hashable, ways: Mapping[str, Callable[[], Any]]) -> str:
             return first
         _choices[key] = _try(ways)
     return _choices[key] if _choices[key] in ways else first
+
+
+def settled(key: Hashable, able: Collection[str]) -> str | None:
+    """What was chosen for this key, where that is able here: a short cut, for whoever asks again and again."""
+    if _turn.get() is not None or torch.compiler.is_compiling():
+        return None
+    name = _choices.get(key)
+    return name if name in able else None
 
 
 @contextmanager

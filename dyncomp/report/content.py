@@ -32,7 +32,8 @@ CONVENTIONS = (
         "realised",
         "By the clock: in each round every network gets the same real images, one network after the "
         "other, each in a process of its own; the speed-up is the median over rounds of the static "
-        "network's time by the method's time in the same round. The 95 % interval is a bootstrap over "
+        "network's time by the method's time in the same round. A pass that takes more than 1.25 times the "
+        "shortest on the same batch was interrupted, and counts as that. The 95 % interval is a bootstrap over "
         "blocks of rounds. Faster or slower is said only where all of it lies on one side of 1.",
     ),
     (

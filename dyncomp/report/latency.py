@@ -64,7 +64,7 @@ def _cell_timing(key: str, timing: Mapping[str, Any], statics: Collection[str], 
 def columns(timing: CellTiming) -> dict[str, Any]:
     """Percentiles, throughput, the realised speed-up, both with 95 % intervals, the verdict; {} without samples.
 
-    The speed-up is the median over rounds of static's time by the network's own on the same batches.
+    The speed-up is the median over rounds of static's time by the network's own on the same batches: `Rounds.ratios`.
     """
     import numpy as np
 

@@ -8,6 +8,14 @@ from dataclasses import dataclass
 
 from dyncomp.samples.intervals import RESAMPLES, Interval, median_interval
 
+CUT = 1.25
+"""A pass may take this many times what the shortest on the same batch took; what is beyond is an interruption.
+
+Whoever is interrupted takes several times as long, and one such pass outweighs all others of its round: on a busy
+machine half of the rounds then say nothing about the ratio. A pass on a batch that did not come again is left as it is.
+Medians, percentiles and verdicts are of all that was measured.
+"""
+
 
 @dataclass(frozen=True)
 class Rounds:
@@ -34,16 +42,29 @@ class Rounds:
         return [math.fsum(row) for row in self.split(name)]
 
     def ratios(self, name: str, reference: str) -> list[float]:
-        """Per round, the reference's time by the network's own on the same batches."""
-        pairs = zip(self.totals(reference), self.totals(name), strict=False)
+        """Per round, the reference's time by the network's own on the same batches, interruptions cut (`CUT`)."""
+        pairs = zip(self._uninterrupted(reference), self._uninterrupted(name), strict=False)
         return [theirs / own for theirs, own in pairs if theirs and own]
+
+    def _uninterrupted(self, name: str) -> list[float]:
+        """The totals, of a pass no more than `CUT` times the shortest on the same batch."""
+        if not self.distinct:
+            return self.totals(name)
+        import numpy as np
+
+        passes = np.array(self.split(name), dtype=float).reshape(-1, self.per_round)  # (R, K)
+        for turn in range(self.distinct):
+            alike = passes[turn :: self.distinct]
+            if len(alike):
+                np.minimum(alike, CUT * alike.min(axis=0), out=alike)
+        return [math.fsum(row) for row in passes]
 
     def median(self, name: str, resamples: int = RESAMPLES) -> Interval:
         """The median time of a batch, with its interval."""
         return median_interval(self.split(name), resamples)
 
     def speedup(self, name: str, reference: str | None, resamples: int = RESAMPLES) -> Interval:
-        """The median over rounds of the reference's time by the network's own, with its interval; 1 for itself."""
+        """The median over rounds of `ratios`, with its interval; 1 for itself."""
         if name == reference:
             return Interval(1.0, 1.0, 1.0)
         ratios = self.ratios(name, reference) if reference is not None else []

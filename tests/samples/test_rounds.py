@@ -61,3 +61,24 @@ def test_what_is_left_is_as_wide_as_the_noise() -> None:
 
 def test_no_rounds_leave_nothing() -> None:
     assert Rounds({}).relative("a") == []
+
+
+def test_interruptions_leave_the_ratio_alone_and_are_seen_elsewhere() -> None:
+    draw = np.random.default_rng(0)
+    costs = np.tile([[1.0, 3.0, 2.0, 8.0], [4.0, 1.0, 1.0, 2.0]], (30, 1))  # (rounds, passes)
+    own, static = costs.copy(), np.full_like(costs, 2.0)
+    hit = draw.random(costs.shape) < 0.25
+    own[hit] *= 6
+    rounds = Rounds({"s": list(static.ravel()), "a": list(own.ravel())}, per_round=4, distinct=2)
+    means = [8 / 14, 8 / 8]  # of the two kinds of rounds
+    assert all(any(mean / 1.25 <= ratio <= mean for mean in means) for ratio in rounds.ratios("a", "s"))
+    plain = Rounds(rounds.samples_ms, per_round=4)  # nobody knows which batches came again
+    assert plain.speedup("a", "s").width > 3 * rounds.speedup("a", "s").width
+    assert rounds.totals("a") == plain.totals("a")
+    assert rounds.median("a") == plain.median("a")
+
+
+def test_what_a_batch_costs_by_right_is_not_cut() -> None:
+    own = [1.0, 9.0, 1.0, 7.0, 1.0, 9.5, 6.0]  # the second batch is dear; the fourth did not come again
+    rounds = Rounds({"s": [1.0] * 7, "a": own}, per_round=1, distinct=4)
+    assert rounds.ratios("a", "s") == [1.0, 1 / 9, 1.0, 1 / 7, 1.0, 1 / 9.5, 1 / 1.25]
