@@ -28,10 +28,10 @@ def main() -> None:
     """Run it, print the table, keep the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--comparisons", type=int, default=40)
-    parser.add_argument("--seconds", type=float, default=1.5, help="longest timing of one network of a comparison")
+    parser.add_argument("--seconds", type=float, default=4.0, help="longest timing of one network of a comparison")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--load", type=float, default=0.3, help="share of one processor that a neighbour keeps busy")
-    parser.add_argument("--minutes", type=float, default=8.0, help="no further comparison is begun after it")
+    parser.add_argument("--minutes", type=float, default=15.0, help="no further comparison is begun after it")
     asked = parser.parse_args()
     clock = Clock(asked.minutes)
     cells: list[dict[str, Any]] = []

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyncomp.profile.allocator import USUAL, keep_freed_memory
 from dyncomp.profile.child import live_with_parent
 from dyncomp.profile.clock import Run, clock_of
 from dyncomp.profile.rest import wait_for_own_threads
@@ -34,11 +35,11 @@ class Setting:
 class Bench:
     """A network and its images, ready to be timed; each method answers one request of the parent."""
 
-    def __init__(self, make: Make, setting: Setting) -> None:
+    def __init__(self, make: Make, setting: Setting, allocator: str = USUAL) -> None:
         torch.set_num_threads(setting.threads)
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, setting.processors)
-        self.make = make
+        self.make, self.allocator = make, allocator
         self.device = torch.device(setting.device)
         self.clock = clock_of(self.device)
         self.run: Run | None = None
@@ -53,6 +54,7 @@ class Bench:
             "threads": torch.get_num_threads(),
             "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
             "gc": gc.isenabled(),
+            "allocator": self.allocator,
             "clock": self.clock.name,
             "form": dict(getattr(self.run, "facts", {})),
         }
@@ -91,7 +93,7 @@ class Bench:
 def serve(pipe: Connection, make: Make, setting: Setting) -> None:
     """Answer requests `(method of Bench, *arguments)` by `(True, answer)` or `(False, error)` until the pipe ends."""
     live_with_parent()
-    bench = Bench(make, setting)
+    bench = Bench(make, setting, keep_freed_memory())
     while True:
         try:
             name, *arguments = pipe.recv()

@@ -17,6 +17,14 @@ MOST_VALUES = 2**22
 Z95 = 1.959963984540054
 
 
+ALIKE = 0.015
+"""Ratios this close to 1 are no difference: where a process happens to lie in memory makes as much.
+
+About the standard deviation, over starts, of the ratio of one network in two processes (`benchmarks/honesty`,
+same_network); no interval from within the processes can know of it.
+"""
+
+
 class Interval(NamedTuple):
     """A median and its 95 % interval; NaN where there is nothing to tell it from."""
 
@@ -34,13 +42,13 @@ UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
 def side_of(low: float, high: float) -> Literal["faster", "slower", "same"]:
-    """What an interval of a ratio static / method says: different only where all of it lies on one side of 1.
+    """What an interval of a ratio static / method says: different where all of it lies beyond what is `ALIKE`.
 
     The one rule by which a difference is declared, whoever declares it. An unknown interval declares none.
     """
-    if low > 1:
+    if low > 1 + ALIKE:
         return "faster"
-    return "slower" if high < 1 else "same"
+    return "slower" if high < 1 - ALIKE else "same"
 
 
 def median_interval(values: Sequence[float] | Sequence[Sequence[float]], resamples: int = RESAMPLES) -> Interval:

@@ -24,6 +24,7 @@ from dyncomp.bench.events import CellTrains, Event
 from dyncomp.bench.stamp import git_commit
 from dyncomp.errors import DyncompError, InvalidValue, OutputError
 from dyncomp.profile import child
+from dyncomp.profile.allocator import KEEPS, USUAL
 from dyncomp.store import Store
 from tests.jobs import PLAIN, TINY, Listening, config, plugin
 
@@ -182,6 +183,7 @@ def test_timings_keep_raw_samples_of_paired_rounds(finished: Path) -> None:
         assert record["errors"] == record["not_compiled"] == {}
         assert (record["threads"], record["gc"], record["clock"]) == (torch.get_num_threads(), False, "perf_counter")
         assert record["affinity"] == sorted(os.sched_getaffinity(0))
+        assert record["allocator"] in (KEEPS, USUAL)
         assert record["load"]["processors"] == len(record["affinity"])
 
 

@@ -142,11 +142,11 @@ def test_width_is_a_share_of_the_middle() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (1.01, 1.2, "faster"),
-        (0.8, 0.99, "slower"),
+        (1.016, 1.2, "faster"),
+        (0.8, 0.984, "slower"),
         (0.99, 1.01, "same"),
-        (1.0, 1.2, "same"),
-        (0.8, 1.0, "same"),
+        (1.014, 1.2, "same"),
+        (0.8, 0.986, "same"),
         (math.nan, math.nan, "same"),
     ],
 )
