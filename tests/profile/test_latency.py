@@ -28,6 +28,7 @@ from dyncomp.profile import (
     latency,
     measure_latency,
 )
+from dyncomp.profile.allocator import KEEPS, USUAL
 from dyncomp.samples import Rounds
 from tests.handmade import numbered_split
 from tests.profile import forms
@@ -153,7 +154,8 @@ def test_samples_are_the_times_of_the_calls(seen: Seen) -> None:
 def test_what_was_set_is_said(seen: Seen) -> None:
     for result in (seen.small, seen.large):
         wanted = {"threads": 1, "affinity": list(allowed_processors()), "gc": False, "clock": "perf_counter"}
-        assert result.setting == wanted
+        assert result.setting == wanted | {"allocator": result.setting["allocator"]}
+        assert result.setting["allocator"] in (KEEPS, USUAL)
         assert result.load.processors == len(allowed_processors())
         assert result.seconds > 0
     assert (seen.small.batch_size, seen.large.batch_size) == (8, 400)
