@@ -14,6 +14,7 @@ from dyncomp.cli import dyncomp_main
 from dyncomp.conformance import CHECKS, Case
 from dyncomp.errors import InvalidValue
 from dyncomp.registry import METHODS, include_path
+from dyncomp.samples import is_invalid
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
@@ -97,7 +98,8 @@ def test_the_readmes_table_is_that_of_the_run_it_names() -> None:
     for cells in rows:
         of_method = results[results["spec"] == cells[0].strip("`")].sort_values("batch_size")
         first = of_method.iloc[0]
-        realised = [f"{value:.2f}x" for value in of_method["speedup_realised"]]
+        timed = zip(of_method["speedup_realised"], of_method["verdict"], strict=True)
+        realised = [f"{value:.2f}x" + " (!)" * is_invalid(verdict) for value, verdict in timed]
         exchanged = "" if pd.isna(first["route_exchange_top1"]) else f"{first['route_exchange_top1']:.1f} %"
         assert cells == [*shown(first), *realised, str(first["routes"]), exchanged]
 
