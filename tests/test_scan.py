@@ -153,7 +153,7 @@ def test_built_in_plugins_are_read_as_they_run(registry: Registry[object]) -> No
         assert read_entry.known_options is not None, "listing would have to import it"
         cls = read_entry.load()
         ran = registry.entry(entry.name)
-        assert (ran.loaded, ran.options) == (cls, options_of(cls))
+        assert (ran.load(), ran.options) == (cls, options_of(cls))
         assert read_entry.known_options == ran.options
         for key in ("summary", "paper", "origin", "place", "source_hash", "class_name"):
             assert getattr(read_entry, key) == getattr(ran, key)
