@@ -61,12 +61,11 @@ class ByLot:
         for site, op in self.net.sites.items():
             drawn = torch.rand(images, op.units, generator=generator)
             lot = self.lots.get(site)
-            if isinstance(lot, GateByLot):
-                lot.drawn = (drawn >= rate).float() - 0.5
-            elif isinstance(lot, PolicyByLot):
-                lot.drawn = (drawn >= rate).float()
-            else:
+            if lot is None:
                 self.forced[site] = _wished(op, drawn, rate)
+            else:
+                used = (drawn >= rate).float()
+                lot.drawn = used - 0.5 if isinstance(lot, GateByLot) else used
 
     def run(self, x: Tensor, record: bool = False) -> Output:
         """The sparse form, by what was drawn."""

@@ -31,7 +31,7 @@ from dyncomp.profile import (
     stream_figures,
     warnings_of,
 )
-from dyncomp.profile.sanity import check_network, check_untrained, in_one_line
+from dyncomp.profile.sanity import check_network, check_untrained
 from dyncomp.registry import METHODS
 from dyncomp.spec import full_options, name_of, spec_of
 from dyncomp.store import Store
@@ -60,7 +60,8 @@ def run_cell(
         figures, images = _train_and_measure(cell, store, report, strict_macs)
         record |= figures | {"status": "ok"}
     except Exception as error:  # a cell that fails is a result too; the others go on
-        record |= {"error": in_one_line(error), "traceback": traceback.format_exc()}
+        message = " ".join(f"{type(error).__name__}: {error}".split())  # all of it: what to do comes last
+        record |= {"error": message, "traceback": traceback.format_exc()}
     record["finished_at"] = now()
     store.write_cell(record, images)
     return record

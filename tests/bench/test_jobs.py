@@ -180,15 +180,20 @@ def register_here(name: str) -> None:
             return new()
 
 
-def test_a_method_of_the_program_itself_is_trained_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    register_here("mine")
+def stay_here(methods: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells of these methods are trained in the program, and asking for several at a time is refused."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     for jobs in (None, 1):
-        asked = config("unused", "mine", jobs=jobs)
+        asked = config("unused", methods, jobs=jobs)
         assert jobs_for(make_plan(asked).cells, asked) == 1
-    asked = config("unused", "mine", jobs=2)
-    with pytest.raises(InvalidValue, match=r"jobs=2: method 'mine' is registered in the program itself.*jobs=1"):
+    asked = config("unused", methods, jobs=2)
+    with pytest.raises(InvalidValue, match=rf"jobs=2: {reason}.*jobs=1"):
         jobs_for(make_plan(asked).cells, asked)
+
+
+def test_a_method_of_the_program_itself_is_trained_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_here("mine")
+    stay_here("mine", "method 'mine' is registered in the program itself", monkeypatch)
 
 
 @pytest.mark.usefixtures("_no_timing")
@@ -221,12 +226,7 @@ def test_a_cost_that_only_the_program_knows_keeps_cells_in_it(monkeypatch: pytes
         return 0
 
     monkeypatch.setitem(flop_registry, torch.ops.aten.sin, known_here)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    asked = config("unused", "skipnet")
-    assert jobs_for(make_plan(asked).cells, asked) == 1
-    asked = config("unused", "skipnet", jobs=2)
-    with pytest.raises(InvalidValue, match=r"the cost of aten.sin is registered in .*test_jobs"):
-        jobs_for(make_plan(asked).cells, asked)
+    stay_here("skipnet", r"the cost of aten.sin is registered in .*test_jobs", monkeypatch)
 
 
 @pytest.mark.usefixtures("_no_timing")
