@@ -15,7 +15,7 @@ from dyncomp.core.forms import Form, of_convolution, of_linear, power_of_two
 from dyncomp.core.kernels import Geometry, convolve
 from dyncomp.core.rows import is_channels_last
 from dyncomp.core.tiles import Mixing, plainly
-from dyncomp.core.tuner import fastest, settled
+from dyncomp.core.tuner import chosen
 from dyncomp.errors import CannotAttach
 
 Mode = Literal["auto", "kernels", "outputs"]
@@ -68,15 +68,11 @@ class ExpertLayer(nn.Module, ABC):
         """Each image by its own mixed kernel, in the form that is fastest here."""
         if x.shape[0] == 0:  # any kernel gives the right shape
             return self.apply_expert(x, self.kernel(0), None)
-        mixing = self._mixing()
-        able, key = self.forms(x, mixing), ("kernels", *self._key(x))
-        name = settled(key, able)
-        if name is None:
-            trials = {name: partial(self._step, partial(self._by_form, form), x) for name, form in able.items()}
-            name = fastest(key, trials)
-        return able[name](x, mixing)
-
-    def _by_form(self, form: Form, x: Tensor) -> Tensor:
+        form = chosen(
+            ("kernels", *self._key(x)),
+            lambda: self.forms(x, self._mixing()),
+            lambda form: self._step(lambda copy: form(copy, self._mixing()), x),
+        )
         return form(x, self._mixing())
 
     def _mixing(self) -> Mixing:
@@ -132,23 +128,25 @@ class ExpertLayer(nn.Module, ABC):
         """The layer's output for features x, each image by its own mix."""
         if not self.mixture.dense or self.mixture.mode == "kernels":
             return self.by_kernels(x)
-        ways = self._ways()
-        trials = {name: partial(self._step, way, x) for name, way in ways.items()}
-        return ways[fastest(("mix", self.mixture.mode, *self._key(x)), trials)](x)
+        key = ("mix", self.mixture.mode, *self._key(x))
+        way = chosen(key, self._ways, lambda way: self._step(partial(way, self), x))
+        return way(self, x)
 
-    def _ways(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """The equal ways that the mode allows, by name."""
-        ways: dict[str, Callable[[Tensor], Tensor]] = {}
+    def _ways(self) -> dict[str, Callable[[ExpertLayer, Tensor], Tensor]]:
+        """The equal ways that the mode allows, by name; of any layer, since layers that are alike share a choice."""
+        ways: dict[str, Callable[[ExpertLayer, Tensor], Tensor]] = {}
         if self.mixture.mode != "outputs":
-            ways["kernels"] = self.by_kernels
+            ways["kernels"] = ExpertLayer.by_kernels
         if self.mixture.mode != "kernels":
-            ways["outputs one by one"] = partial(self.by_outputs, together=False)
+            ways["outputs one by one"] = partial(ExpertLayer.by_outputs, together=False)
             if self._is_one_call():
-                ways["outputs together"] = partial(self.by_outputs, together=True)
+                ways["outputs together"] = partial(ExpertLayer.by_outputs, together=True)
         return ways
 
     def _key(self, x: Tensor) -> tuple[object, ...]:
-        return (*shape_key(x), self.kernel_shape, self.mixture.experts, torch.is_grad_enabled())
+        weight = self.weight
+        parameter = (self.kernel_shape, self.mixture.experts, weight.dtype, weight.is_inference())
+        return (*shape_key(x), *parameter, torch.is_grad_enabled())
 
     def _step(self, form: Callable[[Tensor], Tensor], x: Tensor) -> None:
         """One forward pass, and a backward pass when training, on a copy; no gradient is left behind."""
@@ -179,6 +177,7 @@ def shape_key(x: Tensor) -> tuple[object, ...]:
         is_channels_last(x),
         autocast,
         torch.get_num_threads(),
+        torch._C._get_mkldnn_enabled(),
     )
 
 

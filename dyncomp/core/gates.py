@@ -17,16 +17,16 @@ def pooled(x: Tensor) -> Tensor:
     return x.mean(dim=(2, 3)) if x.dim() == 4 else x
 
 
-def on_pooled(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution of features (B, C, H, W) averaged over space, or of pooled ones (B, C); (B, O).
+def on_pooled(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+    """A 1x1 convolution or linear layer of features (B, C, H, W) averaged over space, or of pooled ones (B, C); (B, O).
 
     A matrix product, which is what it is there, in as few calls as there can be: beside small blocks calls are the
     price of a gate. The mean is a sum whose divisor goes into the product.
     """
-    weight = conv.weight.flatten(1)
-    if x.dim() == 2 or conv.bias is None or x.dtype != weight.dtype:
-        return F.linear(pooled(x), weight, conv.bias)
-    return torch.addmm(conv.bias, x.sum(dim=(2, 3)), weight.t(), alpha=1 / (x.shape[2] * x.shape[3]))
+    weight = layer.weight.flatten(1)
+    if x.dim() == 2 or layer.bias is None or x.dtype != weight.dtype:
+        return F.linear(pooled(x), weight, layer.bias)
+    return torch.addmm(layer.bias, x.sum(dim=(2, 3)), weight.t(), alpha=1 / (x.shape[2] * x.shape[3]))
 
 
 def as_chance(logits: Tensor) -> Tensor:
@@ -56,7 +56,9 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixing weights (B, K) of features (B, C, H, W) or (B, C)."""
-        logits: Tensor = self.linear(pooled(x)).to(x.dtype) / self.temperature  # (B, K)
+        logits = on_pooled(self.linear, x).to(x.dtype)  # (B, K)
+        if self.temperature != 1:
+            logits = logits / self.temperature
         return logits.softmax(dim=1) if self.softmax else logits.sigmoid()
 
 

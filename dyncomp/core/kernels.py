@@ -57,6 +57,11 @@ def looped(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) 
     return torch.cat(parts)
 
 
+def alone(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """A plain convolution of a single image."""
+    return convolve(x, kernels[0], None if bias is None else bias[0], geometry)
+
+
 def multiplied(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """Batched matrix products; for ungrouped 1x1 kernels without padding."""
     pixels, size = to_pixels(x, geometry)  # (B, P, C)
@@ -115,7 +120,7 @@ PerImageConv = Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor]
 def forms(kernels: Tensor, geometry: Geometry) -> dict[str, PerImageConv]:
     """The forms that can run these kernels, by name."""
     if len(kernels) == 1:
-        return {"looped": looped}
+        return {"alone": alone}
     able: dict[str, PerImageConv] = {"grouped": grouped, "looped": looped}
     if is_pointwise(kernels.shape[1:], geometry):
         able["multiplied"] = multiplied

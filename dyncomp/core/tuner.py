@@ -6,17 +6,21 @@ The choice changes speed and rounding, never the mathematics. It is made once pe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
+
+W = TypeVar("W")
 
 _ROUNDS = 3
 _HOPELESS = 5
 _PATIENCE_S = 0.1  # a first call this short may be slow for what happens once only
 _choices: dict[Hashable, str] = {}
+_ways: dict[Hashable, Any] = {}
 _turn: ContextVar[list[int] | None] = ContextVar("turn", default=None)
 
 
@@ -40,12 +44,29 @@ def fastest(key: Hashable, ways: Mapping[str, Callable[[], Any]]) -> str:
     return _choices[key] if _choices[key] in ways else first
 
 
-def settled(key: Hashable, able: Collection[str]) -> str | None:
-    """What was chosen for this key, where that is able here: a short cut, for whoever asks again and again."""
-    if _turn.get() is not None or torch.compiler.is_compiling():
-        return None
-    name = _choices.get(key)
-    return name if name in able else None
+def chosen(key: Hashable, able: Callable[[], Mapping[str, W]], trial: Callable[[W], Any]) -> W:
+    """The fastest way of `able()`, by what `trial(way)` takes; remembered, because even asking what is able is dear.
+
+    `key` says all that `able` depends on, but for whether operators are counted, compiled or traced: then it is asked.
+    """
+    remembers = _turn.get() is None and not is_watched()
+    if remembers and key in _ways:
+        found: W = _ways[key]
+        return found
+    ways = able()
+    way = ways[fastest(key, {name: partial(trial, way) for name, way in ways.items()})]
+    if remembers:
+        _ways[key] = way
+    return way
+
+
+def is_watched() -> bool:
+    """Whether somebody looks at the operators: a compiler, a trace, a counter."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 @contextmanager

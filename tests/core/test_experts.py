@@ -124,8 +124,8 @@ def test_every_way_to_mix_gives_the_same_with_the_same_gradients(geometry: str, 
     ways = layer._ways()
     assert ("outputs together" in ways) == (layer.geometry.groups == 1)
     for name, way in ways.items():
-        torch.testing.assert_close(way(x), y, rtol=0, atol=1e-10, msg=f"{name}: %s")
-        for ours, theirs in zip(gradients(way(x), x, weight, layer.weight, layer.bias), wanted, strict=True):
+        torch.testing.assert_close(way(layer, x), y, rtol=0, atol=1e-10, msg=f"{name}: %s")
+        for ours, theirs in zip(gradients(way(layer, x), x, weight, layer.weight, layer.bias), wanted, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-9, msg=f"{name}: %s")
 
 
