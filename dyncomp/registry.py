@@ -50,7 +50,7 @@ def include_path(path: str | Path) -> list[Entry]:
     """
     place = Path(path)
     if not place.exists():
-        raise BrokenPlugin(f"{place}: no such file or folder; give one with plugins")
+        raise BrokenPlugin(f"{place}: no such file or folder; give a Python file with plugins, or a folder")
     entries = _include_folder(place) if place.is_dir() else _include_file(place)
     if not entries:
         decorators = ", ".join(f"@register_{registry.kind}" for registry in _REGISTRIES)

@@ -98,7 +98,7 @@ def test_named_file_that_is_broken(tmp_path: Path, text: str, words: str) -> Non
 
 
 def test_missing_or_empty_place(tmp_path: Path) -> None:
-    with pytest.raises(BrokenPlugin, match=r"nowhere.py: no such file or folder; give one"):
+    with pytest.raises(BrokenPlugin, match=r"nowhere.py: no such file or folder; give a Python file with"):
         include_path(tmp_path / "nowhere.py")
     with pytest.raises(BrokenPlugin, match="registers nothing"):
         include_path(tmp_path)

@@ -62,14 +62,17 @@ class Config:
         return asdict(self)
 
 
+_GIVE = "give a TOML file of options, such as methods = 'skipnet' (`benchmark --help` names them)"
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The options in a TOML file, names with hyphen or underscore. Raises InvalidValue, UnknownName."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InvalidValue(f"config file {path} cannot be read: {error.strerror}") from error
+        raise InvalidValue(f"config file {path} cannot be read: {error.strerror}; {_GIVE}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidValue(f"config file {path} is not TOML: {' '.join(str(error).split())}") from error
+        raise InvalidValue(f"config file {path} is not TOML: {' '.join(str(error).split())}; {_GIVE}") from error
     return {_known(key, path): value for key, value in table.items()}
 
 

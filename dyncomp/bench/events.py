@@ -45,9 +45,11 @@ class CellEnded:
 
 @dataclass(frozen=True)
 class ResourcesStarted:
-    """Time by operator, memory and energy of so many trained networks are measured, one after the other."""
+    """Time by operator, memory and energy of a trained network are measured; `number` of `total` that lack them."""
 
-    networks: int
+    cell: Cell
+    number: int
+    total: int
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def check_names(config: Config) -> None:
     Doing it again changes nothing. Raises what `registry` and `spec` raise, InvalidValue for an absent checkpoint.
     """
     if config.init and not Path(config.init).is_file():
-        raise InvalidValue(f"init={config.init!r}: no such file; give a checkpoint (.safetensors) of an earlier run")
+        raise InvalidValue(f"init={config.init!r} is no file; give a checkpoint (.safetensors) of an earlier run")
     for path in config.include_path:
         include_path(Path(path))
     for registry, text in ((METHODS, config.methods), (BACKBONES, config.backbone), (DATASETS, config.dataset)):

@@ -28,10 +28,10 @@ def add_resources(cells: Sequence[Cell], store: Store, apart: Apart, tell: Liste
     lacking = [cell for cell in cells if _lacks(cell, store)]
     if not lacking:
         return
-    tell(ResourcesStarted(len(lacking)))
     reference = next((cell for cell in cells if cell.is_reference), None)
     plain = None if reference is None else _plain(reference, store)
-    for cell in lacking:
+    for number, cell in enumerate(lacking, 1):
+        tell(ResourcesStarted(cell, number, len(lacking)))
         store.add_to_cell(cell.key, _resources(cell, plain, store, apart) | _where(cell))
 
 

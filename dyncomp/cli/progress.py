@@ -141,8 +141,8 @@ def in_words(event: Event, mark: str) -> str:
             return f"{mark} {_training(event)}, {_left(event)}"
         case CellEnded(_, record):
             return "\n".join(f"{mark} {line}" for line in _ended(record))
-        case ResourcesStarted(networks):
-            return f"measuring time by operator, memory and energy of {networks} networks"
+        case ResourcesStarted(cell, number, total):
+            return f"measuring time by operator, memory and energy, {number}/{total}: {cell}"
         case TimingStarted(networks, batch_size):
             return f"timing {networks} networks in turns, batch size {batch_size}"
         case ReportStarted():

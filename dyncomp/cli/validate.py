@@ -49,11 +49,17 @@ def _run(target: str, backbone: str) -> int:
     from dyncomp.conformance import validate_all  # torch is imported here, after the names were checked
 
     failed = checked = 0
-    for found in validate_all(specs, backbone):
+    for found in validate_all(specs, backbone, begin=_begin):
         typer.echo("\n".join(in_words(found)))
         failed, checked = failed + len(found.failed), checked + len(found.results)
     typer.echo(f"{failed} of {checked} checks failed" if failed else f"all {checked} checks hold")
     return 1 if failed else 0
+
+
+def _begin(spec: str) -> None:
+    """Tell who waits at a terminal; the list itself comes when it is whole."""
+    if sys.stderr.isatty():
+        typer.echo(f"checking {spec} ...", err=True)
 
 
 def in_words(found: CheckList) -> Iterator[str]:

@@ -66,19 +66,24 @@ def validate(spec: str, backbone: str = "") -> CheckList:
     return CheckList(spec, case.backbone, tuple(_results(case, METHODS.entry(name_of(method)).source)))
 
 
-def validate_all(specs: Sequence[str], backbone: str = "") -> Iterator[CheckList]:
+def validate_all(
+    specs: Sequence[str], backbone: str = "", begin: Callable[[str], None] = lambda spec: None
+) -> Iterator[CheckList]:
     """The check list of each spec, and then of the `examples` that its method's class names.
 
-    Raises as `validate` does for the specs given; an example that is no spec is a failed check, and one that has no
-    place in the backbone given is tried on the smallest that has one.
+    `begin` is told each one before its checks are run, which may take a while. Raises as `validate` does for the specs
+    given; an example that is no spec is a failed check, and one that has no place in the backbone given is tried on the
+    smallest that has one.
     """
     methods: dict[str, Method] = {spec: METHODS.create(spec) for spec in specs}
     for method in methods.values() if backbone else ():
         _given(method, backbone)  # before the first check is run
     for spec in methods:
+        begin(spec)
         yield validate(spec, backbone)
     for spec in dict.fromkeys(spec for method in methods.values() for spec in type(method).examples):
         if spec not in methods:
+            begin(spec)
             yield _validate_example(spec, backbone)
 
 

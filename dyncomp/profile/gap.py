@@ -20,12 +20,12 @@ Over a batch, all in milliseconds:
 
 Times by part come from a stopwatch that the network's own ops start and stop. Its own cost is taken out in proportion:
 the shares of a pass with it are applied to the time of the same batch without it, and `stopwatch_slowdown` says how far
-the two were apart. Few rounds at a time: read the parts as a sketch, and the realised speed-up from the timing.
+the two were apart. Few rounds at a time: read the parts as a sketch, and the realised speed-up from the timing. Where
+they are too few, or far apart, `verdict` says so.
 """
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,9 +39,10 @@ from dyncomp.core import Net
 from dyncomp.core.counter import MOVING, MacCounter, Meter, Scope
 from dyncomp.core.decisions import all_on
 from dyncomp.core.trace import Decision
+from dyncomp.profile.passes import doubts, take_turns
 from dyncomp.profile.stopwatch import Stopwatch, call_ms
+from dyncomp.samples import in_words
 
-MOST_CYCLES = 10
 PARTS = ("arithmetic", "pace", "gates", "moving", "launches", "smaller_batches")
 
 PLAIN = ("static", "own")
@@ -108,6 +109,8 @@ class Gap:
     """of the method, by scope; adds up to `method_ms`"""
     full_ms: ByScope
     """the same with every unit on"""
+    verdict: str
+    """whether the times can be relied on"""
 
     def parts_ms(self) -> dict[str, float]:
         """The parts, which add up to `method_ms`."""
@@ -126,6 +129,7 @@ class Gap:
         return {
             "batch_size": self.batch_size,
             "cycles": self.cycles,
+            "verdict": self.verdict,
             "static_ms": self.static_ms,
             "method_ms": self.method_ms,
             "parts_ms": self.parts_ms(),
@@ -142,7 +146,8 @@ def attribute(net: Net, static: Net, batches: Sequence[Tensor], seconds: float) 
     """Decompose the time of the sparse form over batches (B, C, H, W), all of one size, against the plain backbone.
 
     Each batch goes through both networks, plainly, and through the method under the stopwatch, by its own decisions and
-    with everything on. The four take turns; in cycles over the batches, until `seconds` are over.
+    with everything on. The four take turns; in cycles over the batches, until `seconds` are over, but five in any case,
+    unless that takes five times as long.
     """
     on = {site: decision.map(lambda t: t.to(batches[0])) for site, decision in all_on(net, len(batches[0])).items()}
     for batch in batches:  # every route and size of sub-batch is warm
@@ -166,6 +171,7 @@ def attribute(net: Net, static: Net, batches: Sequence[Tensor], seconds: float) 
         full=work(net, batches[:1], on),
         own_ms={scope: ms / slowdown for scope, ms in own.items()},
         full_ms={scope: ms / slowdown for scope, ms in full.items()},
+        verdict=in_words(doubts(cycles, {"static": "static is ", "own": ""})),
     )
 
 
@@ -176,13 +182,7 @@ def _cycles(net: Net, static: Net, batches: Sequence[Tensor], on: Forced, second
         "parts": lambda batch: watched_ms(net, batch),
         "full": lambda batch: watched_ms(net, batch, on),
     }
-    cycles: list[list[dict[str, Any]]] = []
-    end = time.perf_counter() + seconds
-    while not cycles or (len(cycles) < MOST_CYCLES and time.perf_counter() < end):
-        begin = len(cycles) % len(ways)
-        order = [*ways][begin:] + [*ways][:begin]
-        cycles.append([{name: ways[name](batch) for name in order} for batch in batches])
-    return cycles
+    return take_turns(ways, batches, seconds)
 
 
 def _by_scope(cycles: Sequence[Sequence[Mapping[str, Any]]], name: str) -> dict[Scope, float]:

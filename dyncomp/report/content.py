@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import numbers as n
 from dyncomp.report.details import Detail, Failure, detail, failures, place, warnings_of
+from dyncomp.report.latency import timings_of
 from dyncomp.report.reading import Reading, Record
 from dyncomp.report.spent import gap_table
 from dyncomp.report.tables import Table, results_table, summary_table
@@ -56,7 +57,8 @@ CONVENTIONS = (
         "promises, gates left out. Slower or faster per MAC: the parts that run, beyond that pace, when every unit is "
         "on and nothing is packed. Gates, and gathering and scattering: by a stopwatch that the network's own ops "
         "start and stop. Launches: calls beyond those, at the cost of a call that does nothing, so at least. Smaller "
-        "batches: what is left. A sketch from a few rounds; realised is what the timing says.",
+        "batches: what is left. A sketch from a few passes; realised is what the timing says. Passes that are too few, "
+        "noisy, or against what the timing says are INVALID.",
     ),
     (
         "operators",
@@ -109,18 +111,19 @@ class Content:
 
 def content(reading: Reading, frame: pd.DataFrame) -> Content:
     """Everything that a report says about a folder, but the plots."""
+    shown = timings_of([cell["key"] for cell in reading.cells], reading.timings, reading.statics)
     done = [cell for cell in _in_order(reading, frame) if cell.get("status") == "ok"]
     return Content(
         sentences=tuple(words_of(reading, frame)),
         table=results_table(frame),
-        gap=gap_table(done),
+        gap=gap_table(done, frame),
         summary=summary_table(frame) if frame["seed"].nunique() > 1 else None,
         details=tuple(detail(cell) for cell in done),
         failures=tuple(failures(reading, frame)),
         problems=reading.problems,
         warnings=tuple(_warnings(done)),
-        setting=tuple(_setting(reading, frame)),
-        environment=tuple(_environment(reading)),
+        setting=tuple(_setting(reading, frame, shown)),
+        environment=tuple(_environment(reading, shown)),
         conventions=CONVENTIONS,
     )
 
@@ -140,14 +143,14 @@ def _warnings(cells: Iterable[Record]) -> Iterable[tuple[str, str]]:
         yield f"{where}, seed{'s' if len(found) > 1 else ''} {', '.join(found)}", text
 
 
-def _setting(reading: Reading, frame: pd.DataFrame) -> Iterable[tuple[str, str]]:
+def _setting(reading: Reading, frame: pd.DataFrame, timings: Sequence[Record]) -> Iterable[tuple[str, str]]:
     """What was run, each value that occurs once."""
     for name in ("dataset", "backbone", "budget", "device", "seed"):
         yield f"{name}s" if name == "seed" else name, _values(frame[name])
     yield "epochs", _values(cell.get("epochs") for cell in reading.cells)
     yield "batch sizes", _values(frame["batch_size"])
     yield "timed rounds", _values(frame["rounds"])
-    yield "threads", _values(timing.get("threads") for timing in reading.timings)
+    yield "threads", _values(timing.get("threads") for timing in timings)
     yield "test images", _values(frame["images"])
     yield (
         "finished",
@@ -164,10 +167,10 @@ def _values(values: Iterable[Any]) -> str:
     return ", ".join(n.plain(value) for value in sorted(known)) or n.MISSING
 
 
-def _environment(reading: Reading) -> Iterable[tuple[str, str]]:
-    """Every value of the machines and versions seen; more than one is itself worth knowing."""
+def _environment(reading: Reading, timings: Sequence[Record]) -> Iterable[tuple[str, str]]:
+    """Every value of the machines and versions that the numbers come from; more than one is itself worth knowing."""
     seen: dict[str, set[str]] = {}
-    for record in (*reading.cells, *reading.timings):
+    for record in (*reading.cells, *timings):
         for name, value in (record.get("environment") or {}).items():
             seen.setdefault(str(name), set()).add(str(value))
     return [(name, ", ".join(sorted(values))) for name, values in seen.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,15 @@ class CellTiming:
     error: str | None
     graph_breaks: int | None
     not_compiled: str | None
+    record: Mapping[str, Any]
+
+
+def timings_of(
+    keys: Iterable[str], timings: Sequence[Mapping[str, Any]], statics: Collection[str]
+) -> list[Mapping[str, Any]]:
+    """The timing records that the figures of these cells come from."""
+    used = {id(one.record) for key in keys for one in timed(key, timings, statics)}
+    return [timing for timing in timings if id(timing) in used]
 
 
 def timed(key: str, timings: Iterable[Mapping[str, Any]], statics: Collection[str]) -> list[CellTiming]:
@@ -58,6 +67,7 @@ def _cell_timing(key: str, timing: Mapping[str, Any], statics: Collection[str], 
         error=error,
         graph_breaks=timing.get("forms", {}).get(compiled, {}).get("graph_breaks"),
         not_compiled=timing.get("not_compiled", {}).get(compiled),
+        record=timing,
     )
 
 

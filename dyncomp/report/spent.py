@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dyncomp.report import numbers as n
 from dyncomp.report.reading import Record
 from dyncomp.report.tables import Table, row_of
+from dyncomp.samples import in_words, is_invalid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,8 @@ PARTS = {
 }
 HARDLY = 0.01
 """share of the mean from which on a difference in MACs is worth a sentence"""
+APART = 1.25
+"""between the speed-up of the passes whose time is taken apart and the realised one: more is a contradiction"""
 COUNTERS = {"torch": "torch's counter", "fvcore": "fvcore"}
 
 
@@ -71,14 +74,22 @@ def _operator(entry: Record, kind: str) -> Iterable[tuple[str, Any]]:
     yield n.fixed(100 * entry["share"], 1, " %"), 100 * entry["share"]
 
 
-def gap_table(cells: Iterable[Record]) -> Table | None:
-    """One row per method and batch size: the parts of its time in percent of static's, which add up to `all`."""
-    rows = [row_of(*_gap(cell, gap)) for cell in cells for gap in cell.get("gaps") or ()]
-    headers = ("method", "batch", *PARTS.values(), "all", "is")
+def gap_table(cells: Iterable[Record], frame: pd.DataFrame | None = None) -> Table | None:
+    """One row per method and batch size: the parts of its time in percent of static's, which add up to `all`.
+
+    What its own passes, or the realised speed-ups of `frame`, say against it stands beside it.
+    """
+    realised = {} if frame is None else frame.set_index(["key", "batch_size"])["speedup_realised"].to_dict()
+    rows = [
+        row_of(*_gap(cell, gap, realised.get((cell.get("key"), gap["batch_size"]))))
+        for cell in cells
+        for gap in cell.get("gaps") or ()
+    ]
+    headers = ("method", "batch", *PARTS.values(), "all", "is", "passes")
     return Table(headers, tuple(rows)) if rows else None
 
 
-def _gap(cell: Record, gap: Record) -> Iterable[tuple[str, Any]]:
+def _gap(cell: Record, gap: Record, realised: float | None) -> Iterable[tuple[str, Any]]:
     name = f"{cell.get('spec')}, {cell.get('backbone')} on {cell.get('dataset')}, seed {cell.get('seed')}"
     yield name, name
     yield n.fixed(gap["batch_size"], 0), gap["batch_size"]
@@ -88,6 +99,16 @@ def _gap(cell: Record, gap: Record) -> Iterable[tuple[str, Any]]:
     whole = 100 * gap["method_ms"] / gap["static_ms"]
     yield n.fixed(whole, 0, " %"), whole
     yield n.ratio(100 / whole), 100 / whole
+    told = _relied_on(gap, 100 / whole, realised)
+    yield told, told
+
+
+def _relied_on(gap: Record, ratio: float, realised: float | None) -> str:
+    """The verdict on the passes; where they contradict the timing, that."""
+    told = str(gap.get("verdict") or n.MISSING)  # records of former versions have none
+    if n.missing(realised) or not realised or 1 / APART < ratio / realised < APART or is_invalid(told):
+        return told
+    return in_words([f"the timing says {n.ratio(realised)}"])
 
 
 def facts(cell: Record) -> Iterator[tuple[str, str]]:

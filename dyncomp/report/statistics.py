@@ -22,6 +22,8 @@ class Difference:
     distinguishable: bool
     images: int
     paired: bool
+    p_value: float | None = None
+    """of the exact test, where that decided"""
 
 
 def paired_difference(static: pd.DataFrame, method: pd.DataFrame) -> Difference | None:
@@ -42,7 +44,7 @@ def paired_difference(static: pd.DataFrame, method: pd.DataFrame) -> Difference 
     p_value = binomtest(lost, differing, 0.5).pvalue if differing else 1.0
     spread = math.sqrt(differing - (won - lost) ** 2 / images) / images
     points = 100 * (won - lost) / images
-    return Difference(points, 100 * Z95 * spread, bool(p_value < 0.05), images, True)
+    return Difference(points, 100 * Z95 * spread, bool(p_value < 0.05), images, True, float(p_value))
 
 
 def unpaired_difference(static: float, method: float, images: int) -> Difference:

@@ -126,7 +126,10 @@ def _margin(difference: Difference) -> str:
     text = f"{n.points(difference.points)} ± {n.fixed(difference.margin, 1)} points"
     if difference.distinguishable:
         return text
-    return f"{text}, not distinguishable on {difference.images} test images"
+    text = f"{text}, not distinguishable on {difference.images} test images"
+    if difference.p_value is None or abs(difference.points) <= difference.margin:
+        return text
+    return f"{text}, exact p = {n.significant(difference.p_value, 2)}"  # the margin alone would say otherwise
 
 
 def _arithmetic(cells: pd.DataFrame) -> str:

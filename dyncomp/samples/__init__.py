@@ -5,18 +5,20 @@ from __future__ import annotations
 from dyncomp.samples.forms import fastest_form, is_compiled, key_in, name_of_form
 from dyncomp.samples.intervals import Interval, median_interval, side_of
 from dyncomp.samples.rounds import Rounds
-from dyncomp.samples.verdicts import Load, is_invalid, verdict
+from dyncomp.samples.verdicts import Load, in_words, is_invalid, noise, verdict
 
 __all__ = [
     "Interval",
     "Load",
     "Rounds",
     "fastest_form",
+    "in_words",
     "is_compiled",
     "is_invalid",
     "key_in",
     "median_interval",
     "name_of_form",
+    "noise",
     "side_of",
     "verdict",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyncomp.samples.intervals import median_interval
@@ -38,6 +39,11 @@ def verdict(rounds: Rounds, name: str, load: Load | None = None, reference: str 
         reasons += [f"static is {reason}" for reason in _reasons(rounds, reference) if reason not in reasons]
     if load is not None and load.others is not None and load.others > MOST_LOAD * load.processors:
         reasons.append(f"other load ({load.others:.1f} of {load.processors} processors busy with other work)")
+    return in_words(reasons)
+
+
+def in_words(reasons: Sequence[str]) -> str:
+    """`VALID`, or `INVALID: ` and the reasons why."""
     return f"{INVALID}: {'; '.join(reasons)}" if reasons else VALID
 
 
@@ -46,17 +52,21 @@ def is_invalid(text: object) -> bool:
     return isinstance(text, str) and text.startswith(INVALID)
 
 
+def noise(relative: Sequence[float]) -> list[str]:
+    """What to say of times as shares of their median where they are spread too wide, else nothing."""
+    import numpy as np
+
+    low, high = np.percentile(relative, [25, 75])
+    spread = high - low
+    return [f"noisy (interquartile range {100 * spread:.0f} % of the median)"] if spread > MOST_SPREAD else []
+
+
 def _reasons(rounds: Rounds, name: str) -> list[str]:
     count = rounds.count(name)
     if count < LEAST_ROUNDS:
         return [f"too few samples ({count} rounds, at least {LEAST_ROUNDS} are wanted)"]
-    import numpy as np
-
     relative = rounds.relative(name)
-    low, high = np.percentile(relative, [25, 75])
-    reasons = []
-    if high - low > MOST_SPREAD:
-        reasons.append(f"noisy (interquartile range {100 * (high - low):.0f} % of the median)")
+    reasons = noise(relative)
     third = count // 3
     first, last = median_interval(relative[:third]), median_interval(relative[-third:])
     change = last.middle / first.middle - 1

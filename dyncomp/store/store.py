@@ -196,11 +196,11 @@ class Store:
         except (ValueError, TypeError, KeyError):
             raise OutputError(
                 f"{str(self.folder)!r} holds something else than results of dyncomp; "
-                "give a new or empty folder by --output"
+                "give the output folder of a run, or for a new run a new or empty one"
             ) from None
         if not isinstance(version, int) or version > self.schema:
             raise OutputError(
                 f"{str(self.folder)!r} was written by another dyncomp (format {version!r}, this "
-                f"one knows {self.schema}); use that version or give a new folder by --output"
+                f"one knows {self.schema}); use that version, or for a new run a new folder"
             )
         return dict(config)

@@ -16,6 +16,7 @@ from dyncomp.core import Net
 from dyncomp.errors import InvalidValue
 
 FACTS = "dyncomp"
+_GIVE = "give one that a benchmark run wrote (OUTPUT/checkpoints/KEY.safetensors)"
 
 
 def save_checkpoint(net: Net, path: Path, facts: Mapping[str, Any]) -> None:
@@ -39,9 +40,11 @@ def read_facts(path: Path) -> dict[str, Any]:
             facts: dict[str, Any] = json.loads((file.metadata() or {})[FACTS])
             return facts
     except KeyError:
-        raise InvalidValue(f"{path} is not a checkpoint of dyncomp (it does not say of which network)") from None
+        raise InvalidValue(
+            f"{path} is not a checkpoint of dyncomp (it does not say of which network); {_GIVE}"
+        ) from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidValue(f"{path} is not a checkpoint of dyncomp ({_in_one_line(error)})") from error
+        raise InvalidValue(f"{path} is not a checkpoint of dyncomp ({_in_one_line(error)}); {_GIVE}") from error
 
 
 def load_checkpoint(net: Net, path: Path) -> None:

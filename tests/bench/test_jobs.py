@@ -74,7 +74,11 @@ def test_resources_are_measured_when_all_are_trained(tmp_path: Path, job: Listen
     assert outcome is not None
     kinds = [type(event) for event in job.events]
     assert kinds.index(ResourcesStarted) > max(i for i, kind in enumerate(kinds) if kind is CellEnded)
-    assert [event.networks for event in job.events if isinstance(event, ResourcesStarted)] == [2]
+    started = [event for event in job.events if isinstance(event, ResourcesStarted)]
+    assert [(str(event.cell.method), event.number, event.total) for event in started] == [
+        ("static", 1, 2),
+        ("skipnet", 2, 2),
+    ]
     for record in outcome.store.cells():
         assert record["operators"]["operators_ms"] > 0
         assert len(outcome.store.images(record["key"])) == record["images"]

@@ -298,8 +298,8 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
     for name, words in (
         ("net.safetensors", "is not a checkpoint of dyncomp"),
         ("bare.safetensors", "method=None, not static"),
-        ("absent.safetensors", "no such file; give a checkpoint"),
-        (".", "no such file; give a checkpoint"),
+        ("absent.safetensors", "is no file; give a checkpoint"),
+        (".", "is no file; give a checkpoint"),
     ):
         with pytest.raises(InvalidValue, match=words) as caught:
             cells_of("condconv", init=tmp_path / name)

@@ -78,7 +78,7 @@ def asked(methods: str = "condconv", *more: str) -> tuple[str, ...]:
         (asked("condconv", "--config", "absent.toml"), "config file absent.toml cannot be read: No such file"),
         (asked("condconv", "--include-path", "absent.py"), "absent.py: no such file or folder"),
         (asked("condconv", "--data-dir", "absent"), "--data-dir=absent is not a folder"),
-        (asked("condconv", "--init", "absent"), "init='absent': no such file; give a checkpoint"),
+        (asked("condconv", "--init", "absent"), "init='absent' is no file; give a checkpoint"),
         (asked("all(x=1)"), "unknown method 'all'"),
         (asked("all,skipnett"), "did you mean skipnet?"),
         (asked("condconv", "--dataset", "imagenet"), "imagenet"),

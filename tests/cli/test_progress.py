@@ -51,7 +51,7 @@ def events(record: dict[str, Any]) -> list[Event]:
         trains(SKIPNET, 0.25, 0.8),
         trains(SKIPNET, 1.0),
         CellEnded(SKIPNET, record),
-        ResourcesStarted(2),
+        ResourcesStarted(SKIPNET, 1, 2),
         TimingStarted(2, 64),
         ReportStarted(),
     ]
@@ -76,7 +76,7 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         "[1/1] supervised: epoch 3/30, loss 1.250, 0 s left",  # the one before came too soon after the start
         "[1/1] top-1 97.50 %, 1.23 M MACs per image, 3 routes, 12 s of training",
         "[1/1] warning: gate [bold]a is always on",
-        "measuring time by operator, memory and energy of 2 networks",
+        "measuring time by operator, memory and energy, 1/2: skipnet(target=0.41) on cifar_resnet8, digits, seed 0",
         "timing 2 networks in turns, batch size 64",
         "writing the report",
     ]

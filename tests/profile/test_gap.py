@@ -12,7 +12,9 @@ from dyncomp import build
 from dyncomp.core import Gated, Net, ResidualBlock, measure_costs
 from dyncomp.core.counter import MOVING, MacCounter
 from dyncomp.profile import attribute
+from dyncomp.profile import gap as gaps
 from dyncomp.profile.gap import PARTS, Gap, Work, is_gate, is_moving, rest, watched_ms, work
+from dyncomp.profile.passes import goes_on
 from dyncomp.profile.stopwatch import Stopwatch, call_ms
 from tests.handmade import ALWAYS_MACS, BODY_MACS, Gate, bright_or_dark, gated_net, is_bright
 
@@ -42,6 +44,7 @@ def a_gap(**more: object) -> Gap:
         "full": Work({None: 100.0, ("s", 0): 200.0, ("s", None): 10.0}, {None: 2.0, ("s", 0): 4.0, ("s", None): 3.0}),
         "own_ms": {None: 11.0, ("s", 0): 15.0, ("s", None): 8.0, ("s", MOVING): 6.0},
         "full_ms": {None: 10.0, ("s", 0): 24.0, ("s", None): 8.0},
+        "verdict": "VALID",
     }
     return Gap(**{**given, **more})  # type: ignore[arg-type]
 
@@ -140,9 +143,32 @@ def test_attribution_adds_up_and_sees_a_slow_gate() -> None:
     gap = attribute(net, static, [images(BRIGHT), images(BRIGHT[::-1])], seconds=0.0)
     parts = gap.parts_ms()
     assert gap.cycles == 1
+    assert gap.verdict == "INVALID: too few passes (1 over the batches, at least 5 are wanted)"
     assert sum(parts.values()) == pytest.approx(gap.method_ms)
     assert parts["gates"] == max(parts.values())
     assert net.tape.meter is None
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ([1.0, 1.02, 1.0, 0.98, 1.0], "VALID"),
+        ([1.0, 1.0, 1.5, 0.6, 1.3], "INVALID: noisy (interquartile range 30 % of the median)"),
+        ([1.0, 1.0], "INVALID: too few passes (2 over the batches, at least 5 are wanted)"),
+    ],
+)
+def test_noisy_or_few_passes_are_told(own: list[float], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = [[{"static": 1.0, "own": ms, "parts": {None: ms}, "full": {None: ms}}] for ms in own]
+    monkeypatch.setattr(gaps, "_cycles", lambda *given: passes)
+    assert attribute(gated_net(), gated_net(), [images(BRIGHT)], seconds=0.0).verdict == told
+
+
+@pytest.mark.parametrize(
+    ("cycles", "elapsed", "more"),
+    [(0, 99.0, True), (1, 4.9, True), (1, 5.1, False), (5, 0.9, True), (5, 1.1, False), (10, 0.1, False)],
+)
+def test_passes_go_on_until_there_are_enough(cycles: int, elapsed: float, more: bool) -> None:
+    assert goes_on(cycles, elapsed, seconds=1.0) is more
 
 
 def test_scopes_of_the_stopwatch_are_each_ones_own() -> None:

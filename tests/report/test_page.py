@@ -233,3 +233,13 @@ def test_writing_a_report_imports_no_torch(store: Store) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_only_timings_that_the_numbers_come_from_are_described(empty: Store) -> None:
+    static, skipnet = static_cell(empty), skipnet_cell(empty)
+    for at, machine in enumerate(("the first", "the second")):
+        when = f"2026-01-01T10:0{at}:00+00:00"
+        timing(empty, [static, skipnet], 8, [2.0, 1.0], environment={"processor": machine}, started_at=when)
+    reading = read(empty)
+    told = dict(content(reading, results_of(reading)).environment)
+    assert told["processor"] == "A Processor, the second"  # the cells', and the timing's

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dyncomp.report import results, words
+from dyncomp.report import numbers, results, words
 from dyncomp.report.content import content
 from dyncomp.report.page import html, markdown
 from dyncomp.report.reading import read
@@ -97,8 +97,25 @@ def test_operators_by_kind() -> None:
 
 def test_the_gap_is_in_percent_of_static() -> None:
     (row,) = texts(gap_table([{"spec": "a", "backbone": "b", "dataset": "c", "seed": 0, "gaps": [GAP]}]))
-    assert row[1:] == ["8", "50 %", "-5 %", "30 %", "20 %", "5 %", "25 %", "125 %", "0.80x"]
+    assert row[1:] == ["8", "50 %", "-5 %", "30 %", "20 %", "5 %", "25 %", "125 %", "0.80x", numbers.MISSING]
     assert gap_table([{"gaps": []}, {"gaps": None}, {}]) is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "realised", "told"),
+    [
+        ("VALID", 0.9, "VALID"),
+        ("VALID", None, "VALID"),
+        ("VALID", 0.3, "INVALID: the timing says 0.30x"),
+        (None, 1.3, "INVALID: the timing says 1.30x"),
+        ("INVALID: too few passes", 0.3, "INVALID: too few passes"),
+    ],
+)
+def test_a_gap_that_the_timing_contradicts_is_invalid(verdict: str | None, realised: float | None, told: str) -> None:
+    cell = {"key": "k", "gaps": [{**GAP, "verdict": verdict}]}
+    frame = pd.DataFrame({"key": ["k", "other"], "batch_size": [8, 8], "speedup_realised": [realised, 7.0]})
+    (row,) = texts(gap_table([cell], frame))
+    assert row[-1] == told
 
 
 def test_facts_name_what_the_counters_differ_by() -> None:

@@ -17,6 +17,7 @@ from dyncomp.report.statistics import (
     paired_difference,
     unpaired_difference,
 )
+from dyncomp.report.words import _margin
 from dyncomp.store import Store
 from tests.records import failed_cell, skipnet_cell, static_cell, timing
 
@@ -190,6 +191,16 @@ def test_several_seeds_and_a_failed_one(seeds: Store) -> None:
     text = text_of(seeds)
     assert text.startswith("97.5 % (mean of 3 seeds, standard deviation 0.6) against 98.3 % of static (-0.8 ± ")
     assert text.endswith("; 1 of 4 seeds failed.")
+
+
+def test_the_test_is_named_where_the_margin_alone_would_say_otherwise() -> None:
+    five_lost = paired_difference(*frames(set(), set(range(5)), 359))
+    assert five_lost is not None
+    assert five_lost.points < -five_lost.margin
+    assert _margin(five_lost) == "-1.4 ± 1.2 points, not distinguishable on 359 test images, exact p = 0.062"
+    one_lost = paired_difference(*frames(set(), {1}, 359))
+    assert one_lost is not None
+    assert _margin(one_lost).endswith("not distinguishable on 359 test images")
 
 
 def test_without_per_image_files_the_margin_is_binomial(store: Store) -> None:
