@@ -16,6 +16,10 @@ from types import ModuleType
 from typing import Any
 
 
+PRELOADED = ("torch._dynamo",)
+"""what every process would import by itself, for seconds, as soon as it watches an operator"""
+
+
 class Failed(Exception):
     """A process could not do what it was asked; the message is the error to record."""
 
@@ -103,7 +107,7 @@ def _context(preload: str) -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
+    context.set_forkserver_preload([preload, *PRELOADED])
     return context
 
 

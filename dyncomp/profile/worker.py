@@ -36,18 +36,22 @@ class Bench:
     """A network and its images, ready to be timed; each method answers one request of the parent."""
 
     def __init__(self, make: Make, setting: Setting, allocator: str = USUAL) -> None:
-        torch.set_num_threads(setting.threads)
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, setting.processors)
-        self.make, self.allocator = make, allocator
+        self.make, self.threads, self.allocator = make, setting.threads, allocator
         self.device = torch.device(setting.device)
         self.clock = clock_of(self.device)
         self.run: Run | None = None
         self.batches: tuple[Tensor, ...] = ()
 
     def build(self) -> dict[str, Any]:
-        """Build the network; says how this process is set."""
+        """Build the network; says how this process is set.
+
+        On one thread: all networks are built at the same time, and threads that wait for each other would starve.
+        """
+        torch.set_num_threads(1)
         self.run = self.make()
+        torch.set_num_threads(self.threads)
         gc.collect()
         gc.disable()  # for good: this process does nothing else, and a collection would fall into some sample
         return {
