@@ -4,7 +4,7 @@
 
 Both run the sparse form over the test split in batches of the same size; `profiled` is `dyncomp.profile.evaluate`,
 `plain` only asks for the logits. The two take turns in each round, the first one changing. Expected: a ratio of at most
-1.10. About a minute per method on two quiet cores. Weights are random but the gates are opened, so that half of the
+1.10. A minute or two per method on two quiet cores. Weights are random but the gates are opened, so that half of the
 units run; Fashion-MNIST's test images, or `digits` 28 pixels wide where they are not installed. Writes a table to
 benchmarks/honesty/results/.
 """
@@ -33,7 +33,9 @@ from dyncomp.samples import median_interval
 RESULTS = Path(__file__).parent / "results" / "profiling_cost.md"
 METHODS = ("static", "skipnet", "condconv", "convnet_aig", "lkam", "early_exit")
 BACKBONE = "cifar_resnet14"
-ROUNDS = 15
+LEAST_ROUNDS, MOST_ROUNDS = 5, 15
+SECONDS = 45.0
+"""for one method; a round that has begun is ended"""
 MOST = 1.10
 
 
@@ -72,23 +74,27 @@ def test_images() -> tuple[Split, str]:
     raise SystemExit("no data set is to be found")
 
 
-def measure(spec: str, split: Split, rounds: int = ROUNDS) -> Cost:
+def measure(spec: str, split: Split, seconds: float = SECONDS) -> Cost:
     """Both ways in turns, after one pass of each to warm up."""
     net = prepared(spec, split)
     ways: dict[str, Callable[[], object]] = {
         "plain": lambda: plain(net, split),
         "profiled": lambda: evaluate(net, split),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     for run in ways.values():
         run()
-    for number in range(rounds):
+    start = time.perf_counter()
+    for number in range(MOST_ROUNDS):
+        if number >= LEAST_ROUNDS and time.perf_counter() - start > seconds:
+            break
         for name in sorted(ways, reverse=bool(number % 2)):
             gc.collect()
             begin = time.perf_counter()
             ways[name]()
-            seconds[name].append(time.perf_counter() - begin)
-    return Cost(spec, len(split), seconds["plain"], seconds["profiled"])
+            taken[name].append(time.perf_counter() - begin)
+    print(spec, taken, flush=True)
+    return Cost(spec, len(split), taken["plain"], taken["profiled"])
 
 
 def prepared(spec: str, split: Split) -> Net:

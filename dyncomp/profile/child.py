@@ -15,7 +15,6 @@ from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
-
 PRELOADED = ("torch._dynamo",)
 """what every process would import by itself, for seconds, as soon as it watches an operator"""
 
