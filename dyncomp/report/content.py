@@ -35,7 +35,7 @@ CONVENTIONS = (
         "other, each in a process of its own; the speed-up is the median over rounds of the static "
         "network's time by the method's time in the same round. A pass that takes more than 1.25 times the "
         "shortest on the same batch was interrupted, and counts as that. The 95 % interval is a bootstrap over "
-        "blocks of rounds. Faster or slower is said only where all of it is more than 1.5 % from 1: "
+        "blocks of rounds. Faster or slower is said only where all of it, widened to 99 %, is more than 1.5 % from 1: "
         "two processes of one network may differ by that.",
     ),
     (

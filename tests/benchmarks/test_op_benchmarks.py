@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.ops import _common, condconv, skipping
+from benchmarks.ops import _common, condconv, early_exit, skipping
 from benchmarks.ops._forced import ByLot, images
 from benchmarks.ops.condconv import Layer
 from benchmarks.ops.skipping import Case
@@ -100,3 +100,10 @@ def test_a_case_has_a_row_for_each_rate(monkeypatch: pytest.MonkeyPatch) -> None
     assert len([line for line in text.splitlines() if line.startswith("* efficiency")]) == 7
     asked = skipping.options_from(["--seconds", "0", "--rates", "0.5", "--batches", "2", "--only", "skipnet"])
     assert skipping.report(asked).count("| skipnet |") == 1
+
+
+def test_exits_are_compared_by_the_time_of_all_draws() -> None:
+    row = early_exit.row_of(8, {"static": 16.0, "ours": 10.0, "earlyon": 20.0}, by_macs=2.0)
+    assert row == ["8", "2.00", "2.00", "1.60", "0.80", "0.80"]
+    assert early_exit.row_of(8, {"static": 16.0, "ours": 10.0}, by_macs=2.0)[-1] == "not installed"
+    assert len(early_exit.Compared().row(2, 0.5, seconds=0.0)) == len(row)
