@@ -28,8 +28,8 @@ same_network); no interval from within the processes can know of it.
 SURER = 1.31
 """How much wider than a 95 % interval, as a normal distribution's 99 % one is, has to clear 1 for a difference.
 
-Beside the spread within two processes there is that of the machine over minutes, which their rounds do not show: by 95 %
-intervals 9 of 150 comparisons of a network with itself declared a difference, by these 5 (same_network).
+Beside the spread within two processes there is that of the machine over minutes, which their rounds do not show: by
+95 % intervals 9 of 150 comparisons of a network with itself declared a difference, by these 5 (same_network).
 """
 
 
