@@ -68,12 +68,13 @@ class ExpertLayer(nn.Module, ABC):
         """Each image by its own mixed kernel, in the form that is fastest here."""
         if x.shape[0] == 0:  # any kernel gives the right shape
             return self.apply_expert(x, self.kernel(0), None)
+        mixing = self._mixing()  # once: mixing a bias is counted
         form = chosen(
             ("kernels", *self._key(x)),
-            lambda: self.forms(x, self._mixing()),
+            lambda: self.forms(x, mixing),
             lambda form: self._step(lambda copy: form(copy, self._mixing()), x),
         )
-        return form(x, self._mixing())
+        return form(x, mixing)
 
     def _mixing(self) -> Mixing:
         return Mixing(self.mixture.weight, self.weight, self.kernel_shape, self.mixture.overhead, self._bias())
