@@ -9,14 +9,14 @@ from dyncomp.conformance import Case, examples, failures
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import METHODS
 
-LARGE = ("resnet18", "resnet50", "efficientnet_b0")
-"""backbones of millions of parameters, on which a case takes seconds"""
+LARGE = ("resnet18", "resnet50", "efficientnet_b0", "mnasnet_a1")
+"""backbones of many layers or millions of parameters, on which a case takes several seconds"""
 
 
 def cases() -> list[ParameterSet]:
     """All examples; those on large backbones have the mark `slow`."""
     return [
-        pytest.param(method, backbone, marks=[pytest.mark.slow] if backbone in LARGE else [])
+        pytest.param(method, backbone, marks=[pytest.mark.slow] if backbone.partition("(")[0] in LARGE else [])
         for method, backbone in examples()
     ]
 
