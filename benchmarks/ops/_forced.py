@@ -49,7 +49,7 @@ class ByLot:
     """
 
     def __init__(self, spec: str, backbone: str, size: int) -> None:
-        self.net: Net = deployed(build(spec, backbone, classes=10, in_channels=3, image_size=size, seed=0).eval())
+        self.net = ready(spec, backbone, size)
         # these run without a decision where nobody asks for one: forced from outside, they would be slower than in use
         lots = {site: _replaced(op) for site, op in self.net.sites.items()}
         self.lots = {site: lot for site, lot in lots.items() if lot is not None}
@@ -96,6 +96,11 @@ def _wished(op: Op, drawn: Tensor, rate: float) -> Decision:
         return op.forced(chosen, drawn)
     used = op.forced((drawn >= rate).float(), torch.ones_like(drawn)).used
     return Decision(used, used, used)
+
+
+def ready(spec: str, backbone: str, size: int) -> Net:
+    """An untrained network for images of `size` pixels, ready for use."""
+    return deployed(build(spec, backbone, classes=10, in_channels=3, image_size=size, seed=0).eval())
 
 
 def images(count: int, size: int) -> Tensor:

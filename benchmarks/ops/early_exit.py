@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.ops._common import Way, table, take_turns, write_section
-from benchmarks.ops._forced import ByLot, floats, images
-from dyncomp import build
-from dyncomp.core import deployed
+from benchmarks.ops._forced import ByLot, floats, images, ready
 
 try:
     from earlyon.models.cifar_resnet_ee import cifar_resnet_ee
@@ -58,7 +56,7 @@ class Compared:
     def __init__(self) -> None:
         backbone = f"cifar_resnet{DEPTH}"
         self.ours = ByLot(f"early_exit(after={STAGES}, head='linear')", backbone, SIZE)
-        self.static = deployed(build("static", backbone, classes=10, in_channels=3, image_size=SIZE, seed=0).eval())
+        self.static = ready("static", backbone, SIZE)
         self.peer = Peer() if cifar_resnet_ee is not None else None
 
     def row(self, batch: int, rate: float, seconds: float) -> list[str]:

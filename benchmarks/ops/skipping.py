@@ -17,9 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.ops._common import ratio, table, take_turns, verdict, write_section
-from benchmarks.ops._forced import ByLot, floats, images
-from dyncomp import build
-from dyncomp.core import deployed
+from benchmarks.ops._forced import ByLot, floats, images, ready
 
 DRAWS = 8
 
@@ -71,8 +69,7 @@ class Compared:
     def __init__(self, case: Case) -> None:
         self.size = case.size
         self.ours = ByLot(case.spec, case.backbone, case.size)
-        plain = build("static", case.backbone, classes=10, in_channels=3, image_size=case.size, seed=0)
-        self.static = deployed(plain.eval())
+        self.static = ready("static", case.backbone, case.size)
 
     def measure(self, batch: int, rate: float | None, seconds: float, least: bool) -> Measured:
         """Time both in turns, draw by draw."""

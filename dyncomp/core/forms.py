@@ -53,7 +53,7 @@ def _tiled_convolutions(shape: torch.Size, geometry: Geometry, fitting: _Fitting
             forms[name + suffix] = partial(_tiled_pointwise, geometry, form) if pointwise else form
     if not fitting.many:
         forms["alone"] = partial(_whole_convolution, kernels.alone, geometry)
-    if fitting.many and not pointwise:
+    elif not pointwise:
         forms["grouped"] = partial(_whole_convolution, kernels.grouped, geometry)
     if fitting.unfolds and not pointwise and geometry.groups == 1:
         forms["unfolded"] = partial(_tiled_unfolded, shape, geometry, Tiled(Pixels(), SMALL))
