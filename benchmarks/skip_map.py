@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from benchmarks.ops._common import machine
+from benchmarks.ops._common import begin, machine
 from benchmarks.ops._forced import floats
 from benchmarks.ops.skipping import Case, Compared, Measured
 
@@ -65,7 +65,7 @@ def options_from(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Measure and draw."""
-    torch.manual_seed(0)
+    begin()
     options = options_from()
     path = FOLDER / f"skip-map-{machine()}.png"
     title = f"{options.spec} on {options.backbone}, {options.size} pixels, {torch.get_num_threads()} threads"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.ops._common import (
     Way,
+    begin,
     geometric_mean,
     ratio,
     table,
@@ -240,7 +241,7 @@ def options_from(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Measure, print, and write the section of the results."""
-    torch.manual_seed(0)
+    begin()
     options = options_from()
     what = "whole networks" if options.nets else "layers, training step" if options.train else "layers, forward"
     report = net_report(options) if options.nets else layer_report(options)

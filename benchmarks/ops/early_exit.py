@@ -18,7 +18,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.ops._common import Way, table, take_turns, write_section
+from benchmarks.ops._common import Way, begin, table, take_turns, write_section
 from benchmarks.ops._forced import ByLot, floats, images, ready
 
 try:
@@ -104,7 +104,7 @@ def options_from(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Measure, print, and write the section of the results."""
-    torch.manual_seed(0)
+    begin()
     options = options_from()
     compared = Compared()
     rows = [compared.row(int(batch), options.rate, options.seconds) for batch in options.batches]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.ops._common import ratio, table, take_turns, verdict, write_section
+from benchmarks.ops._common import begin, ratio, table, take_turns, verdict, write_section
 from benchmarks.ops._forced import ByLot, floats, images, ready
 
 DRAWS = 8
@@ -131,7 +131,7 @@ def options_from(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Measure, print, and write the section of the results."""
-    torch.manual_seed(0)
+    begin()
     options = options_from()
     kind = "shortest times of each draw" if options.least else "medians over interleaved rounds"
     text = f"Ratios are {kind}; {torch.get_num_threads()} threads, torch {torch.__version__}.\n\n{report(options)}"

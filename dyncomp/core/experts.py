@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core.forms import Form, of_convolution, of_linear, power_of_two
+from dyncomp.core.forms import Form, of_convolution, of_linear
 from dyncomp.core.kernels import Geometry, convolve
 from dyncomp.core.rows import is_channels_last
 from dyncomp.core.tiles import Mixing, plainly
-from dyncomp.core.tuner import chosen
+from dyncomp.core.tuner import chosen, power_of_two
 from dyncomp.errors import CannotAttach
 
 Mode = Literal["auto", "kernels", "outputs"]

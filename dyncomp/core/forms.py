@@ -11,9 +11,11 @@ from torch import Tensor
 
 from dyncomp.core import kernels
 from dyncomp.core.kernels import Geometry, PerImageConv
+from dyncomp.core.matrices import Matrices, can_multiply
 from dyncomp.core.packed import Packed, can_pack
 from dyncomp.core.products import Images, Pixels, Tiled
 from dyncomp.core.tiles import Mixing
+from dyncomp.core.tuner import power_of_two
 
 Form = Callable[[Tensor, Mixing], Tensor]
 """Features, and kernels that are still to be mixed, to the layer's output."""
@@ -28,7 +30,9 @@ def of_convolution(x: Tensor, mixing: Mixing, geometry: Geometry) -> Mapping[str
         able = kernels.forms(alike, geometry)
         return {name: partial(_whole_convolution, form, geometry) for name, form in able.items()}
     unfolds = kernels.unfolded_numbers(x[:1], mixing.shape, geometry) * power_of_two(len(x)) * x.element_size() <= LARGE
-    fitting = _Fitting(x.shape[0] > 1, _several_tiles(mixing), can_pack(x, mixing.experts), unfolds)
+    fitting = _Fitting(
+        x.shape[0] > 1, _several_tiles(mixing), can_pack(x, mixing.experts), can_multiply(x, mixing.experts), unfolds
+    )
     return _tiled_convolutions(mixing.shape, geometry, fitting)
 
 
@@ -39,6 +43,7 @@ class _Fitting:
     many: bool
     several_tiles: bool
     packs: bool
+    multiplies: bool
     unfolds: bool
 
 
@@ -55,8 +60,12 @@ def _tiled_convolutions(shape: torch.Size, geometry: Geometry, fitting: _Fitting
         forms["alone"] = partial(_whole_convolution, kernels.alone, geometry)
     elif not pointwise:
         forms["grouped"] = partial(_whole_convolution, kernels.grouped, geometry)
+    if fitting.multiplies and pointwise:
+        forms["matrices"] = partial(_tiled_pointwise, geometry, Tiled(Matrices(), LARGE))
     if fitting.unfolds and not pointwise and geometry.groups == 1:
         forms["unfolded"] = partial(_tiled_unfolded, shape, geometry, Tiled(Pixels(), SMALL))
+        if fitting.multiplies:
+            forms["unfolded, matrices"] = partial(_tiled_unfolded, shape, geometry, Tiled(Matrices(), LARGE))
     if fitting.packs:
         forms["packed"] = Tiled(Packed(geometry), LARGE)
     return forms
@@ -78,11 +87,6 @@ def _tiles_pay(x: Tensor) -> bool:
 def _several_tiles(mixing: Mixing) -> bool:
     """Alike for all batches that share a choice."""
     return power_of_two(mixing.weight.shape[0]) * mixing.experts[0].numel() * mixing.experts.element_size() > SMALL
-
-
-def power_of_two(count: int) -> int:
-    """The smallest that is no less than `count`; 0 for none."""
-    return 1 << (count - 1).bit_length() if count else 0
 
 
 def _whole_convolution(form: PerImageConv, geometry: Geometry, x: Tensor, mixing: Mixing) -> Tensor:

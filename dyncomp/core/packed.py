@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from dyncomp.core.copies import copied
 from dyncomp.core.kernels import Geometry, convolve
 from dyncomp.core.products import Gradients, Images
 from dyncomp.core.rows import empty_like_layout, is_channels_last
-from dyncomp.core.scratch import scratch
-from dyncomp.core.tiles import Mixing, mix
+from dyncomp.core.tiles import Mixing, mix, mixed
 
 _OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "data_ptr", "_nbytes")
 
@@ -40,8 +39,7 @@ class Packed(Images):
         biases = iter([None] * len(x) if mixing.bias is None else mixing.bias.unbind())
         y, few = None, max(1, limit // (4 * numbers))
         for images, weight in zip(torch.split(x, few), torch.split(mixing.weight, few), strict=True):
-            kernels = scratch("kernels", experts, len(images) * numbers).view(-1, numbers)
-            mixing.overhead(mix, weight, experts, kernels)
+            kernels = mixing.overhead(mixed, weight, experts)  # (images, numbers)
             for image, kernel in zip(torch.split(images, 1), kernels.unbind(), strict=True):
                 slot.memory.copy_(kernel)
                 part = slot.convolve(image, next(biases))  # (1, O, H', W')
@@ -108,14 +106,6 @@ class _Slot:
         return y
 
 
-@dataclass
-class _Copies:
-    """A parameter's experts, packed, by layout; of the state that the parameter was in then."""
-
-    state: tuple[int, int]
-    by_layout: dict[_Layout, Tensor] = field(default_factory=dict)
-
-
 class _Slots(threading.local):
     """A thread's slots: threads that run networks side by side do not share them."""
 
@@ -123,22 +113,17 @@ class _Slots(threading.local):
         self.by_layout: dict[_Layout, _Slot] = {}
 
 
-_copies = WeakTensorKeyDictionary()
 _slots = _Slots()
 
 
 def _experts(parameter: Tensor, layout: _Layout) -> Tensor:
     """The experts (K, O, N) packed, (K, n)."""
-    state = parameter.data_ptr(), parameter._version
-    copies: _Copies | None = _copies[parameter] if parameter in _copies else None  # noqa: SIM401 (untyped)
-    if copies is None or copies.state != state:
-        copies = _copies[parameter] = _Copies(state)
-    if layout not in copies.by_layout:
-        with torch.inference_mode(False), torch.no_grad():
-            packed = [_Slot(layout, expert) for expert in parameter.detach()]
-            copies.by_layout[layout] = torch.stack([slot.memory for slot in packed])
-    found: Tensor = copies.by_layout[layout]
-    return found
+
+    def packed(experts: Tensor) -> Tensor:
+        slots = [_Slot(layout, expert) for expert in experts]  # they have to live until their memory is copied
+        return torch.stack([slot.memory for slot in slots])
+
+    return copied(parameter, layout, packed)
 
 
 def _slot(layout: _Layout) -> _Slot:

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dyncomp.core import onednn
 from dyncomp.core.kernels import Geometry, convolve
 from dyncomp.core.rows import empty_like_layout
 from dyncomp.core.scratch import scratch
 from dyncomp.core.tiles import Mixing, compare
+from dyncomp.core.tuner import chosen, power_of_two
 
 
 class Gradients:
@@ -90,21 +92,39 @@ class Pixels(Product):
         for images, outputs in mixing.tiles(limit, split=True):
             g = grad[images, :, outputs]  # (b, P, o)
             if gradients.x is not None:
-                gradients.x[images].baddbmm_(g, mixing.tile(images, outputs))
+                of_x = scratch("gradient of x", x, x[images].numel()).view_as(x[images])
+                _multiply(g, mixing.tile(images, outputs), of_x)
+                gradients.x[images] += of_x
             if gradients.of_kernels:
                 flat = scratch("gradient", g, len(g) * g.shape[2] * x.shape[2])
                 kernels = flat.view(len(g), g.shape[2], x.shape[2])
-                torch.bmm(g.transpose(1, 2), x[images], out=kernels)
+                _multiply(g.transpose(1, 2), x[images], kernels)
                 gradients.add(kernels, images, outputs)
 
 
 def _multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """Batched products of left (b, m, k) and right (b, k, n) into out (b, m, n), by whatever is faster here."""
+    if onednn.multiplies(left, right):
+        ways = {"together": _multiply_together, "by oneDNN": _multiply_by_onednn}
+        sizes = power_of_two(len(left)), *left.shape[1:], right.shape[2]
+        key = ("product", *sizes, left.stride(2) == 1, right.stride(2) == 1, torch.get_num_threads())
+        chosen(key, lambda: ways, lambda way: way(left, right, torch.empty_like(out)))(left, right, out)
+    else:
+        _multiply_together(left, right, out)
+
+
+def _multiply_together(left: Tensor, right: Tensor, out: Tensor) -> None:
     if left.shape[0] == 1:  # a single product is divided between threads by its rows
         torch.mm(left[0], right[0], out=out[0])
     elif out.is_contiguous():
         torch.bmm(left, right, out=out)
     else:  # written with gaps, batched products take half as long again as a copy does
         out.copy_(torch.bmm(left, right))
+
+
+def _multiply_by_onednn(left: Tensor, right: Tensor, out: Tensor) -> None:
+    for one, other, result in zip(left.unbind(), right.transpose(1, 2).unbind(), out.unbind(), strict=True):
+        result.copy_(onednn.linear(one, other))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dyncomp.core import onednn
 from dyncomp.core.scratch import scratch
+from dyncomp.core.tuner import chosen, power_of_two
 
 _FEW = 8  # images: with fewer the product that mixes reads all experts for too little
 _WIDE, _CUTS = 1 << 16, 16  # numbers: products with a small side run on one thread, unless their long side is cut
@@ -47,8 +49,7 @@ class Mixing:
     def tile(self, images: slice, outputs: slice) -> Tensor:
         """Some images' rows of some outputs, (b, o, N), in memory that the next tile takes over."""
         weight, rows = self.weight[images], self.experts[:, outputs]
-        flat = scratch("kernels", rows, len(weight) * rows[0].numel())
-        self.overhead(mix, weight, rows.flatten(1), flat.view(len(weight), -1))
+        flat: Tensor = self.overhead(mixed, weight, rows.flatten(1))
         return flat.view(len(weight), *rows.shape[1:])
 
     def tiles(self, limit: int, split: bool) -> Iterator[tuple[slice, slice]]:
@@ -60,6 +61,25 @@ class Mixing:
         for first in range(0, outputs, wide):  # outside, so that these rows of the experts stay in cache
             for image in range(0, count, images):
                 yield slice(image, min(image + images, count)), slice(first, min(first + wide, outputs))
+
+
+def mixed(weight: Tensor, experts: Tensor) -> Tensor:
+    """`weight` (b, K) times `experts` (K, n), (b, n), in memory that the next mixing may take over."""
+    if len(weight) > 1 and experts.is_contiguous() and onednn.multiplies(weight, experts):
+        ways = {"in place": _mixed_in_place, "by oneDNN": _mixed_by_onednn}
+        key = ("mixing", power_of_two(len(weight)), *experts.shape, torch.get_num_threads())
+        return chosen(key, lambda: ways, lambda way: way(weight, experts))(weight, experts)
+    return _mixed_in_place(weight, experts)
+
+
+def _mixed_in_place(weight: Tensor, experts: Tensor) -> Tensor:
+    flat = scratch("kernels", experts, len(weight) * experts.shape[1]).view(len(weight), -1)
+    mix(weight, experts, flat)
+    return flat
+
+
+def _mixed_by_onednn(weight: Tensor, experts: Tensor) -> Tensor:
+    return onednn.linear(weight, experts.t())
 
 
 def mix(weight: Tensor, experts: Tensor, out: Tensor) -> None:

@@ -60,6 +60,11 @@ def chosen(key: Hashable, able: Callable[[], Mapping[str, W]], trial: Callable[[
     return way
 
 
+def power_of_two(count: int) -> int:
+    """The smallest that is no less than `count`; 0 for none. By it, batches of similar size share a choice."""
+    return 1 << (count - 1).bit_length() if count else 0
+
+
 def is_watched() -> bool:
     """Whether somebody looks at the operators: a compiler, a trace, a counter."""
     return (

@@ -94,6 +94,7 @@ def test_a_case_has_a_row_for_each_rate(monkeypatch: pytest.MonkeyPatch) -> None
         Case("hydranet(top=1)", "cifar_resnet8", 8, {2: 0.8}, (None,)),
     )
     monkeypatch.setattr(skipping, "CASES", cases)
+    monkeypatch.setattr(skipping, "DRAWS", 2)
     text = skipping.report(skipping.options_from(["--seconds", "0"]))
     assert text.count("| skipnet | cifar_resnet8 |") == 6
     assert "| hydranet(top=1) | cifar_resnet8 | 2 | all but one |" in text

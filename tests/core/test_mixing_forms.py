@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import kernels, packed, scratch
+from dyncomp.core import copies, kernels, packed, scratch
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear, Mixture
 from dyncomp.core.forms import LARGE, Form
@@ -272,13 +272,13 @@ def test_packed_experts_follow_their_parameter() -> None:
 @needs_packing
 def test_copies_go_with_their_parameter() -> None:
     layer, x, _ = packing("3x3 without bias", 5)
-    held = len(packed._copies)
+    held = len(copies._copies)
     with torch.no_grad():
         packed_output(layer, x)
         packed_output(layer, x)
-    assert len(packed._copies) == held + 1
+    assert len(copies._copies) == held + 1
     del layer
-    assert len(packed._copies) == held
+    assert len(copies._copies) == held
 
 
 @needs_packing
