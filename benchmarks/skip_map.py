@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from benchmarks.ops._common import begin, machine
+from benchmarks.ops._common import Options, begin, machine
 from benchmarks.ops._forced import floats
 from benchmarks.ops.skipping import Case, Compared, Measured
 
@@ -52,25 +52,26 @@ def draw(found: Mapping[tuple[int, float], Measured], title: str, path: Path) ->
 
 def options_from(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """What is asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Options(__doc__, seconds=4.0)
     parser.add_argument("--spec", default="convnet_aig", help="a method that skips blocks")
     parser.add_argument("--backbone", default="cifar_resnet38")
     parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
     parser.add_argument("--batches", type=floats, default=[1, 4, 16, 64, 128])
     parser.add_argument("--rates", type=floats, default=[0.1, 0.25, 0.5, 0.75, 0.9])
-    parser.add_argument("--seconds", type=float, default=4.0, help="time for each field")
     parser.add_argument("--least", action="store_true", help="ratios of the shortest times: for a busy machine")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     """Measure and draw."""
-    begin()
     options = options_from()
+    begin(options)
     path = FOLDER / f"skip-map-{machine()}.png"
     title = f"{options.spec} on {options.backbone}, {options.size} pixels, {torch.get_num_threads()} threads"
-    draw(measured(options), title, path)
-    print(path)
+    found = measured(options)
+    if not options.dry:
+        draw(found, title, path)
+        print(path)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Run each as a module from the root of the repository: `python -m benchmarks.ops.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import statistics
@@ -21,14 +22,36 @@ from dyncomp.profile.allocator import keep_freed_memory
 Way = Callable[[], Any]
 
 
-def begin() -> None:
-    """What every benchmark of operations starts with: its seed, and memory that is kept as in timed processes.
+class Options(argparse.ArgumentParser):
+    """The options that all benchmarks of operations have."""
 
-    Without it all ways fault their pages in anew at some sizes and not at others: a pass over 16 images of 1 MB took up
-    to five times as long as the same pass with kept memory, and ratios were those of page faults.
+    def __init__(self, doc: str | None, seconds: float) -> None:
+        super().__init__(description=(doc or "").partition("\n")[0])
+        self.add_argument("--seconds", type=float, default=seconds, help="time for each row")
+        self.add_argument("--usual-memory", action="store_true", help="leave the allocator as a user's program has it")
+        self.add_argument("--dry", action="store_true", help="write no file")
+
+
+def begin(options: argparse.Namespace) -> None:
+    """What every benchmark of operations starts with: its seed, and memory that is kept, as in timed processes.
+
+    Without it all ways fault their pages in anew at some sizes and not at others: convolutions of 1 MB took up to five
+    times as long, static ones too, and ratios were those of page faults.
     """
     torch.manual_seed(0)
-    keep_freed_memory()
+    if not options.usual_memory:
+        keep_freed_memory()
+
+
+def conditions(options: argparse.Namespace) -> str:
+    """Under what a table was made, for the line above it."""
+    memory = "the allocator as it is" if options.usual_memory else "freed memory kept"
+    return f"{torch.get_num_threads()} threads, {memory}, torch {torch.__version__}"
+
+
+def titled(title: str, options: argparse.Namespace) -> str:
+    """The title of a section of results."""
+    return f"{title}, allocator as it is" if options.usual_memory else title
 
 
 def take_turns(ways: Mapping[str, Way], seconds: float, rounds: int = 7) -> dict[str, list[float]]:

@@ -18,12 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.ops._common import (
+    Options,
     Way,
     begin,
+    conditions,
     geometric_mean,
     ratio,
     table,
     take_turns,
+    titled,
     verdict,
     write_section,
 )
@@ -224,15 +227,13 @@ def numbers(text: str) -> list[int]:
 
 def options_from(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """What is asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Options(__doc__, seconds=3.0)
     parser.add_argument("--train", action="store_true", help="a forward and a backward pass")
     parser.add_argument("--nets", action="store_true", help="whole networks")
     parser.add_argument("--batches", type=numbers, help="images in a batch; default 1,8,64 (training 64, nets 1,32)")
     parser.add_argument("--experts", type=numbers, help="experts; default 4,8 (nets 8)")
     parser.add_argument("--only", default="", help="only layers with this in their name, such as '1x1'")
-    parser.add_argument("--seconds", type=float, default=3.0, help="time for each row")
     parser.add_argument("--least", action="store_true", help="ratios of the shortest times: for a busy machine")
-    parser.add_argument("--dry", action="store_true", help="write no file")
     options = parser.parse_args(arguments)
     options.batches = options.batches or ([64] if options.train else [1, 32] if options.nets else [1, 8, 64])
     options.experts = options.experts or ([8] if options.nets else [4, 8])
@@ -241,15 +242,15 @@ def options_from(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Measure, print, and write the section of the results."""
-    begin()
     options = options_from()
+    begin(options)
     what = "whole networks" if options.nets else "layers, training step" if options.train else "layers, forward"
     report = net_report(options) if options.nets else layer_report(options)
     kind = "shortest times" if options.least else "medians over interleaved rounds"
-    text = f"Ratios are {kind}; {torch.get_num_threads()} threads, torch {torch.__version__}.\n\n{report}"
+    text = f"Ratios are {kind}; {conditions(options)}.\n\n{report}"
     print(text, *sorted(f"{way}: {key}" for key, way in choices().items()), sep="\n")
     if not options.dry:
-        print(write_section(f"CondConv: {what}", text))
+        print(write_section(titled(f"CondConv: {what}", options), text))
 
 
 if __name__ == "__main__":

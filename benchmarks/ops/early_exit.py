@@ -18,7 +18,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.ops._common import Way, begin, table, take_turns, write_section
+from benchmarks.ops._common import Options, Way, begin, conditions, table, take_turns, titled, write_section
 from benchmarks.ops._forced import ByLot, floats, images, ready
 
 try:
@@ -94,28 +94,26 @@ def row_of(batch: int, taken: Mapping[str, float], by_macs: float) -> list[str]:
 
 def options_from(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """What is asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Options(__doc__, seconds=4.0)
     parser.add_argument("--batches", type=floats, default=[1, 8, 64])
     parser.add_argument("--rate", type=float, default=0.5, help="chance to leave at an exit")
-    parser.add_argument("--seconds", type=float, default=4.0, help="time for each row")
-    parser.add_argument("--dry", action="store_true", help="write no file")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     """Measure, print, and write the section of the results."""
-    begin()
     options = options_from()
+    begin(options)
     compared = Compared()
     rows = [compared.row(int(batch), options.rate, options.seconds) for batch in options.batches]
     head = ["batch", "static, ms", "faster by MACs", "ours, by the clock", "efficiency", "earlyon, by the clock"]
     text = (
         f"Times over {DRAWS} draws in interleaved rounds, each image leaves at each exit with chance {options.rate}; "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}.\n\n{table(head, rows)}"
+        f"{conditions(options)}.\n\n{table(head, rows)}"
     )
     print(text)
     if not options.dry:
-        print(write_section("Early exits", text))
+        print(write_section(titled("Early exits", options), text))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """What images skip, blocks, filters, branches, exits, members: speed-up by the clock, as a share of that by MACs.
 
-    python -m benchmarks.ops.skipping [--only SPEC] [--seconds 3] [--least] [--rates 0.25,0.5,0.75]
+    python -m benchmarks.ops.skipping [--only SPEC] [--seconds 3] [--least] [--compile] [--rates 0.25,0.5,0.75]
 
-`static` is the plain backbone made ready for use: channels-last, normalisations folded, inference mode. Ours is made
-ready likewise; which image skips which block is drawn at the rate asked for, and what the gates say is thrown away,
-but they run, and their time and their multiply-adds count. Efficiency = (static / ours by the clock) / (static / ours
-by multiply-adds); 1 is what arithmetic allows. Eight draws take turns, each against static in the same round.
+`static` is the plain backbone made ready for use: channels-last, normalisations folded, inference mode; with
+`--compile` the better of that and torch.compile's form of it. Ours is made ready likewise, and is never compiled; which
+image skips which block is drawn at the rate asked for, and what the gates say is thrown away, but they run, and their
+time and their multiply-adds count. Efficiency = (static / ours by the clock) / (static / ours by multiply-adds); 1 is
+what arithmetic allows. Eight draws take turns, each against static in the same round.
 """
 
 from __future__ import annotations
@@ -13,10 +14,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
+from torch import Tensor
 
-from benchmarks.ops._common import begin, ratio, table, take_turns, verdict, write_section
+from benchmarks.ops._common import (
+    Options,
+    Way,
+    begin,
+    conditions,
+    ratio,
+    table,
+    take_turns,
+    titled,
+    verdict,
+    write_section,
+)
 from benchmarks.ops._forced import ByLot, floats, images, ready
 
 DRAWS = 8
@@ -42,6 +56,7 @@ CASES = (
     *(Case(spec, "cifar_resnet110", 32, SMALL) for spec in ("blockdrop", "convnet_aig", "skipnet")),
     Case("convnet_aig", "resnet50", 224, {1: 0.95, 8: 0.95, 32: 0.95}, (0.5,)),
     Case("lkam", "vgg11", 32, {1: 0.8, 32: 0.5}, (0.5,)),
+    Case("lkam", "vgg11", 224, {1: 0.8, 32: 0.5}, (0.5,)),
     Case("early_exit", "cifar_resnet38", 32, {64: 0.9}, (0.5,)),
     Case("model_ensemble(cascade=True)", "cifar_resnet38", 32, {64: 0.9}, (0.5,)),
     Case("conditional_network", "cifar_resnet38", 32, {64: 0.9}, (None,)),
@@ -71,17 +86,16 @@ class Compared:
         self.ours = ByLot(case.spec, case.backbone, case.size)
         self.static = ready("static", case.backbone, case.size)
 
-    def measure(self, batch: int, rate: float | None, seconds: float, least: bool) -> Measured:
+    def measure(
+        self, batch: int, rate: float | None, seconds: float, least: bool = False, compiled: bool = False
+    ) -> Measured:
         """Time both in turns, draw by draw."""
         x = images(batch, self.size)
         assert self.static.costs is not None  # a deployed network knows them
         full = float(self.static.costs.full * batch)
         times: dict[str, list[float]] = {"static": [], "ours": []}
         macs, share = 0.0, seconds / DRAWS
-        ways = {
-            "static": lambda: self.static(x, sparse=True, record=False),
-            "ours": lambda: self.ours.run(x),
-        }
+        ways = {"static": self._fastest_static(x, compiled), "ours": lambda: self.ours.run(x)}
         shortest = {"static": 0.0, "ours": 0.0}
         for seed in range(DRAWS):
             self.ours.draw(batch, rate or 0.0, seed)
@@ -93,6 +107,21 @@ class Compared:
                 shortest[name] += min(drawn[name])
         faster = shortest["static"] / shortest["ours"] if least else ratio(times, "static", "ours")
         return Measured(min(times["static"]), faster, full * DRAWS / macs)
+
+    def _fastest_static(self, x: Tensor, compiled: bool) -> Way:
+        def eager() -> Tensor:
+            logits: Tensor = self.static(x, sparse=True, record=False).logits
+            return logits
+
+        if not compiled:
+            return eager
+        torch._dynamo.reset()  # each shape is compiled for itself
+        forms = {"eager": eager, "compiled": torch.compile(eager, dynamic=False)}
+        with torch.inference_mode():
+            times = take_turns(forms, seconds=1.0)
+        best = min(forms, key=lambda name: median(times[name]))
+        print("static:", ", ".join(f"{name} {median(times[name]):.2f} ms" for name in forms), flush=True)
+        return forms[best]
 
 
 def report(options: argparse.Namespace) -> str:
@@ -106,11 +135,11 @@ def report(options: argparse.Namespace) -> str:
             if options.batches and batch not in options.batches:
                 continue
             for rate in options.rates or case.rates:
-                got = compared.measure(batch, rate, options.seconds, options.least)
+                got = compared.measure(batch, rate, options.seconds, options.least, options.compile)
                 skipped = "all but one" if rate is None else f"{rate:.0%}"
-                name = f"{case.spec}, {case.backbone}, batch {batch}, {skipped} skipped"
+                name = f"{case.spec}, {case.backbone} at {case.size}, batch {batch}, {skipped} skipped"
                 numbers = [f"{got.static_ms:.2f}", f"{got.by_macs:.2f}", f"{got.faster:.2f}", f"{got.efficiency:.2f}"]
-                rows.append([case.spec, case.backbone, str(batch), skipped, *numbers])
+                rows.append([case.spec, f"{case.backbone} at {case.size}", str(batch), skipped, *numbers])
                 lines.append(verdict(f"efficiency, {name}", got.efficiency, goal, at_most=False))
                 print(" ".join(rows[-1]), flush=True)
     head = ["method", "backbone", "batch", "skipped", "static, ms", "faster by MACs", "by the clock", "efficiency"]
@@ -119,25 +148,24 @@ def report(options: argparse.Namespace) -> str:
 
 def options_from(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """What is asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Options(__doc__, seconds=4.0)
     parser.add_argument("--only", default="", help="only cases with this in 'METHOD BACKBONE'")
     parser.add_argument("--rates", type=floats, default=[], help="shares that are skipped, in place of each case's own")
     parser.add_argument("--batches", type=floats, default=[], help="only these batches")
-    parser.add_argument("--seconds", type=float, default=4.0, help="time for each row")
     parser.add_argument("--least", action="store_true", help="ratios of the shortest times: for a busy machine")
-    parser.add_argument("--dry", action="store_true", help="write no file")
+    parser.add_argument("--compile", action="store_true", help="static is the better of eager and torch.compile")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     """Measure, print, and write the section of the results."""
-    begin()
     options = options_from()
+    begin(options)
     kind = "shortest times of each draw" if options.least else "medians over interleaved rounds"
-    text = f"Ratios are {kind}; {torch.get_num_threads()} threads, torch {torch.__version__}.\n\n{report(options)}"
+    text = f"Ratios are {kind}; {conditions(options)}.\n\n{report(options)}"
     print(text)
     if not options.dry:
-        print(write_section("Skipping", text))
+        print(write_section(titled("Skipping", options), text))
 
 
 if __name__ == "__main__":

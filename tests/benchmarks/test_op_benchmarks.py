@@ -96,8 +96,8 @@ def test_a_case_has_a_row_for_each_rate(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(skipping, "CASES", cases)
     monkeypatch.setattr(skipping, "DRAWS", 2)
     text = skipping.report(skipping.options_from(["--seconds", "0"]))
-    assert text.count("| skipnet | cifar_resnet8 |") == 6
-    assert "| hydranet(top=1) | cifar_resnet8 | 2 | all but one |" in text
+    assert text.count("| skipnet | cifar_resnet8 at 8 |") == 6
+    assert "| hydranet(top=1) | cifar_resnet8 at 8 | 2 | all but one |" in text
     assert len([line for line in text.splitlines() if line.startswith("* efficiency")]) == 7
     asked = skipping.options_from(["--seconds", "0", "--rates", "0.5", "--batches", "2", "--only", "skipnet"])
     assert skipping.report(asked).count("| skipnet |") == 1
