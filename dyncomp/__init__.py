@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         price,
     )
     from dyncomp.errors import DyncompError
+    from dyncomp.profile import keep_freed_memory
     from dyncomp.registry import include_path, register_backbone, register_dataset, register_method
     from dyncomp.spec import option
 
@@ -52,6 +53,7 @@ _HOMES = MappingProxyType(
         "create_method": "dyncomp._build",
         "deployed": "dyncomp.core",
         "include_path": "dyncomp.registry",
+        "keep_freed_memory": "dyncomp.profile",
         "measure_costs": "dyncomp.core",
         "option": "dyncomp.spec",
         "price": "dyncomp.core",
@@ -82,6 +84,7 @@ __all__ = [
     "create_method",
     "deployed",
     "include_path",
+    "keep_freed_memory",
     "list_backbones",
     "list_datasets",
     "list_methods",

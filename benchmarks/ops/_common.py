@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dyncomp.profile.allocator import keep_freed_memory
+from dyncomp.profile import keep_freed_memory
 
 Way = Callable[[], Any]
 

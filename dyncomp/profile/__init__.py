@@ -1,5 +1,6 @@
 """Measures a built network: accuracy, multiply-adds, gate health, latency. Knows no method."""
 
+from dyncomp.profile.allocator import keep_freed_memory
 from dyncomp.profile.alone import Alone
 from dyncomp.profile.audit import audit_operators
 from dyncomp.profile.evaluation import (
@@ -45,6 +46,7 @@ __all__ = [
     "gate_health",
     "gate_records",
     "in_batches",
+    "keep_freed_memory",
     "measure_latency",
     "second_opinions",
     "spending",
