@@ -6,7 +6,8 @@ Both run the sparse form over the test split in batches of the same size; `profi
 `plain` only asks for the logits. The two take turns in each round, the first one changing. Expected: a ratio of at most
 1.10. A minute or two per method on two quiet cores. Weights are random but the gates are opened, so that half of the
 units run; Fashion-MNIST's test images, or `digits` 28 pixels wide where they are not installed. Writes a table to
-benchmarks/honesty/results/.
+benchmarks/honesty/results/. Freed memory is kept, as in the processes that train and evaluate: without it the features'
+pages are faulted in anew at every batch, or not, by what the records of a pass have left in between.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dyncomp import build
 from dyncomp.core import Net
 from dyncomp.data import Split, load
 from dyncomp.errors import DataNotFound
-from dyncomp.profile import environment, evaluate, in_batches
+from dyncomp.profile import environment, evaluate, in_batches, keep_freed_memory
 from dyncomp.registry import DATASETS
 from dyncomp.samples import median_interval
 
@@ -34,7 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "profiling_cost.md"
 METHODS = ("static", "skipnet", "condconv", "convnet_aig", "lkam", "early_exit")
 BACKBONE = "cifar_resnet14"
 LEAST_ROUNDS, MOST_ROUNDS = 5, 15
-SECONDS = 45.0
+SECONDS = 40.0
 """for one method; a round that has begun is ended"""
 MOST = 1.10
 
@@ -56,6 +57,7 @@ class Cost:
 
 def main(specs: Sequence[str]) -> int:
     """The exit status: 1 where a median is above what is promised."""
+    keep_freed_memory()
     split, name = test_images()
     costs = [measure(spec, split) for spec in specs or METHODS]
     RESULTS.parent.mkdir(exist_ok=True)
