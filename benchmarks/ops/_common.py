@@ -35,8 +35,8 @@ class Options(argparse.ArgumentParser):
 def begin(options: argparse.Namespace) -> None:
     """What every benchmark of operations starts with: its seed, and memory that is kept, as in timed processes.
 
-    Without it all ways fault their pages in anew at some sizes and not at others: convolutions of 1 MB took up to five
-    times as long, static ones too, and ratios were those of page faults.
+    Without it all ways fault their pages in anew at some sizes and not at others: convolutions of 1 MB took seven times
+    as long, static ones too, and ratios were those of page faults.
     """
     torch.manual_seed(0)
     if not options.usual_memory:
@@ -47,11 +47,6 @@ def conditions(options: argparse.Namespace) -> str:
     """Under what a table was made, for the line above it."""
     memory = "the allocator as it is" if options.usual_memory else "freed memory kept"
     return f"{torch.get_num_threads()} threads, {memory}, torch {torch.__version__}"
-
-
-def titled(title: str, options: argparse.Namespace) -> str:
-    """The title of a section of results."""
-    return f"{title}, allocator as it is" if options.usual_memory else title
 
 
 def take_turns(ways: Mapping[str, Way], seconds: float, rounds: int = 7) -> dict[str, list[float]]:
@@ -140,3 +135,9 @@ def write_section(title: str, text: str, folder: Path = Path(__file__).parent) -
     joined = "\n\n## ".join([head.rstrip(), *(section.rstrip() for section in kept.values())])
     path.write_text(joined + "\n", encoding="utf-8")
     return path
+
+
+def end(title: str, text: str, options: argparse.Namespace) -> None:
+    """What every benchmark of operations ends with: its section of the results, unless the run is a dry one."""
+    if not options.dry:
+        print(write_section(f"{title}, allocator as it is" if options.usual_memory else title, text))

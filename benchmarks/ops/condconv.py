@@ -22,13 +22,12 @@ from benchmarks.ops._common import (
     Way,
     begin,
     conditions,
+    end,
     geometric_mean,
     ratio,
     table,
     take_turns,
-    titled,
     verdict,
-    write_section,
 )
 from dyncomp import build
 from dyncomp.core.experts import ExpertConv2d, Mixture
@@ -249,8 +248,7 @@ def main() -> None:
     kind = "shortest times" if options.least else "medians over interleaved rounds"
     text = f"Ratios are {kind}; {conditions(options)}.\n\n{report}"
     print(text, *sorted(f"{way}: {key}" for key, way in choices().items()), sep="\n")
-    if not options.dry:
-        print(write_section(titled(f"CondConv: {what}", options), text))
+    end(f"CondConv: {what}", text, options)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.ops._common import Options, Way, begin, conditions, table, take_turns, titled, write_section
+from benchmarks.ops._common import Options, Way, begin, conditions, end, table, take_turns
 from benchmarks.ops._forced import ByLot, floats, images, ready
 
 try:
@@ -112,8 +112,7 @@ def main() -> None:
         f"{conditions(options)}.\n\n{table(head, rows)}"
     )
     print(text)
-    if not options.dry:
-        print(write_section(titled("Early exits", options), text))
+    end("Early exits", text, options)
 
 
 if __name__ == "__main__":

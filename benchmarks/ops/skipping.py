@@ -24,12 +24,11 @@ from benchmarks.ops._common import (
     Way,
     begin,
     conditions,
+    end,
     ratio,
     table,
     take_turns,
-    titled,
     verdict,
-    write_section,
 )
 from benchmarks.ops._forced import ByLot, floats, images, ready
 
@@ -164,8 +163,7 @@ def main() -> None:
     kind = "shortest times of each draw" if options.least else "medians over interleaved rounds"
     text = f"Ratios are {kind}; {conditions(options)}.\n\n{report(options)}"
     print(text)
-    if not options.dry:
-        print(write_section(titled("Skipping", options), text))
+    end("Skipping", text, options)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,7 @@ class Matrices(Pixels):
 
 def can_multiply(x: Tensor, experts: Tensor) -> bool:
     """Whether `Matrices` can be used for features x here and now."""
-    autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
-    # an inference tensor does not tell whether it has changed
-    return not autocast and not experts.is_inference() and onednn.multiplies(x, experts)
+    return onednn.serves_copies(x, experts) and onednn.multiplies(x, experts)
 
 
 def _side_by_side(outputs: slice, experts: Tensor) -> Tensor:

@@ -21,14 +21,23 @@ def linear(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def multiplies(*tensors: Tensor) -> bool:
-    """Whether `linear` can be used for these tensors here and now: it has no gradient, and no counter knows it."""
+    """Whether `linear` can be used for these tensors here and now."""
+    return serves(*tensors) and _works()
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether operators of oneDNN's own can run on these tensors here: they have no gradient, no counter knows them."""
     return (
         all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
         and not torch.is_grad_enabled()
         and torch._C._get_mkldnn_enabled()
         and not is_watched()
-        and _works()
     )
+
+
+def serves_copies(x: Tensor, parameter: Tensor) -> bool:
+    """Whether they can run on features x and copies of a parameter, which has to tell when it has changed."""
+    return serves(x, parameter) and not parameter.is_inference() and not torch.is_autocast_enabled(x.device.type)
 
 
 @cache

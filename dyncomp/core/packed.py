@@ -15,6 +15,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from dyncomp.core import onednn
 from dyncomp.core.copies import copied
 from dyncomp.core.kernels import Geometry, convolve
 from dyncomp.core.products import Gradients, Images
@@ -57,16 +58,7 @@ class Packed(Images):
 
 def can_pack(x: Tensor, experts: Tensor) -> bool:
     """Whether packed experts can be used for features x here and now."""
-    return (
-        x.dtype == experts.dtype == torch.float32
-        and not experts.is_inference()  # which does not tell whether it has changed
-        and is_channels_last(x)
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled(x.device.type)
-        and torch._C._len_torch_dispatch_stack() == 0  # who counts operators knows the plain ones
-        and torch._C._get_mkldnn_enabled()
-        and _works()
-    )
+    return onednn.serves_copies(x, experts) and is_channels_last(x) and _works()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ a tile's kernels are added to those of the experts at once, so no tensor of B * 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,12 +106,15 @@ class Pixels(Product):
 def _multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
     """Batched products of left (b, m, k) and right (b, k, n) into out (b, m, n), by whatever is faster here."""
     if onednn.multiplies(left, right):
-        ways = {"together": _multiply_together, "by oneDNN": _multiply_by_onednn}
         sizes = power_of_two(len(left)), *left.shape[1:], right.shape[2]
         key = ("product", *sizes, left.stride(2) == 1, right.stride(2) == 1, torch.get_num_threads())
-        chosen(key, lambda: ways, lambda way: way(left, right, torch.empty_like(out)))(left, right, out)
+        chosen(key, _ways_to_multiply, lambda way: way(left, right, torch.empty_like(out)))(left, right, out)
     else:
         _multiply_together(left, right, out)
+
+
+def _ways_to_multiply() -> dict[str, Callable[[Tensor, Tensor, Tensor], None]]:
+    return {"together": _multiply_together, "by oneDNN": _multiply_by_onednn}
 
 
 def _multiply_together(left: Tensor, right: Tensor, out: Tensor) -> None:

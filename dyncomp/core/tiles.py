@@ -66,10 +66,13 @@ class Mixing:
 def mixed(weight: Tensor, experts: Tensor) -> Tensor:
     """`weight` (b, K) times `experts` (K, n), (b, n), in memory that the next mixing may take over."""
     if len(weight) > 1 and experts.is_contiguous() and onednn.multiplies(weight, experts):
-        ways = {"in place": _mixed_in_place, "by oneDNN": _mixed_by_onednn}
         key = ("mixing", power_of_two(len(weight)), *experts.shape, torch.get_num_threads())
-        return chosen(key, lambda: ways, lambda way: way(weight, experts))(weight, experts)
+        return chosen(key, _ways_to_mix, lambda way: way(weight, experts))(weight, experts)
     return _mixed_in_place(weight, experts)
+
+
+def _ways_to_mix() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    return {"in place": _mixed_in_place, "by oneDNN": _mixed_by_onednn}
 
 
 def _mixed_in_place(weight: Tensor, experts: Tensor) -> Tensor:
