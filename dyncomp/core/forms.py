@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dyncomp.core import kernels
+from dyncomp.core.direct import Direct, can_run, plan_of
 from dyncomp.core.kernels import Geometry, PerImageConv
 from dyncomp.core.matrices import Matrices, can_multiply
 from dyncomp.core.packed import Packed, can_pack
@@ -33,7 +34,10 @@ def of_convolution(x: Tensor, mixing: Mixing, geometry: Geometry) -> Mapping[str
     fitting = _Fitting(
         x.shape[0] > 1, _several_tiles(mixing), can_pack(x, mixing.experts), can_multiply(x, mixing.experts), unfolds
     )
-    return _tiled_convolutions(mixing.shape, geometry, fitting)
+    forms = _tiled_convolutions(mixing.shape, geometry, fitting)
+    if not can_run(x, mixing.experts, mixing.shape, geometry):
+        return forms
+    return {**forms, "direct": Direct(plan_of(x, mixing.shape, geometry, len(mixing.experts)))}
 
 
 @dataclass(frozen=True)

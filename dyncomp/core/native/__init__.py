@@ -1,0 +1,13 @@
+"""Convolutions as machine code that is made for their shapes when they are first needed, by LLVM, without a compiler.
+
+What no library's convolution does, and what skipping needs to save time: kernels mixed for each image while they stay
+in cache, images picked out of a batch and written back to their places, in one pass. Numbers lie channels-last.
+"""
+
+from dyncomp.core.native.convolution import scratch_numbers
+from dyncomp.core.native.emit import Number
+from dyncomp.core.native.machine import machine
+from dyncomp.core.native.plan import Plan, Shape
+from dyncomp.core.native.run import Operands, run, works
+
+__all__ = ["Number", "Operands", "Plan", "Shape", "machine", "run", "scratch_numbers", "works"]

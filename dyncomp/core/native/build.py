@@ -1,0 +1,74 @@
+"""Turns what was written in LLVM's language into machine code that can be called."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from llvmlite import binding, ir
+
+from dyncomp.core.native.emit import INT, INT32, POINTER, VOID, Emitter, Number, Value, integer
+from dyncomp.core.native.machine import machine, threads
+
+_ENTRY = "entry"
+
+
+@dataclass(frozen=True)
+class Code:
+    """Machine code, and what keeps it in memory."""
+
+    address: int
+    engine: Any
+
+    def run(self, *arguments: int) -> None:
+        """Run it on torch's threads; arguments are numbers and addresses of memory that outlives the call."""
+        team = threads()
+        assert team is not None  # else nothing was compiled
+        packed = (ctypes.c_int64 * len(arguments))(*arguments)
+        team.run(self.address, packed, torch.get_num_threads())
+
+
+def new_module() -> ir.Module:
+    """An empty one for this machine."""
+    module = ir.Module()
+    module.triple = binding.get_default_triple()
+    return module
+
+
+class Entry(Emitter):
+    """The function that every thread runs: its arguments, and its share of the work."""
+
+    def __init__(self, module: ir.Module, number: Number) -> None:
+        super().__init__(ir.Function(module, ir.FunctionType(VOID, [POINTER]), _ENTRY), number)
+        asked = (ir.Function(module, ir.FunctionType(INT32, []), f"omp_get_{what}") for what in _ASKED)
+        self.thread, self.threads = (self.sext(self.call(function, []), INT) for function in asked)
+
+    def argument(self, index: int) -> Value:
+        """One of those that `Code.run` was given."""
+        return self.word(self.made.args[0], integer(index))
+
+    def share(self, total: Value) -> tuple[Value, Value]:
+        """This thread's part of 0, ..., total - 1: its first, and the one behind its last."""
+        first = self.sdiv(self.mul(total, self.thread), self.threads)
+        end = self.sdiv(self.mul(total, self.add(self.thread, integer(1))), self.threads)
+        return first, end
+
+
+_ASKED = ("thread_num", "num_threads")
+
+
+def compiled(module: ir.Module) -> Code:
+    """The module's entry as machine code."""
+    here = machine()
+    assert here is not None  # asked before
+    target = binding.Target.from_default_triple()
+    aim = target.create_target_machine(cpu=here.name, features=here.features, opt=3)
+    parsed = binding.parse_assembly(str(module))
+    parsed.verify()
+    builder = binding.create_pass_builder(aim, binding.create_pipeline_tuning_options(speed_level=2))
+    builder.getModulePassManager().run(parsed, builder)
+    engine = binding.create_mcjit_compiler(parsed, aim)
+    engine.finalize_object()
+    return Code(engine.get_function_address(_ENTRY), engine)

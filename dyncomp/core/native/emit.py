@@ -1,0 +1,152 @@
+"""Writes LLVM's language: loops, vectors, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from llvmlite import ir
+
+Value = ir.Value
+INT = ir.IntType(64)
+INT32 = ir.IntType(32)
+POINTER = ir.PointerType()
+VOID = ir.VoidType()
+
+
+@dataclass(frozen=True)
+class Number:
+    """A type of numbers, float or double."""
+
+    dtype: torch.dtype
+
+    @property
+    def type(self) -> ir.Type:
+        """LLVM's."""
+        return ir.FloatType() if self.dtype == torch.float32 else ir.DoubleType()
+
+    @property
+    def suffix(self) -> str:
+        """How intrinsics call it."""
+        return f"f{8 * self.dtype.itemsize}"
+
+    def vector(self, lanes: int) -> ir.VectorType:
+        """So many side by side."""
+        return ir.VectorType(self.type, lanes)
+
+
+def integer(value: int) -> ir.Constant:
+    """A constant."""
+    return ir.Constant(INT, value)
+
+
+def function(module: ir.Module, name: str, parameters: int) -> ir.Function:
+    """A new function of pointers and integers alike (all 64 bits wide), without a result, seen in this module only."""
+    made = ir.Function(module, ir.FunctionType(VOID, [INT] * parameters), name)
+    made.linkage = "internal"
+    made.attributes.add("noinline")
+    return made
+
+
+class Emitter(ir.IRBuilder):
+    """A builder at the start of a function; addresses are pointers, counts are integers, indices count numbers."""
+
+    def __init__(self, made: ir.Function, number: Number) -> None:
+        super().__init__(made.append_basic_block())
+        self.made = made
+        self.number = number
+
+    def loop(self, first: Value, end: Value, body: Callable[[Value], None], step: int = 1) -> None:
+        """`body(i)` for i = first, first + step, ... below `end`."""
+        before, head = self.block, self.append_basic_block()
+        inside, after = self.append_basic_block(), self.append_basic_block()
+        self.branch(head)
+        self.position_at_end(head)
+        index = self.phi(INT)
+        index.add_incoming(first, before)
+        self.cbranch(self.icmp_signed("<", index, end), inside, after)
+        self.position_at_end(inside)
+        body(index)
+        index.add_incoming(self.add(index, integer(step)), self.block)
+        self.branch(head)
+        self.position_at_end(after)
+
+    def total(self, *terms: Value | tuple[Value, int]) -> Value:
+        """The sum of terms, each a value or a value times a constant."""
+        summands = [self.mul(term[0], integer(term[1])) if isinstance(term, tuple) else term for term in terms]
+        result = summands[0]
+        for summand in summands[1:]:
+            result = self.add(result, summand)
+        return result
+
+    def pointer(self, address: Value) -> Value:
+        """An integer as what it points to."""
+        return self.inttoptr(address, POINTER)
+
+    def at(self, pointer: Value, *index: Value | tuple[Value, int]) -> Value:
+        """The place of a number; see `total` for the index."""
+        return self.gep(pointer, [self.total(*index)], source_etype=self.number.type)
+
+    def address(self, pointer: Value) -> Value:
+        """The other way round."""
+        return self.ptrtoint(pointer, INT)
+
+    def word(self, pointer: Value, index: Value) -> Value:
+        """A 64-bit integer out of a list."""
+        return self.load(self.gep(pointer, [index], source_etype=INT), typ=INT, align=8)
+
+    def vector(self, pointer: Value, lanes: int) -> Value:
+        """So many numbers from there on."""
+        return self.load(pointer, typ=self.number.vector(lanes), align=self.number.dtype.itemsize)
+
+    def write(self, vector: Value, pointer: Value) -> None:
+        """Store a vector."""
+        self.store(vector, pointer, align=self.number.dtype.itemsize)
+
+    def one(self, pointer: Value) -> Value:
+        """A number."""
+        return self.load(pointer, typ=self.number.type, align=self.number.dtype.itemsize)
+
+    def spread(self, number: Value, lanes: int) -> Value:
+        """The same number in every lane."""
+        nothing = ir.Constant(self.number.vector(lanes), ir.Undefined)
+        first = self.insert_element(nothing, number, INT32(0))
+        return self.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes))
+
+    def multiply_add(self, left: Value, right: Value, to: Value) -> Value:
+        """left * right + to, rounded once."""
+        name = f"llvm.fma.v{to.type.count}{self.number.suffix}"
+        known = self.module.globals.get(name)
+        intrinsic = known or ir.Function(self.module, ir.FunctionType(to.type, [to.type] * 3), name)
+        return self.call(intrinsic, [left, right, to])
+
+    def at_least_zero(self, vector: Value) -> Value:
+        """ReLU; what is not a number stays so."""
+        zero = ir.Constant(vector.type, [0.0] * vector.type.count)
+        return self.select(self.fcmp_ordered("<", vector, zero), zero, vector)
+
+    def smaller(self, one: Value, other: Value) -> Value:
+        """Of two integers."""
+        return self.select(self.icmp_signed("<", one, other), one, other)
+
+    def larger(self, one: Value, other: Value) -> Value:
+        """Of two integers."""
+        return self.select(self.icmp_signed(">", one, other), one, other)
+
+
+def pieces(count: int, lanes: int) -> list[int]:
+    """`count` numbers as vectors: of `lanes` each as long as they last, then of the powers of two that are left."""
+    widths = [lanes] * (count // lanes)
+    rest, width = count % lanes, lanes // 2
+    while rest:
+        if width <= rest:
+            widths.append(width)
+            rest -= width
+        width //= 2
+    return widths
+
+
+def starts(widths: Sequence[int]) -> list[int]:
+    """Where each of neighbouring pieces begins."""
+    return [sum(widths[:index]) for index in range(len(widths))]

@@ -1,0 +1,86 @@
+"""What machine code can be made for here, and how it runs on torch's own threads."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from llvmlite import binding
+
+_THREADS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A processor's vectors, in bytes and number, and its name and features as LLVM writes them."""
+
+    vector_bytes: int
+    registers: int
+    name: str
+    features: str
+
+
+@cache
+def machine() -> Machine | None:
+    """This one; None where its vectors or the library of torch's threads are not known."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    features = binding.get_host_cpu_features()
+    vectors = _vectors(features)
+    if vectors is None or threads() is None:
+        return None
+    return Machine(*vectors, binding.get_host_cpu_name(), features.flatten())
+
+
+def _vectors(features: dict[str, bool]) -> tuple[int, int] | None:
+    """Bytes of a vector, and how many there are."""
+    if features.get("avx512f"):
+        return 64, 32
+    if features.get("avx2") and features.get("fma"):
+        return 32, 16
+    if features.get("neon"):
+        return 16, 32
+    return None
+
+
+@dataclass(frozen=True)
+class Threads:
+    """The threads that torch's own operators run on: others would fight with them for the cores."""
+
+    library: ctypes.CDLL
+
+    def run(self, code: int, arguments: ctypes.Array[ctypes.c_int64], count: int) -> None:
+        """Call the code at that address on `count` threads at once, each with the same arguments."""
+        self.library.GOMP_parallel(ctypes.c_void_p(code), arguments, count, 0)
+
+
+@cache
+def threads() -> Threads | None:
+    """Those of the OpenMP library that torch brought along; None where it is another."""
+    for path in _libraries():
+        try:
+            library = ctypes.CDLL(path)
+            functions = [getattr(library, name) for name in _THREADS]
+        except (OSError, AttributeError):
+            continue
+        for name, function in zip(_THREADS[1:], functions[1:], strict=True):
+            binding.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
+        library.GOMP_parallel.restype = None
+        library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        return Threads(library)
+    return None
+
+
+def _libraries() -> Iterator[str]:
+    """OpenMP libraries in this process, torch's own first."""
+    if sys.platform != "linux" or "OpenMP" not in torch.__config__.parallel_info():
+        return
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    loaded = {line.split(maxsplit=5)[5] for line in lines if "omp" in line and ".so" in line}
+    home = str(Path(torch.__file__).resolve().parent.parent)
+    yield from sorted(loaded, key=lambda path: (not path.startswith(f"{home}/torch"), path))

@@ -1,0 +1,195 @@
+"""How a convolution is cut into pieces that a processor's registers and caches hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dyncomp.core.native.emit import Number, pieces
+from dyncomp.core.native.machine import Machine
+
+_SEGMENT = 512
+"""inputs of a kernel that are mixed and multiplied at once: with a panel's outputs they stay in the second cache"""
+_WIDE = 32
+"""pixels of a row that is cut out of a map at will: fewer would leave blocks too narrow"""
+_CLOSE = 600_000
+"""bytes of weights that stay in the second cache beside all that an image brings"""
+_PARTS = 8
+"""parts that a single image's work is cut into at least: several for each thread, or one ends late"""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A convolution with one group, or depthwise, of maps of one size; pairs are vertical, horizontal."""
+
+    channels: int
+    outputs: int
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    depthwise: bool = False
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        sides = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        height, width = ((n + 2 * pad - far * (k - 1) - 1) // step + 1 for n, k, step, pad, far in sides)
+        return height, width
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether pixels are read one by one, so that it does not matter how a map is cut into rows."""
+        return self.kernel == self.stride == (1, 1) and self.padding == (0, 0)
+
+    @property
+    def rows(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows and pixels in a row, of the input and of the output."""
+        if not self.is_flat:
+            return self.size, self.places
+        pixels = self.size[0] * self.size[1]
+        cut = next(n for n in (8, 4, 2, 1) if pixels % n == 0 and (pixels // n >= _WIDE or n == 1))
+        return (cut, pixels // cut), (cut, pixels // cut)
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether every row of the output sees some row of the input, and there is something to compute."""
+        if min(*self.places, self.channels, self.outputs) < 1:
+            return False
+        return all(any(self.sees(row, tap) for tap in range(self.kernel[0])) for row in range(self.rows[1][0]))
+
+    def sees(self, place: int, tap: int, axis: int = 0) -> bool:
+        """Whether a tap of the kernel falls on the map at that row (or column) of the output."""
+        at = place * self.stride[axis] - self.padding[axis] + tap * self.dilation[axis]
+        return 0 <= at < self.rows[0][axis]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Neighbouring outputs that are computed together: vectors of so many lanes, for so many pixels of a row at once.
+
+    `first` is where its outputs begin.
+    """
+
+    lanes: tuple[int, ...]
+    pixels: int
+    first: int
+
+    @property
+    def outputs(self) -> int:
+        """How many."""
+        return sum(self.lanes)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Inputs of a kernel that are used at once: some taps of a row of the kernel, some channels of each."""
+
+    taps: tuple[int, ...]
+    channels: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The pieces of a convolution: panels of outputs; within a panel segments of inputs."""
+
+    shape: Shape
+    number: Number
+    machine: Machine
+    experts: int
+    """kernels that are mixed for each image; 0: one kernel for all"""
+
+    @property
+    def lanes(self) -> int:
+        """Numbers in a vector."""
+        return self.machine.vector_bytes // self.number.dtype.itemsize
+
+    @cached_property
+    def panels(self) -> list[Panel]:
+        """All outputs, in order."""
+        widths = pieces(self.shape.outputs, self.lanes)
+        many = self.machine.registers >= 32 and self.shape.is_flat
+        together = 4 if many and not self.shape.depthwise else 2
+        panels, first = [], 0
+        for index in range(0, len(widths), together):
+            lanes = tuple(widths[index : index + together])
+            panels.append(Panel(lanes, self._pixels(len(lanes)), first))
+            first += sum(lanes)
+        return panels
+
+    def _pixels(self, vectors: int) -> int:
+        """So many that their sums, the weights and one input have a register each."""
+        return min(24, (self.machine.registers - vectors - 1) // vectors)
+
+    @cached_property
+    def channels(self) -> int:
+        """Channels of a segment: all, or a share that divides them."""
+        whole = self.shape.channels
+        shares = (n for n in range(_SEGMENT, _SEGMENT // 4, -1) if whole % n == 0)
+        return whole if whole <= _SEGMENT else next(shares, whole)
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """Those of one row of the kernel and the first channels; all rows and channels have the same."""
+        wide = self.shape.kernel[1]
+        taps = max(1, min(wide, _SEGMENT // self.channels))
+        parts = (tuple(range(first, min(first + taps, wide))) for first in range(0, wide, taps))
+        return [Segment(part, self.channels) for part in parts]
+
+    @property
+    def bands(self) -> int:
+        """Parts that the rows of a single image are cut into, so that threads find work though panels be few."""
+        return min(self.shape.rows[1][0], -(-_PARTS // len(self.panels)))
+
+    @property
+    def inputs(self) -> int:
+        """Weights of one output."""
+        if self.shape.depthwise:
+            return self.shape.kernel[0] * self.shape.kernel[1]
+        return self.shape.channels * self.shape.kernel[0] * self.shape.kernel[1]
+
+    @property
+    def largest(self) -> int:
+        """Inputs of the largest segment."""
+        if self.shape.depthwise:
+            return self.inputs
+        return max(len(segment.taps) * segment.channels for segment in self.segments)
+
+    @property
+    def mixed_at_once(self) -> int:
+        """Images for which weights are mixed at one look at the experts."""
+        return 2 if self.machine.registers >= 32 and not self.shape.depthwise else 1
+
+    @property
+    def images_first(self) -> bool:
+        """Whether an image stays and weights pass by: where those of all panels, or a panel's experts, stay close."""
+        if self.shape.depthwise:
+            return True
+        outputs = self.panels[0].outputs if self.experts else self.shape.outputs
+        return max(1, self.experts) * self.inputs * outputs * self.number.dtype.itemsize <= _CLOSE
+
+    def packed(self, kernels: Tensor) -> Tensor:
+        """Kernels (K, O, C, k, k), or (O, C, k, k), in the order in which they are read, flat."""
+        five = kernels if kernels.dim() == 5 else kernels[None]
+        return torch.cat([part.reshape(-1) for panel in self.panels for part in self._of_panel(panel, five)])
+
+    def _of_panel(self, panel: Panel, kernels: Tensor) -> Iterator[Tensor]:
+        of_panel = kernels[:, panel.first : panel.first + panel.outputs]  # (K, o, C, k, k)
+        if self.shape.depthwise:
+            yield _by_vectors(of_panel.flatten(2).permute(2, 0, 1), panel.lanes)
+            return
+        for segment in self.segments:
+            for row in range(self.shape.kernel[0]):
+                for first in range(0, self.shape.channels, segment.channels):
+                    part = of_panel[:, :, first : first + segment.channels, row, list(segment.taps)]  # (K, o, c, t)
+                    yield _by_vectors(part.permute(3, 2, 0, 1).flatten(0, 1), panel.lanes)
+
+
+def _by_vectors(part: Tensor, lanes: tuple[int, ...]) -> Tensor:
+    """(inputs, K, outputs) as, for each input, the vectors in turn, and of each vector all experts."""
+    return torch.cat([vector.flatten(1) for vector in torch.split(part, list(lanes), dim=2)], dim=1)
