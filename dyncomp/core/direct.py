@@ -57,6 +57,7 @@ def plan_of(x: Tensor, kernel: torch.Size, geometry: Geometry, experts: int) -> 
     """How the convolution is computed; `experts` kernels are mixed for each image, or, with 0, there is one for all."""
     plan = _plan(x.shape[1:], kernel, geometry, x.dtype, experts)
     assert plan is not None  # asked before
+    native.convolution(plan)  # now: a trial of forms would take the making for slowness
     return plan
 
 

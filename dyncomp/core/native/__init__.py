@@ -4,10 +4,10 @@ What no library's convolution does, and what skipping needs to save time: kernel
 in cache, images picked out of a batch and written back to their places, in one pass. Numbers lie channels-last.
 """
 
-from dyncomp.core.native.convolution import scratch_numbers
+from dyncomp.core.native.convolution import convolution, scratch_numbers
 from dyncomp.core.native.emit import Number
 from dyncomp.core.native.machine import machine
 from dyncomp.core.native.plan import Plan, Shape
 from dyncomp.core.native.run import Operands, run, works
 
-__all__ = ["Number", "Operands", "Plan", "Shape", "machine", "run", "scratch_numbers", "works"]
+__all__ = ["Number", "Operands", "Plan", "Shape", "convolution", "machine", "run", "scratch_numbers", "works"]

@@ -123,8 +123,12 @@ class Plan:
         return panels
 
     def _pixels(self, vectors: int) -> int:
-        """So many that their sums, the weights and one input have a register each."""
-        return min(24, (self.machine.registers - vectors - 1) // vectors)
+        """So many that their sums, the weights and one input have a register each.
+
+        A depthwise convolution keeps inputs in registers too: what several taps see is read once.
+        """
+        registers = self.machine.registers // 2 if self.shape.depthwise else self.machine.registers
+        return max(1, min(24, (registers - vectors - 1) // vectors))
 
     @cached_property
     def channels(self) -> int:
@@ -163,7 +167,9 @@ class Plan:
     @property
     def mixed_at_once(self) -> int:
         """Images for which weights are mixed at one look at the experts."""
-        return 2 if self.machine.registers >= 32 and not self.shape.depthwise else 1
+        if self.machine.registers < 32 or self.shape.depthwise:
+            return 1
+        return 4 if self.shape.is_flat else 2
 
     @property
     def images_first(self) -> bool:
