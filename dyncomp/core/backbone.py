@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.modes import evaluating
+from dyncomp.core.ready import ReadyBody
 from dyncomp.spec import Configurable
 
 
@@ -20,6 +21,8 @@ class ResidualBlock(nn.Module):
 
     `body` maps (B, C, H, W) to (B, C', H', W') without the last activation; `shortcut` is the identity or a projection
     to the same shape. The three parts are public so that an op can run one without the others.
+
+    `ready` is the body in one go, where the network was made ready for use and the body allows it.
 
     In inference mode memory is used again where that was shown to be safe (`reuse.py`): `makes_residual` says that the
     body's output is new, `reads_alone` that nothing reads what enters once the block is done (None: nobody looked, and
@@ -33,6 +36,7 @@ class ResidualBlock(nn.Module):
         self.activation = activation
         self.reads_alone: bool | None = None
         self.makes_residual = False
+        self.ready: ReadyBody | None = None
 
     @property
     def in_channels(self) -> int:
@@ -41,7 +45,13 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        return self.join(self.body(x), self.shortcut(x))
+        return self.on(x, self.shortcut(x))
+
+    def on(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """The block's output, its shortcut (B, C', H', W') given."""
+        if self.ready is not None and self.ready.serves(x, shortcut, len(x), self.body):
+            return self.ready.run(x, shortcut, self.ready.new(x))
+        return self.join(self.body(x), shortcut)
 
     def join(self, residual: Tensor, shortcut: Tensor) -> Tensor:
         """The block's output from its two summands, both (B, C', H', W')."""

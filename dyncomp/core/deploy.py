@@ -19,6 +19,7 @@ from dyncomp.core.filtered import Filtered
 from dyncomp.core.flow import lone_readers
 from dyncomp.core.modes import evaluating
 from dyncomp.core.net import Net
+from dyncomp.core.ready import ReadyBody, made_ready
 from dyncomp.core.reuse import lone_inputs, makes_new
 from dyncomp.core.tuner import in_turn
 from dyncomp.errors import CannotDeploy
@@ -216,4 +217,8 @@ def _fast(model: nn.Module) -> nn.Module:
             for conv in (op.producer, op.consumer):
                 if isinstance(conv, nn.Conv2d):
                     conv.weight.data = conv.weight.data.contiguous()
+    made_ready(fast)
+    for block in fast.modules():
+        if isinstance(block, ResidualBlock):
+            block.ready = ReadyBody.of(block.body, block.activation)
     return fast

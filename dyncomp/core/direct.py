@@ -15,7 +15,6 @@ from torch import Tensor
 from dyncomp.core import native
 from dyncomp.core.copies import copied
 from dyncomp.core.kernels import Geometry
-from dyncomp.core.rows import is_channels_last
 from dyncomp.core.scratch import scratch
 from dyncomp.core.tiles import Mixing
 from dyncomp.core.tuner import is_watched
@@ -23,42 +22,108 @@ from dyncomp.core.tuner import is_watched
 NUMBERS = (torch.float32, torch.float64)
 
 
-@dataclass(frozen=True)
-class Direct:
-    """A form: each image of x (B, C, H, W), channels-last, by the kernel mixed for it; see `can_run`."""
-
-    plan: native.Plan
-
-    def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
-        """(B, O, H', W')."""
-        plan = self.plan
-        bias = None if mixing.bias is None else mixing.bias.contiguous()
-        experts = copied(mixing.experts, plan, lambda whole: plan.packed(whole.view(len(whole), *mixing.shape)))
-        y = _new(x, plan.shape, len(x))
-        native.run(plan, native.Operands(x, y, experts, bias, mixing.weight.contiguous()), _scratch(plan, x))
-        return y
-
-
-def can_run(x: Tensor, parameter: Tensor, kernel: torch.Size, geometry: Geometry) -> bool:
-    """Whether a convolution of features x by kernels of that shape, of which `parameter` tells, is one of ours here."""
-    plain = x.device.type == parameter.device.type == "cpu" and x.dtype == parameter.dtype and x.dtype in NUMBERS
+def serves(x: Tensor, parameter: Tensor) -> bool:
+    """Whether code of our own can run on features x (B, C, H, W), here and now; `parameter` is a layer's."""
     return (
-        plain
+        x.dtype in NUMBERS
+        and x.dtype == parameter.dtype
+        and x.dim() == 4
+        and x.device.type == "cpu"
+        and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_grad_enabled()
         and not is_watched()
         and not parameter.is_inference()  # it could not tell when it has changed
         and not torch.is_autocast_enabled("cpu")
-        and (is_channels_last(x) or x.shape[2:].numel() == 1)
-        and _plan(x.shape[1:], kernel, geometry, x.dtype, 0) is not None
     )
 
 
-def plan_of(x: Tensor, kernel: torch.Size, geometry: Geometry, experts: int) -> native.Plan:
-    """How the convolution is computed; `experts` kernels are mixed for each image, or, with 0, there is one for all."""
-    plan = _plan(x.shape[1:], kernel, geometry, x.dtype, experts)
-    assert plan is not None  # asked before
-    native.convolution(plan)  # now: a trial of forms would take the making for slowness
-    return plan
+@dataclass(frozen=True)
+class Direct:
+    """A form: each image of x (B, C, H, W), channels-last, by the kernel mixed for it."""
+
+    plan: native.Plan
+    code: native.Code
+
+    def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
+        """(B, O, H', W')."""
+        plan, weight = self.plan, mixing.weight.contiguous()
+        bias = _zeros(plan.shape.outputs, x.dtype) if mixing.bias is None else mixing.bias.contiguous()
+        experts = copied(mixing.experts, plan, lambda whole: plan.packed(whole.view(len(whole), *mixing.shape)))
+        y = _new(x, len(x), plan.shape)
+        own = scratch("direct", x, native.scratch_numbers(plan, torch.get_num_threads()))
+        step = 0 if mixing.bias is None else plan.shape.outputs
+        mixed = weight.data_ptr(), bias.data_ptr(), step, 0, own.data_ptr()
+        self.code.run(x.data_ptr(), y.data_ptr(), experts.data_ptr(), *mixed, len(x), 0, 0, 0, 0)
+        return y
+
+
+def of_mixing(x: Tensor, mixing: Mixing, geometry: Geometry) -> Direct | None:
+    """The form for features x; None where there is none here and now."""
+    if not serves(x, mixing.experts):
+        return None
+    plan = _plan(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts))
+    # made now: a trial of forms would take the making for slowness
+    return None if plan is None else Direct(plan, native.convolution(plan))
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A convolution by one kernel for all images: its code, and its weights as the code reads them."""
+
+    plan: native.Plan
+    code: native.Code
+    weights: Tensor
+    bias: Tensor
+    state: tuple[int, ...]
+
+    @property
+    def output(self) -> torch.Size:
+        """What becomes of an image, (O, H', W')."""
+        return torch.Size((self.plan.shape.outputs, *self.plan.shape.places))
+
+    def is_of(self, weight: Tensor, bias: Tensor | None) -> bool:
+        """Whether these are the parameters as they are now."""
+        return self.state == _state(weight, bias)
+
+    def new(self, x: Tensor) -> Tensor:
+        """Memory for the outputs of all images of x."""
+        return _new(x, len(x), self.plan.shape)
+
+    def between(self, like: Tensor, images: int, turn: int) -> Tensor:
+        """Memory for the outputs of so many images, flat; that of the last turn but one is handed out again."""
+        return scratch(f"between {turn}", like, images * self.output.numel())
+
+    def run(
+        self,
+        x: int,
+        y: int,
+        images: int,
+        *,
+        relu: bool = False,
+        residual: int = 0,
+        rows_x: int = 0,
+        rows_y: int = 0,
+        rows_residual: int = 0,
+    ) -> None:
+        """Convolve so many images, at least one, from address x to address y: see `native.Argument`."""
+        alike = self.weights.data_ptr(), 0, self.bias.data_ptr(), 0
+        self.code.run(x, y, *alike, residual, 0, images, rows_x, rows_y, rows_residual, int(relu))
+
+
+def load(weight: Tensor, bias: Tensor | None, image: torch.Size, geometry: Geometry) -> Loaded | None:
+    """Code for a convolution of images (C, H, W) by a kernel (O, C / groups, k, k); None where there is none."""
+    plan = _plan(image, weight.shape, geometry, weight.dtype, 0)
+    if plan is None:
+        return None
+    with torch.inference_mode(False), torch.no_grad():
+        shift = torch.zeros(plan.shape.outputs, dtype=weight.dtype) if bias is None else bias.detach().clone()
+        return Loaded(plan, native.convolution(plan), plan.packed(weight.detach()), shift, _state(weight, bias))
+
+
+def _state(weight: Tensor, bias: Tensor | None) -> tuple[int, ...]:
+    if bias is None:
+        return weight.data_ptr(), weight._version
+    return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version
 
 
 @cache
@@ -66,20 +131,20 @@ def _plan(
     image: torch.Size, kernel: torch.Size, geometry: Geometry, dtype: torch.dtype, experts: int
 ) -> native.Plan | None:
     depthwise = geometry.groups == image[0] == kernel[0] and kernel[1] == 1 and geometry.groups > 1
-    if geometry.groups > 1 and not depthwise:
-        return None
-    size, sides = (image[1], image[2]), (kernel[2], kernel[3])
-    g = geometry
-    shape = native.Shape(image[0], kernel[0], size, sides, g.stride, g.padding, g.dilation, depthwise)
     here = native.machine()
-    able = here is not None and shape.can_be_cut and native.works()
-    return native.Plan(shape, native.Number(dtype), here, experts) if able and here is not None else None
+    if here is None or (geometry.groups > 1 and not depthwise):
+        return None
+    size, sides, g = (image[1], image[2]), (kernel[2], kernel[3]), geometry
+    shape = native.Shape(image[0], kernel[0], size, sides, g.stride, g.padding, g.dilation, depthwise)
+    return native.Plan(shape, native.Number(dtype), here, experts) if shape.can_be_cut and native.works() else None
 
 
-def _new(x: Tensor, shape: native.Shape, images: int) -> Tensor:
+def _new(x: Tensor, images: int, shape: native.Shape) -> Tensor:
     size = (images, shape.outputs, *shape.places)
     return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
 
 
-def _scratch(plan: native.Plan, like: Tensor) -> Tensor:
-    return scratch("direct", like, native.scratch_numbers(plan, torch.get_num_threads()))
+@cache
+def _zeros(count: int, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.zeros(count, dtype=dtype)

@@ -9,8 +9,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from dyncomp.core import kernels
-from dyncomp.core.direct import Direct, can_run, plan_of
+from dyncomp.core import direct, kernels
 from dyncomp.core.kernels import Geometry, PerImageConv
 from dyncomp.core.matrices import Matrices, can_multiply
 from dyncomp.core.packed import Packed, can_pack
@@ -35,9 +34,8 @@ def of_convolution(x: Tensor, mixing: Mixing, geometry: Geometry) -> Mapping[str
         x.shape[0] > 1, _several_tiles(mixing), can_pack(x, mixing.experts), can_multiply(x, mixing.experts), unfolds
     )
     forms = _tiled_convolutions(mixing.shape, geometry, fitting)
-    if not can_run(x, mixing.experts, mixing.shape, geometry):
-        return forms
-    return {**forms, "direct": Direct(plan_of(x, mixing.shape, geometry, len(mixing.experts)))}
+    form = direct.of_mixing(x, mixing, geometry)
+    return forms if form is None else {**forms, "direct": form}
 
 
 @dataclass(frozen=True)

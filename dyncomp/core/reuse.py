@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dyncomp.core.reads import ReadWatch
+from dyncomp.core.ready import ReadyConv2d
 
-MAKERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+MAKERS = (nn.Conv2d, ReadyConv2d, nn.BatchNorm2d, nn.Linear)
 """layers whose output is a tensor of its own in evaluation, whatever comes in"""
 
 

@@ -34,13 +34,16 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
     """The body, a unit of `op`, on the images at `rows` alone, packed into a batch of their own."""
     shortcut: Tensor = block.shortcut(x)  # (B, C', H', W')
     if isinstance(rows, bool) and rows:
-        return block.join(op.unit(unit, block.body, x), shortcut)
+        whole: Tensor = op.unit(unit, block.on, x, shortcut)
+        return whole
     lost = _is_lost(block, shortcut is x)
     if isinstance(rows, bool):
         skipped = _skipped(block, shortcut, form, lost)
         # what others still read may not be handed on to whoever overwrites what enters
         shared = skipped is shortcut and not lost and block.reads_alone is not None
         return skipped.clone() if shared else skipped
+    if block.ready is not None and block.ready.serves(x, shortcut, len(rows), block.body):
+        return _in_place(op, unit, block, x, shortcut, rows, form)
     part = op.moving(take, x, rows)
     with op.tape.narrow(rows):
         residual = op.unit(unit, block.body, part)
@@ -48,6 +51,19 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
     skipped = _skipped(block, shortcut, form, lost)
     y: Tensor = op.moving(put, skipped, rows, joined, lost or skipped is not shortcut)
     return y
+
+
+def _in_place(
+    op: Op, unit: int, block: ResidualBlock, x: Tensor, shortcut: Tensor, rows: Tensor, form: Form
+) -> Tensor:
+    """As `skip_sparse`, for a body in one go: it reads and writes the images at `rows` where they lie."""
+    assert block.ready is not None  # asked before
+    lost = _is_lost(block, shortcut is x)
+    y = shortcut if lost else _skipped(block, shortcut, form, lost)
+    if y is shortcut and not lost:
+        y = shortcut.clone()  # in its own layout
+    op.unit(unit, block.ready.run, x, shortcut, y, rows)
+    return in_place(block.activation, y) if lost and form == "residual" else y  # twice ReLU is ReLU
 
 
 def _is_lost(block: ResidualBlock, same: bool) -> bool:

@@ -4,10 +4,12 @@ What no library's convolution does, and what skipping needs to save time: kernel
 in cache, images picked out of a batch and written back to their places, in one pass. Numbers lie channels-last.
 """
 
+from dyncomp.core.native.build import Code
 from dyncomp.core.native.convolution import convolution, scratch_numbers
 from dyncomp.core.native.emit import Number
 from dyncomp.core.native.machine import machine
+from dyncomp.core.native.piece import Argument
 from dyncomp.core.native.plan import Plan, Shape
-from dyncomp.core.native.run import Operands, run, works
+from dyncomp.core.native.trial import works
 
-__all__ = ["Number", "Operands", "Plan", "Shape", "convolution", "machine", "run", "scratch_numbers", "works"]
+__all__ = ["Argument", "Code", "Number", "Plan", "Shape", "convolution", "machine", "scratch_numbers", "works"]
