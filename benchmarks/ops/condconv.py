@@ -2,14 +2,16 @@
 
     python -m benchmarks.ops.condconv [--train | --nets] [--batches 1,8,64] [--experts 4,8] [--seconds 3] [--least]
 
-Layers: the shapes below. `static` is the plain convolution, channels-last, in inference mode; `naive` mixes a kernel
-and convolves, image by image; `timm` is its `CondConv2d`, where timm is installed. `--train` times a forward and a
-backward pass; `--nets` whole networks against their plain backbones, both ready for use.
+Layers: the shapes below. `static` is the plain convolution by torch, channels-last, in inference mode, `ready` the same
+as a network that is ready for use runs it; `naive` mixes a kernel and convolves, image by image; `timm` is its
+`CondConv2d`, where timm is installed. `--train` times a forward and a backward pass; `--nets` whole networks against
+their plain backbones, both ready for use, and those by torch's own convolutions alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,7 +32,9 @@ from benchmarks.ops._common import (
     verdict,
 )
 from dyncomp import build
+from dyncomp.core.direct import left_out
 from dyncomp.core.experts import ExpertConv2d, Mixture
+from dyncomp.core.ready import made_ready
 from dyncomp.core.tuner import choices
 
 try:
@@ -88,7 +92,9 @@ def ways_of(layer: Layer) -> dict[str, Callable[[Tensor], Tensor]]:
             images.append(F.conv2d(x[i : i + 1], kernel, padding=layer.kernel // 2, groups=layer.groups))
         return torch.cat(images)
 
-    ways: dict[str, Callable[[Tensor], Tensor]] = {"static": plain, "ours": ours, "naive": naive}
+    ready = nn.Sequential(copy.deepcopy(plain))
+    made_ready(ready)
+    ways: dict[str, Callable[[Tensor], Tensor]] = {"static": plain, "ours": ours, "ready": ready, "naive": naive}
     if TimmLayer is not None:
         peer = TimmLayer(
             layer.channels,
@@ -110,7 +116,7 @@ def check(ways: Mapping[str, Callable[[Tensor], Tensor]], layer: Layer) -> None:
     """Raise AssertionError where two ways that are to compute the same do not."""
     x = layer.images()
     wanted = ways["naive"](x)
-    for name in ways.keys() - {"static", "naive"}:
+    for name in ways.keys() - {"static", "ready", "naive"}:
         torch.testing.assert_close(ways[name](x), wanted, rtol=1e-3, atol=1e-3 * float(wanted.std()), msg=name)
 
 
@@ -129,7 +135,7 @@ def training_times(layer: Layer, seconds: float) -> Times:
     def step(way: Callable[[Tensor], Tensor]) -> Way:
         return lambda: way(x).backward(seen)
 
-    return take_turns({name: step(way) for name, way in ways.items() if name != "naive"}, seconds)
+    return take_turns({name: step(way) for name, way in ways.items() if name not in ("naive", "ready")}, seconds)
 
 
 def layers(options: argparse.Namespace) -> list[Layer]:
@@ -188,6 +194,12 @@ def net_times(backbone: str, batch: int, experts: int, seconds: float) -> Times:
     for name, spec in specs.items():
         net = deployed(build(spec, backbone, classes=1000, image_size=224).eval())
         ways[name] = lambda net=net: net(images, sparse=True, record=False)
+
+    def by_torch() -> None:
+        with left_out():
+            ways["static"]()
+
+    ways["torch"] = by_torch
     with torch.inference_mode():
         return take_turns(ways, seconds)
 
@@ -200,11 +212,14 @@ def net_report(options: argparse.Namespace) -> str:
             for experts in options.experts:
                 times = net_times(backbone, batch, experts, options.seconds)
                 slower = ratio(times, "condconv", "static", options.least)
-                rows.append([backbone, str(batch), str(experts), f"{min(times['static']):.1f}", f"{slower:.2f}"])
+                beside = ratio(times, "condconv", "torch", options.least)
+                shortest = [f"{min(times[name]):.1f}" for name in ("torch", "static")]
+                rows.append([backbone, str(batch), str(experts), *shortest, f"{slower:.2f}", f"{beside:.2f}"])
                 print(" ".join(rows[-1]), flush=True)
                 if experts == 8:
                     lines.append(verdict(f"{backbone}, batch {batch}", slower, 1.15, at_most=True))
-    head = ["network at 224", "batch", "experts", "static, ms", "condconv / static"]
+    head = ["network at 224", "batch", "experts", "torch's static, ms", "static, ms"]
+    head += ["condconv / static", "condconv / torch's static"]
     return table(head, rows) + "\n\n" + "\n".join(lines)
 
 

@@ -49,9 +49,10 @@ class ResidualBlock(nn.Module):
 
     def on(self, x: Tensor, shortcut: Tensor) -> Tensor:
         """The block's output, its shortcut (B, C', H', W') given."""
-        if self.ready is not None and self.ready.serves(x, shortcut, len(x), self.body):
-            return self.ready.run(x, shortcut, self.ready.new(x))
-        return self.join(self.body(x), shortcut)
+        code = None if self.ready is None else self.ready.code(x, shortcut, len(x), self.body)
+        if code is None:
+            return self.join(self.body(x), shortcut)
+        return code.run(x, shortcut, code.new(x))
 
     def join(self, residual: Tensor, shortcut: Tensor) -> Tensor:
         """The block's output from its two summands, both (B, C', H', W')."""

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from dyncomp.core.native import Code
+
 EACH: Final = "each"
 COUPLED: Final = "coupled"
 MOVING: Final = "moving"
@@ -98,6 +100,8 @@ def kind_of(name: str) -> Kind | None:
 
     None is also the answer for a composite operator that is made of others and has no cost of its own.
     """
+    if name == Code.event.replace("::", "."):  # which a counter meets as the convolution that it is
+        return "priced"
     namespace, _, operator = name.partition(".")
     packet = getattr(getattr(torch.ops, namespace, None), operator, None)
     if packet is None or not hasattr(packet, "overloads"):

@@ -1,4 +1,4 @@
-"""Networks made ready for use: normalisations folded into the layers before them, kernels in the fast layout."""
+"""Networks made ready for use: normalisations folded, kernels in the fast layout, layers in their fastest form."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def deployed(net: Net) -> Net:
     """A copy of the network for use: the same decisions, prices and, but for rounding, logits, in less time.
 
     Every BatchNorm that alone reads a convolution or a linear layer is folded into it, layers that do nothing in
-    evaluation are left out, kernels lie channels-last, nothing learns. In inference mode, blocks that images skip
+    evaluation are left out, kernels lie channels-last, nothing learns; on a processor, convolutions run by machine code
+    that is made for their shapes wherever a trial finds that faster than torch's (`ready.py`). In inference mode, blocks that images skip
     overwrite features that nobody else reads: a hook that keeps features has to copy them. Sites keep their names;
     parameters do not. The network given stays as it is. Raises RuntimeError where it does not know its costs, and with
     them its images, and CannotDeploy where the copy answers otherwise: the network runs layers by another way than

@@ -6,6 +6,9 @@ same multiply-adds as any other form, which no counter sees: whoever counts gets
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,11 +24,32 @@ from dyncomp.core.tuner import is_watched
 
 NUMBERS = (torch.float32, torch.float64)
 
+Rows = tuple[int, int, int]
+ALL: Rows = (0, 0, 0)
+
+_wanted: ContextVar[bool] = ContextVar("wanted", default=True)
+
+
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Inside, nothing runs by code of our own: for comparisons with what torch alone can do."""
+    token = _wanted.set(False)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def is_wanted() -> bool:
+    """Whether code of our own may be used where it is faster."""
+    return _wanted.get()
+
 
 def serves(x: Tensor, parameter: Tensor) -> bool:
     """Whether code of our own can run on features x (B, C, H, W), here and now; `parameter` is a layer's."""
     return (
-        x.dtype in NUMBERS
+        _wanted.get()
+        and x.dtype in NUMBERS
         and x.dtype == parameter.dtype
         and x.dim() == 4
         and x.device.type == "cpu"
@@ -53,7 +77,7 @@ class Direct:
         own = scratch("direct", x, native.scratch_numbers(plan, torch.get_num_threads()))
         step = 0 if mixing.bias is None else plan.shape.outputs
         mixed = weight.data_ptr(), bias.data_ptr(), step, 0, own.data_ptr()
-        self.code.run(x.data_ptr(), y.data_ptr(), experts.data_ptr(), *mixed, len(x), 0, 0, 0, 0)
+        self.code.run(x.data_ptr(), y.data_ptr(), experts.data_ptr(), *mixed, len(x), *ALL, 0)
         return y
 
 
@@ -63,7 +87,7 @@ def of_mixing(x: Tensor, mixing: Mixing, geometry: Geometry) -> Direct | None:
         return None
     plan = _plan(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts))
     # made now: a trial of forms would take the making for slowness
-    return None if plan is None else Direct(plan, native.convolution(plan))
+    return None if plan is None else Direct(plan, native.code_for(plan))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +99,10 @@ class Loaded:
     weights: Tensor
     bias: Tensor
     state: tuple[int, ...]
+    output: torch.Size
+    """what becomes of an image, (O, H', W')"""
 
-    @property
-    def output(self) -> torch.Size:
-        """What becomes of an image, (O, H', W')."""
-        return torch.Size((self.plan.shape.outputs, *self.plan.shape.places))
-
-    def is_of(self, weight: Tensor, bias: Tensor | None) -> bool:
+    def is_of(self, weight: Tensor | None, bias: Tensor | None) -> bool:
         """Whether these are the parameters as they are now."""
         return self.state == _state(weight, bias)
 
@@ -93,21 +114,13 @@ class Loaded:
         """Memory for the outputs of so many images, flat; that of the last turn but one is handed out again."""
         return scratch(f"between {turn}", like, images * self.output.numel())
 
-    def run(
-        self,
-        x: int,
-        y: int,
-        images: int,
-        *,
-        relu: bool = False,
-        residual: int = 0,
-        rows_x: int = 0,
-        rows_y: int = 0,
-        rows_residual: int = 0,
-    ) -> None:
-        """Convolve so many images, at least one, from address x to address y: see `native.Argument`."""
+    def run(self, x: int, y: int, images: int, relu: bool, residual: int = 0, rows: Rows = ALL) -> None:
+        """Convolve so many images, at least one, from address x to address y, and add the `residual` before ReLU.
+
+        `rows`: addresses of where each image lies in x, y and residual; 0: one after the other.
+        """
         alike = self.weights.data_ptr(), 0, self.bias.data_ptr(), 0
-        self.code.run(x, y, *alike, residual, 0, images, rows_x, rows_y, rows_residual, int(relu))
+        self.code.run(x, y, *alike, residual, 0, images, *rows, int(relu))
 
 
 def load(weight: Tensor, bias: Tensor | None, image: torch.Size, geometry: Geometry) -> Loaded | None:
@@ -117,10 +130,13 @@ def load(weight: Tensor, bias: Tensor | None, image: torch.Size, geometry: Geome
         return None
     with torch.inference_mode(False), torch.no_grad():
         shift = torch.zeros(plan.shape.outputs, dtype=weight.dtype) if bias is None else bias.detach().clone()
-        return Loaded(plan, native.convolution(plan), plan.packed(weight.detach()), shift, _state(weight, bias))
+        output = torch.Size((plan.shape.outputs, *plan.shape.places))
+        return Loaded(plan, native.code_for(plan), plan.packed(weight.detach()), shift, _state(weight, bias), output)
 
 
-def _state(weight: Tensor, bias: Tensor | None) -> tuple[int, ...]:
+def _state(weight: Tensor | None, bias: Tensor | None) -> tuple[int, ...]:
+    if weight is None:
+        return ()
     if bias is None:
         return weight.data_ptr(), weight._version
     return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version
@@ -131,7 +147,7 @@ def _plan(
     image: torch.Size, kernel: torch.Size, geometry: Geometry, dtype: torch.dtype, experts: int
 ) -> native.Plan | None:
     depthwise = geometry.groups == image[0] == kernel[0] and kernel[1] == 1 and geometry.groups > 1
-    here = native.machine()
+    here = native.this_machine()
     if here is None or (geometry.groups > 1 and not depthwise):
         return None
     size, sides, g = (image[1], image[2]), (kernel[2], kernel[3]), geometry

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dyncomp.core import direct
 from dyncomp.core.forms import Form, of_convolution, of_linear
 from dyncomp.core.kernels import Geometry, convolve
 from dyncomp.core.rows import is_channels_last
@@ -179,6 +180,7 @@ def shape_key(x: Tensor) -> tuple[object, ...]:
         autocast,
         torch.get_num_threads(),
         torch._C._get_mkldnn_enabled(),
+        direct.is_wanted(),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from dyncomp.core import direct
 from dyncomp.core.direct import Loaded
 from dyncomp.core.kernels import Geometry
 from dyncomp.core.tuner import chosen, power_of_two
+
+SIZES = 8
+"""sizes of images that a convolution has code for: it takes memory, and a tenth of a second to make"""
 
 
 class ReadyConv2d(nn.Conv2d):
@@ -30,7 +34,7 @@ class ReadyConv2d(nn.Conv2d):
         """The convolution, and ReLU where asked."""
         if not direct.serves(x, self.weight) or self.loaded(x.shape[1:]) is None:
             return self._by_torch(x, relu)
-        key = ("conv", *self.kind, relu, power_of_two(len(x)), x.shape[1:], x.dtype, torch.get_num_threads())
+        key = ("conv", self.kind, relu, power_of_two(len(x)), x.shape[1:], x.dtype, torch.get_num_threads())
         return chosen(key, partial(_ways, relu), lambda way: way(self, x))(self, x)
 
     def _by_torch(self, x: Tensor, relu: bool) -> Tensor:
@@ -42,25 +46,32 @@ class ReadyConv2d(nn.Conv2d):
         assert loaded is not None  # asked before
         y = loaded.new(x)
         if len(x):
-            loaded.run(x.data_ptr(), y.data_ptr(), len(x), relu=relu)
+            loaded.run(x.data_ptr(), y.data_ptr(), len(x), relu)
         return y
 
     @property
-    def kind(self) -> tuple[Any, ...]:
-        """What convolutions that are alike have in common."""
+    def kind(self) -> int:
+        """A number that convolutions share which are alike but for their parameters."""
         if "_kind" not in vars(self):
-            geometry = Geometry(self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
-            self._kind = self.weight.shape, geometry
+            self._kind = _number((self.weight.shape, self.geometry))
         return self._kind
+
+    @property
+    def geometry(self) -> Geometry:
+        """How it moves over its input."""
+        return Geometry(self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
 
     def loaded(self, image: torch.Size) -> Loaded | None:
         """Code of our own for images (C, H, W), with the weights as they are now; None where there is none."""
         held: dict[torch.Size, Loaded | None] = vars(self).setdefault("_loaded", {})
-        if image not in held:
+        loaded = held.get(image)
+        if loaded is None:
+            if image in held or len(held) == SIZES:
+                return None
             fits = self.padding_mode == "zeros" and not isinstance(self.padding, str) and image[0] == self.in_channels
-            held[image] = direct.load(self.weight, self.bias, image, self.kind[1]) if fits else None
-        loaded = held[image]
-        if loaded is not None and not loaded.is_of(self.weight, self.bias):
+            held[image] = direct.load(self.weight, self.bias, image, self.geometry) if fits else None
+            return held[image]
+        if not loaded.is_of(self._parameters["weight"], self._parameters["bias"]):
             held.clear()
             return self.loaded(image)
         return loaded
@@ -68,6 +79,14 @@ class ReadyConv2d(nn.Conv2d):
     def __getstate__(self) -> dict[str, Any]:
         """Without the code, which is made anew where the copy is used."""
         return {name: value for name, value in vars(self).items() if name != "_loaded"}
+
+
+_numbers: dict[Any, int] = {}
+
+
+def _number(kind: Any) -> int:
+    """One for each kind, short where the kind itself is long to compare."""
+    return _numbers.setdefault(kind, len(_numbers))
 
 
 def _ways(relu: bool) -> dict[str, Callable[[ReadyConv2d, Tensor], Tensor]]:
@@ -94,13 +113,17 @@ def _nobody_listens(*layers: nn.Module) -> bool:
     return not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
 
 
-@dataclass(frozen=True, eq=False)
 class ReadyBody:
-    """A residual block's body, convolutions with or without ReLU behind them, and what follows the sum."""
+    """A residual block's body, convolutions with or without ReLU behind them, and what follows the sum.
 
-    convolutions: tuple[ReadyConv2d, ...]
-    relus: tuple[bool, ...]
-    """behind each of them; behind the last one, and the sum with the shortcut"""
+    `relus` says where one is: behind each convolution, and behind the sum of the last one's output and the shortcut.
+    """
+
+    def __init__(self, convolutions: Sequence[ReadyConv2d], relus: Sequence[bool]) -> None:
+        self.convolutions = tuple(convolutions)
+        self.relus = tuple(relus)
+        self.kind = _number((tuple(conv.kind for conv in convolutions), self.relus))
+        self._codes: dict[torch.Size, BodyCode] = {}
 
     @staticmethod
     def of(body: nn.Module, activation: nn.Module) -> ReadyBody | None:
@@ -108,7 +131,7 @@ class ReadyBody:
         layers = _opened(body)
         convolutions = tuple(layer for layer in layers if isinstance(layer, ReadyConv2d))
         simple = all(type(layer) in (ReadyConv2d, nn.ReLU) for layer in layers) and layers[:1] == [*convolutions[:1]]
-        pairs = zip(layers, layers[1:], strict=False)
+        pairs = pairwise(layers)
         if not simple or len(convolutions) < 2 or any(type(a) is type(b) is nn.ReLU for a, b in pairs):
             return None
         if layers[-1] is not convolutions[-1] or type(activation) not in (nn.ReLU, nn.Identity):
@@ -117,58 +140,85 @@ class ReadyBody:
         relus = tuple(relu for relu, layer in zip(behind, layers, strict=True) if isinstance(layer, ReadyConv2d))
         return ReadyBody(convolutions, relus)
 
-    def serves(self, x: Tensor, shortcut: Tensor, images: int, layers: Callable[[Tensor], Tensor]) -> bool:
-        """Whether `run` works on x and pays for so many images of it; `layers` runs the body layer by layer."""
+    def code(self, x: Tensor, shortcut: Tensor, images: int, layers: Callable[[Tensor], Tensor]) -> BodyCode | None:
+        """Code that runs on x, and pays for so many images of it; None where there is none.
+
+        `layers` runs the body layer by layer.
+        """
         same = x.dtype == shortcut.dtype and shortcut.is_contiguous(memory_format=torch.channels_last)
-        if not images or not same or not direct.serves(x, self.convolutions[0].weight) or not _nobody_listens(*self.convolutions):
-            return False
-        chain = self._loaded(x.shape[1:])
-        if chain is None or chain[-1].output != shortcut.shape[1:]:
-            return False
-        kinds = tuple(conv.kind for conv in self.convolutions)
-        key = ("body", kinds, power_of_two(images), x.shape[1:], x.dtype, torch.get_num_threads())
-        return chosen(key, lambda: {"layers": False, "direct": True}, lambda way: self._try(way, x, images, layers))
+        first = self.convolutions[0]
+        if not images or not same or not direct.serves(x, first.weight) or not _nobody_listens(*self.convolutions):
+            return None
+        code = self._code(x.shape[1:])
+        if code is None or code.chain[-1].output != shortcut.shape[1:]:
+            return None
+        key = ("body", self.kind, power_of_two(images), x.shape[1:], x.dtype, torch.get_num_threads())
+        pays = chosen(key, _either, lambda directly: _try(code if directly else layers, x, images))
+        return code if pays else None
 
-    def run(self, x: Tensor, shortcut: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
-        """y: at `rows` (all without) what the body makes of x there, plus the shortcut, activated; y may be either."""
-        chain = self._loaded(x.shape[1:])
-        assert chain is not None  # asked before
-        images = len(x) if rows is None else len(rows)
-        rows = None if rows is None else rows.contiguous()
-        places = 0 if rows is None else rows.data_ptr()
-        source, first = x.data_ptr(), places
-        for index, (loaded, relu) in enumerate(zip(chain[:-1], self.relus, strict=False)):
-            between = loaded.between(x, images, index % 2)
-            loaded.run(source, between.data_ptr(), images, relu=relu, rows_x=first)
-            source, first = between.data_ptr(), 0
-        into = {"residual": shortcut.data_ptr(), "rows_y": places, "rows_residual": places}
-        chain[-1].run(source, y.data_ptr(), images, relu=self.relus[-1], **into)
-        return y
-
-    def new(self, x: Tensor) -> Tensor:
-        """Memory for the output of all images of x."""
-        chain = self._loaded(x.shape[1:])
-        assert chain is not None  # asked before
-        return chain[-1].new(x)
-
-    def _loaded(self, image: torch.Size) -> Sequence[Loaded] | None:
-        chain = []
+    def _code(self, image: torch.Size) -> BodyCode | None:
+        """That for images (C, H, W), with the weights as they are now."""
+        code = self._codes.get(image)
+        if code is not None and code.is_of(self.convolutions):
+            return code
+        chain, size = [], image
         for convolution in self.convolutions:
-            loaded = convolution.loaded(image)
+            loaded = convolution.loaded(size)
             if loaded is None:
                 return None
             chain.append(loaded)
-            image = loaded.output
-        return chain
+            size = loaded.output
+        code = self._codes[image] = BodyCode(chain, self.relus)
+        return code
 
-    def _try(self, directly: bool, x: Tensor, images: int, layers: Callable[[Tensor], Tensor]) -> None:
-        batch = torch.ones(images, *x.shape[1:], dtype=x.dtype).contiguous(memory_format=torch.channels_last)
-        if directly:
-            y = self.new(batch)
-            self.run(batch, y, y)
-        else:
-            y = layers(batch)
-            (y + y).relu()
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the code, which is made anew where the copy is used."""
+        return {**vars(self), "_codes": {}}
+
+
+def _either() -> dict[str, bool]:
+    return {"layers": False, "direct": True}
+
+
+def _try(way: Callable[[Tensor], Tensor], x: Tensor, images: int) -> None:
+    y = way(torch.ones(images, *x.shape[1:], dtype=x.dtype).contiguous(memory_format=torch.channels_last))
+    if not isinstance(way, BodyCode):
+        (y + y).relu()  # what the code does in passing
+
+
+@dataclass(frozen=True, eq=False)
+class BodyCode:
+    """A body's code for images of one size."""
+
+    chain: Sequence[Loaded]
+    relus: Sequence[bool]
+
+    def is_of(self, convolutions: Sequence[ReadyConv2d]) -> bool:
+        """Whether it has these ones' parameters as they are now."""
+        pairs = zip(self.chain, convolutions, strict=True)
+        return all(loaded.is_of(conv._parameters["weight"], conv._parameters["bias"]) for loaded, conv in pairs)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The body on all of x, added to itself."""
+        y = self.new(x)
+        return self.run(x, y, y)
+
+    def new(self, x: Tensor) -> Tensor:
+        """Memory for the output of all images of x."""
+        return self.chain[-1].new(x)
+
+    def run(self, x: Tensor, shortcut: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
+        """y: at `rows` (all without) what the body makes of x there, plus the shortcut, activated; y may be either."""
+        rows = None if rows is None else rows.contiguous()
+        images, places = (len(x), 0) if rows is None else (len(rows), rows.data_ptr())
+        source, first = x.data_ptr(), places
+        for index, loaded in enumerate(self.chain[:-1]):
+            between = loaded.between(x, images, index % 2).data_ptr()
+            loaded.run(source, between, images, self.relus[index], rows=(first, 0, 0))
+            source, first = between, 0
+        rows_all = first, places, places
+        self.chain[-1].run(source, y.data_ptr(), images, self.relus[-1], shortcut.data_ptr(), rows_all)
+        return y
 
 
 def _opened(body: nn.Module) -> list[nn.Module]:
@@ -185,6 +235,6 @@ def made_ready(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Sequential and "forward" not in vars(module):
             layers = list(module)
-            pairs = zip(layers, layers[1:], strict=False)
+            pairs = pairwise(layers)
             if any(type(one) is ReadyConv2d and type(other) is nn.ReLU for one, other in pairs):
                 module.__class__ = ReadySequential

@@ -42,8 +42,12 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
         # what others still read may not be handed on to whoever overwrites what enters
         shared = skipped is shortcut and not lost and block.reads_alone is not None
         return skipped.clone() if shared else skipped
-    if block.ready is not None and block.ready.serves(x, shortcut, len(rows), block.body):
-        return _in_place(op, unit, block, x, shortcut, rows, form)
+    code = None if block.ready is None else block.ready.code(x, shortcut, len(rows), block.body)
+    if code is not None:
+        into = _to_write(block, shortcut, form, lost)
+        op.unit(unit, code.run, x, shortcut, into, rows)
+        # what ran has been activated, and twice ReLU is ReLU
+        return in_place(block.activation, into) if lost and form == "residual" else into
     part = op.moving(take, x, rows)
     with op.tape.narrow(rows):
         residual = op.unit(unit, block.body, part)
@@ -53,17 +57,12 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
     return y
 
 
-def _in_place(
-    op: Op, unit: int, block: ResidualBlock, x: Tensor, shortcut: Tensor, rows: Tensor, form: Form
-) -> Tensor:
-    """As `skip_sparse`, for a body in one go: it reads and writes the images at `rows` where they lie."""
-    assert block.ready is not None  # asked before
-    lost = _is_lost(block, shortcut is x)
-    y = shortcut if lost else _skipped(block, shortcut, form, lost)
-    if y is shortcut and not lost:
-        y = shortcut.clone()  # in its own layout
-    op.unit(unit, block.ready.run, x, shortcut, y, rows)
-    return in_place(block.activation, y) if lost and form == "residual" else y  # twice ReLU is ReLU
+def _to_write(block: ResidualBlock, shortcut: Tensor, form: Form, lost: bool) -> Tensor:
+    """What skips the body, in memory that the images which do not skip can be written into."""
+    if lost:
+        return shortcut  # not activated yet: what runs reads it
+    y = _skipped(block, shortcut, form, lost)
+    return y.clone() if y is shortcut else y  # in its own layout
 
 
 def _is_lost(block: ResidualBlock, same: bool) -> bool:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import copies, kernels, packed, scratch
+from dyncomp.core import copies, kernels, native, packed, scratch
 from dyncomp.core.counter import MacCounter
+from dyncomp.core.direct import left_out
 from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear, Mixture
 from dyncomp.core.forms import LARGE, Form
 from dyncomp.core.packed import Packed
@@ -51,6 +52,22 @@ def test_every_form_that_can_run_is_a_plain_convolution_per_image(
         y = form(x, mixing)
         torch.testing.assert_close(y, wanted, rtol=0, atol=1e-10, msg=name)
         assert y.is_contiguous(memory_format=layout) or x.shape[1] == 1, name
+
+
+@pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+@every_geometry
+def test_code_of_our_own_is_a_form_where_it_can_run(geometry: str) -> None:
+    layer, x = expert_conv(geometry), features(geometry, 5).contiguous(memory_format=torch.channels_last)
+    assert "direct" not in forms_of(layer, x, weights(5))  # it has no gradient
+    with torch.no_grad():
+        depthwise = layer.geometry.groups == x.shape[1] == layer.kernel_shape[0]
+        padded = tuple(layer.kernel_shape[2:]) == (1, 1) and layer.geometry.padding != (0, 0)
+        able = (layer.geometry.groups == 1 or depthwise) and not padded  # with rows that see nothing
+        assert ("direct" in forms_of(layer, x, weights(5))) == able
+        with left_out():
+            assert "direct" not in forms_of(layer, x, weights(5))
+        with torch.inference_mode():
+            assert "direct" not in forms_of(layer, x.float(), weights(5))  # of another type
 
 
 @every_geometry

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from llvmlite import binding, ir
 
 from dyncomp.core.native.emit import INT, INT32, POINTER, VOID, Emitter, Number, Value, integer
-from dyncomp.core.native.machine import machine, threads
+from dyncomp.core.native.machine import this_machine, threads
 
 _ENTRY = "entry"
 
@@ -18,6 +18,9 @@ _ENTRY = "entry"
 @dataclass(frozen=True)
 class Code:
     """Machine code, and what keeps it in memory."""
+
+    event: ClassVar[str] = "dyncomp::convolution"
+    """what a profiler of operators sees of it"""
 
     address: int
     engine: Any
@@ -27,7 +30,11 @@ class Code:
         team = threads()
         assert team is not None  # else nothing was compiled
         packed = (ctypes.c_int64 * len(arguments))(*arguments)
-        team.run(self.address, packed, torch.get_num_threads())
+        if torch._C._autograd._profiler_enabled():
+            with torch.profiler.record_function(self.event):
+                team.run(self.address, packed, torch.get_num_threads())
+        else:
+            team.run(self.address, packed, torch.get_num_threads())
 
 
 def new_module() -> ir.Module:
@@ -61,7 +68,7 @@ _ASKED = ("thread_num", "num_threads")
 
 def compiled(module: ir.Module) -> Code:
     """The module's entry as machine code."""
-    here = machine()
+    here = this_machine()
     assert here is not None  # asked before
     target = binding.Target.from_default_triple()
     aim = target.create_target_machine(cpu=here.name, features=here.features, opt=3)

@@ -11,11 +11,11 @@ from dyncomp.core.native.build import Code, Entry, compiled, new_module
 from dyncomp.core.native.emit import Value, function, integer
 from dyncomp.core.native.micro import Micro, blocks
 from dyncomp.core.native.piece import PARAMETERS, Argument, Piece, Range
-from dyncomp.core.native.plan import Panel, Plan, Segment
+from dyncomp.core.native.plan import Plan, Segment
 
 
 @cache
-def convolution(plan: Plan) -> Code:
+def code_for(plan: Plan) -> Code:
     """The code of a convolution; see `Argument`."""
     module = new_module()
     micro = Micro(module, plan)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from llvmlite import ir
 
-Value = ir.Value
+Value: TypeAlias = Any
+"""what LLVM computes with: its library tells no types"""
 INT = ir.IntType(64)
 INT32 = ir.IntType(32)
 POINTER = ir.PointerType()
@@ -49,7 +51,7 @@ def function(module: ir.Module, name: str, parameters: int) -> ir.Function:
     return made
 
 
-class Emitter(ir.IRBuilder):
+class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
     """A builder at the start of a function; addresses are pointers, counts are integers, indices count numbers."""
 
     def __init__(self, made: ir.Function, number: Number) -> None:

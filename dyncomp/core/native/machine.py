@@ -26,7 +26,7 @@ class Machine:
 
 
 @cache
-def machine() -> Machine | None:
+def this_machine() -> Machine | None:
     """This one; None where its vectors or the library of torch's threads are not known."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()

@@ -7,35 +7,37 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from dyncomp.core.native.convolution import convolution, scratch_numbers
+from dyncomp.core.native.convolution import code_for, scratch_numbers
 from dyncomp.core.native.emit import Number
-from dyncomp.core.native.machine import machine
+from dyncomp.core.native.machine import this_machine
 from dyncomp.core.native.plan import Plan, Shape
 
 
 @cache
 def works() -> bool:
-    """Tried on small convolutions of each kind."""
-    with torch.inference_mode(False), torch.no_grad():
-        return all(_agrees(depthwise, experts) for depthwise in (False, True) for experts in (0, 2))
+    """Tried on small convolutions, their kernels mixed; where LLVM cannot make them, nothing is lost but time."""
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            return all(_agrees(depthwise) for depthwise in (False, True))
+    except (RuntimeError, AttributeError, TypeError):  # of a version that writes or builds otherwise
+        return False
 
 
-def _agrees(depthwise: bool, experts: int) -> bool:
-    here, channels = machine(), 5
+def _agrees(depthwise: bool) -> bool:
+    here, channels, experts = this_machine(), 5, 2
     assert here is not None  # asked before
     draw = torch.Generator().manual_seed(0)
     shape = Shape(channels, channels, (6, 7), (3, 3), (2, 1), (1, 1), (1, 1), depthwise)
     plan = Plan(shape, Number(torch.float32), here, experts)
-    kernels = torch.randn(max(1, experts), channels, 1 if depthwise else channels, 3, 3, generator=draw)
+    kernels = torch.randn(experts, channels, 1 if depthwise else channels, 3, 3, generator=draw)
     x = torch.randn(2, channels, 6, 7, generator=draw).contiguous(memory_format=torch.channels_last)
     shares = torch.rand(2, experts, generator=draw)
     y = torch.empty(2, channels, *shape.places, memory_format=torch.channels_last)
     weights, bias = plan.packed(kernels), torch.zeros(channels)
     scratch = torch.empty(scratch_numbers(plan, torch.get_num_threads()))
     given = (tensor.data_ptr() for tensor in (x, y, weights, shares, bias))
-    convolution(plan).run(*given, 0, 0, scratch.data_ptr(), 2, 0, 0, 0, 0)
-    own = torch.einsum("bk,koihw->boihw", shares, kernels) if experts else kernels.expand(2, -1, -1, -1, -1)
+    code_for(plan).run(*given, 0, 0, scratch.data_ptr(), 2, 0, 0, 0, 0)
+    own = torch.einsum("bk,koihw->boihw", shares, kernels)
     groups = channels if depthwise else 1
     plain = [F.conv2d(x[i : i + 1], own[i], None, shape.stride, shape.padding, 1, groups) for i in range(2)]
     return torch.allclose(y, torch.cat(plain), rtol=1e-4, atol=1e-4)
-
