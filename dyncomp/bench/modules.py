@@ -17,7 +17,7 @@ from dyncomp.bench.memory import OF, figures_of
 from dyncomp.core import Net
 from dyncomp.errors import BrokenPlugin, InvalidValue
 from dyncomp.profile.apart import Apart
-from dyncomp.profile.peak import Work, load_optimizers, rise_bytes
+from dyncomp.profile.peak import Work, load_libraries, rise_bytes
 from dyncomp.profile.sanity import in_one_line, tensors_in
 
 FORM = (
@@ -108,7 +108,7 @@ def training(model: str, batch_size: int, image_shape: list[int], device: str) -
 
 def training_of(module: nn.Module, batch: Tensor) -> Work:
     """The same for a module that is here; its weights change."""
-    load_optimizers()
+    load_libraries()
     module.to(batch.device).train()
 
     def steps(count: int) -> None:

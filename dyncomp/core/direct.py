@@ -40,6 +40,11 @@ def left_out() -> Iterator[None]:
         _wanted.reset(token)
 
 
+def able_to_make_code() -> bool:
+    """Whether code of our own can be made on this machine at all; loads what makes it."""
+    return native.this_machine() is not None and native.works()
+
+
 def is_wanted() -> bool:
     """Whether code of our own may be used where it is faster."""
     return _wanted.get()
@@ -48,14 +53,14 @@ def is_wanted() -> bool:
 def serves(x: Tensor, parameter: Tensor) -> bool:
     """Whether code of our own can run on features x (B, C, H, W), here and now; `parameter` is a layer's."""
     return (
-        _wanted.get()
+        not is_watched()  # first: a compiler need not look at the rest
+        and _wanted.get()
         and x.dtype in NUMBERS
         and x.dtype == parameter.dtype
         and x.dim() == 4
         and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_grad_enabled()
-        and not is_watched()
         and not parameter.is_inference()  # it could not tell when it has changed
         and not torch.is_autocast_enabled("cpu")
     )
@@ -147,12 +152,12 @@ def _plan(
     image: torch.Size, kernel: torch.Size, geometry: Geometry, dtype: torch.dtype, experts: int
 ) -> native.Plan | None:
     depthwise = geometry.groups == image[0] == kernel[0] and kernel[1] == 1 and geometry.groups > 1
-    here = native.this_machine()
+    here = native.this_machine() if able_to_make_code() else None
     if here is None or (geometry.groups > 1 and not depthwise):
         return None
     size, sides, g = (image[1], image[2]), (kernel[2], kernel[3]), geometry
     shape = native.Shape(image[0], kernel[0], size, sides, g.stride, g.padding, g.dilation, depthwise)
-    return native.Plan(shape, native.Number(dtype), here, experts) if shape.can_be_cut and native.works() else None
+    return native.Plan(shape, native.Number(dtype), here, experts) if shape.can_be_cut else None
 
 
 def _new(x: Tensor, images: int, shape: native.Shape) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from dyncomp.profile.peak import Work, load_optimizers, rise_bytes
+from dyncomp.profile.peak import Work, load_libraries, rise_bytes
 from dyncomp.profile.sanity import in_one_line
 
 
@@ -21,7 +21,7 @@ def serve() -> None:
     """Answer requests, a line of JSON each, until standard input ends. What jobs print goes to standard error."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    load_optimizers()
+    load_libraries()
     for line in sys.stdin.buffer:
         answers.write(_answer(line) + b"\n")
         answers.flush()

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dyncomp.core.direct import able_to_make_code
+
 MIB = 2**20
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
@@ -37,9 +39,10 @@ def rise_bytes(work: Work) -> int:
     return _on_gpu(work) if work.device.startswith("cuda") else _resident(work)
 
 
-def load_optimizers() -> None:
-    """Import what torch imports when the first optimizer is made: 150 MiB that are no network's."""
+def load_libraries() -> None:
+    """Import what is imported when first needed, with the first optimizer and code: 200 MiB that are no network's."""
     torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
+    able_to_make_code()
 
 
 def _on_gpu(work: Work) -> int:

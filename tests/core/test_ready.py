@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 
 import pytest
 import torch
@@ -86,14 +85,10 @@ def test_code_is_made_for_a_few_sizes_of_images_and_others_go_to_torch(monkeypat
 
 @needs_code
 @torch.no_grad()
-def test_a_ready_convolution_can_be_copied_and_stored() -> None:
+def test_a_ready_convolution_can_be_copied() -> None:
     layer, x = ready(nn.Conv2d(6, 4, 3).double()), features(3)
     before = layer._directly(x, relu=False)
     torch.testing.assert_close(copy.deepcopy(layer)._directly(x, relu=False), before)
-    stored = io.BytesIO()
-    torch.save(layer, stored)
-    stored.seek(0)
-    torch.testing.assert_close(torch.load(stored, weights_only=False)._directly(x, relu=False), before)
     assert set(layer.state_dict()) == {"weight", "bias"}
 
 

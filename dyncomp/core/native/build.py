@@ -76,6 +76,9 @@ def compiled(module: ir.Module) -> Code:
     parsed.verify()
     builder = binding.create_pass_builder(aim, binding.create_pipeline_tuning_options(speed_level=2))
     builder.getModulePassManager().run(parsed, builder)
-    engine = binding.create_mcjit_compiler(parsed, aim)
+    # an engine that is given no more than the code: what it was made of takes a megabyte
+    written = binding.ObjectFileRef.from_data(aim.emit_object(parsed))
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target.create_target_machine())
+    engine.add_object_file(written)
     engine.finalize_object()
     return Code(engine.get_function_address(_ENTRY), engine)
