@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dyncomp.core.modes import evaluating
 from dyncomp.core.ready import ReadyBody
+from dyncomp.core.rows import in_use
 from dyncomp.spec import Configurable
 
 
@@ -56,7 +57,7 @@ class ResidualBlock(nn.Module):
 
     def join(self, residual: Tensor, shortcut: Tensor) -> Tensor:
         """The block's output from its two summands, both (B, C', H', W')."""
-        if self.makes_residual and residual.dtype == shortcut.dtype and torch.is_inference_mode_enabled():
+        if self.makes_residual and residual.dtype == shortcut.dtype and in_use():
             return in_place(self.activation, residual.add_(shortcut))
         output: Tensor = self.activation(residual + shortcut)
         return output

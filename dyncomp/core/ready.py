@@ -39,7 +39,7 @@ class ReadyConv2d(nn.Conv2d):
 
     def _by_torch(self, x: Tensor, relu: bool) -> Tensor:
         y = super().forward(x)
-        return y.relu_() if relu and torch.is_inference_mode_enabled() else y.relu() if relu else y
+        return y.relu_() if relu else y  # what a convolution gives is new, and it does not need it back
 
     def _directly(self, x: Tensor, relu: bool) -> Tensor:
         loaded = self.loaded(x.shape[1:])

@@ -12,6 +12,11 @@ Features = TypeVar("Features", Tensor, tuple[Tensor, ...])
 """Features (B, C, H, W), or a tuple of them, one for each scale."""
 
 
+def in_use() -> bool:
+    """Whether memory may be used again: in inference mode, in which nothing remembers it; a compiler decides itself."""
+    return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+
+
 def is_channels_last(x: Tensor) -> bool:
     """Whether features (B, C, H, W) lie channel by channel within a pixel, and not also in the usual order."""
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
@@ -70,7 +75,7 @@ def put(x: Tensor, rows: Tensor, values: Tensor, over: bool = False) -> Tensor:
     values = values.to(x.dtype)
     if is_channels_last(x):  # as rows of plain memory, which is faster
         into, values = x.permute(0, 2, 3, 1), values.permute(0, 2, 3, 1)
-        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled() and _in_wide_steps(into, values):
+        if in_use() and _in_wide_steps(into, values):
             into, values = into.view(_WIDEST), values.view(_WIDEST)
         into.index_copy_(0, rows, values)
         return x
