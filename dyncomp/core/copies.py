@@ -15,6 +15,8 @@ class _Copies:
     """Those of one parameter, by purpose; of the state that it was in then."""
 
     state: tuple[int, int]
+    whole: Tensor
+    """the parameter's numbers, kept so that no others can come to lie where they do"""
     by_purpose: dict[Hashable, Tensor] = field(default_factory=dict)
 
 
@@ -26,7 +28,7 @@ def copied(parameter: Tensor, purpose: Hashable, make: Callable[[Tensor], Tensor
     state = parameter.data_ptr(), parameter._version
     copies: _Copies | None = _copies[parameter] if parameter in _copies else None  # noqa: SIM401 (untyped)
     if copies is None or copies.state != state:
-        copies = _copies[parameter] = _Copies(state)
+        copies = _copies[parameter] = _Copies(state, parameter.detach())
     if purpose not in copies.by_purpose:
         with torch.inference_mode(False), torch.no_grad():
             copies.by_purpose[purpose] = make(parameter.detach())

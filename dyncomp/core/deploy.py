@@ -87,10 +87,9 @@ def folded(model: nn.Module, *example: Any) -> nn.Module:
     ready = copy.deepcopy(model).eval()
     with torch.no_grad():
         before = ready(*example)
-        changed = _fold_all(ready, lambda: ready(*example))
+        _fold_all(ready, lambda: ready(*example))
         _fast(ready)
-        if changed:
-            _check(before, lambda: ready(*example))
+        _check(before, lambda: ready(*example))
     return ready
 
 
@@ -123,8 +122,8 @@ def batch_norms(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, NORMS)]
 
 
-def _fold_all(model: nn.Module, run: Callable[[], Any]) -> bool:
-    """Fold what can be, leave out what does nothing; whether there was any of it."""
+def _fold_all(model: nn.Module, run: Callable[[], Any]) -> None:
+    """Fold what can be, leave out what does nothing."""
     plain = [module for module in model.modules() if _is_plain(module)]
     layers = [module for module in plain if type(module) in FOLDS]
     norms = [module for module in plain if isinstance(module, NORMS) and _is_fixed(module)]
@@ -138,7 +137,6 @@ def _fold_all(model: nn.Module, run: Callable[[], Any]) -> bool:
             _neutralise(norm)
             gone.add(norm)
     _leave_out(model, gone)
-    return bool(gone)
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 from dyncomp.core import native
 from dyncomp.core.copies import copied
 from dyncomp.core.kernels import Geometry
+from dyncomp.core.rows import is_channels_last
 from dyncomp.core.scratch import scratch
 from dyncomp.core.tiles import Mixing
 from dyncomp.core.tuner import is_watched
@@ -55,14 +56,20 @@ def serves(x: Tensor, parameter: Tensor) -> bool:
     return (
         not is_watched()  # first: a compiler need not look at the rest
         and _wanted.get()
-        and x.dtype in NUMBERS
         and x.dtype == parameter.dtype
         and x.dim() == 4
-        and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
+        and can_read(parameter)
+        and x.device == parameter.device
         and not torch.is_grad_enabled()
-        and not parameter.is_inference()  # it could not tell when it has changed
         and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def can_read(parameter: Tensor | None) -> bool:
+    """Whether code of our own can be given the numbers of a parameter, where there is one, and told when it changes."""
+    return parameter is None or (
+        parameter.dtype in NUMBERS and parameter.device.type == "cpu" and not parameter.is_inference()
     )
 
 
@@ -75,20 +82,22 @@ class Direct:
 
     def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
         """(B, O, H', W')."""
-        plan, weight = self.plan, mixing.weight.contiguous()
+        plan, weight, count = self.plan, mixing.weight.contiguous(), torch.get_num_threads()
+        x = x.contiguous(memory_format=torch.channels_last)  # it is, unless a batch of the same shape chose this form
         bias = _zeros(plan.shape.outputs, x.dtype) if mixing.bias is None else mixing.bias.contiguous()
-        experts = copied(mixing.experts, plan, lambda whole: plan.packed(whole.view(len(whole), *mixing.shape)))
+        experts = copied(mixing.experts, plan.order, lambda all_: plan.packed(all_.view(len(all_), *mixing.shape)))
         y = _new(x, len(x), plan.shape)
-        own = scratch("direct", x, native.scratch_numbers(plan, torch.get_num_threads()))
+        own = scratch("direct", x, native.scratch_numbers(plan, count))
         step = 0 if mixing.bias is None else plan.shape.outputs
         mixed = weight.data_ptr(), bias.data_ptr(), step, 0, own.data_ptr()
-        self.code.run(x.data_ptr(), y.data_ptr(), experts.data_ptr(), *mixed, len(x), *ALL, 0)
+        self.code.run(count, x.data_ptr(), y.data_ptr(), experts.data_ptr(), *mixed, len(x), *ALL, 0)
         return y
 
 
 def of_mixing(x: Tensor, mixing: Mixing, geometry: Geometry) -> Direct | None:
     """The form for features x; None where there is none here and now."""
-    if not serves(x, mixing.experts):
+    laid_out = is_channels_last(x) or x.shape[2:].numel() == 1  # so that the output lies as the input does
+    if not laid_out or not serves(x, mixing.experts):
         return None
     plan = _plan(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts))
     # made now: a trial of forms would take the making for slowness
@@ -104,6 +113,8 @@ class Loaded:
     weights: Tensor
     bias: Tensor
     state: tuple[int, ...]
+    parameters: tuple[Tensor, ...]
+    """of which these are: kept, so that no others can come to lie where they do"""
     output: torch.Size
     """what becomes of an image, (O, H', W')"""
 
@@ -125,25 +136,32 @@ class Loaded:
         `rows`: addresses of where each image lies in x, y and residual; 0: one after the other.
         """
         alike = self.weights.data_ptr(), 0, self.bias.data_ptr(), 0
-        self.code.run(x, y, *alike, residual, 0, images, *rows, int(relu))
+        self.code.run(torch.get_num_threads(), x, y, *alike, residual, 0, images, *rows, int(relu))
 
 
 def load(weight: Tensor, bias: Tensor | None, image: torch.Size, geometry: Geometry) -> Loaded | None:
     """Code for a convolution of images (C, H, W) by a kernel (O, C / groups, k, k); None where there is none."""
+    if not can_read(weight) or not can_read(bias) or (bias is not None and bias.dtype != weight.dtype):
+        return None
     plan = _plan(image, weight.shape, geometry, weight.dtype, 0)
     if plan is None:
         return None
     with torch.inference_mode(False), torch.no_grad():
-        shift = torch.zeros(plan.shape.outputs, dtype=weight.dtype) if bias is None else bias.detach().clone()
-        output = torch.Size((plan.shape.outputs, *plan.shape.places))
-        return Loaded(plan, native.code_for(plan), plan.packed(weight.detach()), shift, _state(weight, bias), output)
+        parameters = tuple(parameter.detach() for parameter in (weight, bias) if parameter is not None)
+        shift = _zeros(plan.shape.outputs, weight.dtype) if bias is None else bias.detach().clone()
+        weights = copied(weight, plan.order, plan.packed)
+    output = torch.Size((plan.shape.outputs, *plan.shape.places))
+    return Loaded(plan, native.code_for(plan), weights, shift, _state(weight, bias), parameters, output)
 
 
 def _state(weight: Tensor | None, bias: Tensor | None) -> tuple[int, ...]:
-    if weight is None:
+    """Tells parameters, as they are now, from all others; nothing of what cannot be read."""
+    if weight is None or weight.is_inference():
         return ()
     if bias is None:
         return weight.data_ptr(), weight._version
+    if bias.is_inference():
+        return ()
     return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version
 
 
@@ -153,7 +171,8 @@ def _plan(
 ) -> native.Plan | None:
     depthwise = geometry.groups == image[0] == kernel[0] and kernel[1] == 1 and geometry.groups > 1
     here = native.this_machine() if able_to_make_code() else None
-    if here is None or (geometry.groups > 1 and not depthwise):
+    fits = depthwise or (geometry.groups == 1 and kernel[1] == image[0])
+    if here is None or not fits:
         return None
     size, sides, g = (image[1], image[2]), (kernel[2], kernel[3]), geometry
     shape = native.Shape(image[0], kernel[0], size, sides, g.stride, g.padding, g.dilation, depthwise)
@@ -162,10 +181,10 @@ def _plan(
 
 def _new(x: Tensor, images: int, shape: native.Shape) -> Tensor:
     size = (images, shape.outputs, *shape.places)
-    return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 @cache
 def _zeros(count: int, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
-        return torch.zeros(count, dtype=dtype)
+        return torch.zeros(count, dtype=dtype, device="cpu")

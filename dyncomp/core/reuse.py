@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dyncomp.core.reads import ReadWatch
-from dyncomp.core.ready import ReadyConv2d
+from dyncomp.core.ready import ReadyConv2d, ReadySequential
 
 MAKERS = (nn.Conv2d, ReadyConv2d, nn.BatchNorm2d, nn.Linear)
 """layers whose output is a tensor of its own in evaluation, whatever comes in"""
@@ -19,7 +19,7 @@ MAKERS = (nn.Conv2d, ReadyConv2d, nn.BatchNorm2d, nn.Linear)
 
 def makes_new(module: nn.Module) -> bool:
     """Whether a module's output is always a new tensor that it does not keep, as far as the last layer shows it."""
-    while type(module) is nn.Sequential and len(module):
+    while isinstance(module, nn.Sequential) and type(module) in (nn.Sequential, ReadySequential) and len(module):
         module = module[-1]
     return type(module) in MAKERS and not (module._forward_hooks or "forward" in vars(module))
 

@@ -44,10 +44,10 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
         return skipped.clone() if shared else skipped
     code = None if block.ready is None else block.ready.code(x, shortcut, len(rows), block.body)
     if code is not None:
-        into = _to_write(block, shortcut, form, lost)
+        into = shortcut if lost else shortcut.clone()  # in its own layout; not activated, since what runs reads it
         op.unit(unit, code.run, x, shortcut, into, rows)
         # what ran has been activated, and twice ReLU is ReLU
-        return in_place(block.activation, into) if lost and form == "residual" else into
+        return in_place(block.activation, into) if form == "residual" else into
     part = op.moving(take, x, rows)
     with op.tape.narrow(rows):
         residual = op.unit(unit, block.body, part)
@@ -55,14 +55,6 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
     skipped = _skipped(block, shortcut, form, lost)
     y: Tensor = op.moving(put, skipped, rows, joined, lost or skipped is not shortcut)
     return y
-
-
-def _to_write(block: ResidualBlock, shortcut: Tensor, form: Form, lost: bool) -> Tensor:
-    """What skips the body, in memory that the images which do not skip can be written into."""
-    if lost:
-        return shortcut  # not activated yet: what runs reads it
-    y = _skipped(block, shortcut, form, lost)
-    return y.clone() if y is shortcut else y  # in its own layout
 
 
 def _is_lost(block: ResidualBlock, same: bool) -> bool:

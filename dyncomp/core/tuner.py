@@ -66,11 +66,12 @@ def power_of_two(count: int) -> int:
 
 
 def is_watched() -> bool:
-    """Whether somebody looks at the operators: a compiler, a trace, a counter."""
+    """Whether somebody looks at the operators: a compiler, a trace, a counter, a transformation such as vmap."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._get_tracing_state() is not None
+        or torch._C._functorch.maybe_current_level() is not None
     )
 
 

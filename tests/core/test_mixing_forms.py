@@ -70,6 +70,15 @@ def test_code_of_our_own_is_a_form_where_it_can_run(geometry: str) -> None:
             assert "direct" not in forms_of(layer, x.float(), weights(5))  # of another type
 
 
+@pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+@torch.no_grad()
+def test_a_form_that_was_chosen_runs_on_a_batch_that_lies_otherwise() -> None:
+    layer, x = expert_conv("3x3"), features("3x3", 5)
+    chosen = forms_of(layer, x.contiguous(memory_format=torch.channels_last), weights(5))["direct"]
+    gaps = torch.cat([x, x], dim=1)[:, : x.shape[1]]
+    torch.testing.assert_close(chosen[0](gaps, chosen[1]), by_hand(layer, "3x3", x, weights(5)), rtol=0, atol=1e-10)
+
+
 @every_geometry
 @torch.no_grad()
 def test_small_maps_may_be_unfolded_and_large_ones_are_not(geometry: str) -> None:

@@ -31,6 +31,9 @@ SHAPES = {
     "1x1 of a prime number of channels": Shape(521, 3, (2, 2), ONE, ONE, (0, 0), ONE),
     "1x1 strided": Shape(6, 70, (5, 5), ONE, TWO, (0, 0), ONE),
     "taps in segments": Shape(520, 8, (4, 4), (3, 3), ONE, ONE, ONE),
+    "2x2": Shape(6, 9, (6, 5), TWO, ONE, ONE, ONE),
+    "4x4 strided, padded to one side's reach": Shape(3, 16, (9, 4), (4, 4), TWO, TWO, ONE),
+    "narrower than the kernel": Shape(4, 8, (9, 2), (3, 5), ONE, (1, 2), ONE),
     "a single pixel": Shape(8, 1, ONE, (3, 3), ONE, ONE, ONE),
     "depthwise": Shape(40, 40, (14, 15), (3, 3), ONE, ONE, ONE, True),
     "depthwise 5x5 strided": Shape(17, 17, (9, 30), (5, 5), TWO, TWO, ONE, True),
@@ -81,7 +84,7 @@ def run(plan: Plan, x: Tensor, weights: Tensor, bias: Tensor, **rest: Tensor | b
 
     given = x.data_ptr(), y.data_ptr(), packed.data_ptr(), address(rest.get("shares")), bias.data_ptr(), step
     also = address(rest.get("residual")), scratch.data_ptr(), images, *(address(listed) for listed in rows)
-    native.code_for(plan).run(*given, *also, int(bool(rest.get("relu"))))
+    native.code_for(plan).run(torch.get_num_threads(), *given, *also, int(bool(rest.get("relu"))))
     return y
 
 
@@ -163,6 +166,12 @@ def test_neither_threads_nor_other_images_change_a_bit(name: str, experts: int) 
                 assert torch.equal(alone, together[i : i + 1])
     finally:
         torch.set_num_threads(before)
+
+
+def test_no_images_are_no_work() -> None:
+    shape = SHAPES["3x3"]
+    plan = Plan(shape, Number(torch.float64), machine("quarter"), experts=0)
+    native.code_for(plan).run(torch.get_num_threads(), *[0] * len(native.Argument))
 
 
 def test_what_is_no_number_stays_so() -> None:

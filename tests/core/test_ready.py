@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.profiler import ProfilerActivity, profile
 
 from dyncomp.core import native
@@ -14,8 +15,10 @@ from dyncomp.core import ready as ready_layers
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.counter import MacCounter, kind_of
 from dyncomp.core.direct import left_out
+from dyncomp.core.gated import Gated
 from dyncomp.core.ready import ReadyBody, ReadyConv2d, ReadySequential, made_ready
 from dyncomp.core.rows import take
+from dyncomp.core.skipping import Form, skip_sparse
 from dyncomp.core.tuner import in_turn
 
 CONVOLUTIONS = {
@@ -71,6 +74,30 @@ def test_a_ready_convolution_follows_its_parameters() -> None:
     torch.testing.assert_close(layer._directly(x, relu=False), before)
     layer.weight, layer.bias = nn.Parameter(3 * layer.weight), nn.Parameter(3 * layer.bias)
     torch.testing.assert_close(layer._directly(x, relu=False), 3 * before)
+
+
+@needs_code
+@torch.no_grad()
+def test_parameters_are_told_apart_though_they_come_and_go() -> None:
+    layer, x = ready(nn.Conv2d(6, 4, 3, bias=False).double()), features(3)
+    assert isinstance(layer, ReadyConv2d)
+    before = layer._directly(x, relu=False)
+    for _ in range(3):  # the first one's memory is free again for the third
+        layer.weight = nn.Parameter(2 * layer.weight)
+    torch.testing.assert_close(layer._directly(x, relu=False), 8 * before)
+    for _ in range(3):
+        layer.weight.data = layer.weight.data / 2
+    torch.testing.assert_close(layer._directly(x, relu=False), before)
+
+
+@torch.no_grad()
+def test_a_weight_that_is_no_parameter_is_left_to_torch() -> None:
+    plain = nn.Sequential(nn.Conv2d(6, 4, 3), nn.ReLU()).eval()
+    made = ready(plain)
+    prune.random_unstructured(made[0], "weight", 0.5)
+    x = features(2).float()
+    torch.testing.assert_close(made(x), made[0]._by_torch(x, relu=True))
+    assert type(ready(nn.Sequential(prune.random_unstructured(plain[0], "weight", 0.5)))[0]) is nn.Conv2d
 
 
 @needs_code
@@ -179,7 +206,13 @@ def test_no_code_runs_on_what_it_is_not_for() -> None:
     assert not any(codes(features(2), features(2).contiguous()))
     assert not any(codes(features(2), features(2).float()))
     assert not any(codes(features(2), features(2, side=8)))
-    made.body[0].register_forward_hook(lambda *given: None)
+    assert not any(codes(features(2), features(3)))
+    for part in (made.body, made.body[1], made.activation):
+        handle = part.register_forward_hook(lambda *given: None)
+        assert not any(codes(features(2), features(2)))
+        handle.remove()
+    assert any(codes(features(2), features(2)))
+    made.body[3].double().weight.data = made.body[3].weight.data.float()
     assert not any(codes(features(2), features(2)))
 
 
@@ -208,3 +241,32 @@ def test_code_of_our_own_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
         torch.testing.assert_close(layer(x), wanted[0])
         layer(x)
     assert ran == [False]
+
+
+@needs_code
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("form", ["output", "residual"])
+@pytest.mark.parametrize("shortcut", [nn.Identity(), nn.Conv2d(6, 6, 1)])
+@pytest.mark.parametrize("alone", [None, False, True])
+def test_skipped_bodies_in_one_go_are_those_layer_by_layer(
+    mode: type, form: Form, shortcut: nn.Module, alone: bool | None
+) -> None:
+    plain = block(nn.ReLU(inplace=True))
+    plain.shortcut = copy.deepcopy(shortcut).double()
+    made = ready(plain)
+    made.ready, made.reads_alone = ReadyBody.of(made.body, made.activation), alone
+    op, x = Gated(made, nn.Identity(), form), features(5)
+    for rows in (torch.tensor([0, 3, 4]), torch.tensor([2])):
+        used = torch.zeros(5, dtype=torch.float64).index_fill(0, rows, 1)
+        with torch.no_grad():
+            plain.activation.inplace = False
+            before = op.form, plain.shortcut(x)
+            ran, skipped = plain(x), before[1] if form == "output" else before[1].relu()
+            wanted = torch.where(used[:, None, None, None] > 0, ran, skipped)
+        with mode(), in_turn():
+            for _ in range(3):  # both ways
+                given = x.clone(memory_format=torch.channels_last)
+                y = skip_sparse(op, 0, made, given, rows, form)
+                torch.testing.assert_close(y, wanted, rtol=0, atol=1e-12)
+                if alone is not True or mode is torch.no_grad:
+                    torch.testing.assert_close(given, x, rtol=0, atol=0)

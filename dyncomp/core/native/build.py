@@ -25,16 +25,16 @@ class Code:
     address: int
     engine: Any
 
-    def run(self, *arguments: int) -> None:
-        """Run it on torch's threads; arguments are numbers and addresses of memory that outlives the call."""
+    def run(self, count: int, *arguments: int) -> None:
+        """Run it on `count` of torch's threads; arguments are numbers, and addresses of memory that outlives the call."""
         team = threads()
         assert team is not None  # else nothing was compiled
         packed = (ctypes.c_int64 * len(arguments))(*arguments)
         if torch._C._autograd._profiler_enabled():
             with torch.profiler.record_function(self.event):
-                team.run(self.address, packed, torch.get_num_threads())
+                team.run(self.address, packed, count)
         else:
-            team.run(self.address, packed, torch.get_num_threads())
+            team.run(self.address, packed, count)
 
 
 def new_module() -> ir.Module:

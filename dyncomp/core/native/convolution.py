@@ -50,14 +50,14 @@ class _Division(Entry):
         self.given[Argument.SCRATCH] = self.total(self.given[Argument.SCRATCH], (self.thread, own))
 
     def emit(self) -> None:
-        with self.if_else(self.icmp_signed("==", self.given[Argument.IMAGES], integer(1))) as (single, several):
-            with single:
-                self._panels(integer(self.plan.bands), self._bands)
-            with several:
-                if self.plan.images_first and (self.plan.shape.depthwise or not self.plan.experts):
-                    self._images()
-                else:
-                    self._panels(self.given[Argument.IMAGES], self._some_images)
+        images = self.given[Argument.IMAGES]
+        with self.if_then(self.icmp_signed("==", images, integer(1))):
+            self._panels(integer(self.plan.bands), self._bands)
+        with self.if_then(self.icmp_signed(">", images, integer(1))):
+            if self.plan.images_first and (self.plan.shape.depthwise or not self.plan.experts):
+                self._images()
+            else:
+                self._panels(images, self._some_images)
         self.ret_void()
 
     def _images(self) -> None:
@@ -125,18 +125,16 @@ class _Dense(Piece):
 
     def _segments(self, act: Callable[[Segment, Value, Value, Value], None]) -> None:
         """Act on every segment: what it is, its row of the kernel, its first channel, its first weight."""
-        done = 0
+        done, steps = 0, self.shape.channels // self.plan.channels
         for segment in self.plan.segments:
-            inputs, steps = len(segment.taps) * segment.channels, self.shape.channels // segment.channels
-            count = self.shape.kernel[0] * steps
+            inputs = len(segment.taps) * segment.channels
 
             def part(index: Value, segment: Segment = segment, inputs: int = inputs, done: int = done) -> None:
-                steps = integer(self.shape.channels // segment.channels)
-                channel = self.mul(self.srem(index, steps), integer(segment.channels))
-                act(segment, self.sdiv(index, steps), channel, self.total(integer(done), (index, inputs)))
+                channel = self.mul(self.srem(index, integer(steps)), integer(segment.channels))
+                act(segment, self.sdiv(index, integer(steps)), channel, self.total(integer(done), (index, inputs)))
 
-            self.loop(integer(0), integer(count), part)
-            done += count * inputs
+            self.loop(integer(0), integer(self.shape.kernel[0] * steps), part)
+            done += self.shape.kernel[0] * steps * inputs
 
     def _part(self, image: Value, count: int, segment: Segment, ky: Value, channel: Value, index: Value) -> None:
         """A segment for so many images from `image` on."""

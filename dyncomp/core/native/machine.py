@@ -30,7 +30,10 @@ def this_machine() -> Machine | None:
     """This one; None where its vectors or the library of torch's threads are not known."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    features = binding.get_host_cpu_features()
+    try:
+        features = binding.get_host_cpu_features()
+    except RuntimeError:  # LLVM does not know this processor
+        return None
     vectors = _vectors(features)
     if vectors is None or threads() is None:
         return None

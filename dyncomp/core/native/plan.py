@@ -179,6 +179,11 @@ class Plan:
         outputs = self.panels[0].outputs if self.experts else self.shape.outputs
         return max(1, self.experts) * self.inputs * outputs * self.number.dtype.itemsize <= _CLOSE
 
+    @property
+    def order(self) -> tuple[object, ...]:
+        """What decides how weights are packed: plans for maps of other sizes may share them."""
+        return tuple(panel.lanes for panel in self.panels), tuple(self.segments), self.shape.depthwise, self.experts
+
     def packed(self, kernels: Tensor) -> Tensor:
         """Kernels (K, O, C, k, k), or (O, C, k, k), in the order in which they are read, flat."""
         five = kernels if kernels.dim() == 5 else kernels[None]

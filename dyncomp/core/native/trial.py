@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +30,15 @@ def _agrees(depthwise: bool) -> bool:
     draw = torch.Generator().manual_seed(0)
     shape = Shape(channels, channels, (6, 7), (3, 3), (2, 1), (1, 1), (1, 1), depthwise)
     plan = Plan(shape, Number(torch.float32), here, experts)
-    kernels = torch.randn(experts, channels, 1 if depthwise else channels, 3, 3, generator=draw)
-    x = torch.randn(2, channels, 6, 7, generator=draw).contiguous(memory_format=torch.channels_last)
-    shares = torch.rand(2, experts, generator=draw)
-    y = torch.empty(2, channels, *shape.places, memory_format=torch.channels_last)
-    weights, bias = plan.packed(kernels), torch.zeros(channels)
-    scratch = torch.empty(scratch_numbers(plan, torch.get_num_threads()))
+    floats: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the default is
+    kernels = torch.randn(experts, channels, 1 if depthwise else channels, 3, 3, generator=draw, **floats)
+    x = torch.randn(2, channels, 6, 7, generator=draw, **floats).contiguous(memory_format=torch.channels_last)
+    shares = torch.rand(2, experts, generator=draw, **floats)
+    y = torch.empty(2, channels, *shape.places, **floats, memory_format=torch.channels_last)
+    weights, bias = plan.packed(kernels), torch.zeros(channels, **floats)
+    scratch = torch.empty(scratch_numbers(plan, threads=1), **floats)
     given = (tensor.data_ptr() for tensor in (x, y, weights, shares, bias))
-    code_for(plan).run(*given, 0, 0, scratch.data_ptr(), 2, 0, 0, 0, 0)
+    code_for(plan).run(1, *given, 0, 0, scratch.data_ptr(), 2, 0, 0, 0, 0)
     own = torch.einsum("bk,koihw->boihw", shares, kernels)
     groups = channels if depthwise else 1
     plain = [F.conv2d(x[i : i + 1], own[i], None, shape.stride, shape.padding, 1, groups) for i in range(2)]
