@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dyncomp.core.bodies import ReadyBody
 from dyncomp.core.modes import evaluating
-from dyncomp.core.ready import ReadyBody
 from dyncomp.core.rows import in_use
 from dyncomp.spec import Configurable
 

@@ -13,13 +13,14 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils._pytree import tree_leaves
 
 from dyncomp.core.backbone import ResidualBlock
+from dyncomp.core.bodies import ReadyBody
 from dyncomp.core.decisions import all_on
 from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear
 from dyncomp.core.filtered import Filtered
 from dyncomp.core.flow import lone_readers
 from dyncomp.core.modes import evaluating
 from dyncomp.core.net import Net
-from dyncomp.core.ready import ReadyBody, made_ready
+from dyncomp.core.ready import made_ready
 from dyncomp.core.reuse import lone_inputs, makes_new
 from dyncomp.core.tuner import in_turn
 from dyncomp.errors import CannotDeploy

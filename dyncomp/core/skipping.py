@@ -70,5 +70,6 @@ def _skipped(block: ResidualBlock, shortcut: Tensor, form: Form, lost: bool) -> 
         return shortcut
     if lost:
         return in_place(block.activation, shortcut)
-    output: Tensor = block.activation(shortcut)
+    kept = shortcut.clone() if getattr(block.activation, "inplace", False) else shortcut
+    output: Tensor = block.activation(kept)
     return output

@@ -63,6 +63,7 @@ def test_code_of_our_own_is_a_form_where_it_can_run(geometry: str) -> None:
         depthwise = layer.geometry.groups == x.shape[1] == layer.kernel_shape[0]
         padded = tuple(layer.kernel_shape[2:]) == (1, 1) and layer.geometry.padding != (0, 0)
         able = (layer.geometry.groups == 1 or depthwise) and not padded  # with rows that see nothing
+        able = able and x.shape[1] > 1  # of a single channel nobody can tell how it lies
         assert ("direct" in forms_of(layer, x, weights(5))) == able
         with left_out():
             assert "direct" not in forms_of(layer, x, weights(5))

@@ -13,10 +13,11 @@ from torch.profiler import ProfilerActivity, profile
 from dyncomp.core import native
 from dyncomp.core import ready as ready_layers
 from dyncomp.core.backbone import ResidualBlock
+from dyncomp.core.bodies import ReadyBody
 from dyncomp.core.counter import MacCounter, kind_of
 from dyncomp.core.direct import left_out
 from dyncomp.core.gated import Gated
-from dyncomp.core.ready import ReadyBody, ReadyConv2d, ReadySequential, made_ready
+from dyncomp.core.ready import ReadyConv2d, ReadySequential, made_ready
 from dyncomp.core.rows import take
 from dyncomp.core.skipping import Form, skip_sparse
 from dyncomp.core.tuner import in_turn

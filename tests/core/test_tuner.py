@@ -56,9 +56,13 @@ def test_a_hiccup_does_not_decide(clock: Clock) -> None:
     assert tuner.fastest("key", {"a": clock.way("a", 1.0, 50.0, 1.0), "b": clock.way("b", 2.0)}) == "a"
 
 
-def test_what_is_hopeless_at_first_is_not_tried_again(clock: Clock) -> None:
+def test_what_is_hopeless_twice_is_not_tried_again(clock: Clock) -> None:
     assert tuner.fastest("key", {"a": clock.way("a", 9.0), "b": clock.way("b", 1.0)}) == "b"
-    assert clock.calls.count("a") == 1
+    assert clock.calls.count("a") == 2
+
+
+def test_what_takes_long_at_first_only_has_its_chance(clock: Clock) -> None:
+    assert tuner.fastest("key", {"a": clock.way("a", 9.0, 0.5), "b": clock.way("b", 1.0)}) == "a"
 
 
 def test_a_short_first_call_is_forgiven(clock: Clock) -> None:

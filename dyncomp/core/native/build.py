@@ -26,7 +26,7 @@ class Code:
     engine: Any
 
     def run(self, count: int, *arguments: int) -> None:
-        """Run it on `count` of torch's threads; arguments are numbers, and addresses of memory that outlives the call."""
+        """Run it on `count` of torch's threads; arguments: numbers, and addresses of memory that outlives the call."""
         team = threads()
         assert team is not None  # else nothing was compiled
         packed = (ctypes.c_int64 * len(arguments))(*arguments)
