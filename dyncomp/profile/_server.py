@@ -21,6 +21,7 @@ def serve() -> None:
     """Answer requests, a line of JSON each, until standard input ends. What jobs print goes to standard error."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    torch.set_num_threads(1)  # a process that is forked would wait for ever for the threads of this one
     load_libraries()
     for line in sys.stdin.buffer:
         answers.write(_answer(line) + b"\n")
