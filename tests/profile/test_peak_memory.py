@@ -51,6 +51,17 @@ def test_operators_run_in_a_process_of_their_own(threads: int, apart: Apart) -> 
         torch.set_num_threads(before)
 
 
+def test_the_server_has_no_threads_that_a_forked_process_would_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # as on a user's machine
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with Apart(patience_s=120) as server:
+            assert server.rise_bytes(f"{JOBS}convolves", {"threads": 2}) > 0
+    finally:
+        torch.set_num_threads(before)
+
+
 FAILS = {
     "fails": "ValueError: no network",
     "is_killed": "its process was ended by signal 9, perhaps for want of memory",
