@@ -135,8 +135,14 @@ class Loaded:
 
         `rows`: addresses of where each image lies in x, y and residual; 0: one after the other.
         """
-        alike = self.weights.data_ptr(), 0, self.bias.data_ptr(), 0
-        self.code.run(torch.get_num_threads(), x, y, *alike, residual, 0, images, *rows, int(relu))
+        shape, size, threads = self.plan.shape, self.weights.element_size(), torch.get_num_threads()
+        weights, bias = self.weights.data_ptr(), self.bias.data_ptr()
+        for _ in range(shape.groups):
+            self.code.run(threads, x, y, weights, 0, bias, 0, residual, 0, images, *rows, int(relu))
+            if shape.groups > 1:  # the next group's
+                outputs = shape.outputs * size
+                x, y, residual = x + shape.channels * size, y + outputs, residual + outputs if residual else 0
+                weights, bias = weights + outputs * self.plan.inputs, bias + outputs
 
 
 def load(weight: Tensor, bias: Tensor | None, image: torch.Size, geometry: Geometry) -> Loaded | None:
@@ -148,9 +154,10 @@ def load(weight: Tensor, bias: Tensor | None, image: torch.Size, geometry: Geome
         return None
     with torch.inference_mode(False), torch.no_grad():
         parameters = tuple(parameter.detach() for parameter in (weight, bias) if parameter is not None)
-        shift = _zeros(plan.shape.outputs, weight.dtype) if bias is None else bias.detach().clone()
-        weights = copied(weight, plan.order, plan.packed)
-    output = torch.Size((plan.shape.outputs, *plan.shape.places))
+        shift = _zeros(len(weight), weight.dtype) if bias is None else bias.detach().clone()
+        groups = plan.shape.groups
+        weights = copied(weight, plan.order, lambda all_: torch.cat([plan.packed(one) for one in all_.chunk(groups)]))
+    output = torch.Size((len(weight), *plan.shape.places))
     return Loaded(plan, native.code_for(plan), weights, shift, _state(weight, bias), parameters, output)
 
 
@@ -171,16 +178,18 @@ def _plan(
 ) -> native.Plan | None:
     depthwise = geometry.groups == image[0] == kernel[0] and kernel[1] == 1 and geometry.groups > 1
     here = native.this_machine() if able_to_make_code() else None
-    fits = depthwise or (geometry.groups == 1 and kernel[1] == image[0])
-    if here is None or not fits:
-        return None
     size, sides, g = (image[1], image[2]), (kernel[2], kernel[3]), geometry
-    shape = native.Shape(image[0], kernel[0], size, sides, g.stride, g.padding, g.dilation, depthwise)
+    groups = 1 if depthwise else g.groups
+    fits = depthwise or (kernel[1] * groups == image[0] and kernel[0] % groups == 0)
+    if here is None or not fits or (experts and groups > 1):
+        return None
+    channels, outputs = image[0] // groups, kernel[0] // groups
+    shape = native.Shape(channels, outputs, size, sides, g.stride, g.padding, g.dilation, depthwise, groups)
     return native.Plan(shape, native.Number(dtype), here, experts) if shape.can_be_cut else None
 
 
 def _new(x: Tensor, images: int, shape: native.Shape) -> Tensor:
-    size = (images, shape.outputs, *shape.places)
+    size = (images, shape.writes, *shape.places)
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 

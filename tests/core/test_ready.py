@@ -27,6 +27,7 @@ CONVOLUTIONS = {
     "1x1": {"kernel_size": 1},
     "depthwise": {"kernel_size": 3, "padding": 1, "groups": 6},
     "groups": {"kernel_size": 3, "padding": 1, "groups": 2},
+    "groups of 1x1": {"kernel_size": 1, "groups": 3, "stride": 2},
     "reflecting": {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
     "same": {"kernel_size": 3, "padding": "same"},
     "without bias": {"kernel_size": 3, "bias": False},
@@ -146,10 +147,9 @@ def test_whoever_listens_hears_every_layer() -> None:
     assert heard[0] < 0 <= float(y.min())
 
 
-def block(activation: nn.Module) -> ResidualBlock:
-    body = nn.Sequential(
-        nn.Conv2d(6, 5, 3, padding=1), nn.ReLU(), nn.Sequential(nn.Conv2d(5, 5, 1)), nn.Conv2d(5, 6, 3, padding=1)
-    )
+def block(activation: nn.Module, groups: int = 1) -> ResidualBlock:
+    first, last = (nn.Conv2d(6, 6, 3, padding=1, groups=groups) for _ in range(2))
+    body = nn.Sequential(first, nn.ReLU(), nn.Sequential(nn.Conv2d(6, 6, 1)), last)
     return ResidualBlock(body, nn.Identity(), activation).double()
 
 
@@ -245,14 +245,25 @@ def test_code_of_our_own_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @needs_code
+@torch.no_grad()
+def test_convolutions_in_groups_have_code() -> None:
+    for name in ("groups", "groups of 1x1"):
+        layer = ready(nn.Conv2d(6, 6, **CONVOLUTIONS[name]).double())
+        assert isinstance(layer, ReadyConv2d)
+        x = features(3)
+        torch.testing.assert_close(layer._directly(x, relu=True), layer(x).relu(), rtol=0, atol=1e-12)
+
+
+@needs_code
+@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("form", ["output", "residual"])
 @pytest.mark.parametrize("shortcut", [nn.Identity(), nn.Conv2d(6, 6, 1)])
 @pytest.mark.parametrize("alone", [None, False, True])
 def test_skipped_bodies_in_one_go_are_those_layer_by_layer(
-    mode: type, form: Form, shortcut: nn.Module, alone: bool | None
+    mode: type, form: Form, shortcut: nn.Module, alone: bool | None, groups: int
 ) -> None:
-    plain = block(nn.ReLU(inplace=True))
+    plain = block(nn.ReLU(inplace=True), groups)
     plain.shortcut = copy.deepcopy(shortcut).double()
     made = ready(plain)
     made.ready, made.reads_alone = ReadyBody.of(made.body, made.activation), alone

@@ -110,7 +110,7 @@ class _Sums(Emitter):
         """Act on every sum: where it is, its index in y, its lanes."""
         for pixel, sums in enumerate(self.sums):
             for total, lanes, offset in zip(sums, self.panel.lanes, self.offsets, strict=True):
-                act(total, pixel * self.shape.outputs + offset, lanes)
+                act(total, pixel * self.shape.writes + offset, lanes)
 
     def read(self, total: Value, lanes: int) -> Value:
         """A sum as it stands."""
@@ -124,7 +124,7 @@ class _Sums(Emitter):
 
     def column(self, pixel: int, kx: int) -> int:
         """The index in x of what a tap sees for a pixel."""
-        return (pixel * self.shape.stride[1] + kx * self.shape.dilation[1]) * self.shape.channels
+        return (pixel * self.shape.stride[1] + kx * self.shape.dilation[1]) * self.shape.reads
 
     def _add_residual(self, total: Value, index: int, lanes: int) -> None:
         there = self.vector(self.at(self.pointer(self.residual), integer(index)), lanes)
@@ -165,7 +165,7 @@ class _Slide(_Sums):
     def emit(self, pixels: Pixels) -> None:
         *_, lowest, behind, relu = self.made.args
         self.begin()
-        width, line = self.shape.kernel[1], self.shape.rows[0][1] * self.shape.dilation[0] * self.shape.channels
+        width, line = self.shape.kernel[1], self.shape.rows[0][1] * self.shape.dilation[0] * self.shape.reads
 
         def kernel_row(ky: Value) -> None:
             row = self.at(self.x, (self.sub(ky, lowest), line))

@@ -78,7 +78,7 @@ class Piece(Emitter):
     def places(self, image: Value) -> tuple[Value, Value, Value, Value]:
         """Addresses of an image's input, output, bias and residual (0: none)."""
         (rows, columns), (out_rows, out_columns) = self.shape.rows
-        reads, writes = rows * columns * self.shape.channels, out_rows * out_columns * self.shape.outputs
+        reads, writes = rows * columns * self.shape.reads, out_rows * out_columns * self.shape.writes
         x = self._of_row(Argument.X, Argument.ROWS_X, image, reads)
         y = self._of_row(Argument.Y, Argument.ROWS_Y, image, writes)
         step = self.mul(image, self.given[Argument.BIAS_STEP])
@@ -112,17 +112,17 @@ class Piece(Emitter):
         shape, columns = self.shape, self.shape.rows[0][1]
         into = (row, shape.stride[0] * columns), (ky, shape.dilation[0] * columns)
         pixel = self.total(*into, integer(-shape.padding[0] * columns - shape.padding[1]))
-        return self.total(x, (pixel, shape.channels * self.size))
+        return self.total(x, (pixel, shape.reads * self.size))
 
     def row_of_y(self, row: Value) -> Value:
         """How far a row of the output lies from the first, in bytes."""
-        return self.mul(row, integer(self.shape.rows[1][1] * self.shape.outputs * self.size))
+        return self.mul(row, integer(self.shape.rows[1][1] * self.shape.writes * self.size))
 
     def at_column(self, x: Value, y: Value, column: Value) -> tuple[Value, Value]:
         """A row's address in x and distance in y, moved on to a pixel of the output."""
         shape = self.shape
-        to = self.total(x, (column, shape.stride[1] * shape.channels * self.size))
-        return to, self.total(y, (column, shape.outputs * self.size))
+        to = self.total(x, (column, shape.stride[1] * shape.reads * self.size))
+        return to, self.total(y, (column, shape.writes * self.size))
 
     def residual_at(self, residual: Value, distance: Value) -> Value:
         """The residual's address there, or 0."""

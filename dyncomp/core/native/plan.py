@@ -24,7 +24,10 @@ _PARTS = 8
 
 @dataclass(frozen=True)
 class Shape:
-    """A convolution with one group, or depthwise, of maps of one size; pairs are vertical, horizontal."""
+    """A convolution with one group, or depthwise, of maps of one size; pairs are vertical, horizontal.
+
+    Where it is one group of several, x and y have `groups` times as many channels as it reads and writes.
+    """
 
     channels: int
     outputs: int
@@ -34,6 +37,17 @@ class Shape:
     padding: tuple[int, int]
     dilation: tuple[int, int]
     depthwise: bool = False
+    groups: int = 1
+
+    @property
+    def reads(self) -> int:
+        """Numbers from one pixel of x to the next."""
+        return self.channels * self.groups
+
+    @property
+    def writes(self) -> int:
+        """Numbers from one pixel of y to the next."""
+        return self.outputs * self.groups
 
     @property
     def places(self) -> tuple[int, int]:
