@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from llvmlite import ir
 
 from dyncomp.core.native.build import Code, Entry, compiled, new_module
 from dyncomp.core.native.emit import Value, function, integer
-from dyncomp.core.native.micro import Micro, blocks
+from dyncomp.core.native.micro import Micro
 from dyncomp.core.native.piece import PARAMETERS, Argument, Piece, Range
 from dyncomp.core.native.plan import Plan, Segment
 
@@ -147,7 +147,7 @@ class _Dense(Piece):
 
     def _image(self, image: Value, weights: Value, segment: Segment, ky: Value, channel: Value) -> None:
         x, y, bias, residual = self.places(image)
-        x = self.total(x, (channel, self.size))
+        x, rest = self.total(x, (channel, self.size)), (weights, y, bias, residual)
         final, segments = self.shape.channels - segment.channels, self.plan.segments
         at_start = self.and_(self.icmp_signed("==", channel, integer(0)), _bit(segment is segments[0]))
         at_end = self.and_(self.icmp_signed("==", channel, integer(final)), _bit(segment is segments[-1]))
@@ -159,23 +159,10 @@ class _Dense(Piece):
                 first = self.zext(self.and_(at_start, self.icmp_signed("==", ky, lowest)), r.type)
                 last = self.zext(self.and_(at_end, self.icmp_signed("==", ky, highest)), r.type)
                 flags = first, self.and_(last, self.given[Argument.RELU])
-                self._row(segment, self.row_of_x(x, r, ky), self.row_of_y(r), [weights, y, bias, residual, *flags])
+                at = self.row_of_x(x, r, ky), self.row_of_y(r)
+                self.row(segment.taps, partial(self.micro.multiply, self.panel, segment), at, [*rest, *flags])
 
         self.loop(self.given[Range.ROW], self.given[Range.END_ROW], row)
-
-    def _row(self, segment: Segment, x: Value, line: Value, rest: list[Value]) -> None:
-        weights, y, bias, residual, *flags = rest
-        start = 0
-        for pixels, count in blocks(self.plan, self.panel, segment.taps):
-            made = self.micro.multiply(self.panel, segment, pixels)
-
-            def block(index: Value, made: ir.Function = made, wide: int = pixels.count, start: int = start) -> None:
-                at_x, far = self.at_column(x, line, self.total(integer(start), (index, wide)))
-                given = [at_x, weights, self.add(y, far), bias, self.residual_at(residual, far), *flags]
-                self.call(made, given)
-
-            self.loop(integer(0), integer(count), block)
-            start += count * pixels.count
 
 
 class _Depthwise(Piece):
@@ -193,23 +180,10 @@ class _Depthwise(Piece):
         def row(r: Value) -> None:
             lowest, highest = self.taps(r)
             bounds = lowest, self.add(highest, integer(1)), self.given[Argument.RELU]
-            self._row(self.row_of_x(x, r, lowest), self.row_of_y(r), [weights, y, bias, residual, *bounds])
+            at, taps = (self.row_of_x(x, r, lowest), self.row_of_y(r)), range(self.shape.kernel[1])
+            self.row(taps, partial(self.micro.slide, self.panel), at, [weights, y, bias, residual, *bounds])
 
         self.loop(self.given[Range.ROW], self.given[Range.END_ROW], row)
-
-    def _row(self, x: Value, line: Value, rest: list[Value]) -> None:
-        weights, y, bias, residual, *bounds = rest
-        start = 0
-        for pixels, count in blocks(self.plan, self.panel, range(self.shape.kernel[1])):
-            made = self.micro.slide(self.panel, pixels)
-
-            def block(index: Value, made: ir.Function = made, wide: int = pixels.count, start: int = start) -> None:
-                at_x, far = self.at_column(x, line, self.total(integer(start), (index, wide)))
-                given = [at_x, weights, self.add(y, far), bias, self.residual_at(residual, far), *bounds]
-                self.call(made, given)
-
-            self.loop(integer(0), integer(count), block)
-            start += count * pixels.count
 
 
 def _bit(value: bool) -> Value:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 from llvmlite import ir
 
 from dyncomp.core.native.emit import Emitter, Value, integer
-from dyncomp.core.native.micro import Micro
+from dyncomp.core.native.micro import Micro, Pixels, blocks
 from dyncomp.core.native.plan import Panel, Plan
 
 
@@ -118,12 +118,24 @@ class Piece(Emitter):
         """How far a row of the output lies from the first, in bytes."""
         return self.mul(row, integer(self.shape.rows[1][1] * self.shape.writes * self.size))
 
-    def at_column(self, x: Value, y: Value, column: Value) -> tuple[Value, Value]:
-        """A row's address in x and distance in y, moved on to a pixel of the output."""
-        shape = self.shape
-        to = self.total(x, (column, shape.stride[1] * shape.reads * self.size))
-        return to, self.total(y, (column, shape.writes * self.size))
+    def row(
+        self, taps: Sequence[int], code: Callable[[Pixels], ir.Function], at: tuple[Value, Value], rest: list[Value]
+    ) -> None:
+        """Call `code` on a row of the output, block by block.
 
-    def residual_at(self, residual: Value, distance: Value) -> Value:
-        """The residual's address there, or 0."""
-        return self._unless_none(self.add(residual, distance))
+        `at`: the row's address in x and its distance in y; `rest`: weights, y, bias, residual, and what `code` takes
+        besides.
+        """
+        weights, y, bias, residual, *flags = rest
+        start = 0
+        for pixels, count in blocks(self.plan, self.panel, taps):
+
+            def block(index: Value, pixels: Pixels = pixels, start: int = start) -> None:
+                column = self.total(integer(start), (index, pixels.count))
+                x = self.total(at[0], (column, self.shape.stride[1] * self.shape.reads * self.size))
+                far = self.total(at[1], (column, self.shape.writes * self.size))
+                there = self._unless_none(self.add(residual, far))
+                self.call(code(pixels), [x, weights, self.add(y, far), bias, there, *flags])
+
+            self.loop(integer(0), integer(count), block)
+            start += count * pixels.count
