@@ -6,7 +6,7 @@ They take the place of the layers they were made of, by class, so that whoever h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cached_property, partial
 from itertools import count, pairwise
 from typing import Any
 
@@ -53,12 +53,10 @@ class ReadyConv2d(nn.Conv2d):
             loaded.run(x.data_ptr(), y.data_ptr(), len(x), relu)
         return y
 
-    @property
+    @cached_property
     def kind(self) -> int:
         """A number that convolutions share which are alike but for their parameters."""
-        if "_kind" not in vars(self):
-            self._kind = number_of((self.weight.shape, self.geometry))
-        return self._kind
+        return number_of((self.weight.shape, self.geometry))
 
     @property
     def geometry(self) -> Geometry:
@@ -67,7 +65,8 @@ class ReadyConv2d(nn.Conv2d):
 
     def loaded(self, image: torch.Size) -> Loaded | None:
         """Code of our own for images (C, H, W), with the weights as they are now; None where there is none."""
-        if self._parameters.get("weight") is None:
+        weight = self._parameters.get("weight")
+        if weight is None:
             return None  # made anew at every pass, by whoever parametrised it
         held: dict[torch.Size, Loaded | None] = vars(self).setdefault("_loaded", {})
         loaded = held.get(image)
@@ -75,16 +74,16 @@ class ReadyConv2d(nn.Conv2d):
             if image in held or len(held) == SIZES:
                 return None
             fits = self.padding_mode == "zeros" and not isinstance(self.padding, str)
-            held[image] = direct.load(self.weight, self.bias, image, self.geometry) if fits else None
+            held[image] = direct.load(weight, self.bias, image, self.geometry) if fits else None
             return held[image]
-        if not loaded.is_of(self._parameters.get("weight"), self._parameters.get("bias")):
+        if not loaded.is_of(weight, self._parameters.get("bias")):
             held.clear()
             return self.loaded(image)
         return loaded
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the code, which is made anew where the copy is used."""
-        return {name: value for name, value in vars(self).items() if name not in ("_loaded", "_kind")}
+        return {name: value for name, value in vars(self).items() if name not in ("_loaded", "kind")}
 
 
 _numbers: dict[Any, int] = {}
@@ -124,13 +123,14 @@ def nobody_listens(layers: Iterable[nn.Module]) -> bool:
 
 
 def made_ready(model: nn.Module) -> None:
-    """Put the layers of this file in the place of those they are made of, wherever nothing hangs on them."""
+    """Put the layers of this file in the place of those they are made of, wherever they run as their class does."""
     for module in model.modules():
         if type(module) is nn.Conv2d and "forward" not in vars(module) and "weight" in module._parameters:
             module.__class__ = ReadyConv2d
     for module in model.modules():
-        if type(module) is nn.Sequential and "forward" not in vars(module):
-            layers = list(module)
-            pairs = pairwise(layers)
-            if any(type(one) is ReadyConv2d and type(other) is nn.ReLU for one, other in pairs):
-                module.__class__ = ReadySequential
+        if (
+            type(module) is nn.Sequential
+            and "forward" not in vars(module)
+            and any(type(one) is ReadyConv2d and type(other) is nn.ReLU for one, other in pairwise(module))
+        ):
+            module.__class__ = ReadySequential

@@ -135,7 +135,8 @@ def test_gradients_types_and_counters_get_torchs_convolution(monkeypatch: pytest
         assert counter.total == 2 * 4 * 49 * 6 * 9
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert layer(x).dtype == torch.bfloat16
-        assert layer.double()(x.double()).dtype == torch.float64 if native.this_machine() is None else True
+        with left_out():
+            assert layer.double()(x.double()).dtype == torch.float64
 
 
 @torch.no_grad()
@@ -272,9 +273,9 @@ def test_skipped_bodies_in_one_go_are_those_layer_by_layer(
         used = torch.zeros(5, dtype=torch.float64).index_fill(0, rows, 1)
         with torch.no_grad():
             plain.activation.inplace = False
-            before = op.form, plain.shortcut(x)
-            ran, skipped = plain(x), before[1] if form == "output" else before[1].relu()
-            wanted = torch.where(used[:, None, None, None] > 0, ran, skipped)
+            passed = plain.shortcut(x)
+            skipped = passed if form == "output" else passed.relu()
+            wanted = torch.where(used[:, None, None, None] > 0, plain(x), skipped)
         with mode(), in_turn():
             for _ in range(3):  # both ways
                 given = x.clone(memory_format=torch.channels_last)

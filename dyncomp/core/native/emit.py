@@ -90,10 +90,6 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
         """The place of a number; see `total` for the index."""
         return self.gep(pointer, [self.total(*index)], source_etype=self.number.type)
 
-    def address(self, pointer: Value) -> Value:
-        """The other way round."""
-        return self.ptrtoint(pointer, INT)
-
     def word(self, pointer: Value, index: Value) -> Value:
         """A 64-bit integer out of a list."""
         return self.load(self.gep(pointer, [index], source_etype=INT), typ=INT, align=8)

@@ -57,9 +57,9 @@ class Threads:
 
     library: ctypes.CDLL
 
-    def run(self, code: int, arguments: ctypes.Array[ctypes.c_int64], count: int) -> None:
-        """Call the code at that address on `count` threads at once, each with the same arguments."""
-        self.library.GOMP_parallel(ctypes.c_void_p(code), arguments, count, 0)
+    def run(self, address: int, arguments: ctypes.Array[ctypes.c_int64], count: int) -> None:
+        """Call the function at that address on `count` threads at once, each with the same arguments."""
+        self.library.GOMP_parallel(address, arguments, count, 0)
 
 
 @cache
