@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from itertools import product
+from math import ceil
 
 import pytest
 import torch
@@ -84,7 +85,8 @@ def run(plan: Plan, x: Tensor, weights: Tensor, bias: Tensor, **rest: Tensor | b
 
     given = x.data_ptr(), y.data_ptr(), packed.data_ptr(), address(rest.get("shares")), bias.data_ptr(), step
     also = address(rest.get("residual")), scratch.data_ptr(), images, *(address(listed) for listed in rows)
-    native.code_for(plan).run(torch.get_num_threads(), *given, *also, int(bool(rest.get("relu"))))
+    picked = (address(rest.get(name)) for name in ("inputs", "input_counts", "outputs", "output_counts"))
+    native.code_for(plan).run(torch.get_num_threads(), *given, *also, int(bool(rest.get("relu"))), *picked)
     return y
 
 
@@ -134,6 +136,47 @@ def test_float32_is_as_exact_as_torchs(name: str, experts: int) -> None:
     ours = run(plan, x, weights.float(), bias, shares=shares)
     allowed = 4 * torch.finfo(torch.float32).eps * plan.inputs**0.5 * float(exact.abs().max())
     assert float((ours - exact).abs().max()) <= allowed
+
+
+def drawn(images: int, channels: int, counts: list[int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """So many of each image's channels used: (images, channels) of 0 and 1, their order, used ones first, and counts."""
+    draw, used = torch.Generator().manual_seed(seed), torch.zeros(images, channels)
+    for row, count in zip(used, counts, strict=True):
+        row[torch.randperm(channels, generator=draw)[:count]] = 1
+    return used, used.argsort(dim=1, descending=True, stable=True), torch.tensor(counts)
+
+
+@pytest.mark.parametrize("vectors", ["wide", "half"])
+@pytest.mark.parametrize(("picks_inputs", "picks_outputs"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("name", [name for name in SHAPES if not SHAPES[name].depthwise])
+def test_each_image_has_and_wants_channels_of_its_own(
+    name: str, picks_inputs: bool, picks_outputs: bool, vectors: str
+) -> None:
+    shape, dtype = SHAPES[name], torch.float64
+    plan = Plan(shape, Number(dtype), machine(vectors), 0, picks_inputs, picks_outputs)
+    (kernel,), bias = kernels(shape, 1), torch.randn(shape.outputs, dtype=dtype)
+    shares = [0.5, 1.0, 0.01, 0.7, 0.3]
+    for images in (1, 5):
+        x, residual = features(images, shape.channels, *shape.size), features(images, shape.outputs, *shape.places)
+        given: dict[str, Tensor] = {"residual": residual}
+        wanted = torch.ones(images, shape.outputs)
+        if picks_inputs:
+            used, order, counts = drawn(images, shape.channels, [ceil(n * shape.channels) for n in shares[:images]], 1)
+            x = x * used[:, :, None, None]
+            given |= {"inputs": order, "input_counts": counts}
+        convolved = plain(shape, x, kernel, bias)
+        if picks_inputs:
+            x = x.take_along_dim(order[:, :, None, None], 1).contiguous(memory_format=torch.channels_last)
+        if picks_outputs:
+            wanted, order, counts = drawn(images, shape.outputs, [ceil(n * shape.outputs) for n in shares[:images]], 2)
+            given |= {"outputs": order, "output_counts": counts}
+            convolved = (convolved * wanted[:, :, None, None]).take_along_dim(order[:, :, None, None], 1)
+            wanted = wanted.take_along_dim(order, 1)
+            given["residual"] = residual * wanted[:, :, None, None]
+        own = bias.expand(images, -1)
+        own = (own.take_along_dim(order, 1) * wanted if picks_outputs else own).contiguous()
+        ours = run(plan, x, kernel, own, **given, relu=True)
+        torch.testing.assert_close(ours, (convolved + given["residual"]).relu(), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", ["3x3", "1x1", "depthwise"])

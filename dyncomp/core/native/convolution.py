@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
+from itertools import accumulate
 
 from llvmlite import ir
 
 from dyncomp.core.native.build import Code, Entry, compiled, new_module
-from dyncomp.core.native.emit import Value, function, integer
+from dyncomp.core.native.dense import Dense, Depthwise
+from dyncomp.core.native.emit import INT, Value, function, integer
 from dyncomp.core.native.micro import Micro
-from dyncomp.core.native.piece import PARAMETERS, Argument, Piece, Range
-from dyncomp.core.native.plan import Plan, Segment
+from dyncomp.core.native.picked import Picked
+from dyncomp.core.native.piece import PARAMETERS, Argument
+from dyncomp.core.native.plan import Plan
 
 
 @cache
@@ -19,7 +22,7 @@ def code_for(plan: Plan) -> Code:
     """The code of a convolution; see `Argument`."""
     module = new_module()
     micro = Micro(module, plan)
-    kind = _Depthwise if plan.shape.depthwise else _Dense
+    kind = Depthwise if plan.shape.depthwise else Picked if plan.picks else Dense
     pieces: dict[tuple[int, ...], ir.Function] = {}
     for panel in plan.panels:
         if panel.lanes not in pieces:
@@ -35,8 +38,8 @@ def scratch_numbers(plan: Plan, threads: int) -> int:
 
 
 def _own_scratch(plan: Plan) -> int:
-    widest = max(panel.outputs for panel in plan.panels)
-    return plan.mixed_at_once * plan.largest * widest if plan.experts else 0
+    widest = max(plan.step(panel) for panel in plan.panels)
+    return plan.mixed_at_once * plan.largest * widest if plan.experts or plan.picks_outputs else 0
 
 
 class _Division(Entry):
@@ -48,6 +51,7 @@ class _Division(Entry):
         self.given = [self.argument(index) for index in Argument]
         own = _own_scratch(plan) * plan.number.dtype.itemsize
         self.given[Argument.SCRATCH] = self.total(self.given[Argument.SCRATCH], (self.thread, own))
+        self.panels = self._wanted_panels() if plan.picks_outputs else integer(len(plan.panels))
 
     def emit(self) -> None:
         images = self.given[Argument.IMAGES]
@@ -58,22 +62,59 @@ class _Division(Entry):
                 self._images()
             else:
                 self._panels(images, self._some_images)
+        if self.plan.picks_outputs:
+            self._nothing_behind()
         self.ret_void()
+
+    def _wanted_panels(self) -> Value:
+        """As many as hold what the image that wants most wants."""
+        most, wide = self.alloca(INT), self.plan.panels[0].outputs
+        self.store(integer(0), most)
+        counts = self.pointer(self.given[Argument.OUTPUT_COUNTS])
+        images = self.given[Argument.IMAGES]
+        self.loop(integer(0), images, lambda i: self.store(self.larger(self.load(most, typ=INT), self.word(counts, i)), most))
+        return self.sdiv(self.add(self.load(most, typ=INT), integer(wide - 1)), integer(wide))
+
+    def _nothing_behind(self) -> None:
+        """0 in the outputs that an image does not want, but for those that are computed with the last that it wants."""
+        counts, outputs = self.pointer(self.given[Argument.OUTPUT_COUNTS]), self.plan.shape.outputs
+        y, pixels = self.pointer(self.given[Argument.Y]), self.plan.shape.places[0] * self.plan.shape.places[1]
+        nothing = ir.Constant(self.number.type, 0.0)
+
+        def image(index: Value) -> None:
+            first = self._computed(self.word(counts, index))
+
+            def pixel(p: Value) -> None:
+                there = self.at(y, (index, pixels * outputs), (p, outputs))
+                size = self.number.dtype.itemsize
+                self.loop(first, integer(outputs), lambda o: self.store(nothing, self.at(there, o), align=size))
+
+            with self.if_then(self.icmp_signed("<", first, integer(outputs))):
+                self.loop(integer(0), integer(pixels), pixel)
+
+        self.loop(*self.share(self.given[Argument.IMAGES]), image)
+
+    def _computed(self, wanted: Value) -> Value:
+        """So many outputs are computed for an image that wants so many: whole vectors."""
+        ends = list(accumulate(lanes for panel in self.plan.panels for lanes in panel.lanes))
+        computed = integer(ends[-1])
+        for end in reversed(ends[:-1]):
+            computed = self.select(self.icmp_signed("<=", wanted, integer(end)), integer(end), computed)
+        return self.select(self.icmp_signed("<=", wanted, integer(0)), integer(0), computed)
 
     def _images(self) -> None:
         """Image by image, all panels of each."""
-        count = integer(len(self.plan.panels))
-        first, end = self.share(self.mul(self.given[Argument.IMAGES], count))
+        first, end = self.share(self.mul(self.given[Argument.IMAGES], self.panels))
 
         def task(index: Value) -> None:
-            image = self.sdiv(index, count)
-            self._some_images(self.srem(index, count), image, self.add(image, integer(1)))
+            image = self.sdiv(index, self.panels)
+            self._some_images(self.srem(index, self.panels), image, self.add(image, integer(1)))
 
         self.loop(first, end, task)
 
     def _panels(self, parts: Value, act: Callable[[Value, Value, Value], None]) -> None:
         """Panel by panel, of each the parts that are this thread's."""
-        first, end = self.share(self.mul(parts, integer(len(self.plan.panels))))
+        first, end = self.share(self.mul(parts, self.panels))
         behind = self.sdiv(self.sub(self.add(end, parts), integer(1)), parts)
 
         def one(panel: Value) -> None:
@@ -100,8 +141,9 @@ class _Division(Entry):
             with self.if_then(self.and_(*among)):
                 output = self.total(integer(first.first), (self.sub(index, integer(alike[0])), first.outputs))
                 given, offset = list(self.given), self.mul(output, integer(size))
-                weights = max(1, self.plan.experts) * self.plan.inputs * size
-                given[Argument.WEIGHTS] = self.total(given[Argument.WEIGHTS], (output, weights))
+                if not self.plan.picks_outputs:
+                    weights = max(1, self.plan.experts) * self.plan.inputs * size
+                    given[Argument.WEIGHTS] = self.total(given[Argument.WEIGHTS], (output, weights))
                 for what in (Argument.Y, Argument.BIAS, *self._also()):
                     given[what] = self.add(given[what], offset)
                 self.call(piece, [*given, *bounds, offset])
@@ -111,80 +153,3 @@ class _Division(Entry):
         return [Argument.X] if self.plan.shape.depthwise else []
 
 
-class _Dense(Piece):
-    """With one group: inputs are used segment by segment."""
-
-    def emit(self) -> None:
-        """Images outside and segments inside, or the other way round."""
-        together = self.plan.mixed_at_once if self.plan.experts else 1
-        if self.plan.images_first:
-            self.images(together, lambda image, count: self._segments(lambda *at: self._part(image, count, *at)))
-        else:
-            self._segments(lambda *at: self.images(together, lambda image, count: self._part(image, count, *at)))
-        self.ret_void()
-
-    def _segments(self, act: Callable[[Segment, Value, Value, Value], None]) -> None:
-        """Act on every segment: what it is, its row of the kernel, its first channel, its first weight."""
-        done, steps = 0, self.shape.channels // self.plan.channels
-        for segment in self.plan.segments:
-            inputs = len(segment.taps) * segment.channels
-
-            def part(index: Value, segment: Segment = segment, inputs: int = inputs, done: int = done) -> None:
-                channel = self.mul(self.srem(index, integer(steps)), integer(segment.channels))
-                act(segment, self.sdiv(index, integer(steps)), channel, self.total(integer(done), (index, inputs)))
-
-            self.loop(integer(0), integer(self.shape.kernel[0] * steps), part)
-            done += self.shape.kernel[0] * steps * inputs
-
-    def _part(self, image: Value, count: int, segment: Segment, ky: Value, channel: Value, index: Value) -> None:
-        """A segment for so many images from `image` on."""
-        plan, wide = self.plan, self.panel.outputs
-        weights = self.total(self.given[Argument.WEIGHTS], (index, max(1, plan.experts) * wide * self.size))
-        mixed = self.mixed(image, count, weights, len(segment.taps) * segment.channels)
-        for i in range(count):
-            own = self.add(mixed, integer(i * plan.largest * wide * self.size))
-            self._image(self.add(image, integer(i)), own, segment, ky, channel)
-
-    def _image(self, image: Value, weights: Value, segment: Segment, ky: Value, channel: Value) -> None:
-        x, y, bias, residual = self.places(image)
-        x, rest = self.total(x, (channel, self.size)), (weights, y, bias, residual)
-        final, segments = self.shape.channels - segment.channels, self.plan.segments
-        at_start = self.and_(self.icmp_signed("==", channel, integer(0)), _bit(segment is segments[0]))
-        at_end = self.and_(self.icmp_signed("==", channel, integer(final)), _bit(segment is segments[-1]))
-
-        def row(r: Value) -> None:
-            lowest, highest = self.taps(r)
-            seen = self.and_(self.icmp_signed(">=", ky, lowest), self.icmp_signed("<=", ky, highest))
-            with self.if_then(seen):
-                first = self.zext(self.and_(at_start, self.icmp_signed("==", ky, lowest)), r.type)
-                last = self.zext(self.and_(at_end, self.icmp_signed("==", ky, highest)), r.type)
-                flags = first, self.and_(last, self.given[Argument.RELU])
-                at = self.row_of_x(x, r, ky), self.row_of_y(r)
-                self.row(segment.taps, partial(self.micro.multiply, self.panel, segment), at, [*rest, *flags])
-
-        self.loop(self.given[Range.ROW], self.given[Range.END_ROW], row)
-
-
-class _Depthwise(Piece):
-    """Each channel by itself: all inputs of a few pixels at once."""
-
-    def emit(self) -> None:
-        """Image by image."""
-        self.images(1, self._image)
-        self.ret_void()
-
-    def _image(self, image: Value, count: int) -> None:
-        x, y, bias, residual = self.places(image)
-        weights = self.mixed(image, count, self.given[Argument.WEIGHTS], self.plan.inputs)
-
-        def row(r: Value) -> None:
-            lowest, highest = self.taps(r)
-            bounds = lowest, self.add(highest, integer(1)), self.given[Argument.RELU]
-            at, taps = (self.row_of_x(x, r, lowest), self.row_of_y(r)), range(self.shape.kernel[1])
-            self.row(taps, partial(self.micro.slide, self.panel), at, [weights, y, bias, residual, *bounds])
-
-        self.loop(self.given[Range.ROW], self.given[Range.END_ROW], row)
-
-
-def _bit(value: bool) -> Value:
-    return ir.Constant(ir.IntType(1), int(value))

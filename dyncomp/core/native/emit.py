@@ -114,10 +114,18 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
 
     def multiply_add(self, left: Value, right: Value, to: Value) -> Value:
         """left * right + to, rounded once."""
-        name = f"llvm.fma.v{to.type.count}{self.number.suffix}"
-        known = self.module.globals.get(name)
-        intrinsic = known or ir.Function(self.module, ir.FunctionType(to.type, [to.type] * 3), name)
-        return self.call(intrinsic, [left, right, to])
+        return self._intrinsic("fma", left, right, to)
+
+    def close_gaps(self, vector: Value, mask: Value, behind: Value) -> Value:
+        """The lanes that the mask (of bits) names side by side, then what `behind` has there."""
+        return self._intrinsic("experimental.vector.compress", vector, mask, behind)
+
+    def _intrinsic(self, name: str, vector: Value, *rest: Value) -> Value:
+        """What LLVM has an instruction for, of vectors alike."""
+        whole = f"llvm.{name}.v{vector.type.count}{self.number.suffix}"
+        types = [vector.type, *(value.type for value in rest)]
+        known = self.module.globals.get(whole)
+        return self.call(known or ir.Function(self.module, ir.FunctionType(vector.type, types), whole), [vector, *rest])
 
     def at_least_zero(self, vector: Value) -> Value:
         """ReLU; what is not a number stays so."""

@@ -23,6 +23,8 @@ class Machine:
     registers: int
     name: str
     features: str
+    closes_gaps: bool
+    """whether one instruction moves chosen lanes of a vector together"""
 
 
 @cache
@@ -37,7 +39,8 @@ def this_machine() -> Machine | None:
     vectors = _vectors(features)
     if vectors is None or threads() is None:
         return None
-    return Machine(*vectors, binding.get_host_cpu_name(), features.flatten())
+    closes_gaps = all(features.get(name) for name in ("avx512f", "avx512vl"))
+    return Machine(*vectors, binding.get_host_cpu_name(), features.flatten(), closes_gaps)
 
 
 def _vectors(features: dict[str, bool]) -> tuple[int, int] | None:

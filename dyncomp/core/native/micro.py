@@ -9,6 +9,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from dyncomp.core.native.cut import Cut
 from dyncomp.core.native.emit import Emitter, Value, function, integer, starts
 from dyncomp.core.native.plan import Panel, Plan, Segment
 
@@ -21,8 +22,12 @@ class Pixels:
     seen: tuple[tuple[bool, ...], ...]
 
 
-def blocks(plan: Plan, panel: Panel, taps: Sequence[int]) -> list[tuple[Pixels, int]]:
-    """A row of the output in blocks of nearly equal width: what they are, and how many alike there are in a row."""
+Blocks = Sequence[tuple[Pixels, int]]
+"""a row's, in order, and how many alike there are of each"""
+
+
+def blocks(plan: Plan, panel: Panel, taps: Sequence[int]) -> Blocks:
+    """A row of the output in blocks of nearly equal width."""
     width = plan.shape.rows[1][1]
     count = -(-width // panel.pixels)
     row, start = list[Pixels](), 0
@@ -43,15 +48,28 @@ class Micro:
         self.functions: dict[Any, ir.Function] = {}
 
     def multiply(self, panel: Panel, segment: Segment, pixels: Pixels) -> ir.Function:
-        """f(x, weights, y, bias, residual, first, last): adds what a segment of inputs gives to `pixels` of y.
+        """f(x, weights, y, bias, residual, first, last, ...): adds what a segment of inputs gives to `pixels` of y.
 
-        `first`: y starts at the bias and the residual (0: there is none). `last`: what is negative becomes 0.
+        `first`: y starts at the bias and the residual (0: there is none). `last`: what is negative becomes 0. Where
+        images have some of the inputs, also how many of these, and a list of which they are.
         """
 
         def write(made: ir.Function) -> None:
             _Multiply(made, self.plan, panel, pixels.count).emit(segment, pixels)
 
-        return self._once(("multiply", panel.lanes, segment, pixels), 7, write)
+        return self._once(("multiply", panel.lanes, segment, pixels), 9 if self.plan.picks else 7, write)
+
+    def cut(self, panel: Panel, segment: Segment) -> ir.Function:
+        """f(source, out, outputs, kept, inputs, count): the weights of the outputs and inputs that an image uses.
+
+        Lists of which these are, and how many; `inputs` is no list where all are used. `out`: for each tap of the
+        segment and each input the panel's outputs, 0 behind those kept.
+        """
+
+        def write(made: ir.Function) -> None:
+            Cut(made, self.plan, panel).emit(segment)
+
+        return self._once(("cut", panel.lanes, segment), 6, write)
 
     def slide(self, panel: Panel, pixels: Pixels) -> ir.Function:
         """f(x, weights, y, bias, residual, lowest, behind, relu): `pixels` of y of a depthwise convolution.
@@ -84,7 +102,7 @@ class _Sums(Emitter):
 
     def __init__(self, made: ir.Function, plan: Plan, panel: Panel, count: int) -> None:
         super().__init__(made, plan.number)
-        self.shape, self.panel, self.offsets = plan.shape, panel, starts(panel.lanes)
+        self.plan, self.shape, self.panel, self.offsets = plan, plan.shape, panel, starts(panel.lanes)
         self.x, self.weights, self.y, self.bias = (self.pointer(address) for address in made.args[:4])
         self.residual = made.args[4]
         vectors = [self.number.vector(lanes) for lanes in panel.lanes]
@@ -133,7 +151,7 @@ class _Sums(Emitter):
 
 class _Multiply(_Sums):
     def emit(self, segment: Segment, pixels: Pixels) -> None:
-        *_, first, last = self.made.args
+        first, last = self.made.args[5:7]
         with self.if_else(self.icmp_signed("!=", first, integer(0))) as (begin, go_on):
             with begin:
                 self.begin()
@@ -141,24 +159,31 @@ class _Multiply(_Sums):
                 self.each(self._resume)
         for tap, (kx, seen) in enumerate(zip(segment.taps, pixels.seen, strict=True)):
             if any(seen):
-                self._tap(tap * segment.channels, kx, segment.channels, seen)
+                self._tap(tap * (self.plan.at_once if self.plan.picks_outputs else segment.channels), kx, seen)
         self.end(last)
 
     def _resume(self, total: Value, index: int, lanes: int) -> None:
         self.store(self.vector(self.at(self.y, integer(index)), lanes), total)
 
-    def _tap(self, input_: int, kx: int, channels: int, seen: Sequence[bool]) -> None:
-        wide = self.panel.outputs
+    def _tap(self, input_: int, kx: int, seen: Sequence[bool]) -> None:
+        wide = self.plan.step(self.panel)
 
         def channel(c: Value) -> None:
-            weights, pixel = self.weights_at((c, wide), integer(input_ * wide)), self.at(self.x, c)
+            weights, pixel = self.weights_at((self._row(c), wide), integer(input_ * wide)), self.at(self.x, c)
             for m, sums in enumerate(self.sums):
                 if seen[m]:
                     value = self.one(self.at(pixel, integer(self.column(m, kx))))
                     for weight, total, lanes in zip(weights, sums, self.panel.lanes, strict=True):
                         self.store(self.multiply_add(self.spread(value, lanes), weight, self.read(total, lanes)), total)
 
-        self.loop(integer(0), integer(channels), channel)
+        count = self.made.args[7] if self.plan.picks else integer(self.plan.at_once)
+        self.loop(integer(0), count, channel)
+
+    def _row(self, channel: Value) -> Value:
+        """Which of a tap's inputs a channel of x is."""
+        if self.plan.picks_inputs and not self.plan.picks_outputs:
+            return self.word(self.pointer(self.made.args[8]), channel)
+        return channel
 
 
 class _Slide(_Sums):

@@ -8,7 +8,7 @@ from enum import IntEnum
 from llvmlite import ir
 
 from dyncomp.core.native.emit import Emitter, Value, integer
-from dyncomp.core.native.micro import Micro, Pixels, blocks
+from dyncomp.core.native.micro import Blocks, Micro, Pixels
 from dyncomp.core.native.plan import Panel, Plan
 
 
@@ -33,16 +33,23 @@ class Argument(IntEnum):
     ROWS_Y = 10
     ROWS_RESIDUAL = 11
     RELU = 12
+    INPUTS = 13
+    """(images, channels), where each image has some channels only: which of them lies where in x, as integers"""
+    INPUT_COUNTS = 14
+    """(images,): how many of those it has"""
+    OUTPUTS = 15
+    """(images, outputs), where each wants some only: which it wants, ascending, where they are to lie"""
+    OUTPUT_COUNTS = 16
 
 
 class Range(IntEnum):
     """What a piece is given besides: which images and rows of the output, and where its outputs begin, in bytes."""
 
-    IMAGE = 13
-    END_IMAGE = 14
-    ROW = 15
-    END_ROW = 16
-    OFFSET = 17
+    IMAGE = 17
+    END_IMAGE = 18
+    ROW = 19
+    END_ROW = 20
+    OFFSET = 21
 
 
 PARAMETERS = len(Argument) + len(Range)
@@ -119,7 +126,7 @@ class Piece(Emitter):
         return self.mul(row, integer(self.shape.rows[1][1] * self.shape.writes * self.size))
 
     def row(
-        self, taps: Sequence[int], code: Callable[[Pixels], ir.Function], at: tuple[Value, Value], rest: list[Value]
+        self, blocks: Blocks, code: Callable[[Pixels], ir.Function], at: tuple[Value, Value], rest: Sequence[Value]
     ) -> None:
         """Call `code` on a row of the output, block by block.
 
@@ -128,7 +135,7 @@ class Piece(Emitter):
         """
         weights, y, bias, residual, *flags = rest
         start = 0
-        for pixels, count in blocks(self.plan, self.panel, taps):
+        for pixels, count in blocks:
 
             def block(index: Value, pixels: Pixels = pixels, start: int = start) -> None:
                 column = self.total(integer(start), (index, pixels.count))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dyncomp.core.native.emit import Number, pieces
@@ -117,6 +118,15 @@ class Plan:
     machine: Machine
     experts: int
     """kernels that are mixed for each image; 0: one kernel for all"""
+    picks_inputs: bool = False
+    """whether each image has some of the inputs only, side by side; then there are no experts"""
+    picks_outputs: bool = False
+    """whether each image wants some of the outputs only, side by side"""
+
+    @property
+    def picks(self) -> bool:
+        """Whether kernels are cut to what each image uses."""
+        return self.picks_inputs or self.picks_outputs
 
     @property
     def lanes(self) -> int:
@@ -128,7 +138,7 @@ class Plan:
         """All outputs, in order."""
         widths = pieces(self.shape.outputs, self.lanes)
         many = self.machine.registers >= 32 and self.shape.is_flat
-        together = 4 if many and not self.shape.depthwise else 2
+        together = 4 if many and not self.shape.depthwise and not self.picks_outputs else 2
         panels, first = [], 0
         for index in range(0, len(widths), together):
             lanes = tuple(widths[index : index + together])
@@ -144,10 +154,26 @@ class Plan:
         registers = self.machine.registers // 2 if self.shape.depthwise else self.machine.registers
         return max(1, min(24, (registers - vectors - 1) // vectors))
 
+    def step(self, panel: Panel) -> int:
+        """Numbers from one input's weights to the next one's; a vector is left free behind those that are cut out."""
+        return panel.outputs + self.lanes if self.picks_outputs else panel.outputs
+
+    @property
+    def all_outputs(self) -> Panel:
+        """What kernels are cut out of: all outputs and, that vectors be whole, a few that are 0."""
+        return Panel((self.lanes,) * -(-self.shape.outputs // self.lanes), 1, 0)
+
+    @property
+    def at_once(self) -> int:
+        """Channels that are multiplied at one go: a segment's, or as many of those that an image has."""
+        return min(self.channels, _SEGMENT) if self.picks else self.channels
+
     @cached_property
     def channels(self) -> int:
         """Channels of a segment: all, or a share that divides them."""
         whole = self.shape.channels
+        if self.picks:
+            return whole
         shares = (n for n in range(_SEGMENT, _SEGMENT // 4, -1) if whole % n == 0)
         return whole if whole <= _SEGMENT else next(shares, whole)
 
@@ -176,7 +202,7 @@ class Plan:
         """Inputs of the largest segment."""
         if self.shape.depthwise:
             return self.inputs
-        return max(len(segment.taps) * segment.channels for segment in self.segments)
+        return max(len(segment.taps) for segment in self.segments) * self.at_once
 
     @property
     def mixed_at_once(self) -> int:
@@ -196,12 +222,17 @@ class Plan:
     @property
     def order(self) -> tuple[object, ...]:
         """What decides how weights are packed: plans for maps of other sizes may share them."""
-        return tuple(panel.lanes for panel in self.panels), tuple(self.segments), self.shape.depthwise, self.experts
+        of_panels = self.picks_outputs or tuple(panel.lanes for panel in self.panels)
+        return of_panels, self.lanes, tuple(self.segments), self.shape.depthwise, self.experts
 
     def packed(self, kernels: Tensor) -> Tensor:
         """Kernels (K, O, C, k, k), or (O, C, k, k), in the order in which they are read, flat."""
         five = kernels if kernels.dim() == 5 else kernels[None]
-        return torch.cat([part.reshape(-1) for panel in self.panels for part in self._of_panel(panel, five)])
+        panels = self.panels
+        if self.picks_outputs:
+            panels = [self.all_outputs]
+            five = F.pad(five, (0, 0) * 3 + (0, panels[0].outputs - self.shape.outputs))
+        return torch.cat([part.reshape(-1) for panel in panels for part in self._of_panel(panel, five)])
 
     def _of_panel(self, panel: Panel, kernels: Tensor) -> Iterator[Tensor]:
         of_panel = kernels[:, panel.first : panel.first + panel.outputs]  # (K, o, C, k, k)

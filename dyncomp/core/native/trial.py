@@ -38,7 +38,7 @@ def _agrees(depthwise: bool) -> bool:
     weights, bias = plan.packed(kernels), torch.zeros(channels, **floats)
     scratch = torch.empty(scratch_numbers(plan, threads=1), **floats)
     given = (tensor.data_ptr() for tensor in (x, y, weights, shares, bias))
-    code_for(plan).run(1, *given, 0, 0, scratch.data_ptr(), 2, 0, 0, 0, 0)
+    code_for(plan).run(1, *given, 0, 0, scratch.data_ptr(), 2, *[0] * 8)
     own = torch.einsum("bk,koihw->boihw", shares, kernels)
     groups = channels if depthwise else 1
     plain = [F.conv2d(x[i : i + 1], own[i], None, shape.stride, shape.padding, 1, groups) for i in range(2)]
