@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core import direct
-from dyncomp.core.direct import Loaded
+from dyncomp.core.loaded import Loaded
 from dyncomp.core.ready import ReadyConv2d, ReadySequential, nobody_listens, number_of
 from dyncomp.core.tuner import chosen, power_of_two
 

@@ -17,6 +17,7 @@ from dyncomp.core.bodies import ReadyBody
 from dyncomp.core.decisions import all_on
 from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear
 from dyncomp.core.filtered import Filtered
+from dyncomp.core.filters import ReadyFilters
 from dyncomp.core.flow import lone_readers
 from dyncomp.core.modes import evaluating
 from dyncomp.core.net import Net
@@ -218,7 +219,9 @@ def _fast(model: nn.Module) -> nn.Module:
                 if isinstance(conv, nn.Conv2d):
                     conv.weight.data = conv.weight.data.contiguous()
     made_ready(fast)
-    for block in fast.modules():
-        if isinstance(block, ResidualBlock):
-            block.ready = ReadyBody.of(block.body, block.activation)
+    for part in fast.modules():
+        if isinstance(part, ResidualBlock):
+            part.ready = ReadyBody.of(part.body, part.activation)
+        elif isinstance(part, Filtered):
+            part.ready = ReadyFilters.of(part)
     return fast

@@ -25,8 +25,9 @@ from dyncomp.core.tuner import is_watched
 
 NUMBERS = (torch.float32, torch.float64)
 
-Rows = tuple[int, int, int]
-ALL: Rows = (0, 0, 0)
+Picks = tuple[bool, bool]
+"""whether images have some of the input channels only, and want some of the outputs only"""
+WHOLE: Picks = (False, False)
 
 _wanted: ContextVar[bool] = ContextVar("wanted", default=True)
 
@@ -84,13 +85,13 @@ class Direct:
         """(B, O, H', W')."""
         plan, weight, count = self.plan, mixing.weight.contiguous(), torch.get_num_threads()
         x = x.contiguous(memory_format=torch.channels_last)  # it is, unless a batch of the same shape chose this form
-        bias = _zeros(plan.shape.outputs, x.dtype) if mixing.bias is None else mixing.bias.contiguous()
+        bias = zeros(plan.shape.outputs, x.dtype) if mixing.bias is None else mixing.bias.contiguous()
         experts = copied(mixing.experts, plan.order, lambda all_: plan.packed(all_.view(len(all_), *mixing.shape)))
-        y = _new(x, len(x), plan.shape)
-        own = scratch("direct", x, native.scratch_numbers(plan, count))
+        y = new_output(x, len(x), plan.shape)
+        own = scratch("direct", x, count * plan.scratch)
         step = 0 if mixing.bias is None else plan.shape.outputs
         mixed = weight.data_ptr(), bias.data_ptr(), step, 0, own.data_ptr()
-        self.code.run(count, x.data_ptr(), y.data_ptr(), experts.data_ptr(), *mixed, len(x), *ALL, 0)
+        self.code.run(count, x.data_ptr(), y.data_ptr(), experts.data_ptr(), *mixed, len(x))
         return y
 
 
@@ -99,101 +100,36 @@ def of_mixing(x: Tensor, mixing: Mixing, geometry: Geometry) -> Direct | None:
     laid_out = is_channels_last(x) or x.shape[2:].numel() == 1  # so that the output lies as the input does
     if not laid_out or not serves(x, mixing.experts):
         return None
-    plan = _plan(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts))
+    plan = plan_for(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts))
     # made now: a trial of forms would take the making for slowness
     return None if plan is None else Direct(plan, native.code_for(plan))
 
 
-@dataclass(frozen=True, eq=False)
-class Loaded:
-    """A convolution by one kernel for all images: its code, and its weights as the code reads them."""
-
-    plan: native.Plan
-    code: native.Code
-    weights: Tensor
-    bias: Tensor
-    state: tuple[int, ...]
-    parameters: tuple[Tensor, ...]
-    """of which these are: kept, so that no others can come to lie where they do"""
-    output: torch.Size
-    """what becomes of an image, (O, H', W')"""
-
-    def is_of(self, weight: Tensor | None, bias: Tensor | None) -> bool:
-        """Whether these are the parameters as they are now."""
-        return self.state == _state(weight, bias)
-
-    def new(self, x: Tensor) -> Tensor:
-        """Memory for the outputs of all images of x."""
-        return _new(x, len(x), self.plan.shape)
-
-    def between(self, like: Tensor, images: int, turn: int) -> Tensor:
-        """Memory for the outputs of so many images, flat; that of the last turn but one is handed out again."""
-        return scratch(f"between {turn}", like, images * self.output.numel())
-
-    def run(self, x: int, y: int, images: int, relu: bool, residual: int = 0, rows: Rows = ALL) -> None:
-        """Convolve so many images, at least one, from address x to address y, and add the `residual` before ReLU.
-
-        `rows`: addresses of where each image lies in x, y and residual; 0: one after the other.
-        """
-        shape, size, threads = self.plan.shape, self.weights.element_size(), torch.get_num_threads()
-        weights, bias = self.weights.data_ptr(), self.bias.data_ptr()
-        for _ in range(shape.groups):
-            self.code.run(threads, x, y, weights, 0, bias, 0, residual, 0, images, *rows, int(relu))
-            if shape.groups > 1:  # the next group's
-                outputs = shape.outputs * size
-                x, y, residual = x + shape.channels * size, y + outputs, residual + outputs if residual else 0
-                weights, bias = weights + outputs * self.plan.inputs, bias + outputs
-
-
-def load(weight: Tensor, bias: Tensor | None, image: torch.Size, geometry: Geometry) -> Loaded | None:
-    """Code for a convolution of images (C, H, W) by a kernel (O, C / groups, k, k); None where there is none."""
-    if not can_read(weight) or not can_read(bias) or (bias is not None and bias.dtype != weight.dtype):
-        return None
-    plan = _plan(image, weight.shape, geometry, weight.dtype, 0)
-    if plan is None:
-        return None
-    with torch.inference_mode(False), torch.no_grad():
-        parameters = tuple(parameter.detach() for parameter in (weight, bias) if parameter is not None)
-        shift = _zeros(len(weight), weight.dtype) if bias is None else bias.detach().clone()
-        groups = plan.shape.groups
-        weights = copied(weight, plan.order, lambda all_: torch.cat([plan.packed(one) for one in all_.chunk(groups)]))
-    output = torch.Size((len(weight), *plan.shape.places))
-    return Loaded(plan, native.code_for(plan), weights, shift, _state(weight, bias), parameters, output)
-
-
-def _state(weight: Tensor | None, bias: Tensor | None) -> tuple[int, ...]:
-    """Tells parameters, as they are now, from all others; nothing of what cannot be read."""
-    if weight is None or weight.is_inference():
-        return ()
-    if bias is None:
-        return weight.data_ptr(), weight._version
-    if bias.is_inference():
-        return ()
-    return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version
-
-
 @cache
-def _plan(
-    image: torch.Size, kernel: torch.Size, geometry: Geometry, dtype: torch.dtype, experts: int
+def plan_for(
+    image: torch.Size, kernel: torch.Size, geometry: Geometry, dtype: torch.dtype, experts: int, picks: Picks = WHOLE
 ) -> native.Plan | None:
+    """How a convolution of images (C, H, W) by a kernel (O, C / groups, k, k) runs; None where it cannot."""
     depthwise = geometry.groups == image[0] == kernel[0] and kernel[1] == 1 and geometry.groups > 1
     here = native.this_machine() if able_to_make_code() else None
     size, sides, g = (image[1], image[2]), (kernel[2], kernel[3]), geometry
     groups = 1 if depthwise else g.groups
     fits = depthwise or (kernel[1] * groups == image[0] and kernel[0] % groups == 0)
-    if here is None or not fits or (experts and groups > 1):
+    if here is None or not fits or (experts and groups > 1) or (any(picks) and geometry.groups > 1):
         return None
     channels, outputs = image[0] // groups, kernel[0] // groups
     shape = native.Shape(channels, outputs, size, sides, g.stride, g.padding, g.dilation, depthwise, groups)
-    return native.Plan(shape, native.Number(dtype), here, experts) if shape.can_be_cut else None
+    return native.Plan(shape, native.Number(dtype), here, experts, *picks) if shape.can_be_cut else None
 
 
-def _new(x: Tensor, images: int, shape: native.Shape) -> Tensor:
+def new_output(x: Tensor, images: int, shape: native.Shape) -> Tensor:
+    """Memory for what becomes of so many images in the type of x, channels-last."""
     size = (images, shape.writes, *shape.places)
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 @cache
-def _zeros(count: int, dtype: torch.dtype) -> Tensor:
+def zeros(count: int, dtype: torch.dtype) -> Tensor:
+    """(count,), always the same ones."""
     with torch.inference_mode(False):
         return torch.zeros(count, dtype=dtype, device="cpu")

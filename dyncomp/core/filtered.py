@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.counter import COUPLED, EACH
+from dyncomp.core.filters import ReadyFilters
 from dyncomp.core.narrow import Channels, narrowed
 from dyncomp.core.op import Op, with_strongest
+from dyncomp.core.picked import Picked
 from dyncomp.core.rows import rows_using, take
 from dyncomp.core.trace import Decision
 
@@ -49,7 +51,8 @@ class Filtered(Op):
     Where `after` is empty there is no mask: the weight alone shapes the output. A unit is a group of filters that lie
     side by side. What a used unit costs is its filters' share of the producer, its depthwise part, and its share of
     the consumer's input: an unused filter saves its own multiply-adds and those of the layer that would read it.
-    Sparse form: images that use the same filters run together, on kernels cut to the filters used, in and out.
+    Sparse form: images that use the same filters run together, on kernels cut to the filters used, in and out; made
+    `ready` for use, all images run at once wherever that is faster.
     """
 
     def __init__(
@@ -65,12 +68,15 @@ class Filtered(Op):
         self.switch = switch
         if isinstance(consumer, Filtered):
             object.__setattr__(consumer, "reads", self)  # a plain attribute: the outer op is no part of the inner
-        self._channels: Tensor | None = None
+        self.ready: ReadyFilters | None = None
+        self._channels: Tensor | Picked | None = None
 
     def decide(self, x: Tensor) -> Decision:
         """The switch's decision from what it sees of x."""
         pooled = self.switch.pool(x)  # (B, C), or only the channels that there are
-        if self._channels is not None:
+        if isinstance(self._channels, Picked):
+            pooled = self._channels.unsorted(pooled)
+        elif self._channels is not None:
             whole = pooled.new_zeros(len(pooled), self.producer.in_channels)
             pooled = whole.index_copy(1, self._channels, pooled)  # (B, C)
         decision: Decision = self.switch(pooled)
@@ -78,11 +84,11 @@ class Filtered(Op):
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
         """All filters for all images."""
-        weight = self._per_filter(decision.weight)  # (B, filters)
+        weight = self.per_filter(decision.weight)  # (B, filters)
         y = self.before(self.producer(x))
         y = self.after(y * _spread(weight, y))
         if len(self.after):
-            y = y * _spread(self._per_filter(decision.used.detach()), y)
+            y = y * _spread(self.per_filter(decision.used.detach()), y)
         output: Tensor = self.consumer(y)
         return output
 
@@ -91,6 +97,11 @@ class Filtered(Op):
         if len(x) == 0:
             return self.dense(x, decision)
         channels, self._channels = self._channels, None
+        if not isinstance(channels, Tensor):
+            if self.ready is not None and self.ready.serves(x, channels):
+                return self.ready.run(self, x, channels, decision)
+            if channels is not None:
+                x, channels = self.moving(channels.unsorted, x), None
         groups = self.moving(alike, decision.used) if len(x) > 1 else [[0]]
         if len(groups) == 1:
             return self._on(x, channels, decision)
@@ -109,17 +120,23 @@ class Filtered(Op):
 
     def _on(self, x: Tensor, channels: Tensor | None, decision: Decision) -> Tensor:
         """The op on images x that all use the same units; `channels`: which of its inputs there are."""
-        active = self.moving(rows_using, self._per_filter(decision.used[:1])[0])  # (filters used,)
+        active = self.moving(rows_using, self.per_filter(decision.used[:1])[0])  # (filters used,)
         y = self.unit(EACH if channels is None else COUPLED, self._narrow, self.producer, x, channels, active)
         y = self.unit(EACH, self._narrow_chain, self.before, y, active)
         if decision.weight is not decision.used:  # else it is 1 for all that is there
-            y = y * _spread(self._per_filter(decision.weight).index_select(1, active), y)
+            y = y * _spread(self.per_filter(decision.weight).index_select(1, active), y)
         y = self.unit(EACH, self._narrow_chain, self.after, y, active)
         if not isinstance(self.consumer, Filtered):
             output: Tensor = self.unit(EACH, self._narrow, self.consumer, y, active, None)
             return output
         self.consumer._channels = active
         output = self.consumer(y)
+        return output
+
+    def on_picked(self, x: Tensor, there: Picked) -> Tensor:
+        """Where each image x has channels of its own."""
+        self._channels = there
+        output: Tensor = self(x)
         return output
 
     def _narrow_chain(self, chain: nn.Sequential, y: Tensor, active: Tensor) -> Tensor:
@@ -130,7 +147,8 @@ class Filtered(Op):
     def _narrow(self, module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels) -> Tensor:
         return narrowed(module, x, inputs, outputs, self.moving)
 
-    def _per_filter(self, value: Tensor) -> Tensor:
+    def per_filter(self, value: Tensor) -> Tensor:
+        """What (B, U) says of units, of their filters, (B, filters)."""
         return value.repeat_interleave(self.size, dim=1) if self.size > 1 else value  # (B, filters)
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:

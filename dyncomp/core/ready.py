@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from torch.nn.modules import module as everywhere
 
 from dyncomp.core import direct
-from dyncomp.core.direct import Loaded
+from dyncomp.core.direct import WHOLE, Picks
 from dyncomp.core.kernels import Geometry
+from dyncomp.core.loaded import Loaded, Shelf
 from dyncomp.core.tuner import chosen, power_of_two
-
-SIZES = 8
-"""sizes of images that a convolution has code for: it takes memory, and a tenth of a second to make"""
 
 
 class ReadyConv2d(nn.Conv2d):
@@ -63,27 +61,25 @@ class ReadyConv2d(nn.Conv2d):
         """How it moves over its input."""
         return Geometry(self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
 
-    def loaded(self, image: torch.Size) -> Loaded | None:
+    def loaded(self, image: torch.Size, picks: Picks = WHOLE) -> Loaded | None:
         """Code of our own for images (C, H, W), with the weights as they are now; None where there is none."""
-        weight = self._parameters.get("weight")
+        given = self._parameters
+        weight = given.get("weight")
         if weight is None:
             return None  # made anew at every pass, by whoever parametrised it
-        held: dict[torch.Size, Loaded | None] = vars(self).setdefault("_loaded", {})
-        loaded = held.get(image)
-        if loaded is None:
-            if image in held or len(held) == SIZES:
-                return None
-            fits = self.padding_mode == "zeros" and not isinstance(self.padding, str)
-            held[image] = direct.load(weight, self.bias, image, self.geometry) if fits else None
-            return held[image]
-        if not loaded.is_of(weight, self._parameters.get("bias")):
-            held.clear()
-            return self.loaded(image)
-        return loaded
+        return self._shelf.code(image, picks, weight, given.get("bias"), self._moves)
+
+    @cached_property
+    def _shelf(self) -> Shelf:
+        return Shelf()
+
+    def _moves(self) -> Geometry | None:
+        """How it moves over its input, if that is by zeros around it, so many on both sides."""
+        return self.geometry if self.padding_mode == "zeros" and not isinstance(self.padding, str) else None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the code, which is made anew where the copy is used."""
-        return {name: value for name, value in vars(self).items() if name not in ("_loaded", "kind")}
+        return {name: value for name, value in vars(self).items() if name not in ("_shelf", "kind")}
 
 
 _numbers: dict[Any, int] = {}

@@ -77,7 +77,7 @@ def run(plan: Plan, x: Tensor, weights: Tensor, bias: Tensor, **rest: Tensor | b
     y = rest.get("y")
     if not isinstance(y, Tensor):
         y = features(images, plan.shape.outputs, *plan.shape.places, dtype=x.dtype).fill_(torch.nan)
-    scratch = torch.empty(native.scratch_numbers(plan, torch.get_num_threads()), dtype=x.dtype)
+    scratch = torch.empty(torch.get_num_threads() * plan.scratch, dtype=x.dtype)
     packed, step = plan.packed(weights), bias.shape[1] if bias.dim() == 2 else 0
 
     def address(value: Tensor | bool | None) -> int:
@@ -139,7 +139,7 @@ def test_float32_is_as_exact_as_torchs(name: str, experts: int) -> None:
 
 
 def drawn(images: int, channels: int, counts: list[int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """So many of each image's channels used: (images, channels) of 0 and 1, their order, used ones first, and counts."""
+    """So many channels used of each image, (images, channels) of 0 and 1, their order, used ones first, the counts."""
     draw, used = torch.Generator().manual_seed(seed), torch.zeros(images, channels)
     for row, count in zip(used, counts, strict=True):
         row[torch.randperm(channels, generator=draw)[:count]] = 1

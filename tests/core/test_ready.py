@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.profiler import ProfilerActivity, profile
 
-from dyncomp.core import native
-from dyncomp.core import ready as ready_layers
+from dyncomp.core import loaded, native
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.bodies import ReadyBody
 from dyncomp.core.counter import MacCounter, kind_of
@@ -107,7 +106,7 @@ def test_a_weight_that_is_no_parameter_is_left_to_torch() -> None:
 def test_code_is_made_for_a_few_sizes_of_images_and_others_go_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = ready(nn.Conv2d(6, 4, 3).double())
     assert isinstance(layer, ReadyConv2d)
-    monkeypatch.setattr(ready_layers, "SIZES", 2)
+    monkeypatch.setattr(loaded, "SIZES", 2)
     able = [layer.loaded(features(1, side).shape[1:]) is not None for side in (5, 6, 7, 5)]
     assert able == [True, True, False, True]
 

@@ -5,11 +5,12 @@ in cache, images picked out of a batch and written back to their places, in one 
 """
 
 from dyncomp.core.native.build import Code
-from dyncomp.core.native.convolution import code_for, scratch_numbers
+from dyncomp.core.native.convolution import code_for
 from dyncomp.core.native.emit import Number
 from dyncomp.core.native.machine import this_machine
 from dyncomp.core.native.piece import Argument
-from dyncomp.core.native.plan import Plan, Shape
+from dyncomp.core.native.plan import Plan
+from dyncomp.core.native.shape import Shape
 from dyncomp.core.native.trial import works
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "Plan",
     "Shape",
     "code_for",
-    "scratch_numbers",
     "this_machine",
     "works",
 ]

@@ -24,12 +24,16 @@ class Code:
 
     address: int
     engine: Any
+    parameters: int
 
     def run(self, count: int, *arguments: int) -> None:
-        """Run it on `count` of torch's threads; arguments: numbers, and addresses of memory that outlives the call."""
+        """Run it on `count` of torch's threads; arguments: numbers, and addresses of memory that outlives the call.
+
+        Those at the end that are left out are 0.
+        """
         team = threads()
         assert team is not None  # else nothing was compiled
-        packed = (ctypes.c_int64 * len(arguments))(*arguments)
+        packed = (ctypes.c_int64 * self.parameters)(*arguments)
         if torch._C._autograd._profiler_enabled():
             with torch.profiler.record_function(self.event):
                 team.run(self.address, packed, count)
@@ -66,8 +70,8 @@ class Entry(Emitter):
 _ASKED = ("thread_num", "num_threads")
 
 
-def compiled(module: ir.Module) -> Code:
-    """The module's entry as machine code."""
+def compiled(module: ir.Module, parameters: int) -> Code:
+    """The module's entry, which reads so many arguments, as machine code."""
     here = this_machine()
     assert here is not None  # asked before
     target = binding.Target.from_default_triple()
@@ -81,4 +85,4 @@ def compiled(module: ir.Module) -> Code:
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target.create_target_machine())
     engine.add_object_file(written)
     engine.finalize_object()
-    return Code(engine.get_function_address(_ENTRY), engine)
+    return Code(engine.get_function_address(_ENTRY), engine, parameters)

@@ -29,17 +29,7 @@ def code_for(plan: Plan) -> Code:
             pieces[panel.lanes] = made = function(module, f"piece{len(pieces)}", PARAMETERS)
             kind(made, plan, panel, micro).emit()
     _Division(module, plan, pieces).emit()
-    return compiled(module)
-
-
-def scratch_numbers(plan: Plan, threads: int) -> int:
-    """How many numbers of scratch memory the code needs."""
-    return threads * _own_scratch(plan)
-
-
-def _own_scratch(plan: Plan) -> int:
-    widest = max(plan.step(panel) for panel in plan.panels)
-    return plan.mixed_at_once * plan.largest * widest if plan.experts or plan.picks_outputs else 0
+    return compiled(module, len(Argument))
 
 
 class _Division(Entry):
@@ -49,7 +39,7 @@ class _Division(Entry):
         super().__init__(module, plan.number)
         self.plan, self.pieces = plan, pieces
         self.given = [self.argument(index) for index in Argument]
-        own = _own_scratch(plan) * plan.number.dtype.itemsize
+        own = plan.scratch * plan.number.dtype.itemsize
         self.given[Argument.SCRATCH] = self.total(self.given[Argument.SCRATCH], (self.thread, own))
         self.panels = self._wanted_panels() if plan.picks_outputs else integer(len(plan.panels))
 
@@ -72,7 +62,9 @@ class _Division(Entry):
         self.store(integer(0), most)
         counts = self.pointer(self.given[Argument.OUTPUT_COUNTS])
         images = self.given[Argument.IMAGES]
-        self.loop(integer(0), images, lambda i: self.store(self.larger(self.load(most, typ=INT), self.word(counts, i)), most))
+        self.loop(
+            integer(0), images, lambda i: self.store(self.larger(self.load(most, typ=INT), self.word(counts, i)), most)
+        )
         return self.sdiv(self.add(self.load(most, typ=INT), integer(wide - 1)), integer(wide))
 
     def _nothing_behind(self) -> None:
@@ -151,5 +143,3 @@ class _Division(Entry):
     def _also(self) -> list[Argument]:
         """What a piece reads a panel's part of, besides."""
         return [Argument.X] if self.plan.shape.depthwise else []
-
-

@@ -32,7 +32,7 @@ class Dense(Piece):
 
     def emit(self) -> None:
         """Images outside and segments inside, or the other way round."""
-        together = self.plan.mixed_at_once if self.plan.experts else 1
+        together = self.plan.mixed_at_once
         if self.plan.images_first:
             self.images(together, lambda image, count: self._parts(lambda part: self.part(image, count, part)))
         else:
@@ -81,7 +81,10 @@ class Dense(Piece):
                 first = self.zext(self.and_(at_start, self.icmp_signed("==", part.row, lowest)), r.type)
                 last = self.zext(self.and_(at_end, self.icmp_signed("==", part.row, highest)), r.type)
                 flags = first, self.and_(last, self.given[Argument.RELU])
-                at, code = (self.row_of_x(x, r, part.row), self.row_of_y(r)), partial(self.micro.multiply, panel, segment)
+                at, code = (
+                    (self.row_of_x(x, r, part.row), self.row_of_y(r)),
+                    partial(self.micro.multiply, panel, segment),
+                )
                 self.row(blocks(self.plan, panel, segment.taps), code, at, [weights, *rest, *flags, *also])
 
         self.loop(self.given[Range.ROW], self.given[Range.END_ROW], row)

@@ -12,76 +12,14 @@ from torch import Tensor
 
 from dyncomp.core.native.emit import Number, pieces
 from dyncomp.core.native.machine import Machine
+from dyncomp.core.native.shape import Shape
 
 _SEGMENT = 512
 """inputs of a kernel that are mixed and multiplied at once: with a panel's outputs they stay in the second cache"""
-_WIDE = 32
-"""pixels of a row that is cut out of a map at will: fewer would leave blocks too narrow"""
 _CLOSE = 600_000
 """bytes of weights that stay in the second cache beside all that an image brings"""
 _PARTS = 8
 """parts that a single image's work is cut into at least: several for each thread, or one ends late"""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A convolution with one group, or depthwise, of maps of one size; pairs are vertical, horizontal.
-
-    Where it is one group of several, x and y have `groups` times as many channels as it reads and writes.
-    """
-
-    channels: int
-    outputs: int
-    size: tuple[int, int]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    depthwise: bool = False
-    groups: int = 1
-
-    @property
-    def reads(self) -> int:
-        """Numbers from one pixel of x to the next."""
-        return self.channels * self.groups
-
-    @property
-    def writes(self) -> int:
-        """Numbers from one pixel of y to the next."""
-        return self.outputs * self.groups
-
-    @property
-    def places(self) -> tuple[int, int]:
-        """Height and width of the output."""
-        sides = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        height, width = ((n + 2 * pad - far * (k - 1) - 1) // step + 1 for n, k, step, pad, far in sides)
-        return height, width
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether pixels are read one by one, so that it does not matter how a map is cut into rows."""
-        return self.kernel == self.stride == (1, 1) and self.padding == (0, 0)
-
-    @property
-    def rows(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Rows and pixels in a row, of the input and of the output."""
-        if not self.is_flat:
-            return self.size, self.places
-        pixels = self.size[0] * self.size[1]
-        cut = next(n for n in (8, 4, 2, 1) if pixels % n == 0 and (pixels // n >= _WIDE or n == 1))
-        return (cut, pixels // cut), (cut, pixels // cut)
-
-    @property
-    def can_be_cut(self) -> bool:
-        """Whether every row of the output sees some row of the input, and there is something to compute."""
-        if min(*self.places, self.channels, self.outputs) < 1:
-            return False
-        return all(any(self.sees(row, tap) for tap in range(self.kernel[0])) for row in range(self.rows[1][0]))
-
-    def sees(self, place: int, tap: int, axis: int = 0) -> bool:
-        """Whether a tap of the kernel falls on the map at that row (or column) of the output."""
-        at = place * self.stride[axis] - self.padding[axis] + tap * self.dilation[axis]
-        return 0 <= at < self.rows[0][axis]
 
 
 @dataclass(frozen=True)
@@ -204,10 +142,17 @@ class Plan:
             return self.inputs
         return max(len(segment.taps) for segment in self.segments) * self.at_once
 
+    @cached_property
+    def scratch(self) -> int:
+        """Numbers of memory that each thread needs for the weights that it mixes or cuts."""
+        if self.experts or self.picks_outputs:
+            return self.mixed_at_once * self.largest * max(self.step(panel) for panel in self.panels)
+        return 0
+
     @property
     def mixed_at_once(self) -> int:
         """Images for which weights are mixed at one look at the experts."""
-        if self.machine.registers < 32 or self.shape.depthwise:
+        if self.machine.registers < 32 or self.shape.depthwise or not self.experts:
             return 1
         return 4 if self.shape.is_flat else 2
 
@@ -219,11 +164,11 @@ class Plan:
         outputs = self.panels[0].outputs if self.experts else self.shape.outputs
         return max(1, self.experts) * self.inputs * outputs * self.number.dtype.itemsize <= _CLOSE
 
-    @property
-    def order(self) -> tuple[object, ...]:
-        """What decides how weights are packed: plans for maps of other sizes may share them."""
+    @cached_property
+    def order(self) -> str:
+        """What decides how weights are packed, in words: plans for maps of other sizes may share them."""
         of_panels = self.picks_outputs or tuple(panel.lanes for panel in self.panels)
-        return of_panels, self.lanes, tuple(self.segments), self.shape.depthwise, self.experts
+        return repr((of_panels, self.lanes, self.segments, self.shape.depthwise, self.experts))
 
     def packed(self, kernels: Tensor) -> Tensor:
         """Kernels (K, O, C, k, k), or (O, C, k, k), in the order in which they are read, flat."""

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from dyncomp.core.native.convolution import code_for, scratch_numbers
+from dyncomp.core.native.convolution import code_for
 from dyncomp.core.native.emit import Number
 from dyncomp.core.native.machine import this_machine
-from dyncomp.core.native.plan import Plan, Shape
+from dyncomp.core.native.plan import Plan
+from dyncomp.core.native.shape import Shape
 
 
 @cache
@@ -36,9 +37,9 @@ def _agrees(depthwise: bool) -> bool:
     shares = torch.rand(2, experts, generator=draw, **floats)
     y = torch.empty(2, channels, *shape.places, **floats, memory_format=torch.channels_last)
     weights, bias = plan.packed(kernels), torch.zeros(channels, **floats)
-    scratch = torch.empty(scratch_numbers(plan, threads=1), **floats)
+    scratch = torch.empty(plan.scratch, **floats)
     given = (tensor.data_ptr() for tensor in (x, y, weights, shares, bias))
-    code_for(plan).run(1, *given, 0, 0, scratch.data_ptr(), 2, *[0] * 8)
+    code_for(plan).run(1, *given, 0, 0, scratch.data_ptr(), 2)
     own = torch.einsum("bk,koihw->boihw", shares, kernels)
     groups = channels if depthwise else 1
     plain = [F.conv2d(x[i : i + 1], own[i], None, shape.stride, shape.padding, 1, groups) for i in range(2)]

@@ -1,0 +1,144 @@
+"""Filters that are switched for each image, all images at once: by code of our own that picks channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core import direct
+from dyncomp.core.backbone import in_place
+from dyncomp.core.counter import COUPLED, EACH
+from dyncomp.core.kernels import Geometry
+from dyncomp.core.loaded import Loaded, Shelf
+from dyncomp.core.narrow import BY_CHANNEL, Shift, narrowed
+from dyncomp.core.picked import Picked
+from dyncomp.core.ready import ReadyConv2d, nobody_listens
+from dyncomp.core.trace import Decision
+from dyncomp.core.tuner import chosen, power_of_two
+
+if TYPE_CHECKING:
+    from dyncomp.core.filtered import Filtered
+
+KEEP_ZERO = tuple(kind for kind in BY_CHANNEL if kind not in (Shift, nn.BatchNorm2d))
+"""layers by channel that leave 0 what is 0"""
+
+_POINT = Geometry((1, 1), (0, 0), (1, 1), 1)
+
+
+class ReadyFilters:
+    """The layers of a Filtered op made ready, as they run on images that each use filters of their own.
+
+    Features lie as `Picked` says. A linear layer is a convolution of single pixels.
+    """
+
+    def __init__(self, op: Filtered) -> None:
+        assert isinstance(op.producer, ReadyConv2d)  # `of` asked
+        before, after = list(op.before), tuple(op.after)
+        self.producer, self.consumer = op.producer, op.consumer
+        self.relu = bool(before) and type(before[0]) is nn.ReLU
+        self.layers = (op.producer, *before, *after, op.consumer)
+        self.before, self.after = tuple(before[int(self.relu) :]), after
+        self._linear = Shelf()
+
+    @staticmethod
+    def of(op: Filtered) -> ReadyFilters | None:
+        """Of an op; None where it has a layer that this is not for."""
+        able = all(type(layer) in (*KEEP_ZERO, Shift) for layer in (*op.before, *op.after))
+        known = type(op.consumer) in (ReadyConv2d, nn.Linear, type(op))
+        return ReadyFilters(op) if able and known and type(op.producer) is ReadyConv2d else None
+
+    def serves(self, x: Tensor, there: Picked | None) -> bool:
+        """Whether images x (B, C, H, W) can run so, here and now; `there`: which channels they have, None for all."""
+        weight = self.producer._parameters.get("weight")
+        if weight is None or not direct.serves(x, weight) or not nobody_listens(self.layers):
+            return False
+        return self._code(x, there) is not None
+
+    def run(self, op: Filtered, x: Tensor, there: Picked | None, decision: Decision) -> Tensor:
+        """The op on images x."""
+        wanted = op.moving(Picked.of, op.per_filter(decision.used))
+        y: Tensor = op.unit(EACH if there is None else COUPLED, self._convolved, x, there, wanted)
+        y = op.unit(EACH, _each, self.before, y, wanted)
+        if decision.weight is not decision.used or _adds(self.before):  # else it is 0 or 1, and y as it says
+            y = y * _spread(wanted.sorted(op.per_filter(decision.weight)), y)
+        y = op.unit(EACH, _each, self.after, y, wanted)
+        if _adds(self.after):
+            y = y * _spread(wanted.sorted(wanted.used), y)
+        if isinstance(self.consumer, type(op)):
+            return self.consumer.on_picked(y, wanted)
+        output: Tensor = op.unit(EACH, self._read, y, wanted)
+        return output
+
+    def _code(self, x: Tensor, there: Picked | None) -> Loaded | None:
+        return self.producer.loaded(x.shape[1:], (there is not None, True))
+
+    def _convolved(self, x: Tensor, there: Picked | None, wanted: Picked) -> Tensor:
+        """The producer, and the ReLU behind it, in whichever way is faster."""
+        key = ("filters", self.producer.kind, there is None, power_of_two(len(x)), x.shape[1:], x.dtype)
+        half = partial(_half, len(x), self.producer.out_channels, x)
+        way = chosen((*key, torch.get_num_threads()), _ways, lambda way: way(self, x, there, half()))
+        return way(self, x, there, wanted)
+
+    def _at_once(self, x: Tensor, there: Picked | None, wanted: Picked) -> Tensor:
+        code = self._code(x, there)
+        assert code is not None  # asked before
+        return code.pick(x, there, wanted, self.relu)
+
+    def _one_by_one(self, x: Tensor, there: Picked | None, wanted: Picked) -> Tensor:
+        code = self._code(x, there)
+        assert code is not None  # asked before
+        y = code.new(x).zero_()
+        for i, count in enumerate(wanted.counts.tolist()):
+            inputs = None if there is None else there.order[i, : int(there.counts[i])]
+            one = x[i : i + 1] if inputs is None else x[i : i + 1, : len(inputs)]
+            convolved = narrowed(self.producer, one, inputs, wanted.order[i, :count], _now)
+            y[i : i + 1, :count] = convolved.relu_() if self.relu else convolved
+        return y
+
+    def _read(self, y: Tensor, there: Picked) -> Tensor:
+        """What the consumer makes of images that have some of its channels."""
+        if isinstance(self.consumer, nn.Linear):
+            weight, bias = self.consumer.weight[:, :, None, None], self.consumer.bias
+            maps = y[:, :, None, None]  # (B, C, 1, 1)
+            code = self._linear.code(maps.shape[1:], (True, False), weight, bias, lambda: _POINT)
+            return self.consumer(there.unsorted(y)) if code is None else code.pick(maps, there, None).flatten(1)
+        assert isinstance(self.consumer, ReadyConv2d)  # `of` asked
+        code = self.consumer.loaded(y.shape[1:], (True, False))
+        return self.consumer(there.unsorted(y)) if code is None else code.pick(y, there, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the code, which is made anew where the copy is used."""
+        return vars(self) | {"_linear": Shelf()}
+
+
+def _ways() -> dict[str, Callable[[ReadyFilters, Tensor, Picked | None, Picked], Tensor]]:
+    return {"one by one": ReadyFilters._one_by_one, "at once": ReadyFilters._at_once}
+
+
+def _now(run: Callable[..., Any], *given: Any) -> Any:
+    return run(*given)
+
+
+def _half(images: int, channels: int, like: Tensor) -> Picked:
+    """Half of so many channels, others for each of so many images."""
+    draw = torch.Generator().manual_seed(0)
+    return Picked.of((torch.rand(images, channels, generator=draw) < 0.5).to(like))
+
+
+def _adds(layers: Iterable[nn.Module]) -> bool:
+    return any(type(layer) is Shift for layer in layers)
+
+
+def _each(layers: Iterable[nn.Module], y: Tensor, there: Picked) -> Tensor:
+    """Layers that act by channel, on features that nobody else has."""
+    for layer in layers:
+        y = y + _spread(there.sorted(layer.bias), y) if isinstance(layer, Shift) else in_place(layer, y)
+    return y
+
+
+def _spread(value: Tensor, like: Tensor) -> Tensor:
+    return value.to(like.dtype).view(*value.shape, *[1] * (like.dim() - 2))

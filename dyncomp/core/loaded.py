@@ -1,0 +1,134 @@
+"""Layers' convolutions by machine code of our own: the code, and the weights as it reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dyncomp.core import native
+from dyncomp.core.copies import copied
+from dyncomp.core.direct import WHOLE, Picks, can_read, new_output, plan_for, zeros
+from dyncomp.core.kernels import Geometry
+from dyncomp.core.picked import Picked
+from dyncomp.core.scratch import scratch
+
+SIZES = 8
+"""sizes of images that a layer has code for: it takes memory, and a tenth of a second to make"""
+
+Rows = tuple[int, int, int]
+ALL: Rows = (0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A convolution by one kernel for all images: its code, and its weights as the code reads them."""
+
+    plan: native.Plan
+    code: native.Code
+    weights: Tensor
+    bias: Tensor
+    state: tuple[int, ...]
+    parameters: tuple[Tensor, ...]
+    """of which these are: kept, so that no others can come to lie where they do"""
+    output: torch.Size
+    """what becomes of an image, (O, H', W')"""
+
+    def is_of(self, weight: Tensor | None, bias: Tensor | None) -> bool:
+        """Whether these are the parameters as they are now."""
+        return self.state == _state(weight, bias)
+
+    def new(self, x: Tensor) -> Tensor:
+        """Memory for the outputs of all images of x."""
+        return new_output(x, len(x), self.plan.shape)
+
+    def between(self, like: Tensor, images: int, turn: int) -> Tensor:
+        """Memory for the outputs of so many images, flat; that of the last turn but one is handed out again."""
+        return scratch(f"between {turn}", like, images * self.output.numel())
+
+    def pick(self, x: Tensor, there: Picked | None, wanted: Picked | None, relu: bool = False) -> Tensor:
+        """The convolution of images x (B, C, H, W) that each have some of the channels, or want some of the outputs.
+
+        None for all, as the code was made for. What is not wanted is 0.
+        """
+        x, y, count = x.contiguous(memory_format=torch.channels_last), self.new(x), torch.get_num_threads()
+        bias = self.bias if wanted is None else wanted.sorted(self.bias)  # (B, O)
+        own, step = scratch("direct", x, count * self.plan.scratch), 0 if wanted is None else len(self.bias)
+        lists = [each for some in (there, wanted) for each in ((0, 0) if some is None else some.addresses())]
+        given = x.data_ptr(), y.data_ptr(), self.weights.data_ptr(), 0, bias.data_ptr(), step, 0, own.data_ptr()
+        if len(x):
+            self.code.run(count, *given, len(x), *ALL, int(relu), *lists)
+        return y
+
+    def run(self, x: int, y: int, images: int, relu: bool, residual: int = 0, rows: Rows = ALL) -> None:
+        """Convolve so many images, at least one, from address x to address y, and add the `residual` before ReLU.
+
+        `rows`: addresses of where each image lies in x, y and residual; 0: one after the other.
+        """
+        shape, size, threads = self.plan.shape, self.weights.element_size(), torch.get_num_threads()
+        weights, bias = self.weights.data_ptr(), self.bias.data_ptr()
+        for _ in range(shape.groups):
+            self.code.run(threads, x, y, weights, 0, bias, 0, residual, 0, images, *rows, int(relu))
+            if shape.groups > 1:  # the next group's
+                outputs = shape.outputs * size
+                x, y, residual = x + shape.channels * size, y + outputs, residual + outputs if residual else 0
+                weights, bias = weights + outputs * self.plan.inputs, bias + outputs
+
+
+class Shelf:
+    """A layer's code for images of some sizes."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[torch.Size, Picks], Loaded | None] = {}
+
+    def code(
+        self,
+        image: torch.Size,
+        picks: Picks,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: Callable[[], Geometry | None],
+    ) -> Loaded | None:
+        """Code for images (C, H, W), with the weights as they are now; see `load`. None where there is none."""
+        loaded = self._held.get((image, picks))
+        if loaded is None:
+            if (image, picks) in self._held or len(self._held) == SIZES:
+                return None
+            moves = geometry()
+            loaded = None if moves is None else load(weight, bias, image, moves, picks)
+            self._held[image, picks] = loaded
+        elif not loaded.is_of(weight, bias):
+            self._held.clear()
+            return self.code(image, picks, weight, bias, geometry)
+        return loaded
+
+
+def load(
+    weight: Tensor, bias: Tensor | None, image: torch.Size, geometry: Geometry, picks: Picks = WHOLE
+) -> Loaded | None:
+    """Code for a convolution of images (C, H, W) by a kernel (O, C / groups, k, k); None where there is none."""
+    if not can_read(weight) or not can_read(bias) or (bias is not None and bias.dtype != weight.dtype):
+        return None
+    plan = plan_for(image, weight.shape, geometry, weight.dtype, 0, picks)
+    if plan is None:
+        return None
+    with torch.inference_mode(False), torch.no_grad():
+        parameters = tuple(parameter.detach() for parameter in (weight, bias) if parameter is not None)
+        shift = zeros(len(weight), weight.dtype) if bias is None else bias.detach().clone()
+        groups = plan.shape.groups
+        weights = copied(weight, plan.order, lambda all_: torch.cat([plan.packed(one) for one in all_.chunk(groups)]))
+    output = torch.Size((len(weight), *plan.shape.places))
+    return Loaded(plan, native.code_for(plan), weights, shift, _state(weight, bias), parameters, output)
+
+
+def _state(weight: Tensor | None, bias: Tensor | None) -> tuple[int, ...]:
+    """Tells parameters, as they are now, from all others; nothing of what cannot be read."""
+    if weight is None or weight.is_inference():
+        return ()
+    if bias is None:
+        return weight.data_ptr(), weight._version
+    if bias.is_inference():
+        return ()
+    return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version
