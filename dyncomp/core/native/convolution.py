@@ -46,9 +46,9 @@ class _Division(Entry):
     def emit(self) -> None:
         images = self.given[Argument.IMAGES]
         with self.if_then(self.icmp_signed("==", images, integer(1))):
-            self._panels(integer(self.plan.bands), self._bands)
+            self._image()
         with self.if_then(self.icmp_signed(">", images, integer(1))):
-            if self.plan.images_first and (self.plan.shape.depthwise or not self.plan.experts):
+            if self.plan.images_first:
                 self._images()
             else:
                 self._panels(images, self._some_images)
@@ -118,10 +118,31 @@ class _Division(Entry):
     def _some_images(self, panel: Value, first: Value, end: Value) -> None:
         self._call(panel, [first, end, integer(0), integer(self.plan.shape.rows[1][0])])
 
-    def _bands(self, panel: Value, first: Value, end: Value) -> None:
-        rows, bands = integer(self.plan.shape.rows[1][0]), integer(self.plan.bands)
-        bounds = (self.sdiv(self.mul(rows, band), bands) for band in (first, end))
-        self._call(panel, [integer(0), integer(1), *bounds])
+    def _image(self) -> None:
+        """A single image: of all panels' rows, a vector's worth as much as another's, those that are this thread's."""
+        rows, together = self.plan.shape.rows[1][0], len(self.plan.panels[0].lanes)
+        all_ = self.mul(self._vectors(), integer(rows))
+        first, end = self.share(all_)
+
+        def one(panel: Value) -> None:
+            before = self.mul(panel, integer(together * rows))
+            size = self.smaller(integer(together * rows), self.sub(all_, before))
+            own = (self.smaller(size, self.larger(integer(0), self.sub(at, before))) for at in (first, end))
+            lowest, behind = (self.sdiv(self.mul(at, integer(rows)), size) for at in own)
+            with self.if_then(self.icmp_signed("<", lowest, behind)):
+                self._call(panel, [integer(0), integer(1), lowest, behind])
+
+        self.loop(integer(0), self.panels, one)
+
+    def _vectors(self) -> Value:
+        """How many are computed for each pixel of the image."""
+        widths = [lanes for panel in self.plan.panels for lanes in panel.lanes]
+        if not self.plan.picks_outputs:
+            return integer(len(widths))
+        wanted, whole = self.word(self.pointer(self.given[Argument.OUTPUT_COUNTS]), integer(0)), self.plan.lanes
+        some = self.sdiv(self.add(wanted, integer(whole - 1)), integer(whole))
+        among = self.icmp_signed("<=", wanted, integer(widths.count(whole) * whole))
+        return self.select(among, some, integer(len(widths)))
 
     def _call(self, index: Value, bounds: list[Value]) -> None:
         """The piece of that panel; those that are alike lie next to one another."""

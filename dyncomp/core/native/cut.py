@@ -19,7 +19,7 @@ class Cut(Emitter):
         self.source, self.out, self.outputs = (self.pointer(address) for address in made.args[:3])
         self.kept, inputs, self.count = made.args[3:6]
         self.inputs = self.pointer(inputs)
-        self.whole, self.step = plan.all_outputs.outputs, plan.step(panel)
+        self.lanes, self.step = plan.lanes, plan.step(panel)
 
     def emit(self, segment: Segment) -> None:
         """The whole function."""
@@ -34,7 +34,9 @@ class Cut(Emitter):
 
         def copy(output: Value) -> None:
             which = self.word(self.outputs, output)
-            self._each_input(segment, lambda here, there: self._put(self.one(self.at(here, which)), there, output))
+            vector = self._vector(self.sdiv(which, integer(self.lanes)))
+            lane = self.add(vector, self.srem(which, integer(self.lanes)))
+            self._each_input(segment, lambda here, there: self._put(self.one(self.at(here, lane)), there, output))
 
         self.loop(integer(0), self.kept, copy)
         behind = integer(self.panel.outputs)
@@ -45,8 +47,8 @@ class Cut(Emitter):
 
     def _vectors(self, segment: Segment) -> None:
         """What is wanted of a vector closes up, and the next one's overwrites the rest of it."""
-        lanes, wide = self.plan.lanes, self.panel.outputs
-        masks = self.alloca(INT, size=self.whole // lanes)
+        lanes, wide = self.lanes, self.panel.outputs
+        masks = self.alloca(INT, size=len(self.plan.vectors))
         first, behind = self._marked(masks)
         nothing = ir.Constant(self.number.vector(lanes), [0.0] * lanes)
         with self.if_then(self.icmp_signed("<", self.kept, integer(wide))):
@@ -60,7 +62,7 @@ class Cut(Emitter):
             mask = self.bitcast(self.trunc(bits, ir.IntType(lanes)), ir.VectorType(ir.IntType(1), lanes))
 
             def move(here: Value, there: Value) -> None:
-                loaded = self.vector(self.at(here, (index, lanes)), lanes)
+                loaded = self.vector(self.at(here, self._vector(index)), lanes)
                 self.write(self.close_gaps(loaded, mask, nothing), self.at(there, at))
 
             self._each_input(segment, move)
@@ -70,7 +72,7 @@ class Cut(Emitter):
 
     def _marked(self, masks: Value) -> tuple[Value, Value]:
         """Write for each vector a bit for each wanted lane; which vectors have any: from, up to without."""
-        lanes = integer(self.plan.lanes)
+        lanes = integer(self.lanes)
         first = self.sdiv(self.word(self.outputs, integer(0)), lanes)
         last = self.sdiv(self.word(self.outputs, self.sub(self.kept, integer(1))), lanes)
         behind = self.add(last, integer(1))
@@ -88,13 +90,17 @@ class Cut(Emitter):
     def _word_at(self, words: Value, index: Value) -> Value:
         return self.gep(words, [index], source_etype=INT)
 
+    def _vector(self, index: Value) -> Value:
+        """Where that vector of the outputs is, from where the first one is: behind the weights of all inputs."""
+        return self.mul(index, integer(self.plan.inputs * self.lanes))
+
     def _each_input(self, segment: Segment, act: Callable[[Value, Value], None]) -> None:
         """Act on every input's place in the source and in what is cut."""
         for tap in range(len(segment.taps)):
-            before, done = integer(tap * segment.channels * self.whole), integer(tap * self.plan.at_once * self.step)
+            before, done = integer(tap * segment.channels * self.lanes), integer(tap * self.plan.at_once * self.step)
 
             def channel(c: Value, before: Value = before, done: Value = done) -> None:
                 row = self.word(self.inputs, c) if self.plan.picks_inputs else c
-                act(self.at(self.source, (row, self.whole), before), self.at(self.out, (c, self.step), done))
+                act(self.at(self.source, (row, self.lanes), before), self.at(self.out, (c, self.step), done))
 
             self.loop(integer(0), self.count, channel)

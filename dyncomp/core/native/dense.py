@@ -33,7 +33,7 @@ class Dense(Piece):
     def emit(self) -> None:
         """Images outside and segments inside, or the other way round."""
         together = self.plan.mixed_at_once
-        if self.plan.images_first:
+        if self.plan.panels_stay:
             self.images(together, lambda image, count: self._parts(lambda part: self.part(image, count, part)))
         else:
             self._parts(lambda part: self.images(together, lambda image, count: self.part(image, count, part)))

@@ -37,9 +37,8 @@ class Picked(Dense):
         kept = self.smaller(wanted, integer(self.panel.outputs))
         place = self.total((image, self.shape.outputs), first)
         outputs = self.total(self.given[Argument.OUTPUTS], (place, INT.width // 8))
-        source = self.total(self.given[Argument.WEIGHTS], (part.index, self.plan.all_outputs.outputs * self.size))
-        if not self.plan.picks_inputs:
-            source = self.total(source, (part.channel, self.plan.all_outputs.outputs * self.size))
+        before = part.index if self.plan.picks_inputs else self.add(part.index, part.channel)
+        source = self.total(self.given[Argument.WEIGHTS], (before, self.plan.lanes * self.size))
         scratch, below = self.given[Argument.SCRATCH], 0
         for panel in _narrower(self.panel):
             fits = self.icmp_signed(">", kept, integer(below)), self.icmp_signed("<=", kept, integer(panel.outputs))

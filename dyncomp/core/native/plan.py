@@ -18,8 +18,6 @@ _SEGMENT = 512
 """inputs of a kernel that are mixed and multiplied at once: with a panel's outputs they stay in the second cache"""
 _CLOSE = 600_000
 """bytes of weights that stay in the second cache beside all that an image brings"""
-_PARTS = 8
-"""parts that a single image's work is cut into at least: several for each thread, or one ends late"""
 
 
 @dataclass(frozen=True)
@@ -97,9 +95,9 @@ class Plan:
         return panel.outputs + self.lanes if self.picks_outputs else panel.outputs
 
     @property
-    def all_outputs(self) -> Panel:
+    def vectors(self) -> list[Panel]:
         """What kernels are cut out of: all outputs and, that vectors be whole, a few that are 0."""
-        return Panel((self.lanes,) * -(-self.shape.outputs // self.lanes), 1, 0)
+        return [Panel((self.lanes,), 1, first) for first in range(0, self.shape.outputs, self.lanes)]
 
     @property
     def at_once(self) -> int:
@@ -122,11 +120,6 @@ class Plan:
         taps = max(1, min(wide, _SEGMENT // self.channels))
         parts = (tuple(range(first, min(first + taps, wide))) for first in range(0, wide, taps))
         return [Segment(part, self.channels) for part in parts]
-
-    @property
-    def bands(self) -> int:
-        """Parts that the rows of a single image are cut into, so that threads find work though panels be few."""
-        return min(self.shape.rows[1][0], -(-_PARTS // len(self.panels)))
 
     @property
     def inputs(self) -> int:
@@ -158,11 +151,16 @@ class Plan:
 
     @property
     def images_first(self) -> bool:
-        """Whether an image stays and weights pass by: where those of all panels, or a panel's experts, stay close."""
-        if self.shape.depthwise:
-            return True
-        outputs = self.panels[0].outputs if self.experts else self.shape.outputs
-        return max(1, self.experts) * self.inputs * outputs * self.number.dtype.itemsize <= _CLOSE
+        """Whether an image stays and all panels pass by: where the weights of all of them stay close."""
+        return self.shape.depthwise or (not self.experts and self._stays_close(self.shape.outputs))
+
+    @property
+    def panels_stay(self) -> bool:
+        """Whether a panel's weights, or its experts, stay close while images pass by, each with all segments at once."""
+        return self._stays_close(max(1, self.experts) * self.panels[0].outputs)
+
+    def _stays_close(self, outputs: int) -> bool:
+        return self.inputs * outputs * self.number.dtype.itemsize <= _CLOSE
 
     @cached_property
     def order(self) -> str:
@@ -173,10 +171,9 @@ class Plan:
     def packed(self, kernels: Tensor) -> Tensor:
         """Kernels (K, O, C, k, k), or (O, C, k, k), in the order in which they are read, flat."""
         five = kernels if kernels.dim() == 5 else kernels[None]
-        panels = self.panels
+        panels = self.vectors if self.picks_outputs else self.panels
         if self.picks_outputs:
-            panels = [self.all_outputs]
-            five = F.pad(five, (0, 0) * 3 + (0, panels[0].outputs - self.shape.outputs))
+            five = F.pad(five, (0, 0) * 3 + (0, -self.shape.outputs % self.lanes))
         return torch.cat([part.reshape(-1) for panel in panels for part in self._of_panel(panel, five)])
 
     def _of_panel(self, panel: Panel, kernels: Tensor) -> Iterator[Tensor]:
