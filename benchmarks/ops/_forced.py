@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dyncomp import build
 from dyncomp.core import Decision, Gated, Net, Output, Planned, Routed, deployed
-from dyncomp.core.gates import Gate
+from dyncomp.core.gates import Gate, Products
 from dyncomp.core.op import Op
 
 
@@ -24,6 +24,14 @@ class GateByLot(Gate):
     def logits(self, x: Tensor) -> Tensor:
         """See `Gate.logits`."""
         self.gate.logits(x)
+        return self.drawn
+
+    def products(self) -> Products | None:
+        """See `Gate.products`."""
+        return self.gate.products()
+
+    def overruled(self) -> Tensor:
+        """See `Gate.overruled`."""
         return self.drawn
 
 

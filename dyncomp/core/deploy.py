@@ -23,6 +23,7 @@ from dyncomp.core.modes import evaluating
 from dyncomp.core.net import Net
 from dyncomp.core.ready import made_ready
 from dyncomp.core.reuse import lone_inputs, makes_new
+from dyncomp.core.runs import find_runs
 from dyncomp.core.tuner import in_turn
 from dyncomp.errors import CannotDeploy
 
@@ -224,4 +225,5 @@ def _fast(model: nn.Module) -> nn.Module:
             part.ready = ReadyBody.of(part.body, part.activation)
         elif isinstance(part, Filtered):
             part.ready = ReadyFilters.of(part)
+    find_runs(fast)
     return fast

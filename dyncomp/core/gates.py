@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -83,11 +85,32 @@ class Attention(nn.Module):
         return (logits / self.temperature).softmax(dim=1)
 
 
+@dataclass(frozen=True)
+class Products:
+    """What makes a gate's logits of each channel's mean: linear layers or 1x1 convolutions.
+
+    `relus` says behind which of them is ReLU. An LSTM cell stands behind the first, if any; the tape keeps its state by
+    the names that `RecurrentGate` gives it.
+    """
+
+    layers: Sequence[nn.Conv2d | nn.Linear]
+    relus: Sequence[bool]
+    cell: nn.LSTMCell | None = None
+
+
 class Gate(Taped, ABC):
     """A gate of one unit whose decision is read from logits, so that in use nobody needs the chance.
 
     It opens where the second logit is above the first one, or a single one above 0.
     """
+
+    def products(self) -> Products | None:
+        """What its logits are made of, where that is no more than products of means."""
+        return None
+
+    def overruled(self) -> Tensor | None:
+        """Numbers (B, 1) that it opens by, where they are above 0, in place of its own, which it makes all the same."""
+        return None
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
@@ -172,6 +195,10 @@ class RecurrentGate(Gate):
         self.projection = nn.Conv2d(channels, cell.input_size, 1)
         self.cell = cell
         self.head = head
+
+    def products(self) -> Products:
+        """See `Gate.products`."""
+        return Products((self.projection, self.head), (False, False), self.cell)
 
     def logits(self, x: Tensor) -> Tensor:
         """See `Gate.logits`; moves the images' state on."""

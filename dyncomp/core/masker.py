@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.backbone import in_place
-from dyncomp.core.gates import Concrete, Gate, as_chance, on_pooled
+from dyncomp.core.gates import Concrete, Gate, Products, as_chance, on_pooled
 from dyncomp.core.net import Net, Output
+from dyncomp.core.ready import ReadyConv2d
 
 
 class Masker(Gate):
@@ -45,6 +46,14 @@ class Masker(Gate):
     def logits(self, x: Tensor) -> Tensor:
         """See `Gate.logits`."""
         return as_chance(on_pooled(self.head, self._hidden(x)))  # (B, 2)
+
+    def products(self) -> Products | None:
+        """See `Gate.products`; None while there is a normalisation between them."""
+        hidden = [layer for layer in self.hidden if type(layer) is not nn.Identity]
+        if any(type(layer) not in (ReadyConv2d, nn.Conv2d, nn.ReLU) for layer in hidden):
+            return None
+        convolutions = [layer for layer in hidden if isinstance(layer, nn.Conv2d)]
+        return Products((*convolutions, self.head), (*[True] * len(convolutions), False))
 
     def _hidden(self, x: Tensor) -> Tensor:
         """The hidden layer, if there is one, on features (B, C, H, W) averaged over space, (B, hidden)."""

@@ -33,7 +33,7 @@ class Planned(Op):
         for unit, name in enumerate(names):
             block = backbone.part(name)
             assert isinstance(block, ResidualBlock)
-            backbone.swap(name, _Follower(block, unit, self.plan))
+            backbone.swap(name, Follower(block, unit, self.plan))
         self.backbone = backbone
 
     def decide(self, x: Tensor) -> Decision:
@@ -67,7 +67,7 @@ class Planned(Op):
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
         """The bodies, in order."""
-        followers = (module for module in self.backbone.modules() if isinstance(module, _Follower))
+        followers = (module for module in self.backbone.modules() if isinstance(module, Follower))
         return tuple(follower.block.body for follower in followers)
 
     def least(self) -> Tensor:
@@ -88,7 +88,7 @@ class _Plan:
         self.rows: list[Rows] = []
 
 
-class _Follower(nn.Module):
+class Follower(nn.Module):
     """A residual block in its place in the backbone, skipped as the plan says."""
 
     form: Form = "output"
@@ -98,6 +98,11 @@ class _Follower(nn.Module):
         self.block = block
         self.unit = unit
         self.plan = plan
+
+    def rows(self) -> Rows | None:
+        """The images that run it in this pass; None where that is not the question."""
+        tape = self.plan.op.tape
+        return self.plan.rows[self.unit] if tape.sparse and tape.meter is None and self.plan.rows else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""

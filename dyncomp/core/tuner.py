@@ -85,6 +85,11 @@ def in_turn() -> Iterator[None]:
         _turn.reset(token)
 
 
+def takes_turns() -> bool:
+    """Whether ways are taken in turn: then nothing may be kept that depends on one."""
+    return _turn.get() is not None
+
+
 def choices() -> dict[str, str]:
     """What was chosen so far, for the record."""
     return {str(key): way for key, way in _choices.items()}

@@ -4,22 +4,32 @@ What no library's convolution does, and what skipping needs to save time: kernel
 in cache, images picked out of a batch and written back to their places, in one pass. Numbers lie channels-last.
 """
 
+from dyncomp.core.native.activation import activation_for
 from dyncomp.core.native.build import Code
 from dyncomp.core.native.convolution import code_for
 from dyncomp.core.native.emit import Number
+from dyncomp.core.native.gate import GateArgument, GatePlan, Layer, gate_for
 from dyncomp.core.native.machine import this_machine
 from dyncomp.core.native.piece import Argument
 from dyncomp.core.native.plan import Plan
+from dyncomp.core.native.sequence import WORDS, sequence
 from dyncomp.core.native.shape import Shape
 from dyncomp.core.native.trial import works
 
 __all__ = [
+    "WORDS",
     "Argument",
     "Code",
+    "GateArgument",
+    "GatePlan",
+    "Layer",
     "Number",
     "Plan",
     "Shape",
+    "activation_for",
     "code_for",
+    "gate_for",
+    "sequence",
     "this_machine",
     "works",
 ]

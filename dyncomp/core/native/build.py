@@ -56,6 +56,12 @@ class Entry(Emitter):
         asked = (ir.Function(module, ir.FunctionType(INT32, []), f"omp_get_{what}") for what in _ASKED)
         self.thread, self.threads = (self.sext(self.call(function, []), INT) for function in asked)
 
+    def barrier(self) -> None:
+        """Wait for all threads."""
+        name = "GOMP_barrier"
+        known = self.module.globals.get(name)
+        self.call(known or ir.Function(self.module, ir.FunctionType(VOID, []), name), [])
+
     def argument(self, index: int) -> Value:
         """One of those that `Code.run` was given."""
         return self.word(self.made.args[0], integer(index))

@@ -58,7 +58,7 @@ class _Division(Entry):
 
     def _wanted_panels(self) -> Value:
         """As many as hold what the image that wants most wants."""
-        most, wide = self.alloca(INT), self.plan.panels[0].outputs
+        most, wide = self.local(INT), self.plan.panels[0].outputs
         self.store(integer(0), most)
         counts = self.pointer(self.given[Argument.OUTPUT_COUNTS])
         images = self.given[Argument.IMAGES]

@@ -48,13 +48,13 @@ class Cut(Emitter):
     def _vectors(self, segment: Segment) -> None:
         """What is wanted of a vector closes up, and the next one's overwrites the rest of it."""
         lanes, wide = self.lanes, self.panel.outputs
-        masks = self.alloca(INT, size=len(self.plan.vectors))
+        masks = self.local(INT, len(self.plan.vectors))
         first, behind = self._marked(masks)
         nothing = ir.Constant(self.number.vector(lanes), [0.0] * lanes)
         with self.if_then(self.icmp_signed("<", self.kept, integer(wide))):
             tail = integer(max(0, wide - lanes))
             self._each_input(segment, lambda _, there: self.write(nothing, self.at(there, tail)))
-        filled = self.alloca(INT)
+        filled = self.local(INT)
         self.store(integer(0), filled)
 
         def one(index: Value) -> None:

@@ -74,6 +74,12 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
         self.branch(head)
         self.position_at_end(after)
 
+    def local(self, type_: ir.Type, count: int = 1) -> Value:
+        """Memory of the function's own for so many values; at its head, where it becomes registers if it can."""
+        with self.goto_entry_block():
+            place = self.alloca(type_, size=count)
+            return place if count == 1 else self.pointer(self.ptrtoint(place, INT))  # llvmlite: of no type, as others
+
     def total(self, *terms: Value | tuple[Value, int]) -> Value:
         """The sum of terms, each a value or a value times a constant."""
         summands = [self.mul(term[0], integer(term[1])) if isinstance(term, tuple) else term for term in terms]
@@ -115,6 +121,14 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
     def multiply_add(self, left: Value, right: Value, to: Value) -> Value:
         """left * right + to, rounded once."""
         return self._intrinsic("fma", left, right, to)
+
+    def maths(self, name: str, number: Value) -> Value:
+        """What the library of mathematics makes of a number: exp, tanh."""
+        whole = name if self.number.dtype == torch.float64 else f"{name}f"
+        known = self.module.globals.get(whole)
+        return self.call(
+            known or ir.Function(self.module, ir.FunctionType(number.type, [number.type]), whole), [number]
+        )
 
     def close_gaps(self, vector: Value, mask: Value, behind: Value) -> Value:
         """The lanes that the mask (of bits) names side by side, then what `behind` has there."""

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from llvmlite import binding
 
-_THREADS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+_THREADS = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
+_MATHS = ("exp", "expf", "tanh", "tanhf")
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,11 @@ def threads() -> Threads | None:
     for path in _libraries():
         try:
             library = ctypes.CDLL(path)
-            functions = [getattr(library, name) for name in _THREADS]
+            functions = {name: getattr(library, name) for name in _THREADS}
+            functions |= {name: getattr(ctypes.CDLL("libm.so.6"), name) for name in _MATHS}
         except (OSError, AttributeError):
             continue
-        for name, function in zip(_THREADS[1:], functions[1:], strict=True):
+        for name, function in functions.items():
             binding.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
         library.GOMP_parallel.restype = None
         library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]

@@ -106,7 +106,7 @@ class _Sums(Emitter):
         self.x, self.weights, self.y, self.bias = (self.pointer(address) for address in made.args[:4])
         self.residual = made.args[4]
         vectors = [self.number.vector(lanes) for lanes in panel.lanes]
-        self.sums = [[self.alloca(vector) for vector in vectors] for _ in range(count)]
+        self.sums = [[self.local(vector) for vector in vectors] for _ in range(count)]
 
     def begin(self) -> None:
         """At the bias, and the residual where there is one."""

@@ -156,7 +156,7 @@ class Plan:
 
     @property
     def panels_stay(self) -> bool:
-        """Whether a panel's weights, or its experts, stay close while images pass by, each with all segments at once."""
+        """Whether a panel's weights, or its experts, stay close while images pass by, each with all its segments."""
         return self._stays_close(max(1, self.experts) * self.panels[0].outputs)
 
     def _stays_close(self, outputs: int) -> bool:

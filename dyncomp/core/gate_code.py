@@ -1,0 +1,65 @@
+"""Gates by machine code of our own: from features to the images for which they open, without a look from here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from dyncomp.core import native
+from dyncomp.core.direct import can_read
+from dyncomp.core.gates import Products
+
+
+@dataclass(frozen=True, eq=False)
+class GateCode:
+    """A gate's code for features of one size, and its weights as the code reads them."""
+
+    plan: native.GatePlan
+    code: native.Code
+    weights: Tensor
+
+    @staticmethod
+    def of(products: Products, x: Tensor) -> GateCode | None:
+        """For features like x (B, C, H, W); None where there is none."""
+        here = native.this_machine()
+        parameters = tuple(_parameters(products))
+        known = all("weight" in layer._parameters for layer in products.layers)  # else made anew at every pass
+        if here is None or not known or not all(can_read(each) and each.dtype == x.dtype for each in parameters):
+            return None
+        sizes = [tuple(layer.weight.flatten(1).shape) for layer in products.layers]
+        layers = (native.Layer(i, o, relu) for (o, i), relu in zip(sizes, products.relus, strict=True))
+        size = 0 if products.cell is None else products.cell.hidden_size
+        number = native.Number(x.dtype)
+        plan = native.GatePlan(x.shape[1], x.shape[2:].numel(), tuple(layers), size, number, here)
+        if sizes[0][1] != x.shape[1] or sizes[-1][0] > 2 or (size and not _fits(products, size)):
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            weights = torch.cat([part.detach().reshape(-1) for part in _packed(products)])
+        return GateCode(plan, native.gate_for(plan), weights)
+
+
+def _fits(products: Products, size: int) -> bool:
+    """Whether the cell stands between the first layer and the second, and has its biases."""
+    cell = products.cell
+    assert cell is not None  # it has a size
+    between = [products.layers[0].weight.shape[0], cell.input_size, products.layers[1].weight.shape[1]]
+    return cell.bias and len(products.layers) == 2 and between == [size] * 3
+
+
+def _parameters(products: Products) -> Iterator[Tensor]:
+    cell = () if products.cell is None else (products.cell,)
+    for module in chain(products.layers, cell):
+        yield from (parameter for parameter in module._parameters.values() if parameter is not None)
+
+
+def _packed(products: Products) -> Iterator[Tensor]:
+    for index, layer in enumerate(products.layers):
+        yield layer.weight.flatten(1).t()
+        yield layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+        if products.cell is not None and index == 0:
+            cell = products.cell
+            yield from (cell.weight_ih.t(), cell.weight_hh.t(), cell.bias_ih + cell.bias_hh)

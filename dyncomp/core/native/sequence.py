@@ -1,0 +1,40 @@
+"""Code that runs other code step by step on the same threads, so that starting them is paid once."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from llvmlite import ir
+
+from dyncomp.core.native.build import Code, Entry, compiled, new_module
+from dyncomp.core.native.emit import POINTER, VOID, Number, Value, integer
+
+WORDS = 2
+"""that a step takes in the table: the address of its code, and the address of what the code is given"""
+
+
+@cache
+def sequence() -> Code:
+    """f(steps, table): so many steps, one after the other; each begins when every thread is done with the one before.
+
+    What a step is given is read when it begins: steps may change what later ones are given.
+    """
+    module = new_module()
+    _Sequence(module, Number(torch.float32)).emit()
+    return compiled(module, parameters=2)
+
+
+class _Sequence(Entry):
+    def emit(self) -> None:
+        table = self.pointer(self.argument(1))
+        kind = ir.FunctionType(VOID, [POINTER])
+
+        def step(index: Value) -> None:
+            place = self.mul(index, integer(WORDS))
+            code, given = (self.word(table, self.add(place, integer(word))) for word in range(WORDS))
+            self.call(self.inttoptr(code, kind.as_pointer()), [self.pointer(given)])
+            self.barrier()
+
+        self.loop(integer(0), self.argument(0), step)
+        self.ret_void()
