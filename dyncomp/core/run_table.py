@@ -84,9 +84,7 @@ class RunTable:
     """The steps; features pass through maps 0, 1, ..., a new one wherever a block may not write over what it reads."""
 
     def __init__(self, blocks: Sequence[Block], x: Tensor) -> None:
-        self.blocks, words = tuple(blocks), Words()
-        self._rows, self._open = (torch.zeros(len(x), dtype=torch.int64) for _ in range(2))
-        self._images, self._maps = len(x), list[BodyCode]()
+        self.blocks, words, self._maps = tuple(blocks), Words(), list[BodyCode]()
         for index, block in enumerate(blocks):
             self._add(words, index, block)
         self._table = words.table()
@@ -96,9 +94,10 @@ class RunTable:
         gates = [block.gate.plan for block in blocks if block.gate is not None]
         self._state = max((gate.state for gate in gates), default=0)
         between = max(loaded.output.numel() for block in blocks for loaded in block.body.chain[:-1])
-        self._scratch = {"between 0": between * len(x), "between 1": between * len(x)}
+        self._scratch = [("between 0", x.dtype, between), ("between 1", x.dtype, between)]
         if gates:
-            self._scratch["sums"] = max(gate.scratch for gate in gates) * len(x)
+            self._scratch += [("sums", x.dtype, max(gate.scratch for gate in gates))]
+            self._scratch += [("open", torch.int64, 1), ("rows", torch.int64, 1)]
 
     @staticmethod
     def of(places: Sequence[Place], x: Tensor) -> RunTable | None:
@@ -123,9 +122,10 @@ class RunTable:
         maps = [self._first(x), *(body.new(x) for body in self._maps)]
         for index, map_ in enumerate(maps):
             table.fill(f"map {index}", map_.data_ptr())
-        for purpose, count in self._scratch.items():
-            table.fill(purpose, scratch(purpose, x, count).data_ptr())
-        kept = [self._plan(index, follower) for index, follower in self._followers]
+        for purpose, dtype, count in self._scratch:
+            table.fill(purpose, scratch(purpose, x, count * len(x), dtype).data_ptr())
+        table.fill("images", len(x))
+        kept = [self._plan(index, follower, len(x)) for index, follower in self._followers]
         kept += [self._overrule(slot, gate, x.dtype) for slot, gate in self._overruled]
         remembered = self._recall(x)
         table.run(torch.get_num_threads())
@@ -142,12 +142,12 @@ class RunTable:
         # what later blocks read comes out of a ReLU
         return in_place(first.place.block.activation, into) if first.place.form == "residual" else into
 
-    def _plan(self, index: int, follower: Follower) -> Tensor | None:
+    def _plan(self, index: int, follower: Follower, images: int) -> Tensor | None:
         """Fill in which images run a block in this pass, and give back what has to live as long."""
         rows = follower.rows()
         some = rows.contiguous() if isinstance(rows, Tensor) else None
         self._table.fill(f"rows {index}", 0 if some is None else some.data_ptr())
-        self._table.fill(f"images {index}", self._images * bool(rows) if some is None else len(some))
+        self._table.fill(f"images {index}", images * bool(rows) if some is None else len(some))
         return some
 
     def _overrule(self, slot: str, gate: Gate, dtype: torch.dtype) -> Tensor | None:
@@ -176,7 +176,7 @@ class RunTable:
         target = f"map {len(self._maps)}"
         if block.shortcut is not None:
             given = {**_convolution(block.shortcut), Argument.X: source, Argument.Y: target}
-            words.step(block.shortcut.code, {**given, Argument.IMAGES: self._images})
+            words.step(block.shortcut.code, {**given, Argument.IMAGES: "images"})
         gate = None
         if block.gate is not None:
             gate = words.step(block.gate.code, self._given_gate(index, block.gate, len(block.body.chain), source))
@@ -186,11 +186,11 @@ class RunTable:
         if block.shortcut is not None and not isinstance(block.place, ResidualBlock) and block.place.form == "residual":
             plan, output = block.shortcut.plan, block.shortcut.output
             code = native.activation_for(plan.number, plan.machine)
-            words.step(code, {0: target, 1: self._images * output.numel()})
+            words.step(code, {0: target, 1: "images", 2: output.numel()})
 
     def _bodys(self, index: int, block: Block, source: str, target: str) -> Iterator[tuple[Loaded, Given]]:
-        rows: int | str = self._rows.data_ptr() if block.gate is not None else 0
-        images: int | str = self._images
+        rows: int | str = 0 if block.gate is None else "rows"
+        images = "images"
         if isinstance(block.place, Follower):
             rows, images = f"rows {index}", f"images {index}"
         last = len(block.body.chain) - 1
@@ -206,11 +206,11 @@ class RunTable:
     def _given_gate(self, index: int, gate: GateCode, calls: int, source: str) -> Given:
         return {
             GateArgument.X: source,
-            GateArgument.IMAGES: self._images,
+            GateArgument.IMAGES: "images",
             GateArgument.WEIGHTS: gate.weights.data_ptr(),
             GateArgument.SCRATCH: "sums",
-            GateArgument.OPEN: self._open.data_ptr(),
-            GateArgument.ROWS: self._rows.data_ptr(),
+            GateArgument.OPEN: "open",
+            GateArgument.ROWS: "rows",
             GateArgument.COUNTS: calls,
             GateArgument.COUNT_STEP: len(Argument),
             GateArgument.OVERRULED: f"overruled {index}",

@@ -21,11 +21,11 @@ from dyncomp.core.gates import Gate
 from dyncomp.core.planned import Follower
 from dyncomp.core.ready import ReadyConv2d
 from dyncomp.core.run_table import Place, RunTable, block_of
-from dyncomp.core.tuner import takes_turns
+from dyncomp.core.tuner import power_of_two, takes_turns
 from dyncomp.core.watched import Hooks
 
 BATCHES = 8
-"""batches that a run is prepared for"""
+"""sizes and kinds of batches that a run is prepared for"""
 
 
 def is_place(module: nn.Module) -> TypeGuard[Place]:
@@ -75,7 +75,7 @@ class Run:
         return self._place is None or self._place.rows() is not None
 
     def _table(self, x: Tensor) -> RunTable | None:
-        key = (len(x), x.shape[1:], x.dtype, torch.get_num_threads(), threading.get_ident())
+        key = (power_of_two(len(x)), x.shape[1:], x.dtype, torch.get_num_threads(), threading.get_ident())
         table = self._tables.get(key)
         if table is not None and table.is_current():
             return table

@@ -18,11 +18,15 @@ class _Held(threading.local):
 _held = _Held()
 
 
-def scratch(purpose: str, like: Tensor, count: int) -> Tensor:
-    """Uninitialised memory for `count` numbers of the type of `like`, (count,); the next call may hand out the same."""
-    key = (purpose, like.dtype, like.device)
+def scratch(purpose: str, like: Tensor, count: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Uninitialised memory for `count` numbers, (count,); the next call may hand out the same.
+
+    Of the type of `like`, unless `dtype` says another, and where that is.
+    """
+    dtype = dtype or like.dtype
+    key = (purpose, dtype, like.device)
     flat = _held.flat.get(key)
     if flat is None or flat.numel() < count:
         with torch.inference_mode(False):  # made inside inference mode it could be written nowhere else
-            flat = _held.flat[key] = torch.empty(count, dtype=like.dtype, device=like.device)
+            flat = _held.flat[key] = torch.empty(count, dtype=dtype, device=like.device)
     return flat[:count]

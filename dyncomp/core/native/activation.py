@@ -11,15 +11,15 @@ from dyncomp.core.native.machine import Machine
 
 @cache
 def activation_for(number: Number, machine: Machine) -> Code:
-    """f(y, count): what is negative among so many numbers becomes 0."""
+    """f(y, images, count): what is negative among the numbers of so many images, `count` each, becomes 0."""
     module = new_module()
     _Activation(module, number).emit(machine.vector_bytes // number.dtype.itemsize)
-    return compiled(module, parameters=2)
+    return compiled(module, parameters=3)
 
 
 class _Activation(Entry):
     def emit(self, lanes: int) -> None:
-        y, count = self.pointer(self.argument(0)), self.argument(1)
+        y, count = self.pointer(self.argument(0)), self.mul(self.argument(1), self.argument(2))
         whole = self.sdiv(count, integer(lanes))
 
         def at(index: Value, width: int) -> None:

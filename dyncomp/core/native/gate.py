@@ -3,82 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 from functools import cache
 
 from llvmlite import ir
 
 from dyncomp.core.native.build import Code, Entry, compiled, new_module
-from dyncomp.core.native.emit import INT, Number, Value, integer, pieces, starts
-from dyncomp.core.native.machine import Machine
+from dyncomp.core.native.emit import INT, Value, integer, pieces, starts
+from dyncomp.core.native.gate_plan import GateArgument, GatePlan, Layer
 
-_PART = 65_536
-"""bytes of features that one thread sums up at one go"""
 _SUMS = 8
 """vectors that are summed side by side: adding takes several cycles, and many can be under way"""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A matrix product and its bias, and ReLU where asked."""
-
-    inputs: int
-    outputs: int
-    relu: bool = False
-
-
-@dataclass(frozen=True)
-class GatePlan:
-    """The mean over `pixels` of each channel, then layers; behind the first an LSTM cell of `state` numbers, if any.
-
-    It opens where the second of two outputs is above the first, or a single one above 0.
-    """
-
-    channels: int
-    pixels: int
-    layers: tuple[Layer, ...]
-    state: int
-    number: Number
-    machine: Machine
-
-    @property
-    def lanes(self) -> int:
-        """Numbers in a vector."""
-        return self.machine.vector_bytes // self.number.dtype.itemsize
-
-    @property
-    def parts(self) -> int:
-        """Parts that an image's pixels are summed up in, whatever the threads: rounding is always the same."""
-        return max(1, min(16, self.pixels * self.channels * self.number.dtype.itemsize // _PART))
-
-    @property
-    def scratch(self) -> int:
-        """Numbers of memory that each image needs."""
-        return self.parts * self.channels
-
-
-class GateArgument(IntEnum):
-    """What the code is given, in order: addresses, and counts."""
-
-    X = 0
-    IMAGES = 1
-    WEIGHTS = 2
-    """layer by layer, the cell in its place: for each input those of all outputs; then the bias"""
-    SCRATCH = 3
-    OPEN = 4
-    """(images,) integers: 1 where the gate opens"""
-    ROWS = 5
-    """(images,) integers: where it opens, one after the other"""
-    COUNT = 6
-    """where to write how many these are: the first of `COUNTS` places, `COUNT_STEP` words apart"""
-    COUNTS = 7
-    COUNT_STEP = 8
-    OVERRULED = 9
-    """(images,) numbers to open by (above 0) in place of the gate's own; 0: none"""
-    HIDDEN = 10
-    """(images, state), the cell's, as its memory"""
-    MEMORY = 11
 
 
 @cache
