@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from dyncomp.backbones._layers import classify, convolution, stem
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
+from dyncomp.core.shrink import Shrink
 from dyncomp.errors import InvalidValue
 from dyncomp.registry import register_backbone
 from dyncomp.spec import option
@@ -96,22 +96,5 @@ def shortcut_of(inputs: int, outputs: int, stride: int, kind: Shortcut) -> nn.Mo
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     if kind == "pad":
-        return PadShortcut(stride, outputs - inputs)
+        return Shrink(stride, outputs - inputs)
     return nn.Sequential(OrderedDict(conv=convolution(inputs, outputs, 1, stride), bn=nn.BatchNorm2d(outputs)))
-
-
-class PadShortcut(nn.Module):
-    """He's option A: every `stride`-th pixel, `extra` channels of zeros behind; no multiply-adds.
-
-    (B, C, H, W) -> (B, C + extra, H/stride, W/stride). BlockDrop's code averages pixels instead.
-    """
-
-    def __init__(self, stride: int, extra: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.extra = extra
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C + extra, H / stride, W / stride)."""
-        x = x[:, :, :: self.stride, :: self.stride]
-        return functional.pad(x, (0, 0, 0, 0, 0, self.extra))

@@ -20,6 +20,7 @@ from dyncomp.core.planned import Follower
 from dyncomp.core.ready import ReadyConv2d
 from dyncomp.core.rows import in_use
 from dyncomp.core.scratch import scratch
+from dyncomp.core.shrink import Shrink
 from dyncomp.core.trace import Tape
 from dyncomp.core.watched import Parameters
 from dyncomp.core.words import Given, Words
@@ -29,25 +30,22 @@ Place = Gated | Follower | ResidualBlock
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a run and its code; `shortcut` is None where it is the identity."""
+    """A block of a run and its code; the shortcut's, and what it is given always, is None where it is the identity."""
 
     place: Place
     body: BodyCode
-    shortcut: Loaded | None
+    shortcut: tuple[native.Code, Given] | None
     gate: GateCode | None
     products: Products | None
 
     @staticmethod
     def of(place: Place, x: Tensor) -> Block | None:
         """On features like x; None where there is no code that pays."""
-        block, projection = block_of(place), projection_of(place)
-        shortcut = None if projection is None else projection.loaded(x.shape[1:])
-        if block.ready is None or (shortcut is None) != (projection is None):
-            return None
-        if shortcut is not None and shortcut.plan.shape.groups > 1:
+        block, shortcut = block_of(place), _shortcut(place, x)
+        if block.ready is None or (shortcut is None and type(block.shortcut) is not nn.Identity):
             return None
         images = len(x) if isinstance(place, ResidualBlock) else max(1, len(x) // 2)
-        body = block.ready.code(x, x if shortcut is None else shortcut.new(x), images, block.body)
+        body = block.ready.code(x, x if shortcut is None else block.shortcut(x), images, block.body)
         if body is None or any(loaded.plan.shape.groups > 1 for loaded in body.chain):
             return None
         if not isinstance(place, Gated):
@@ -75,9 +73,24 @@ def block_of(place: Place) -> ResidualBlock:
 
 
 def projection_of(place: Place) -> ReadyConv2d | None:
-    """What its shortcut computes; None where it is the identity."""
-    layers = [layer for layer in block_of(place).shortcut.modules() if type(layer) is ReadyConv2d]
-    return layers[0] if layers else None
+    """The convolution that its shortcut is; None where it is anything else."""
+    layers = [layer for layer in block_of(place).shortcut.modules() if type(layer) is not nn.Sequential]
+    return layers[0] if len(layers) == 1 and type(layers[0]) is ReadyConv2d else None
+
+
+def _shortcut(place: Place, x: Tensor) -> tuple[native.Code, Given] | None:
+    """The code of a shortcut that is not the identity, on features like x; None where there is none."""
+    shortcut, projection = block_of(place).shortcut, projection_of(place)
+    if projection is not None:
+        loaded = projection.loaded(x.shape[1:])
+        return None if loaded is None or loaded.plan.shape.groups > 1 else (loaded.code, _convolution(loaded))
+    here = native.this_machine()
+    if type(shortcut) is not Shrink or here is None:
+        return None
+    channels, height, width = x.shape[1:]
+    window = shortcut.stride if shortcut.mean else 1
+    sizes = channels, channels + shortcut.extra, (height, width), window, shortcut.stride
+    return native.shrinking_for(native.Shrinking(*sizes, native.Number(x.dtype), here)), {}
 
 
 class RunTable:
@@ -175,8 +188,8 @@ class RunTable:
             self._maps.append(block.body)
         target = f"map {len(self._maps)}"
         if block.shortcut is not None:
-            given = {**_convolution(block.shortcut), Argument.X: source, Argument.Y: target}
-            words.step(block.shortcut.code, {**given, Argument.IMAGES: "images"})
+            code, given = block.shortcut
+            words.step(code, {**given, Argument.X: source, Argument.Y: target, Argument.IMAGES: "images"})
         gate = None
         if block.gate is not None:
             gate = words.step(block.gate.code, self._given_gate(index, block.gate, len(block.body.chain), source))
@@ -184,7 +197,7 @@ class RunTable:
         if gate is not None:
             words.point(gate + GateArgument.COUNT, at[0] + Argument.IMAGES)  # those of the others at equal distances
         if block.shortcut is not None and not isinstance(block.place, ResidualBlock) and block.place.form == "residual":
-            plan, output = block.shortcut.plan, block.shortcut.output
+            plan, output = block.body.chain[-1].plan, block.body.chain[-1].output
             code = native.activation_for(plan.number, plan.machine)
             words.step(code, {0: target, 1: "images", 2: output.numel()})
 

@@ -19,8 +19,8 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.gated import Gated
 from dyncomp.core.gates import Gate
 from dyncomp.core.planned import Follower
-from dyncomp.core.ready import ReadyConv2d
-from dyncomp.core.run_table import Place, RunTable, block_of
+from dyncomp.core.run_table import Place, RunTable, block_of, projection_of
+from dyncomp.core.shrink import Shrink
 from dyncomp.core.tuner import power_of_two, takes_turns
 from dyncomp.core.watched import Hooks
 
@@ -35,8 +35,7 @@ def is_place(module: nn.Module) -> TypeGuard[Place]:
     if isinstance(module, Gated) and not isinstance(module.gate, Gate):
         return False
     block = block_of(module)
-    simple = [layer for layer in block.shortcut.modules() if type(layer) not in (nn.Identity, nn.Sequential)]
-    known = not simple or (len(simple) == 1 and type(simple[0]) is ReadyConv2d)
+    known = projection_of(module) is not None or type(block.shortcut) in (nn.Identity, Shrink)
     return known and block.ready is not None and type(block.activation) is nn.ReLU
 
 

@@ -69,4 +69,4 @@ class Table:
 
     def run(self, threads: int) -> None:
         """All steps."""
-        native.sequence().run(threads, *self._given)
+        native.in_sequence().run(threads, *self._given)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dyncomp.core import ResidualBlock
 from dyncomp.core.gates import as_chance, open_bias
+from dyncomp.core.shrink import Shrink
 
 LARGE = 64
 """Side in pixels from which on images count as large."""
@@ -62,8 +63,7 @@ def _shortcut(inputs: int, outputs: int, large: bool) -> nn.Module:
     """Half the side: by a convolution, or, as the code has it for small images, by averages and channels of zeros."""
     if large:
         return nn.Sequential(*list(_stem(inputs, outputs, 1, 2))[:2])
-    pooled = nn.AvgPool2d(2, ceil_mode=True)
-    return nn.Sequential(pooled, nn.ConstantPad3d((0, 0, 0, 0, 0, outputs - inputs), 0.0))
+    return Shrink(2, outputs - inputs, mean=True)
 
 
 def _he(conv: nn.Conv2d) -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dyncomp.backbones.cifar_resnet import CifarResNet, PadShortcut
+from dyncomp.backbones.cifar_resnet import CifarResNet
 from dyncomp.core.backbone import ResidualBlock
+from dyncomp.core.shrink import Shrink
 from dyncomp.errors import InvalidValue
 
 
@@ -43,7 +44,7 @@ def test_width_scales_the_stages(width: float, channels: list[int]) -> None:
 
 def test_the_padded_shortcut_takes_pixels_and_appends_zeros() -> None:
     x = torch.arange(2 * 3 * 5 * 5, dtype=torch.float32).reshape(2, 3, 5, 5)
-    y = PadShortcut(stride=2, extra=4)(x)
+    y = Shrink(stride=2, extra=4)(x)
     assert y.shape == (2, 7, 3, 3)
     for image in range(2):
         for channel in range(3):
@@ -53,7 +54,7 @@ def test_the_padded_shortcut_takes_pixels_and_appends_zeros() -> None:
     assert y[:, 3:].abs().sum() == 0
 
 
-@pytest.mark.parametrize(("shortcut", "projection"), [("conv", nn.Sequential), ("pad", PadShortcut)])
+@pytest.mark.parametrize(("shortcut", "projection"), [("conv", nn.Sequential), ("pad", Shrink)])
 def test_only_blocks_that_change_the_shape_have_a_projection(shortcut: str, projection: type[nn.Module]) -> None:
     net = CifarResNet(depth=14, shortcut=shortcut).build(10, 3, 32)  # type: ignore[arg-type]
     kinds = []

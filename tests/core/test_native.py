@@ -146,9 +146,11 @@ def drawn(images: int, channels: int, counts: list[int], seed: int) -> tuple[Ten
     return used, used.argsort(dim=1, descending=True, stable=True), torch.tensor(counts)
 
 
-@pytest.mark.parametrize("vectors", ["wide", "half"])
 @pytest.mark.parametrize(("picks_inputs", "picks_outputs"), [(True, False), (False, True), (True, True)])
-@pytest.mark.parametrize("name", [name for name in SHAPES if not SHAPES[name].depthwise])
+@pytest.mark.parametrize(
+    ("name", "vectors"),
+    [*((name, "wide") for name in SHAPES if not SHAPES[name].depthwise), *((name, "half") for name in NARROW[:3])],
+)
 def test_each_image_has_and_wants_channels_of_its_own(
     name: str, picks_inputs: bool, picks_outputs: bool, vectors: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Gates, ReLU and sequences of steps by machine code of our own, against torch's."""
+"""Gates, ReLU, smaller maps and sequences of steps by machine code of our own, against torch's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dyncomp.core import native
 from dyncomp.core.native import Argument, GateArgument, GatePlan, Layer, Number, Plan, Shape
 from dyncomp.core.native.machine import Machine
+from dyncomp.core.shrink import Shrink
 
 pytestmark = pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
 
@@ -105,6 +106,17 @@ def test_what_is_negative_becomes_zero(count: int) -> None:
     assert not torch.equal(y[2], wanted[2]) or bool((y[2] >= 0).all())
 
 
+@pytest.mark.parametrize("vector_bytes", [64, 16])
+@pytest.mark.parametrize(("stride", "mean"), [(2, True), (2, False), (3, True)])
+def test_maps_shrink_as_the_layer_says(stride: int, mean: bool, vector_bytes: int) -> None:
+    layer, here, dtype = Shrink(stride, extra=7, mean=mean), machine(vector_bytes), torch.float64
+    x = torch.randn(3, 11, 7, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    plan = native.Shrinking(11, 18, (7, 8), stride if mean else 1, stride, Number(dtype), here)
+    y = torch.full((3, 18, *plan.places), torch.nan, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    native.shrinking_for(plan).run(2, x.data_ptr(), y.data_ptr(), *[0] * 6, 3)
+    torch.testing.assert_close(y, layer(x), rtol=0, atol=1e-14)
+
+
 def test_steps_run_one_after_the_other_and_tell_each_other() -> None:
     """A gate writes how many images the convolution behind it reads."""
     gate, here, dtype = Reference("one layer", 5), machine(64), torch.float64
@@ -133,7 +145,7 @@ def test_steps_run_one_after_the_other_and_tell_each_other() -> None:
         second[argument] = value
     codes = native.gate_for(decides).address, native.code_for(plan).address
     table = np.array([codes[0], first.ctypes.data, codes[1], second.ctypes.data], dtype=np.int64)
-    native.sequence().run(2, 2, table.ctypes.data)
+    native.in_sequence().run(2, 2, table.ctypes.data)
     opens, *_ = gate.opens()
     assert 0 < int(opens.sum()) < 5
     images = gate.x.view(5, 7, 7, 37).permute(0, 3, 1, 2)

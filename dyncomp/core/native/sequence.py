@@ -15,7 +15,7 @@ WORDS = 2
 
 
 @cache
-def sequence() -> Code:
+def in_sequence() -> Code:
     """f(steps, table): so many steps, one after the other; each begins when every thread is done with the one before.
 
     What a step is given is read when it begins: steps may change what later ones are given.
