@@ -19,6 +19,7 @@ from dyncomp.core.native.shrink import Shrinking, shrinking_for
 from dyncomp.core.native.trial import works
 
 __all__ = [
+    "WORDS",
     "Argument",
     "Code",
     "GateArgument",
@@ -28,7 +29,6 @@ __all__ = [
     "Plan",
     "Shape",
     "Shrinking",
-    "WORDS",
     "activation_for",
     "code_for",
     "gate_for",
