@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dyncomp.core import native
+from dyncomp.core.native import StepWord
 
 Given = Mapping[int, int | str]
 """Numbers and addresses by their place; the name of a slot for what is known only at a pass."""
@@ -41,14 +42,14 @@ class Words:
 
     def table(self) -> Table:
         """The table, complete."""
-        ahead = native.WORDS * len(self._steps)
+        ahead = len(StepWord) * len(self._steps)
         words = np.array([0] * ahead + self._numbers, dtype=np.int64)
 
         def address(word: int) -> int:
             return int(words.ctypes.data + words.itemsize * (ahead + word))
 
         for index, (code, start) in enumerate(self._steps):
-            words[native.WORDS * index :][: native.WORDS] = code, address(start)
+            words[len(StepWord) * index :][: len(StepWord)] = code, address(start)
         for word, target in self._inside:
             words[ahead + word] = address(target)
         return Table(words, len(self._steps), {slot: np.array(at) + ahead for slot, at in self._slots.items()})

@@ -13,13 +13,12 @@ from dyncomp.core.native.gate_plan import GateArgument, GatePlan, Layer
 from dyncomp.core.native.machine import this_machine
 from dyncomp.core.native.piece import Argument
 from dyncomp.core.native.plan import Plan
-from dyncomp.core.native.sequence import WORDS, in_sequence
+from dyncomp.core.native.sequence import StepWord, in_sequence
 from dyncomp.core.native.shape import Shape
 from dyncomp.core.native.shrink import Shrinking, shrinking_for
 from dyncomp.core.native.trial import works
 
 __all__ = [
-    "WORDS",
     "Argument",
     "Code",
     "GateArgument",
@@ -29,6 +28,7 @@ __all__ = [
     "Plan",
     "Shape",
     "Shrinking",
+    "StepWord",
     "activation_for",
     "code_for",
     "gate_for",

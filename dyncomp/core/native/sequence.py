@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from functools import cache
 
 import torch
@@ -10,8 +11,12 @@ from llvmlite import ir
 from dyncomp.core.native.build import Code, Entry, compiled, new_module
 from dyncomp.core.native.emit import POINTER, VOID, Number, Value, integer
 
-WORDS = 2
-"""that a step takes in the table: the address of its code, and the address of what the code is given"""
+
+class StepWord(IntEnum):
+    """What a step is in the table: addresses of its code, and of what the code is given."""
+
+    CODE = 0
+    GIVEN = 1
 
 
 @cache
@@ -31,8 +36,7 @@ class _Sequence(Entry):
         kind = ir.FunctionType(VOID, [POINTER])
 
         def step(index: Value) -> None:
-            place = self.mul(index, integer(WORDS))
-            code, given = (self.word(table, self.add(place, integer(word))) for word in range(WORDS))
+            code, given = (self.word(table, self.total((index, len(StepWord)), integer(word))) for word in StepWord)
             self.call(self.inttoptr(code, kind.as_pointer()), [self.pointer(given)])
             self.barrier()
 
