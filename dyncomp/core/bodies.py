@@ -32,7 +32,7 @@ class ReadyBody:
     @staticmethod
     def of(body: nn.Module, activation: nn.Module) -> ReadyBody | None:
         """Of the body as it is run; None where it has other layers, or a single one."""
-        layers = _opened(body)
+        layers = opened(body)
         convolutions = [layer for layer in layers if type(layer) is ReadyConv2d]
         behind = [type(layer) is nn.ReLU for layer in (*layers[1:], activation)]
         simple = all(type(layer) in (ReadyConv2d, nn.ReLU) for layer in layers)
@@ -138,7 +138,8 @@ class BodyCode:
         return y
 
 
-def _opened(body: nn.Module) -> list[nn.Module]:
+def opened(body: nn.Module) -> list[nn.Module]:
+    """The layers in order, those of Sequentials in their place."""
     if type(body) in (nn.Sequential, ReadySequential):
-        return [layer for part in body for layer in _opened(part)]  # type: ignore[attr-defined]
+        return [layer for part in body for layer in opened(part)]  # type: ignore[attr-defined]
     return [body]

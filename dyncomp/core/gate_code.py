@@ -1,4 +1,4 @@
-"""Gates by machine code of our own: from features to the images for which they open, without a look from here."""
+"""Gates and routers by machine code of our own: from features to decisions that code goes on with."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ class GateCode:
         layers = (native.Layer(i, o, relu) for (o, i), relu in zip(sizes, products.relus, strict=True))
         size = 0 if products.cell is None else products.cell.hidden_size
         number = native.Number(x.dtype)
-        plan = native.GatePlan(x.shape[1], x.shape[2:].numel(), tuple(layers), size, number, here)
-        if sizes[0][1] != x.shape[1] or sizes[-1][0] > 2 or (size and not _fits(products, size)):
+        plan = native.GatePlan(x.shape[1], x.shape[2:].numel(), tuple(layers), size, number, here, products.squash)
+        decides = sizes[-1][0] <= 2 or products.squash is not None
+        if sizes[0][1] != x.shape[1] or not decides or (size and not _fits(products, size)):
             return None
         with torch.inference_mode(False), torch.no_grad():
             weights = torch.cat([part.detach().reshape(-1) for part in _packed(products)])
@@ -58,8 +59,10 @@ def _parameters(products: Products) -> Iterator[Tensor]:
 
 def _packed(products: Products) -> Iterator[Tensor]:
     for index, layer in enumerate(products.layers):
-        yield layer.weight.flatten(1).t()
-        yield layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+        scale = products.temperature if index == len(products.layers) - 1 else 1.0
+        bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+        yield layer.weight.flatten(1).t() / scale
+        yield bias / scale
         if products.cell is not None and index == 0:
             cell = products.cell
             yield from (cell.weight_ih.t(), cell.weight_hh.t(), cell.bias_ih + cell.bias_hh)

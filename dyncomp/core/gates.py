@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dyncomp.core.native import Squash
 from dyncomp.core.op import Taped
 
 
@@ -41,6 +42,21 @@ def open_bias(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
+@dataclass(frozen=True)
+class Products:
+    """What makes a gate's logits, or a router's weights, of each channel's mean: linear layers or 1x1 convolutions.
+
+    `relus` says behind which of them is ReLU. An LSTM cell stands behind the first, if any; the tape keeps its state by
+    the names that `RecurrentGate` gives it. A router's logits are divided by `temperature`, and squashed.
+    """
+
+    layers: Sequence[nn.Conv2d | nn.Linear]
+    relus: Sequence[bool]
+    cell: nn.LSTMCell | None = None
+    squash: Squash | None = None
+    temperature: float = 1.0
+
+
 class Router(nn.Module):
     """Pooled features -> one linear layer -> sigmoid or softmax(z / temperature), (B, K), for mixing K experts.
 
@@ -55,6 +71,10 @@ class Router(nn.Module):
         self.temperature = temperature
         nn.init.xavier_uniform_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+
+    def products(self) -> Products:
+        """What its weights are made of."""
+        return Products((self.linear,), (False,), None, "softmax" if self.softmax else "sigmoid", self.temperature)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixing weights (B, K) of features (B, C, H, W) or (B, C)."""
@@ -83,19 +103,6 @@ class Attention(nn.Module):
         """Mixing weights (B, K) of features (B, C, H, W)."""
         logits: Tensor = self.layers(pooled(x)).to(x.dtype)  # (B, K)
         return (logits / self.temperature).softmax(dim=1)
-
-
-@dataclass(frozen=True)
-class Products:
-    """What makes a gate's logits of each channel's mean: linear layers or 1x1 convolutions.
-
-    `relus` says behind which of them is ReLU. An LSTM cell stands behind the first, if any; the tape keeps its state by
-    the names that `RecurrentGate` gives it.
-    """
-
-    layers: Sequence[nn.Conv2d | nn.Linear]
-    relus: Sequence[bool]
-    cell: nn.LSTMCell | None = None
 
 
 class Gate(Taped, ABC):

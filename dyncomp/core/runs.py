@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +17,15 @@ from torch import Tensor, nn
 from dyncomp.core import direct
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.gated import Gated
-from dyncomp.core.gates import Gate
+from dyncomp.core.mixed import Mixed
 from dyncomp.core.planned import Follower
-from dyncomp.core.run_table import Place, RunTable, block_of, projection_of
-from dyncomp.core.shrink import Shrink
+from dyncomp.core.run_block import Place, block_of, is_place
+from dyncomp.core.run_table import RunTable
 from dyncomp.core.tuner import power_of_two, takes_turns
 from dyncomp.core.watched import Hooks
 
 BATCHES = 8
 """sizes and kinds of batches that a run is prepared for"""
-
-
-def is_place(module: nn.Module) -> TypeGuard[Place]:
-    """Whether a module is a block made ready, gated or planned or neither, that can be part of a run."""
-    if not isinstance(module, (Gated, Follower, ResidualBlock)) or type(module) not in (Gated, Follower, ResidualBlock):
-        return False
-    if isinstance(module, Gated) and not isinstance(module.gate, Gate):
-        return False
-    block = block_of(module)
-    known = projection_of(module) is not None or type(block.shortcut) in (nn.Identity, Shrink)
-    return known and block.ready is not None and type(block.activation) is nn.ReLU
 
 
 class Run:
@@ -48,9 +37,7 @@ class Run:
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """What the blocks make of x; None where they have to be called one by one."""
-        ready = block_of(self.places[0]).ready
-        assert ready is not None  # `is_place` asked
-        weight = ready.convolutions[0]._parameters.get("weight")
+        weight = self._layer._parameters.get("weight")
         if not len(x) or weight is None or not direct.serves(x, weight) or not self._hooks.are_none():
             return None
         if not self._may_run():
@@ -63,13 +50,18 @@ class Run:
         return Hooks(module for layer in self.layers for module in layer.modules())
 
     @cached_property
-    def _place(self) -> Gated | Follower | None:
+    def _layer(self) -> nn.Module:
+        """The first one with weights."""
+        return next(layer for layer in block_of(self.places[0]).body.modules() if "weight" in layer._parameters)
+
+    @cached_property
+    def _place(self) -> Gated | Follower | Mixed | None:
         """One that decides, or is decided about: what holds for it in a pass holds for all, all of one network."""
         return next((place for place in self.places if not isinstance(place, ResidualBlock)), None)
 
     def _may_run(self) -> bool:
         """Whether nobody asks for more, in this pass, than what comes out."""
-        if isinstance(self._place, Gated):
+        if isinstance(self._place, (Gated, Mixed)):
             return self._place.tape.silent and self._place.tape.rows is None
         return self._place is None or self._place.rows() is not None
 
@@ -129,7 +121,7 @@ def _runs(layers: Sequence[nn.Module]) -> dict[int, Run]:
     for index, layer in enumerate([*layers, None]):
         places = [] if layer is None else _places(layer)
         if not places or not _go_together([*some, *places]):
-            if len(some) > 1 or isinstance(next(iter(some), None), Gated):
+            if len(some) > 1 or isinstance(next(iter(some), None), (Gated, Mixed)):
                 runs[first] = Run(some, layers[first:index])
             first, some = index, []
         first = first if some else index
@@ -149,4 +141,4 @@ def _places(layer: nn.Module) -> list[Place]:
 
 def _go_together(places: Sequence[Place]) -> bool:
     """Whether those that images skip are skipped alike."""
-    return len({place.form for place in places if not isinstance(place, ResidualBlock)}) < 2
+    return len({place.form for place in places if isinstance(place, (Gated, Follower))}) < 2

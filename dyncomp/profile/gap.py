@@ -20,8 +20,9 @@ Over a batch, all in milliseconds:
 
 Times by part come from a stopwatch that the network's own ops start and stop. Its own cost is taken out in proportion:
 the shares of a pass with it are applied to the time of the same batch without it, and `stopwatch_slowdown` says how far
-the two were apart. Few rounds at a time: read the parts as a sketch, and the realised speed-up from the timing. Where
-they are too few, or far apart, `verdict` says so.
+the two were apart. Under it blocks run one by one that run in one go without it: then it slows much down, and launches
+are fewer than estimated. Few rounds at a time: read the parts as a sketch, and the realised speed-up from the timing.
+Where they are too few, or far apart, `verdict` says so.
 """
 
 from __future__ import annotations

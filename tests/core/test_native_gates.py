@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import native
-from dyncomp.core.native import Argument, GateArgument, GatePlan, Layer, Number, Plan, Shape
+from dyncomp.core.native import Argument, GateArgument, GatePlan, Layer, Number, Plan, Shape, Squash
 from dyncomp.core.native.machine import Machine
 from dyncomp.core.shrink import Shrink
 
@@ -94,6 +94,19 @@ def test_a_gate_lists_the_images_it_opens_for(name: str, images: int, vector_byt
     numbers = torch.linspace(-1, 1, images, dtype=torch.float64)
     native.gate_for(plan).run(2, x, images, w, s, o, r, c, 1, 1, numbers.data_ptr(), h, m)
     assert open_.tolist() == (numbers > 0).long().tolist()
+
+
+@pytest.mark.parametrize("squash", ["sigmoid", "softmax"])
+def test_a_router_shares_out(squash: Squash) -> None:
+    gate = Reference("hidden layer", 5)
+    plan = GatePlan(gate.channels, gate.pixels, gate.layers, 0, Number(torch.float64), machine(64), squash)
+    value = F.linear(gate.x.mean(dim=1), gate.weights[0], gate.biases[0]).relu()
+    logits = F.linear(value, gate.weights[1], gate.biases[1])
+    wanted = logits.sigmoid() if squash == "sigmoid" else logits.softmax(dim=1)
+    weights, sums, shares = gate.packed(), torch.empty(5 * plan.scratch, dtype=torch.float64), torch.zeros_like(wanted)
+    x, w, s, out = (tensor.data_ptr() for tensor in (gate.x, weights, sums, shares))
+    native.gate_for(plan).run(2, x, 5, w, s, *[0] * 8, out)
+    torch.testing.assert_close(shares, wanted, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("count", [1, 16, 37])

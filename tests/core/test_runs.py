@@ -26,6 +26,8 @@ SPECS = {
     "bottlenecks": ("convnet_aig", "resnet50"),
     "form residual": ("convnet_aig", "cifar_resnet14(width=0.5)"),
     "form output, recurrent": ("skipnet", "cifar_resnet14(width=0.5)"),
+    "mixed": ("condconv(begin=1, experts=3)", "cifar_resnet14(width=0.5)"),
+    "half mixed, by softmax": ("condconv(routing='softmax', temperature=2.0)", "cifar_resnet14(width=0.5)"),
     "planned": ("blockdrop(width=0.5)", "cifar_resnet14(width=0.5)"),
 }
 
@@ -69,6 +71,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code of our own wherever there is some, whatever a trial says."""
     monkeypatch.setattr("dyncomp.core.bodies.chosen", lambda key, able, trial: True)
+    monkeypatch.setattr("dyncomp.core.experts.chosen", lambda key, able, trial: list(able().values())[-1])
 
 
 def one_by_one(net: Net, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dyncomp.core.native.build import Code
 from dyncomp.core.native.convolution import code_for
 from dyncomp.core.native.emit import Number
 from dyncomp.core.native.gate import gate_for
-from dyncomp.core.native.gate_plan import GateArgument, GatePlan, Layer
+from dyncomp.core.native.gate_plan import GateArgument, GatePlan, Layer, Squash
 from dyncomp.core.native.machine import this_machine
 from dyncomp.core.native.piece import Argument
 from dyncomp.core.native.plan import Plan
@@ -28,6 +28,7 @@ __all__ = [
     "Plan",
     "Shape",
     "Shrinking",
+    "Squash",
     "StepWord",
     "activation_for",
     "code_for",

@@ -37,9 +37,10 @@ class _Gate(Entry):
         self.loop(*self.share(self.mul(images, parts)), self._sum)
         self.barrier()
         self.loop(*self.share(images), self._decide)
-        self.barrier()
-        with self.if_then(self.icmp_signed("==", self.thread, integer(0))):
-            self._list()
+        if self.plan.squash is None:
+            self.barrier()
+            with self.if_then(self.icmp_signed("==", self.thread, integer(0))):
+                self._list()
         self.ret_void()
 
     def _sum(self, task: Value) -> None:
@@ -95,7 +96,26 @@ class _Gate(Entry):
                 cell = Layer(2 * plan.state, 4 * plan.state)
                 self._cell(image, cell, weights, values, free)
                 weights = self.at(weights, integer((cell.inputs + 1) * cell.outputs))
-        self._open(image, [self.one(self.at(values, integer(o))) for o in range(plan.layers[-1].outputs)])
+        last = [self.one(self.at(values, integer(o))) for o in range(plan.layers[-1].outputs)]
+        if plan.squash is None:
+            self._open(image, last)
+        else:
+            self._share_out(image, self._softmax(last) if plan.squash == "softmax" else list(map(self._sigmoid, last)))
+
+    def _share_out(self, image: Value, shares: Sequence[Value]) -> None:
+        there = self.at(self.pointer(self.given[GateArgument.SHARES]), (image, len(shares)))
+        for index, number in enumerate(shares):
+            self._put(number, self.at(there, integer(index)))
+
+    def _softmax(self, logits: Sequence[Value]) -> list[Value]:
+        most = logits[0]
+        for logit in logits[1:]:
+            most = self.select(self.fcmp_ordered(">", logit, most), logit, most)
+        parts = [self.maths("exp", self.fsub(logit, most)) for logit in logits]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = self.fadd(whole, part)
+        return [self.fdiv(part, whole) for part in parts]
 
     def _open(self, image: Value, logits: list[Value]) -> None:
         zero = ir.Constant(self.number.type, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 from dyncomp.core.native.emit import Number
 from dyncomp.core.native.machine import Machine
@@ -21,11 +22,15 @@ class Layer:
     relu: bool = False
 
 
+Squash = Literal["sigmoid", "softmax"]
+
+
 @dataclass(frozen=True)
 class GatePlan:
     """The mean over `pixels` of each channel, then layers; behind the first an LSTM cell of `state` numbers, if any.
 
-    It opens where the second of two outputs is above the first, or a single one above 0.
+    It opens where the second of two outputs is above the first, or a single one above 0; or, where they are to be
+    squashed, it is a router, and what comes out are shares.
     """
 
     channels: int
@@ -34,6 +39,7 @@ class GatePlan:
     state: int
     number: Number
     machine: Machine
+    squash: Squash | None = None
 
     @property
     def lanes(self) -> int:
@@ -72,3 +78,5 @@ class GateArgument(IntEnum):
     HIDDEN = 10
     """(images, state), the cell's, as its memory"""
     MEMORY = 11
+    SHARES = 12
+    """(images, outputs), a router's"""
