@@ -49,7 +49,7 @@ def mixed_body(block: ResidualBlock, x: Tensor) -> BodyCode | None:
 
 def load_experts(layer: ExpertConv2d, x: Tensor) -> Loaded | None:
     """Code for images like x, and the experts as it reads them; None where another form is faster."""
-    form = layer.fastest_form(x)
+    form = layer.form_in_run(x)
     if not isinstance(form, Direct):
         return None
     plan = form.plan
