@@ -32,17 +32,10 @@ class ReadyBody:
     @staticmethod
     def of(body: nn.Module, activation: nn.Module) -> ReadyBody | None:
         """Of the body as it is run; None where it has other layers, or a single one."""
-        layers = opened(body)
+        layers, relus = opened(body), relus_of(body, activation, ReadyConv2d)
+        if relus is None:
+            return None
         convolutions = [layer for layer in layers if type(layer) is ReadyConv2d]
-        behind = [type(layer) is nn.ReLU for layer in (*layers[1:], activation)]
-        simple = all(type(layer) in (ReadyConv2d, nn.ReLU) for layer in layers)
-        if not simple or len(convolutions) < 2 or any(type(a) is type(b) is nn.ReLU for a, b in pairwise(layers)):
-            return None
-        if layers[0] is not convolutions[0] or layers[-1] is not convolutions[-1]:
-            return None
-        if type(activation) not in (nn.ReLU, nn.Identity):
-            return None
-        relus = [relu for relu, layer in zip(behind, layers, strict=True) if type(layer) is ReadyConv2d]
         return ReadyBody([*body.modules(), activation], convolutions, relus)
 
     @cached_property
@@ -136,6 +129,22 @@ class BodyCode:
         rows_all = first, places, places
         self.chain[-1].run(source, y.data_ptr(), images, self.relus[-1], shortcut.data_ptr(), rows_all)
         return y
+
+
+def relus_of(body: nn.Module, activation: nn.Module, kind: type[nn.Module]) -> list[bool] | None:
+    """Behind which of a body's convolutions of a kind ReLU is, the last one's behind the sum with the shortcut.
+
+    None unless the body is at least two of them, from the first layer to the last, with or without one ReLU between.
+    """
+    layers = opened(body)
+    convolutions = [layer for layer in layers if type(layer) is kind]
+    simple = all(type(layer) in (kind, nn.ReLU) for layer in layers) and type(activation) in (nn.ReLU, nn.Identity)
+    if not simple or len(convolutions) < 2 or any(type(a) is type(b) is nn.ReLU for a, b in pairwise(layers)):
+        return None
+    if layers[0] is not convolutions[0] or layers[-1] is not convolutions[-1]:
+        return None
+    behind = [type(layer) is nn.ReLU for layer in (*layers[1:], activation)]
+    return [relu for relu, layer in zip(behind, layers, strict=True) if type(layer) is kind]
 
 
 def opened(body: nn.Module) -> list[nn.Module]:

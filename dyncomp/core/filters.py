@@ -101,14 +101,20 @@ class ReadyFilters:
 
     def _read(self, y: Tensor, there: Picked) -> Tensor:
         """What the consumer makes of images that have some of its channels."""
+        maps = y[:, :, None, None] if isinstance(self.consumer, nn.Linear) else y  # (B, C, H, W)
+        code = self._code_to_read(maps) if self.consumer.weight.dtype == y.dtype else None
+        if code is None:
+            output: Tensor = self.consumer(there.unsorted(y))
+            return output
+        read = code.pick(maps, there, None)
+        return read.flatten(1) if isinstance(self.consumer, nn.Linear) else read
+
+    def _code_to_read(self, maps: Tensor) -> Loaded | None:
         if isinstance(self.consumer, nn.Linear):
-            weight, bias = self.consumer.weight[:, :, None, None], self.consumer.bias
-            maps = y[:, :, None, None]  # (B, C, 1, 1)
-            code = self._linear.code(maps.shape[1:], (True, False), weight, bias, lambda: _POINT)
-            return self.consumer(there.unsorted(y)) if code is None else code.pick(maps, there, None).flatten(1)
+            weight = self.consumer.weight[:, :, None, None]
+            return self._linear.code(maps.shape[1:], (True, False), weight, self.consumer.bias, lambda: _POINT)
         assert isinstance(self.consumer, ReadyConv2d)  # `of` asked
-        code = self.consumer.loaded(y.shape[1:], (True, False))
-        return self.consumer(there.unsorted(y)) if code is None else code.pick(y, there, None)
+        return self.consumer.loaded(maps.shape[1:], (True, False))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the code, which is made anew where the copy is used."""

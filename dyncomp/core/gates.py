@@ -112,7 +112,10 @@ class Gate(Taped, ABC):
     """
 
     def products(self) -> Products | None:
-        """What its logits are made of, where that is no more than products of means."""
+        """What its logits are made of, where that is no more than products of means; who changes those changes this.
+
+        Asked once: it must not depend on anything but the gate's parts.
+        """
         return None
 
     def overruled(self) -> Tensor | None:

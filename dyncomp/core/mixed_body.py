@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.backbone import ResidualBlock
-from dyncomp.core.bodies import BodyCode, opened
+from dyncomp.core.bodies import BodyCode, opened, relus_of
 from dyncomp.core.copies import copied
 from dyncomp.core.direct import Direct, zeros
 from dyncomp.core.experts import ExpertConv2d
@@ -16,16 +16,15 @@ from dyncomp.core.mixed import Mixed
 
 
 def is_mixed_block(place: Mixed) -> bool:
-    """Whether a residual block's convolutions, ReLU behind each, are all that has experts, and share no bias out."""
+    """Whether a residual block's convolutions are all that has experts, and have no biases to be mixed."""
     block = place.block
-    if type(block) is not ResidualBlock or type(block.activation) is not nn.ReLU:
+    if type(block) is not ResidualBlock or type(block.activation) is not nn.ReLU or type(place.router) is not Router:
         return False
-    if not isinstance(place.router, Router):
-        return False
-    layers = [*opened(block.body), *_plain(block.shortcut)]
-    experts = [layer for layer in layers if type(layer) is ExpertConv2d]
-    simple = all(type(layer) in (ExpertConv2d, nn.ReLU) for layer in layers) and len(_plain(block.shortcut)) < 2
-    return simple and len(convolutions_of(block.body)) > 1 and all(layer.bias is None for layer in experts)
+    shortcut = [layer for layer in opened(block.shortcut) if type(layer) is not nn.Identity]
+    known = not shortcut or [type(layer) for layer in shortcut] == [ExpertConv2d]
+    experts = [layer for layer in block.modules() if isinstance(layer, ExpertConv2d)]
+    regular = relus_of(block.body, block.activation, ExpertConv2d) is not None
+    return known and regular and all(layer.bias is None for layer in experts)
 
 
 def convolutions_of(part: nn.Module) -> list[ExpertConv2d]:
@@ -35,16 +34,15 @@ def convolutions_of(part: nn.Module) -> list[ExpertConv2d]:
 
 def mixed_body(block: ResidualBlock, x: Tensor) -> BodyCode | None:
     """A body's code for features like x; None where another form is faster somewhere."""
-    layers, chain, like = opened(block.body), list[Loaded](), x
+    chain, like = list[Loaded](), x
     for convolution in convolutions_of(block.body):
         loaded = load_experts(convolution, like)
         if loaded is None:
             return None
         chain.append(loaded)
-        like = loaded.new(x)
-    behind = [type(layer) is nn.ReLU for layer in (*layers[1:], block.activation)]
-    relus = [relu for relu, layer in zip(behind, layers, strict=True) if isinstance(layer, ExpertConv2d)]
-    return BodyCode(chain, relus)
+        like = loaded.new(x).fill_(1)  # numbers that are as fast as others
+    relus = relus_of(block.body, block.activation, ExpertConv2d)
+    return None if relus is None else BodyCode(chain, relus)
 
 
 def load_experts(layer: ExpertConv2d, x: Tensor) -> Loaded | None:
@@ -57,7 +55,3 @@ def load_experts(layer: ExpertConv2d, x: Tensor) -> Loaded | None:
         weights = copied(layer.weight, plan.order, lambda all_: plan.packed(all_.view(len(all_), *layer.kernel_shape)))
     bias = zeros(plan.shape.outputs, x.dtype) if layer.shift is None else layer.shift
     return Loaded(plan, form.code, weights, bias, (), (), torch.Size((plan.shape.outputs, *plan.shape.places)))
-
-
-def _plain(shortcut: nn.Module) -> list[nn.Module]:
-    return [layer for layer in opened(shortcut) if type(layer) is not nn.Identity]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
+import torch
 from torch import Tensor, nn
 
 from dyncomp.core import native
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.bodies import BodyCode
+from dyncomp.core.direct import able_to_make_code
 from dyncomp.core.gate_code import GateCode
 from dyncomp.core.gated import Gated
 from dyncomp.core.gates import Gate, Products, Router
@@ -55,11 +56,16 @@ def projection_of(place: Place) -> ReadyConv2d | None:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """The code of a shortcut that is not the identity, what it is given in every pass, and each thread's memory."""
+    """The code of a shortcut that is not the identity, and what becomes of an image, (C', H', W')."""
 
     code: native.Code
-    given: Given
-    scratch: int = 0
+    output: torch.Size
+    loaded: Loaded | None = None
+    """the convolution that it is, with the numbers that the code reads"""
+
+    def given(self) -> Given:
+        """What the code is given in every pass."""
+        return {} if self.loaded is None else given_always(self.loaded)
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,14 @@ class Block:
     @staticmethod
     def of(place: Place, x: Tensor) -> Block | None:
         """On features like x; None where there is no code that pays."""
-        shortcut, body = _shortcut(place, x), _body(place, x)
+        body = _body(place, x) if able_to_make_code() else None
+        shortcut = None if body is None else _shortcut(place, x)
         if body is None or (shortcut is None and type(block_of(place).shortcut) is not nn.Identity):
             return None
+        if body.chain[-1].output != (x.shape[1:] if shortcut is None else shortcut.output):
+            return None
         products = None
-        if isinstance(place, Mixed) and isinstance(place.router, Router):
+        if isinstance(place, Mixed) and type(place.router) is Router:
             products = place.router.products()
         elif isinstance(place, Gated) and isinstance(place.gate, Gate):
             products = place.gate.products()
@@ -91,23 +100,13 @@ class Block:
     @property
     def mixing(self) -> int:
         """Numbers of memory that each thread needs to mix kernels."""
-        of_shortcut = 0 if self.shortcut is None else self.shortcut.scratch
-        return max(of_shortcut, *(loaded.plan.scratch for loaded in self.body.chain))
+        shortcut = None if self.shortcut is None else self.shortcut.loaded
+        return max(loaded.plan.scratch for loaded in (*self.body.chain, shortcut) if loaded is not None)
 
     @property
     def runs_all(self) -> bool:
         """Whether all images run it."""
         return isinstance(self.place, (ResidualBlock, Mixed))
-
-    def modules(self) -> Iterator[nn.Module]:
-        """Those whose parameters the code has."""
-        block = block_of(self.place)
-        for part in (block.body, block.shortcut):
-            yield from part.modules()
-        if self.products is not None:
-            yield from self.products.layers
-            if self.products.cell is not None:
-                yield self.products.cell
 
 
 def given_always(loaded: Loaded) -> dict[int, int | str]:
@@ -134,11 +133,11 @@ def _shortcut(place: Place, x: Tensor) -> Shortcut | None:
     if isinstance(place, Mixed):
         loaded = next((load_experts(layer, x) for layer in convolutions_of(shortcut)), None)
     if loaded is not None:
-        one = loaded.plan.shape.groups == 1
-        return Shortcut(loaded.code, given_always(loaded), loaded.plan.scratch) if one else None
+        return Shortcut(loaded.code, loaded.output, loaded) if loaded.plan.shape.groups == 1 else None
     if type(shortcut) is not Shrink or here is None:
         return None
     channels, height, width = x.shape[1:]
     window = shortcut.stride if shortcut.mean else 1
     sizes = channels, channels + shortcut.extra, (height, width), window, shortcut.stride
-    return Shortcut(native.shrinking_for(native.Shrinking(*sizes, native.Number(x.dtype), here)), {})
+    plan = native.Shrinking(*sizes, native.Number(x.dtype), here)
+    return Shortcut(native.shrinking_for(plan), torch.Size((plan.outputs, *plan.places)))

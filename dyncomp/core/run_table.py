@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dyncomp.core import native
-from dyncomp.core.backbone import in_place
 from dyncomp.core.bodies import BodyCode
 from dyncomp.core.gate_code import GateCode
 from dyncomp.core.gated import Gated
@@ -20,7 +19,6 @@ from dyncomp.core.rows import in_use
 from dyncomp.core.run_block import Block, Place, block_of, given_always
 from dyncomp.core.scratch import scratch
 from dyncomp.core.trace import Tape
-from dyncomp.core.watched import Parameters
 from dyncomp.core.words import Given, Words
 
 
@@ -32,10 +30,8 @@ class RunTable:
         for index, block in enumerate(blocks):
             self._add(words, index, block)
         self._table = words.table()
-        self._parameters = Parameters(module for block in blocks for module in block.modules())
         self._followers = [(index, b.place) for index, b in enumerate(blocks) if isinstance(b.place, Follower)]
         self._overruled = [(f"overruled {index}", gate) for index, gate in _that_may_be_overruled(blocks)]
-        self._said: dict[str, Tensor | None] = {}
         gates = [block.gate.plan for block in blocks if block.gate is not None]
         self._state = max((gate.state for gate in gates), default=0)
         between = max(loaded.output.numel() for block in blocks for loaded in block.body.chain[:-1])
@@ -55,13 +51,9 @@ class RunTable:
             if block is None:
                 return None
             blocks.append(block)
-            like = block.body.new(x)
+            like = block.body.new(x).fill_(1)  # numbers that are as fast as others
         states = {block.gate.plan.state for block in blocks if block.gate is not None} - {0}
         return RunTable(blocks, x) if len(states) < 2 else None
-
-    def is_current(self) -> bool:
-        """Whether it has all parameters as they are now."""
-        return self._parameters.are_the_same()
 
     def run(self, x: Tensor) -> Tensor:
         """What the blocks make of x (B, C, H, W); x itself where nobody else reads it, and all is done in place."""
@@ -84,12 +76,10 @@ class RunTable:
         return maps[-1]
 
     def _first(self, x: Tensor) -> Tensor:
-        place = self.blocks[0].place
-        if _makes_map(0, self.blocks[0]) or not isinstance(place, (Gated, Follower)):
+        """The first map: x, unless it is written over and somebody else reads it, too."""
+        if _makes_map(0, self.blocks[0]):
             return x
-        into = x if in_use() and block_of(place).reads_alone is True else x.clone()
-        # what later blocks read comes out of a ReLU
-        return in_place(block_of(place).activation, into) if place.form == "residual" else into
+        return x if in_use() and block_of(self.blocks[0].place).reads_alone is True else x.clone()
 
     def _plan(self, index: int, follower: Follower, images: int) -> Tensor | None:
         """Fill in which images run a block in this pass, and give back what has to live as long."""
@@ -102,11 +92,9 @@ class RunTable:
     def _overrule(self, slot: str, gate: Gate, dtype: torch.dtype) -> Tensor | None:
         """Fill in what a gate opens by in this pass, and give back what has to live as long."""
         numbers = gate.overruled()
-        if numbers is None or numbers is not self._said.get(slot):
-            fits = numbers is not None and numbers.dtype == dtype and numbers.is_contiguous()
-            self._said[slot] = numbers if fits else None
-            numbers = None if numbers is None else numbers.to(dtype).contiguous()
-            self._table.fill(slot, 0 if numbers is None else numbers.data_ptr())
+        if numbers is not None:
+            numbers = numbers.to(dtype).contiguous()
+        self._table.fill(slot, 0 if numbers is None else numbers.data_ptr())
         return numbers
 
     def _recall(self, x: Tensor) -> list[tuple[Tape, str, Tensor]]:
@@ -114,8 +102,8 @@ class RunTable:
         if not self._state:
             return []
         tape = next(block.place.tape for block in self.blocks if isinstance(block.place, Gated))
-        fresh = (x.new_zeros(len(x), self._state) for _ in range(2))
-        found = [(tape, key, tape.recall(key, like)) for key, like in zip(("hidden", "memory"), fresh, strict=True)]
+        like = x.new_empty(len(x), self._state)
+        found = [(tape, key, tape.recall(key, like)) for key in ("hidden", "memory")]
         for _, key, value in found:
             self._table.fill(key, value.data_ptr())
         return found
@@ -129,17 +117,19 @@ class RunTable:
         if block.gate is not None:
             gate = words.step(block.gate.code, self._given_gate(index, block.gate, len(block.body.chain), source))
         if block.shortcut is not None:
-            given = {**block.shortcut.given, Argument.X: source, Argument.Y: target, Argument.IMAGES: "images"}
+            given = {**block.shortcut.given(), Argument.X: source, Argument.Y: target, Argument.IMAGES: "images"}
             words.step(block.shortcut.code, given)
-        at = [words.step(loaded.code, given) for loaded, given in self._bodys(index, block, source, target)]
+        at = [words.step(loaded.code, given) for loaded, given in self._bodies(index, block, source, target)]
         if gate is not None and isinstance(block.place, Gated):
             words.point(gate + GateArgument.COUNT, at[0] + Argument.IMAGES)  # those of the others at equal distances
-        if block.shortcut is not None and isinstance(block.place, (Gated, Follower)) and block.place.form == "residual":
+        # behind the first block and new shortcuts: what else is skipped comes out of a ReLU, and twice ReLU is ReLU
+        skips = isinstance(block.place, (Gated, Follower)) and block.place.form == "residual"
+        if skips and (block.shortcut is not None or index == 0):
             plan, output = block.body.chain[-1].plan, block.body.chain[-1].output
             code = native.activation_for(plan.number, plan.machine)
             words.step(code, {0: target, 1: "images", 2: output.numel()})
 
-    def _bodys(self, index: int, block: Block, source: str, target: str) -> Iterator[tuple[Loaded, Given]]:
+    def _bodies(self, index: int, block: Block, source: str, target: str) -> Iterator[tuple[Loaded, Given]]:
         rows: int | str = "rows" if isinstance(block.place, Gated) else 0
         images = "images"
         if isinstance(block.place, Follower):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from functools import cached_property
+from operator import is_
 from typing import Any
 
 import torch
@@ -21,8 +21,8 @@ from dyncomp.core.mixed import Mixed
 from dyncomp.core.planned import Follower
 from dyncomp.core.run_block import Place, block_of, is_place
 from dyncomp.core.run_table import RunTable
-from dyncomp.core.tuner import power_of_two, takes_turns
-from dyncomp.core.watched import Hooks
+from dyncomp.core.tuner import is_watched, power_of_two, takes_turns
+from dyncomp.core.watched import Watched
 
 BATCHES = 8
 """sizes and kinds of batches that a run is prepared for"""
@@ -33,28 +33,31 @@ class Run:
 
     def __init__(self, places: Sequence[Place], layers: Sequence[nn.Module]) -> None:
         self.places, self.layers = tuple(places), tuple(layers)
+        self._watched: Watched | None = None
         self._tables: dict[tuple[object, ...], RunTable | None] = {}
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """What the blocks make of x; None where they have to be called one by one."""
-        weight = self._layer._parameters.get("weight")
-        if not len(x) or weight is None or not direct.serves(x, weight) or not self._hooks.are_none():
+        if is_watched() or not len(x) or not self._may_run():  # first: a compiler need not look at the rest
             return None
-        if not self._may_run():
+        watched = self._watched
+        if watched is None or not watched.is_the_same():
+            watched = self._watched = Watched(module for layer in self.layers for module in layer.modules())
+            self._tables.clear()
+        if not watched.nobody_listens() or not self._serves(x):
             return None
         table = self._table(x)
         return None if table is None else table.run(x)
 
-    @cached_property
-    def _hooks(self) -> Hooks:
-        return Hooks(module for layer in self.layers for module in layer.modules())
+    def _serves(self, x: Tensor) -> bool:
+        """Whether code of our own can run on x, by the first layer with weights."""
+        for layer in block_of(self.places[0]).body.modules():
+            weight = layer._parameters.get("weight")
+            if weight is not None:
+                return direct.serves(x, weight)
+        return False
 
-    @cached_property
-    def _layer(self) -> nn.Module:
-        """The first one with weights."""
-        return next(layer for layer in block_of(self.places[0]).body.modules() if "weight" in layer._parameters)
-
-    @cached_property
+    @property
     def _place(self) -> Gated | Follower | Mixed | None:
         """One that decides, or is decided about: what holds for it in a pass holds for all, all of one network."""
         return next((place for place in self.places if not isinstance(place, ResidualBlock)), None)
@@ -67,19 +70,18 @@ class Run:
 
     def _table(self, x: Tensor) -> RunTable | None:
         key = (power_of_two(len(x)), x.shape[1:], x.dtype, torch.get_num_threads(), threading.get_ident())
-        table = self._tables.get(key)
-        if table is not None and table.is_current():
-            return table
-        if table is None and (key in self._tables or len(self._tables) == BATCHES):
-            return None
-        made = RunTable.of(self.places, x)
+        if key in self._tables:
+            return self._tables[key]
+        table = RunTable.of(self.places, x)
         if not takes_turns():
-            self._tables[key] = made
-        return made
+            while len(self._tables) >= BATCHES:
+                self._tables.pop(next(iter(self._tables)), None)
+            self._tables[key] = table
+        return table
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was prepared, which is made anew where the copy is used."""
-        return {"places": self.places, "layers": self.layers, "_tables": {}}
+        return {"places": self.places, "layers": self.layers, "_watched": None, "_tables": {}}
 
 
 class ReadyBlocks(nn.Sequential):
@@ -91,7 +93,8 @@ class ReadyBlocks(nn.Sequential):
         index = 0
         while index < len(layers):
             run = runs.get(index) if isinstance(x, Tensor) else None
-            y = None if run is None else run(x)
+            # layers may have been replaced, and then the run is not theirs
+            y = run(x) if run is not None and all(map(is_, layers[index:], run.layers)) else None
             if run is None or y is None:
                 x, index = layers[index](x), index + 1
             else:
@@ -120,6 +123,7 @@ def _runs(layers: Sequence[nn.Module]) -> dict[int, Run]:
     runs, first, some = dict[int, Run](), 0, list[Place]()
     for index, layer in enumerate([*layers, None]):
         places = [] if layer is None else _places(layer)
+        places = places if _go_together(places) else []
         if not places or not _go_together([*some, *places]):
             if len(some) > 1 or isinstance(next(iter(some), None), (Gated, Mixed)):
                 runs[first] = Run(some, layers[first:index])
@@ -140,5 +144,6 @@ def _places(layer: nn.Module) -> list[Place]:
 
 
 def _go_together(places: Sequence[Place]) -> bool:
-    """Whether those that images skip are skipped alike."""
-    return len({place.form for place in places if isinstance(place, (Gated, Follower))}) < 2
+    """Whether those that are not for all images, and plain, are of one kind and skipped alike."""
+    others = [place for place in places if not isinstance(place, ResidualBlock)]
+    return len({(type(place), getattr(place, "form", None)) for place in others}) < 2

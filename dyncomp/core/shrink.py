@@ -14,6 +14,8 @@ class Shrink(nn.Module):
     """
 
     def __init__(self, stride: int, extra: int, mean: bool = False) -> None:
+        if extra < 0:
+            raise ValueError(f"a shortcut that adds {extra} channels; give 0 or more")
         super().__init__()
         self.stride = stride
         self.extra = extra
