@@ -59,11 +59,11 @@ def _vectors(features: dict[str, bool]) -> tuple[int, int] | None:
 class Threads:
     """The threads that torch's own operators run on: others would fight with them for the cores."""
 
-    library: ctypes.CDLL
+    openmp: ctypes.CDLL
 
     def run(self, address: int, arguments: ctypes.Array[ctypes.c_int64], count: int) -> None:
         """Call the function at that address on `count` threads at once, each with the same arguments."""
-        self.library.GOMP_parallel(address, arguments, count, 0)
+        self.openmp.GOMP_parallel(address, arguments, count, 0)
 
 
 @cache
