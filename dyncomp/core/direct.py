@@ -86,7 +86,7 @@ class Direct:
         plan, weight, count = self.plan, mixing.weight.contiguous(), torch.get_num_threads()
         x = x.contiguous(memory_format=torch.channels_last)  # it is, unless a batch of the same shape chose this form
         bias = zeros(plan.shape.outputs, x.dtype) if mixing.bias is None else mixing.bias.contiguous()
-        experts = copied(mixing.experts, plan.order, lambda all_: plan.packed(all_.view(len(all_), *mixing.shape)))
+        experts = packed_experts(plan, mixing.experts, mixing.shape)
         y = new_output(x, len(x), plan.shape)
         own = scratch("direct", x, count * plan.scratch)
         step = 0 if mixing.bias is None else plan.shape.outputs
@@ -120,6 +120,11 @@ def plan_for(
     channels, outputs = image[0] // groups, kernel[0] // groups
     shape = native.Shape(channels, outputs, size, sides, g.stride, g.padding, g.dilation, depthwise, groups)
     return native.Plan(shape, native.Number(dtype), here, experts, *picks) if shape.can_be_cut else None
+
+
+def packed_experts(plan: native.Plan, experts: Tensor, shape: torch.Size) -> Tensor:
+    """Experts (K, O, N), each a kernel of that shape, as the code of a plan reads them."""
+    return copied(experts, plan.order, lambda all_: plan.packed(all_.view(len(all_), *shape)))
 
 
 def new_output(x: Tensor, images: int, shape: native.Shape) -> Tensor:

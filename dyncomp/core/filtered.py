@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dyncomp.core.counter import COUPLED, EACH
 from dyncomp.core.filters import ReadyFilters
-from dyncomp.core.narrow import Channels, narrowed
+from dyncomp.core.narrow import Channels, narrowed, spread
 from dyncomp.core.op import Op, with_strongest
 from dyncomp.core.picked import Picked
 from dyncomp.core.rows import rows_using, take
@@ -86,9 +86,9 @@ class Filtered(Op):
         """All filters for all images."""
         weight = self.per_filter(decision.weight)  # (B, filters)
         y = self.before(self.producer(x))
-        y = self.after(y * _spread(weight, y))
+        y = self.after(y * spread(weight, y))
         if len(self.after):
-            y = y * _spread(self.per_filter(decision.used.detach()), y)
+            y = y * spread(self.per_filter(decision.used.detach()), y)
         output: Tensor = self.consumer(y)
         return output
 
@@ -124,7 +124,7 @@ class Filtered(Op):
         y = self.unit(EACH if channels is None else COUPLED, self._narrow, self.producer, x, channels, active)
         y = self.unit(EACH, self._narrow_chain, self.before, y, active)
         if decision.weight is not decision.used:  # else it is 1 for all that is there
-            y = y * _spread(self.per_filter(decision.weight).index_select(1, active), y)
+            y = y * spread(self.per_filter(decision.weight).index_select(1, active), y)
         y = self.unit(EACH, self._narrow_chain, self.after, y, active)
         if not isinstance(self.consumer, Filtered):
             output: Tensor = self.unit(EACH, self._narrow, self.consumer, y, active, None)
@@ -179,8 +179,3 @@ def alike(used: Tensor) -> list[list[int]]:
 
 def _in_order(y: Tensor, order: Tensor) -> Tensor:
     return take(y, order.argsort())
-
-
-def _spread(value: Tensor, like: Tensor) -> Tensor:
-    """(B, F) in the type of `like` (B, F, ...), to be multiplied with it."""
-    return value.to(like.dtype).view(*value.shape, *[1] * (like.dim() - 2))

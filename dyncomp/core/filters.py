@@ -14,7 +14,7 @@ from dyncomp.core.backbone import in_place
 from dyncomp.core.counter import COUPLED, EACH
 from dyncomp.core.kernels import Geometry
 from dyncomp.core.loaded import Loaded, Shelf
-from dyncomp.core.narrow import BY_CHANNEL, Shift, narrowed
+from dyncomp.core.narrow import BY_CHANNEL, Shift, narrowed, spread
 from dyncomp.core.picked import Picked
 from dyncomp.core.ready import ReadyConv2d, nobody_listens
 from dyncomp.core.trace import Decision
@@ -64,10 +64,10 @@ class ReadyFilters:
         y: Tensor = op.unit(EACH if there is None else COUPLED, self._convolved, x, there, wanted)
         y = op.unit(EACH, _each, self.before, y, wanted)
         if decision.weight is not decision.used or _adds(self.before):  # else it is 0 or 1, and y as it says
-            y = y * _spread(wanted.sorted(op.per_filter(decision.weight)), y)
+            y = y * spread(wanted.sorted(op.per_filter(decision.weight)), y)
         y = op.unit(EACH, _each, self.after, y, wanted)
         if _adds(self.after):
-            y = y * _spread(wanted.sorted(wanted.used), y)
+            y = y * spread(wanted.sorted(wanted.used), y)
         if isinstance(self.consumer, type(op)):
             return self.consumer.on_picked(y, wanted)
         output: Tensor = op.unit(EACH, self._read, y, wanted)
@@ -142,9 +142,5 @@ def _adds(layers: Iterable[nn.Module]) -> bool:
 def _each(layers: Iterable[nn.Module], y: Tensor, there: Picked) -> Tensor:
     """Layers that act by channel, on features that nobody else has."""
     for layer in layers:
-        y = y + _spread(there.sorted(layer.bias), y) if isinstance(layer, Shift) else in_place(layer, y)
+        y = y + spread(there.sorted(layer.bias), y) if isinstance(layer, Shift) else in_place(layer, y)
     return y
-
-
-def _spread(value: Tensor, like: Tensor) -> Tensor:
-    return value.to(like.dtype).view(*value.shape, *[1] * (like.dim() - 2))

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.bodies import BodyCode, opened, relus_of
-from dyncomp.core.copies import copied
-from dyncomp.core.direct import Direct, zeros
+from dyncomp.core.direct import Direct, packed_experts, zeros
 from dyncomp.core.experts import ExpertConv2d
 from dyncomp.core.gates import Router
 from dyncomp.core.loaded import Loaded
@@ -51,7 +50,6 @@ def load_experts(layer: ExpertConv2d, x: Tensor) -> Loaded | None:
     if not isinstance(form, Direct):
         return None
     plan = form.plan
-    with torch.inference_mode(False), torch.no_grad():
-        weights = copied(layer.weight, plan.order, lambda all_: plan.packed(all_.view(len(all_), *layer.kernel_shape)))
+    weights = packed_experts(plan, layer.weight, layer.kernel_shape)
     bias = zeros(plan.shape.outputs, x.dtype) if layer.shift is None else layer.shift
     return Loaded(plan, form.code, weights, bias, (), (), torch.Size((plan.shape.outputs, *plan.shape.places)))

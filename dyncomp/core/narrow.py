@@ -46,6 +46,11 @@ def narrowed(module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels, 
     return output
 
 
+def spread(value: Tensor, like: Tensor) -> Tensor:
+    """(B, F) in the type of `like` (B, F, ...), to be multiplied with it."""
+    return value.to(like.dtype).view(*value.shape, *[1] * (like.dim() - 2))
+
+
 def opened(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
     """The layers in order, Sequentials replaced by what is in them."""
     for layer in layers:

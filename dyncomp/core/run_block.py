@@ -76,7 +76,6 @@ class Block:
     body: BodyCode
     shortcut: Shortcut | None
     gate: GateCode | None
-    products: Products | None
 
     @staticmethod
     def of(place: Place, x: Tensor) -> Block | None:
@@ -87,7 +86,7 @@ class Block:
             return None
         if body.chain[-1].output != (x.shape[1:] if shortcut is None else shortcut.output):
             return None
-        products = None
+        products: Products | None = None
         if isinstance(place, Mixed) and type(place.router) is Router:
             products = place.router.products()
         elif isinstance(place, Gated) and isinstance(place.gate, Gate):
@@ -95,7 +94,7 @@ class Block:
         gate = None if products is None else GateCode.of(products, x)
         if gate is None and isinstance(place, (Gated, Mixed)):
             return None
-        return Block(place, body, shortcut, gate, products)
+        return Block(place, body, shortcut, gate)
 
     @property
     def mixing(self) -> int:

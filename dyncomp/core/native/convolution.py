@@ -1,8 +1,7 @@
-"""A whole convolution of a batch: each image by one kernel for all, or by a kernel mixed for it."""
+"""A whole convolution of a batch: each image by one kernel for all, or by a kernel mixed or cut for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from itertools import accumulate
 
@@ -33,7 +32,7 @@ def code_for(plan: Plan) -> Code:
 
 
 class _Division(Entry):
-    """Divides the work between threads: panels, images and, of a single image, bands of rows."""
+    """Divides the work between threads: panels, images and, of a single image, rows."""
 
     def __init__(self, module: ir.Module, plan: Plan, pieces: dict[tuple[int, ...], ir.Function]) -> None:
         super().__init__(module, plan.number)
@@ -51,7 +50,7 @@ class _Division(Entry):
             if self.plan.images_first:
                 self._images()
             else:
-                self._panels(images, self._some_images)
+                self._panels()
         if self.plan.picks_outputs:
             self._nothing_behind()
         self.ret_void()
@@ -78,8 +77,7 @@ class _Division(Entry):
 
             def pixel(p: Value) -> None:
                 there = self.at(y, (index, pixels * outputs), (p, outputs))
-                size = self.number.dtype.itemsize
-                self.loop(first, integer(outputs), lambda o: self.store(nothing, self.at(there, o), align=size))
+                self.loop(first, integer(outputs), lambda o: self.write(nothing, self.at(there, o)))
 
             with self.if_then(self.icmp_signed("<", first, integer(outputs))):
                 self.loop(integer(0), integer(pixels), pixel)
@@ -104,16 +102,18 @@ class _Division(Entry):
 
         self.loop(first, end, task)
 
-    def _panels(self, parts: Value, act: Callable[[Value, Value, Value], None]) -> None:
-        """Panel by panel, of each the parts that are this thread's."""
-        first, end = self.share(self.mul(parts, self.panels))
-        behind = self.sdiv(self.sub(self.add(end, parts), integer(1)), parts)
+    def _panels(self) -> None:
+        """Panel by panel, of each the images that are this thread's."""
+        images = self.given[Argument.IMAGES]
+        first, end = self.share(self.mul(images, self.panels))
+        behind = self.sdiv(self.sub(self.add(end, images), integer(1)), images)
 
         def one(panel: Value) -> None:
-            before = self.mul(panel, parts)
-            act(panel, self.larger(integer(0), self.sub(first, before)), self.smaller(parts, self.sub(end, before)))
+            before = self.mul(panel, images)
+            own = self.larger(integer(0), self.sub(first, before)), self.smaller(images, self.sub(end, before))
+            self._some_images(panel, *own)
 
-        self.loop(self.sdiv(first, parts), behind, one)
+        self.loop(self.sdiv(first, images), behind, one)
 
     def _some_images(self, panel: Value, first: Value, end: Value) -> None:
         self._call(panel, [first, end, integer(0), integer(self.plan.shape.rows[1][0])])

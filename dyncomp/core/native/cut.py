@@ -36,14 +36,15 @@ class Cut(Emitter):
             which = self.word(self.outputs, output)
             vector = self._vector(self.sdiv(which, integer(self.lanes)))
             lane = self.add(vector, self.srem(which, integer(self.lanes)))
-            self._each_input(segment, lambda here, there: self._put(self.one(self.at(here, lane)), there, output))
+            self._each_input(
+                segment, lambda here, there: self.write(self.one(self.at(here, lane)), self.at(there, output))
+            )
 
         self.loop(integer(0), self.kept, copy)
         behind = integer(self.panel.outputs)
-        self.loop(self.kept, behind, lambda o: self._each_input(segment, lambda _, to: self._put(nothing, to, o)))
-
-    def _put(self, number: Value, there: Value, output: Value) -> None:
-        self.store(number, self.at(there, output), align=self.number.dtype.itemsize)
+        self.loop(
+            self.kept, behind, lambda o: self._each_input(segment, lambda _, to: self.write(nothing, self.at(to, o)))
+        )
 
     def _vectors(self, segment: Segment) -> None:
         """What is wanted of a vector closes up, and the next one's overwrites the rest of it."""
@@ -76,19 +77,16 @@ class Cut(Emitter):
         first = self.sdiv(self.word(self.outputs, integer(0)), lanes)
         last = self.sdiv(self.word(self.outputs, self.sub(self.kept, integer(1))), lanes)
         behind = self.add(last, integer(1))
-        self.loop(first, behind, lambda v: self.store(integer(0), self._word_at(masks, v)))
+        self.loop(first, behind, lambda v: self.store(integer(0), self.word_at(masks, v)))
 
         def mark(output: Value) -> None:
             which = self.word(self.outputs, output)
-            there = self._word_at(masks, self.sdiv(which, lanes))
+            there = self.word_at(masks, self.sdiv(which, lanes))
             bit = self.shl(integer(1), self.srem(which, lanes))
             self.store(self.or_(self.load(there, typ=INT), bit), there)
 
         self.loop(integer(0), self.kept, mark)
         return first, behind
-
-    def _word_at(self, words: Value, index: Value) -> Value:
-        return self.gep(words, [index], source_etype=INT)
 
     def _vector(self, index: Value) -> Value:
         """Where that vector of the outputs is, from where the first one is: behind the weights of all inputs."""

@@ -98,14 +98,18 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
 
     def word(self, pointer: Value, index: Value) -> Value:
         """A 64-bit integer out of a list."""
-        return self.load(self.gep(pointer, [index], source_etype=INT), typ=INT, align=8)
+        return self.load(self.word_at(pointer, index), typ=INT, align=8)
+
+    def word_at(self, pointer: Value, index: Value) -> Value:
+        """The place of a 64-bit integer."""
+        return self.gep(pointer, [index], source_etype=INT)
 
     def vector(self, pointer: Value, lanes: int) -> Value:
         """So many numbers from there on."""
         return self.load(pointer, typ=self.number.vector(lanes), align=self.number.dtype.itemsize)
 
     def write(self, vector: Value, pointer: Value) -> None:
-        """Store a vector."""
+        """Store a vector, or a number."""
         self.store(vector, pointer, align=self.number.dtype.itemsize)
 
     def one(self, pointer: Value) -> Value:

@@ -1,4 +1,4 @@
-"""Gates that see the mean of each channel: from features to the list of images for which they open."""
+"""Gates that see the mean of each channel: from features to the images for which they open, or to a router's shares."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class _Gate(Entry):
     def _share_out(self, image: Value, shares: Sequence[Value]) -> None:
         there = self.at(self.pointer(self.given[GateArgument.SHARES]), (image, len(shares)))
         for index, number in enumerate(shares):
-            self._put(number, self.at(there, integer(index)))
+            self.write(number, self.at(there, integer(index)))
 
     def _softmax(self, logits: Sequence[Value]) -> list[Value]:
         most = logits[0]
@@ -167,7 +167,7 @@ class _Gate(Entry):
         self.loop(
             integer(0),
             integer(size),
-            lambda i: self._put(self.one(self.at(hidden, i)), self.at(values, i, integer(size))),
+            lambda i: self.write(self.one(self.at(hidden, i)), self.at(values, i, integer(size))),
         )
         self._product(cell, weights, values, gates)
 
@@ -176,9 +176,9 @@ class _Gate(Entry):
             kept = self.fmul(self._sigmoid(forget), self.one(self.at(memory, i)))
             kept = self.fadd(kept, self.fmul(self._sigmoid(enter), self.maths("tanh", new)))
             said = self.fmul(self._sigmoid(leave), self.maths("tanh", kept))
-            self._put(kept, self.at(memory, i))
-            self._put(said, self.at(hidden, i))
-            self._put(said, self.at(values, i))
+            self.write(kept, self.at(memory, i))
+            self.write(said, self.at(hidden, i))
+            self.write(said, self.at(values, i))
 
         self.loop(integer(0), integer(size), unit)
 
@@ -186,11 +186,8 @@ class _Gate(Entry):
         one = ir.Constant(self.number.type, 1.0)
         return self.fdiv(one, self.fadd(one, self.maths("exp", self.fneg(value))))
 
-    def _put(self, number: Value, there: Value) -> None:
-        self.store(number, there, align=self.size)
-
     def _word_at(self, which: GateArgument, index: Value) -> Value:
-        return self.gep(self.pointer(self.given[which]), [index], source_etype=INT)
+        return self.word_at(self.pointer(self.given[which]), index)
 
     def _list(self) -> None:
         found = self.local(INT)

@@ -80,4 +80,4 @@ class _Shrinking(Entry):
             self.write(mean, self.at(there, integer(offset)))
         nothing = ir.Constant(self.number.type, 0.0)
         zeros = integer(plan.channels), integer(plan.outputs)
-        self.loop(*zeros, lambda o: self.store(nothing, self.at(there, o), align=self.number.dtype.itemsize))
+        self.loop(*zeros, lambda o: self.write(nothing, self.at(there, o)))
