@@ -23,8 +23,8 @@ class GateCode:
     weights: Tensor
 
     @staticmethod
-    def of(products: Products, x: Tensor) -> GateCode | None:
-        """For features like x (B, C, H, W); None where there is none."""
+    def of(products: Products, x: Tensor, shares: bool = False) -> GateCode | None:
+        """For features like x (B, C, H, W); None where there is none. `shares`: numbers are wanted, no decision."""
         here = native.this_machine()
         parameters = tuple(_parameters(products))
         known = all("weight" in layer._parameters for layer in products.layers)  # else made anew at every pass
@@ -34,8 +34,9 @@ class GateCode:
         layers = (native.Layer(i, o, relu) for (o, i), relu in zip(sizes, products.relus, strict=True))
         size = 0 if products.cell is None else products.cell.hidden_size
         number = native.Number(x.dtype)
-        plan = native.GatePlan(x.shape[1], x.shape[2:].numel(), tuple(layers), size, number, here, products.squash)
-        decides = sizes[-1][0] <= 2 or products.squash is not None
+        pixels, shares = x.shape[2:].numel(), shares or products.squash is not None
+        plan = native.GatePlan(x.shape[1], pixels, number, here, tuple(layers), size, shares, products.squash)
+        decides = sizes[-1][0] <= 2 or shares
         if sizes[0][1] != x.shape[1] or not decides or (size and not _fits(products, size)):
             return None
         with torch.inference_mode(False), torch.no_grad():

@@ -138,5 +138,5 @@ def _shortcut(place: Place, x: Tensor) -> Shortcut | None:
     channels, height, width = x.shape[1:]
     window = shortcut.stride if shortcut.mean else 1
     sizes = channels, channels + shortcut.extra, (height, width), window, shortcut.stride
-    plan = native.Shrinking(*sizes, native.Number(x.dtype), here)
-    return Shortcut(native.shrinking_for(plan), torch.Size((plan.outputs, *plan.places)))
+    plan = native.Pooling(*sizes, native.Number(x.dtype), here)
+    return Shortcut(native.pooling_for(plan), torch.Size((plan.outputs, *plan.places)))

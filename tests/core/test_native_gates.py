@@ -76,7 +76,7 @@ class Reference:
 @pytest.mark.parametrize("name", GATES)
 def test_a_gate_lists_the_images_it_opens_for(name: str, images: int, vector_bytes: int) -> None:
     gate = Reference(name, images)
-    plan = GatePlan(gate.channels, gate.pixels, gate.layers, gate.state, Number(torch.float64), machine(vector_bytes))
+    plan = GatePlan(gate.channels, gate.pixels, Number(torch.float64), machine(vector_bytes), gate.layers, gate.state)
     weights, sums = gate.packed(), torch.empty(images * plan.scratch, dtype=torch.float64)
     opens, hidden, memory = gate.opens()
     open_, rows, counts = (torch.full((images,), -1), torch.full((images,), -1), torch.full((5,), -1))
@@ -99,7 +99,7 @@ def test_a_gate_lists_the_images_it_opens_for(name: str, images: int, vector_byt
 @pytest.mark.parametrize("squash", ["sigmoid", "softmax"])
 def test_a_router_shares_out(squash: Squash) -> None:
     gate = Reference("hidden layer", 5)
-    plan = GatePlan(gate.channels, gate.pixels, gate.layers, 0, Number(torch.float64), machine(64), squash)
+    plan = GatePlan(gate.channels, gate.pixels, Number(torch.float64), machine(64), gate.layers, 0, True, squash)
     value = F.linear(gate.x.mean(dim=1), gate.weights[0], gate.biases[0]).relu()
     logits = F.linear(value, gate.weights[1], gate.biases[1])
     wanted = logits.sigmoid() if squash == "sigmoid" else logits.softmax(dim=1)
@@ -124,10 +124,22 @@ def test_what_is_negative_becomes_zero(count: int) -> None:
 def test_maps_shrink_as_the_layer_says(stride: int, mean: bool, vector_bytes: int) -> None:
     layer, here, dtype = Shrink(stride, extra=7, mean=mean), machine(vector_bytes), torch.float64
     x = torch.randn(3, 11, 7, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    plan = native.Shrinking(11, 18, (7, 8), stride if mean else 1, stride, Number(dtype), here)
+    plan = native.Pooling(11, 18, (7, 8), stride if mean else 1, stride, Number(dtype), here)
     y = torch.full((3, 18, *plan.places), torch.nan, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    native.shrinking_for(plan).run(2, x.data_ptr(), y.data_ptr(), *[0] * 6, 3)
+    native.pooling_for(plan).run(2, x.data_ptr(), y.data_ptr(), *[0] * 6, 3)
     torch.testing.assert_close(y, layer(x), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("vector_bytes", [64, 16])
+@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 3, 0), (2, 1, 0)])
+def test_the_greatest_of_windows(window: int, stride: int, padding: int, vector_bytes: int) -> None:
+    here, dtype = machine(vector_bytes), torch.float64
+    x = torch.randn(3, 139, 7, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    x[1, 5, 3, 3] = torch.nan
+    plan = native.Pooling(139, 139, (7, 8), window, stride, Number(dtype), here, padding, greatest=True, whole=True)
+    y = torch.full((3, 139, *plan.places), 7.0, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    native.pooling_for(plan).run(2, x.data_ptr(), y.data_ptr(), *[0] * 6, 3)
+    torch.testing.assert_close(y, F.max_pool2d(x, window, stride, padding), rtol=0, atol=0, equal_nan=True)
 
 
 def test_steps_run_one_after_the_other_and_tell_each_other() -> None:
@@ -136,7 +148,7 @@ def test_steps_run_one_after_the_other_and_tell_each_other() -> None:
     gate.biases = [torch.zeros(1, dtype=dtype)]  # so that images differ
     shape = Shape(37, 8, (7, 7), (3, 3), (1, 1), (1, 1), (1, 1))
     plan = Plan(shape, Number(dtype), here, experts=0)
-    decides = GatePlan(37, 49, gate.layers, 0, Number(dtype), here)
+    decides = GatePlan(37, 49, Number(dtype), here, gate.layers)
     kernel, bias = torch.randn(8, 37, 3, 3, dtype=dtype), torch.zeros(8, dtype=dtype)
     y = torch.full((5, 7, 7, 8), 5.0, dtype=dtype)
     tensors = [gate.packed(), torch.empty(5 * decides.scratch, dtype=dtype), plan.packed(kernel)]

@@ -346,7 +346,7 @@ def test_a_fresh_network_compiles_whole() -> None:
 
 def test_without_code_of_our_own_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dyncomp.core.run_block.able_to_make_code", lambda: False)
-    monkeypatch.setattr(native, "shrinking_for", lambda plan: pytest.fail("code was made"))
+    monkeypatch.setattr(native, "pooling_for", lambda plan: pytest.fail("code was made"))
     net = made("zeros in the shortcut")
     with torch.inference_mode():
         net(features(2), sparse=True, record=False)

@@ -8,33 +8,42 @@ from dyncomp.core.native.activation import activation_for
 from dyncomp.core.native.build import Code
 from dyncomp.core.native.convolution import code_for
 from dyncomp.core.native.emit import Number
+from dyncomp.core.native.finish import Finish, FinishArgument, finish_for
 from dyncomp.core.native.gate import gate_for
 from dyncomp.core.native.gate_plan import GateArgument, GatePlan, Layer, Squash
 from dyncomp.core.native.machine import this_machine
 from dyncomp.core.native.piece import Argument
 from dyncomp.core.native.plan import Plan
+from dyncomp.core.native.pooling import Pooling, pooling_for
 from dyncomp.core.native.sequence import StepWord, in_sequence
 from dyncomp.core.native.shape import Shape
-from dyncomp.core.native.shrink import Shrinking, shrinking_for
+from dyncomp.core.native.switch import SwitchArgument, SwitchPlan, groups_of, switch_for
 from dyncomp.core.native.trial import works
 
 __all__ = [
     "Argument",
     "Code",
+    "Finish",
+    "FinishArgument",
     "GateArgument",
     "GatePlan",
     "Layer",
     "Number",
     "Plan",
+    "Pooling",
     "Shape",
-    "Shrinking",
     "Squash",
     "StepWord",
+    "SwitchArgument",
+    "SwitchPlan",
     "activation_for",
     "code_for",
+    "finish_for",
     "gate_for",
+    "groups_of",
     "in_sequence",
-    "shrinking_for",
+    "pooling_for",
+    "switch_for",
     "this_machine",
     "works",
 ]

@@ -145,9 +145,17 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
         known = self.module.globals.get(whole)
         return self.call(known or ir.Function(self.module, ir.FunctionType(vector.type, types), whole), [vector, *rest])
 
+    def magnitude(self, vector: Value) -> Value:
+        """Without signs."""
+        return self._intrinsic("fabs", vector)
+
+    def larger_of(self, one: Value, other: Value) -> Value:
+        """Lane by lane; what is not a number stays so."""
+        return self._intrinsic("maximum", one, other)
+
     def at_least_zero(self, vector: Value) -> Value:
-        """ReLU; what is not a number stays so."""
-        zero = ir.Constant(vector.type, [0.0] * vector.type.count)
+        """ReLU, of a vector or a number; what is not a number stays so."""
+        zero = ir.Constant(vector.type, [0.0] * vector.type.count if isinstance(vector.type, ir.VectorType) else 0.0)
         return self.select(self.fcmp_ordered("<", vector, zero), zero, vector)
 
     def smaller(self, one: Value, other: Value) -> Value:

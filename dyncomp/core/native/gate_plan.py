@@ -6,11 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
-from dyncomp.core.native.emit import Number
-from dyncomp.core.native.machine import Machine
-
-_PART = 65_536
-"""bytes of features that one thread sums up at one go"""
+from dyncomp.core.native.means import MeansPlan
 
 
 @dataclass(frozen=True)
@@ -26,35 +22,17 @@ Squash = Literal["sigmoid", "softmax"]
 
 
 @dataclass(frozen=True)
-class GatePlan:
-    """The mean over `pixels` of each channel, then layers; behind the first an LSTM cell of `state` numbers, if any.
+class GatePlan(MeansPlan):
+    """Of the means of each channel, layers; behind the first an LSTM cell of `state` numbers, if any.
 
-    It opens where the second of two outputs is above the first, or a single one above 0; or, where they are to be
-    squashed, it is a router, and what comes out are shares.
+    It opens where the second of two outputs is above the first, or a single one above 0. With `shares`, what comes out
+    are numbers, squashed where asked: a router's, or a classifier's.
     """
 
-    channels: int
-    pixels: int
     layers: tuple[Layer, ...]
-    state: int
-    number: Number
-    machine: Machine
+    state: int = 0
+    shares: bool = False
     squash: Squash | None = None
-
-    @property
-    def lanes(self) -> int:
-        """Numbers in a vector."""
-        return self.machine.vector_bytes // self.number.dtype.itemsize
-
-    @property
-    def parts(self) -> int:
-        """Parts that an image's pixels are summed up in, whatever the threads: rounding is always the same."""
-        return max(1, min(16, self.pixels * self.channels * self.number.dtype.itemsize // _PART))
-
-    @property
-    def scratch(self) -> int:
-        """Numbers of memory that each image needs."""
-        return self.parts * self.channels
 
 
 class GateArgument(IntEnum):
@@ -79,4 +57,4 @@ class GateArgument(IntEnum):
     """(images, state), the cell's, as its memory"""
     MEMORY = 11
     SHARES = 12
-    """(images, outputs), a router's"""
+    """(images, outputs), where numbers come out"""

@@ -1,0 +1,311 @@
+"""Switches: from features to the filters that each image uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+
+from llvmlite import ir
+
+from dyncomp.core.native.build import Code, compiled, new_module
+from dyncomp.core.native.emit import INT, Value, integer, pieces, starts
+from dyncomp.core.native.means import Means, MeansPlan
+
+_TOGETHER = 4
+"""vectors of logits that are made at one go: an image's are shared out among threads by so many"""
+
+
+@dataclass(frozen=True)
+class SwitchPlan(MeansPlan):
+    """Of the means of each channel, a logit for each of the `units`, which are `size` neighbouring filters each.
+
+    A unit is used where its logit is above 0, and where none is, the one of the greatest. `keep`: instead, so many of
+    the greatest are used, and weighted by ReLU of their logits; they are made of mean magnitudes, as share of their own
+    mean. `picks`: each image has some of the channels only.
+    """
+
+    units: int
+    size: int = 1
+    keep: int = 0
+    picks: bool = False
+
+    @property
+    def filters(self) -> int:
+        """Of all units."""
+        return self.units * self.size
+
+
+class SwitchArgument(IntEnum):
+    """What the code is given, in order: addresses, and counts."""
+
+    X = 0
+    IMAGES = 1
+    WEIGHTS = 2
+    """some vectors of units at a time, for each channel; then the bias"""
+    SCRATCH = 3
+    LOGITS = 4
+    """(images, units)"""
+    INPUTS = 5
+    """(images, channels): which channel an image has where, as integers"""
+    INPUT_COUNTS = 6
+    OVERRULED = 7
+    """(images, units) numbers, used where they are above 0, in place of its own choice; 0: none"""
+    OUTPUTS = 8
+    """(images, filters), to be written: which are used, ascending; what lies behind them says nothing"""
+    OUTPUT_COUNTS = 9
+    SHIFT = 10
+    """(filters,)"""
+    SHIFTS = 11
+    """(images, filters), to be written: those of the filters used, in their order; behind them 0. So the weights"""
+    SCALES = 12
+
+
+@cache
+def switch_for(plan: SwitchPlan) -> Code:
+    """The code of a switch; see `SwitchArgument`."""
+    module = new_module()
+    _Switch(module, plan).emit()
+    return compiled(module, len(SwitchArgument))
+
+
+def groups_of(units: int, lanes: int) -> list[list[int]]:
+    """The vectors of logits that are made together."""
+    widths = pieces(units, lanes)
+    return [widths[index : index + _TOGETHER] for index in range(0, len(widths), _TOGETHER)]
+
+
+class _Switch(Means):
+    def __init__(self, module: ir.Module, plan: SwitchPlan) -> None:
+        super().__init__(module, plan, SwitchArgument.X, SwitchArgument.IMAGES, SwitchArgument.SCRATCH)
+        self.plan = plan
+        self.given = [self.argument(index) for index in SwitchArgument]
+
+    def emit(self) -> None:
+        """Means, logits, choices."""
+        groups = groups_of(self.plan.units, self.plan.lanes)
+        self.sum_up(magnitudes=self.plan.keep > 0)
+        self.loop(*self.share(self.images), self._means)
+        self.barrier()
+        self.loop(*self.share(self.mul(self.images, integer(len(groups)))), lambda task: self._logits(task, groups))
+        self.barrier()
+        self.loop(*self.share(self.images), self._choose)
+        self.ret_void()
+
+    def _means(self, image: Value) -> None:
+        means = self.sums_of(image)
+        self.mean_to(image, means)
+        if not self.plan.keep:
+            return
+        whole = self.local(self.number.type)
+        self.store(self.number.type(0.0), whole)
+
+        def add(channel: Value) -> None:
+            self.store(self.fadd(self.load(whole, typ=self.number.type), self.one(self.at(means, channel))), whole)
+
+        self.loop(integer(0), integer(self.plan.channels), add)
+        mean = self.fdiv(self.load(whole, typ=self.number.type), self.number.type(float(self.plan.channels)))
+        least = self.number.type(1e-6)
+        mean = self.select(self.fcmp_ordered("<", mean, least), least, mean)
+
+        def share(channel: Value) -> None:
+            there = self.at(means, channel)
+            self.write(self.fdiv(self.one(there), mean), there)
+
+        self.loop(integer(0), integer(self.plan.channels), share)
+
+    def _logits(self, task: Value, groups: list[list[int]]) -> None:
+        """Some of an image's."""
+        image, group = self.sdiv(task, integer(len(groups))), self.srem(task, integer(len(groups)))
+        wide = sum(groups[0])
+        for widths in ([groups[0]] if groups[0] == groups[-1] else [groups[0], groups[-1]]):
+            alike = [index for index, other in enumerate(groups) if other == widths]
+            among = self.icmp_signed(">=", group, integer(alike[0])), self.icmp_signed("<=", group, integer(alike[-1]))
+            with self.if_then(self.and_(*among)):
+                self._some_logits(image, self.mul(group, integer(wide)), widths)
+
+    def _some_logits(self, image: Value, first: Value, widths: list[int]) -> None:
+        plan, weights = self.plan, self.pointer(self.given[SwitchArgument.WEIGHTS])
+        own = self.at(weights, (first, plan.channels))
+        bias = self.at(weights, first, integer(plan.units * plan.channels))
+        totals = [self.local(self.number.vector(lanes)) for lanes in widths]
+        for total, lanes, offset in zip(totals, widths, starts(widths), strict=True):
+            self.store(self.vector(self.at(bias, integer(offset)), lanes), total)
+        means, count, channel_of = self.sums_of(image), integer(plan.channels), None
+        if plan.picks:
+            count = self.word(self.pointer(self.given[SwitchArgument.INPUT_COUNTS]), image)
+            channel_of = self._words(SwitchArgument.INPUTS, image, plan.channels)
+
+        def add(index: Value) -> None:
+            row = index if channel_of is None else self.word(channel_of, index)
+            value = self.one(self.at(means, index))
+            for total, lanes, offset in zip(totals, widths, starts(widths), strict=True):
+                weight = self.vector(self.at(own, (row, sum(widths)), integer(offset)), lanes)
+                held = self.load(total, typ=weight.type)
+                self.store(self.multiply_add(self.spread(value, lanes), weight, held), total)
+
+        self.loop(integer(0), count, add)
+        out = self.at(self._numbers(SwitchArgument.LOGITS, image, plan.units), first)
+        for total, lanes, offset in zip(totals, widths, starts(widths), strict=True):
+            self.write(self.load(total, typ=self.number.vector(lanes)), self.at(out, integer(offset)))
+
+    def _choose(self, image: Value) -> None:
+        """The list of an image's filters, and what belongs to them."""
+        logits = self._numbers(SwitchArgument.LOGITS, image, self.plan.units)
+        overruled, zero = self.given[SwitchArgument.OVERRULED], self.number.type(0.0)
+        other = self._numbers(SwitchArgument.OVERRULED, image, self.plan.units)
+        own = self.icmp_signed("==", overruled, integer(0))
+        scores = self.select(own, logits, other)
+        found = self.local(INT)
+        self.store(integer(0), found)
+
+        def is_above(unit: Value) -> Value:
+            return self.fcmp_ordered(">", self.one(self.at(scores, unit)), zero)
+
+        if self.plan.keep:
+            with self.if_then(own):
+                self._list(image, found, self._among_greatest(logits))
+            with self.if_then(self.not_(own)):
+                self._list(image, found, is_above)
+        else:
+            self._list(image, found, is_above)
+        with self.if_then(self.icmp_signed("==", self.load(found, typ=INT), integer(0))):
+            best = self._greatest(scores)
+            self._list(image, found, lambda unit: self.icmp_signed("==", unit, best))
+        count = self.load(found, typ=INT)
+        self.store(count, self.word_at(self.pointer(self.given[SwitchArgument.OUTPUT_COUNTS]), image), align=8)
+        self._gather(image, count, logits)
+
+    def _list(self, image: Value, found: Value, is_used: Callable[[Value], Value]) -> None:
+        outputs, size = self._words(SwitchArgument.OUTPUTS, image, self.plan.filters), self.plan.size
+
+        def look(unit: Value) -> None:
+            at, used = self.load(found, typ=INT), self.zext(is_used(unit), INT)
+            for part in range(size):  # what is not used is overwritten by the next
+                place = self.add(at, integer(part))
+                self.store(self.total((unit, size), integer(part)), self.word_at(outputs, place), align=8)
+            self.store(self.total(at, (used, size)), found)
+
+        self.loop(integer(0), integer(self.plan.units), look)
+
+    def _greatest(self, scores: Value) -> Value:
+        """The unit of the greatest score, the first of several."""
+        best = self.local(INT)
+        self.store(integer(0), best)
+
+        def look(unit: Value) -> None:
+            so_far = self.load(best, typ=INT)
+            score, most = (self.one(self.at(scores, index)) for index in (unit, so_far))
+            self.store(self.select(self.fcmp_ordered(">", score, most), unit, so_far), best)
+
+        self.loop(integer(1), integer(self.plan.units), look)
+        return self.load(best, typ=INT)
+
+    def _among_greatest(self, scores: Value) -> Callable[[Value], Value]:
+        """Whether a unit, asked in ascending order, is one of the `keep` greatest; the first of several alike."""
+        bar = self._bar(scores)
+        above = self.local(INT)
+        self.store(integer(0), above)
+        self._each_score(scores, lambda key: self._count(self.icmp_unsigned(">", key, self._alike(bar, key)), above))
+        left = self.local(INT)
+        self.store(self.sub(integer(self.plan.keep), self.load(above, typ=INT)), left)
+
+        def is_used(unit: Value) -> Value:
+            key = self._key(self.one(self.at(scores, unit)))
+            room = self.load(left, typ=INT)
+            level = self.and_(self.icmp_unsigned("==", key, bar), self.icmp_signed(">", room, integer(0)))
+            self.store(self.sub(room, self.zext(level, INT)), left)
+            return self.or_(self.icmp_unsigned(">", key, bar), level)
+
+        return is_used
+
+    def _bar(self, scores: Value) -> Value:
+        """The key of the last of the `keep` greatest, bit by bit from the highest."""
+        bits = 8 * self.number.dtype.itemsize
+        kind = ir.IntType(bits)
+        bar, found = self.local(kind), self.local(INT)
+        self.store(kind(0), bar)
+
+        def settle(step: Value) -> None:
+            place = self.sub(integer(bits - 1), step)
+            bit = self.shl(kind(1), place if bits == INT.width else self.trunc(place, kind))
+            higher = self.or_(self.load(bar, typ=kind), bit)
+            self.store(integer(0), found)
+            self._each_score(
+                scores, lambda key: self._count(self.icmp_unsigned(">=", key, self._alike(higher, key)), found)
+            )
+            enough = self.icmp_signed(">=", self.load(found, typ=INT), integer(self.plan.keep))
+            self.store(self.select(enough, higher, self.load(bar, typ=kind)), bar)
+
+        self.loop(integer(0), integer(bits), settle)
+        return self.load(bar, typ=kind)
+
+    def _each_score(self, scores: Value, act: Callable[[Value], None]) -> None:
+        """Act on all scores' keys, vector by vector."""
+        widths = pieces(self.plan.units, self.plan.lanes)
+        whole = widths.count(self.plan.lanes)
+
+        def some(index: Value, lanes: int, first: int) -> None:
+            act(self._key(self.vector(self.at(scores, (index, lanes), integer(first)), lanes)))
+
+        self.loop(integer(0), integer(whole), lambda index: some(index, self.plan.lanes, 0))
+        for lanes, first in list(zip(widths, starts(widths), strict=True))[whole:]:
+            some(integer(0), lanes, first)
+
+    def _key(self, value: Value) -> Value:
+        """An integer that is the greater, without a sign, the greater the number is."""
+        bits = 8 * self.number.dtype.itemsize
+        kind = ir.IntType(bits)
+        lanes = value.type.count if isinstance(value.type, ir.VectorType) else None
+
+        def constant(number: int) -> ir.Constant:
+            return kind(number) if lanes is None else ir.Constant(ir.VectorType(kind, lanes), [number] * lanes)
+
+        held = self.bitcast(value, kind if lanes is None else ir.VectorType(kind, lanes))
+        sign = self.ashr(held, constant(bits - 1))
+        return self.xor(held, self.or_(sign, constant(1 << (bits - 1))))
+
+    def _alike(self, number: Value, key: Value) -> Value:
+        """An integer in every lane."""
+        lanes = key.type.count
+        nothing = ir.Constant(key.type, ir.Undefined)
+        first = self.insert_element(nothing, number, ir.IntType(32)(0))
+        return self.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
+
+    def _count(self, mask: Value, to: Value) -> None:
+        lanes = mask.type.count
+        bits = self.zext(self.bitcast(mask, ir.IntType(lanes)), INT)
+        self.store(self.add(self.load(to, typ=INT), self.ctpop(bits)), to)
+
+    def _gather(self, image: Value, count: Value, logits: Value) -> None:
+        """What belongs to the filters used, in their order."""
+        filters, zero = self.plan.filters, self.number.type(0.0)
+        outputs = self._words(SwitchArgument.OUTPUTS, image, filters)
+        shift = self.pointer(self.given[SwitchArgument.SHIFT])
+        shifts, scales = (
+            self._numbers(which, image, filters) for which in (SwitchArgument.SHIFTS, SwitchArgument.SCALES)
+        )
+
+        def put(place: Value) -> None:
+            which = self.word(outputs, place)
+            self.write(self.one(self.at(shift, which)), self.at(shifts, place))
+            if self.plan.keep:
+                weight = self.one(self.at(logits, self.sdiv(which, integer(self.plan.size))))
+                self.write(self.at_least_zero(weight), self.at(scales, place))
+
+        def clear(place: Value) -> None:
+            self.write(zero, self.at(shifts, place))
+            if self.plan.keep:
+                self.write(zero, self.at(scales, place))
+
+        self.loop(integer(0), count, put)
+        self.loop(count, integer(filters), clear)
+
+    def _numbers(self, which: SwitchArgument, image: Value, each: int) -> Value:
+        """An image's, of numbers."""
+        return self.at(self.pointer(self.given[which]), (image, each))
+
+    def _words(self, which: SwitchArgument, image: Value, each: int) -> Value:
+        """An image's, of integers."""
+        return self.word_at(self.pointer(self.given[which]), self.mul(image, integer(each)))
