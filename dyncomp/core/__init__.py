@@ -13,7 +13,7 @@ from dyncomp.core.cost import (
 )
 from dyncomp.core.deploy import deployed
 from dyncomp.core.exits import Certainty, Exit, Judge, Voter
-from dyncomp.core.filtered import Filtered, Switch
+from dyncomp.core.filtered import Filtered, Switch, SwitchProducts
 from dyncomp.core.filtering import with_switches
 from dyncomp.core.gated import Gated
 from dyncomp.core.gates import Attention, Concrete, FeedForwardGate, RecurrentGate, Router, open_bias, shared_recurrence
@@ -60,6 +60,7 @@ __all__ = [
     "SiteCost",
     "Stage",
     "Switch",
+    "SwitchProducts",
     "Trace",
     "Voter",
     "categorical_information",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,19 @@ from dyncomp.core.op import Op, with_strongest
 from dyncomp.core.picked import Picked
 from dyncomp.core.rows import rows_using, take
 from dyncomp.core.trace import Decision
+
+
+@dataclass(frozen=True)
+class SwitchProducts:
+    """What makes a switch's logits (B, U) of each channel's mean: a linear layer.
+
+    A unit is used where its logit is above 0, and where none is, the one of the greatest. `keep`: instead, so many of
+    the greatest are used, with ReLU of their logits as weights; and they are made of mean absolute values, each divided
+    by their mean over the channels.
+    """
+
+    layer: nn.Linear
+    keep: int = 0
 
 
 class Switch(nn.Module, ABC):
@@ -32,6 +46,14 @@ class Switch(nn.Module, ABC):
     def pool(self, x: Tensor) -> Tensor:
         """What the switch sees of features (B, C, H, W): each channel's mean, (B, C)."""
         return x.mean(dim=(2, 3))
+
+    def products(self) -> SwitchProducts | None:
+        """What its logits are made of, where that is no more than that; who changes how it decides changes this."""
+        return None
+
+    def overruled(self) -> Tensor | None:
+        """Numbers (B, U): used is what is above 0, in place of its own decision, which it makes all the same."""
+        return None
 
     def least(self) -> Tensor:
         """The fewest units that an image may use, (U,) of 0 and 1: one, unless the switch says otherwise."""

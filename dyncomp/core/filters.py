@@ -79,7 +79,7 @@ class ReadyFilters:
     def _convolved(self, x: Tensor, there: Picked | None, wanted: Picked) -> Tensor:
         """The producer, and the ReLU behind it, in whichever way is faster."""
         key = ("filters", self.producer.kind, there is None, power_of_two(len(x)), x.shape[1:], x.dtype)
-        half = partial(_half, len(x), self.producer.out_channels, x)
+        half = partial(half_of, len(x), self.producer.out_channels, x)
         way = chosen((*key, torch.get_num_threads()), _ways, lambda way: way(self, x, there, half()))
         return way(self, x, there, wanted)
 
@@ -102,19 +102,20 @@ class ReadyFilters:
     def _read(self, y: Tensor, there: Picked) -> Tensor:
         """What the consumer makes of images that have some of its channels."""
         maps = y[:, :, None, None] if isinstance(self.consumer, nn.Linear) else y  # (B, C, H, W)
-        code = self._code_to_read(maps) if self.consumer.weight.dtype == y.dtype else None
+        code = self.code_to_read(maps.shape[1:]) if self.consumer.weight.dtype == y.dtype else None
         if code is None:
             output: Tensor = self.consumer(there.unsorted(y))
             return output
         read = code.pick(maps, there, None)
         return read.flatten(1) if isinstance(self.consumer, nn.Linear) else read
 
-    def _code_to_read(self, maps: Tensor) -> Loaded | None:
+    def code_to_read(self, image: torch.Size) -> Loaded | None:
+        """The consumer's code for images (C, H, W) that each have some of the channels; None where there is none."""
         if isinstance(self.consumer, nn.Linear):
             weight = self.consumer.weight[:, :, None, None]
-            return self._linear.code(maps.shape[1:], (True, False), weight, self.consumer.bias, lambda: _POINT)
+            return self._linear.code(image, (True, False), weight, self.consumer.bias, lambda: _POINT)
         assert isinstance(self.consumer, ReadyConv2d)  # `of` asked
-        return self.consumer.loaded(maps.shape[1:], (True, False))
+        return self.consumer.loaded(image, (True, False))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the code, which is made anew where the copy is used."""
@@ -129,7 +130,7 @@ def _now(run: Callable[..., Any], *given: Any) -> Any:
     return run(*given)
 
 
-def _half(images: int, channels: int, like: Tensor) -> Picked:
+def half_of(images: int, channels: int, like: Tensor) -> Picked:
     """Half of so many channels, others for each of so many images."""
     draw = torch.Generator().manual_seed(0)
     return Picked.of((torch.rand(images, channels, generator=draw) < 0.5).to(like))

@@ -6,7 +6,7 @@ They take the place of the layers they were made of, by class, so that whoever h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import count, pairwise
 from typing import Any
 
@@ -34,14 +34,16 @@ class ReadyConv2d(nn.Conv2d):
 
     def then(self, x: Tensor, relu: bool) -> Tensor:
         """The convolution, and ReLU where asked."""
-        if not direct.serves(x, self.weight) or self.loaded(x.shape[1:]) is None:
-            return self._by_torch(x, relu)
-        key = ("conv", self.kind, relu, power_of_two(len(x)), x.shape[1:], x.dtype, torch.get_num_threads())
-        return chosen(key, partial(_ways, relu), lambda way: way(self, x))(self, x)
+        return self._by_torch(x, relu) if self.directly(x, relu) is None else self._directly(x, relu)
 
-    def _by_torch(self, x: Tensor, relu: bool) -> Tensor:
-        y = super().forward(x)
-        return y.relu_() if relu else y  # what a convolution gives is new, and it does not need it back
+    def directly(self, x: Tensor, relu: bool) -> Loaded | None:
+        """Code for images like x; None where there is none, or torch's is faster."""
+        loaded = self.loaded(x.shape[1:]) if direct.serves(x, self.weight) else None
+        if loaded is None:
+            return None
+        key = ("conv", self.kind, relu, power_of_two(len(x)), x.shape[1:], x.dtype, torch.get_num_threads())
+        pays = chosen(key, _either, lambda code: self._directly(x, relu) if code else self._by_torch(x, relu))
+        return loaded if pays else None
 
     def _directly(self, x: Tensor, relu: bool) -> Tensor:
         loaded = self.loaded(x.shape[1:])
@@ -50,6 +52,10 @@ class ReadyConv2d(nn.Conv2d):
         if len(x):
             loaded.run(x.data_ptr(), y.data_ptr(), len(x), relu)
         return y
+
+    def _by_torch(self, x: Tensor, relu: bool) -> Tensor:
+        y = super().forward(x)
+        return y.relu_() if relu else y  # what a convolution gives is new, and it does not need it back
 
     @cached_property
     def kind(self) -> int:
@@ -91,8 +97,8 @@ def number_of(kind: Any) -> int:
     return _numbers.setdefault(kind, next(_next))
 
 
-def _ways(relu: bool) -> dict[str, Callable[[ReadyConv2d, Tensor], Tensor]]:
-    return {"torch": partial(ReadyConv2d._by_torch, relu=relu), "direct": partial(ReadyConv2d._directly, relu=relu)}
+def _either() -> dict[str, bool]:
+    return {"torch": False, "direct": True}
 
 
 class ReadySequential(nn.Sequential):

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Decision, Filtered, Method, Net, Output, Stage, Switch
+from dyncomp.core import Backbone, Decision, Filtered, Method, Net, Output, Stage, Switch, SwitchProducts
 from dyncomp.core.balance import binary_information
 from dyncomp.core.filtering import switch_backbone
 from dyncomp.core.losses import cross_entropy
@@ -101,6 +101,10 @@ class Saliency(Switch):
     def pool(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> each channel's mean absolute value, (B, C)."""
         return x.abs().mean(dim=(2, 3))
+
+    def products(self) -> SwitchProducts:
+        """See `Switch.products`."""
+        return SwitchProducts(self.linear, self.kept)
 
     def forward(self, pooled: Tensor) -> Decision:
         """The filters of the greatest gamma, with gamma as weight, for magnitudes (B, C)."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Decision, Method, Net, Output, Stage, Switch
+from dyncomp.core import Backbone, Decision, Method, Net, Output, Stage, Switch, SwitchProducts
 from dyncomp.core.balance import binary_information
 from dyncomp.core.filtering import switch_backbone
 from dyncomp.core.gates import as_chance, open_bias
@@ -107,6 +107,10 @@ class SwitchingModule(Switch):
         self.hard = True
         self.linear = nn.Linear(producer.in_channels, self.units)
         nn.init.constant_(self.linear.bias, open_bias(start))
+
+    def products(self) -> SwitchProducts:
+        """See `Switch.products`."""
+        return SwitchProducts(self.linear)
 
     def forward(self, pooled: Tensor) -> Decision:
         """The switches of pooled maps (B, C), (B, U)."""

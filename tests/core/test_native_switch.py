@@ -34,7 +34,7 @@ class Switched:
         self.x = torch.randn(images, plan.pixels, plan.channels, generator=draw, dtype=torch.float64)
         self.weight = torch.randn(plan.units, plan.channels, generator=draw, dtype=torch.float64)
         self.bias = torch.full((plan.units,), bias, dtype=torch.float64)
-        self.shift = torch.randn(plan.filters, generator=draw, dtype=torch.float64)
+        self.base, self.shift = torch.randn(2, plan.filters, generator=draw, dtype=torch.float64).unbind()
         self.there = Picked.of((torch.rand(images, plan.channels, generator=draw, dtype=torch.float64) < 0.5).double())
         if plan.picks:
             self.x = self.x * self.there.used[:, None]
@@ -50,7 +50,7 @@ class Switched:
         sums, logits = x.new_empty(images * plan.scratch), x.new_empty(images, plan.units)
         outputs, counts = torch.full((images, plan.filters), -1), torch.full((images,), -1)
         shifts, scales = (x.new_full((images, plan.filters), torch.nan) for _ in range(2))
-        given = [x, weights, sums, logits, self.there.order, self.there.counts, outputs, counts, self.shift]
+        given = [x, weights, sums, logits, self.there.order, self.there.counts, outputs, counts, self.base, self.shift]
         at = [tensor.data_ptr() for tensor in (*given, shifts, scales)]
         other = 0 if self.overruled is None else self.overruled.data_ptr()
         native.switch_for(plan).run(threads, at[0], images, *at[1:6], other, *at[6:])
@@ -105,7 +105,8 @@ def test_a_switch_lists_the_filters_that_an_image_uses(name: str, images: int) -
         for i, count in enumerate(counts.tolist()):
             which = used[i].nonzero().view(-1)
             assert outputs[i, :count].tolist() == which.tolist()
-            torch.testing.assert_close(shifts[i, :count], switched.shift[which], rtol=0, atol=0)
+            base = switched.base[which] * weights[i, which] if plan.keep else 0.0
+            torch.testing.assert_close(shifts[i, :count], switched.shift[which] + base, rtol=0, atol=1e-12)
             assert not shifts[i, count:].any()
             if plan.keep:
                 torch.testing.assert_close(scales[i, :count], weights[i, which], rtol=0, atol=1e-12)

@@ -208,7 +208,7 @@ def test_other_forms_in_turn_leave_nothing_behind() -> None:
     x = features(4)
     with in_turn():
         answers = [net(x, sparse=True, record=False).logits for _ in range(4)]
-    runs = [run for module in net.modules() for run in getattr(module, "runs", {}).values()]
+    runs = [run for module in net.modules() for some in getattr(module, "runs", {}).values() for run in some]
     assert runs and not any(run._tables for run in runs)
     for answer in answers[1:]:
         torch.testing.assert_close(answer, answers[0], rtol=1e-10, atol=1e-10)
@@ -217,7 +217,7 @@ def test_other_forms_in_turn_leave_nothing_behind() -> None:
 @torch.inference_mode()
 def test_what_a_run_is_not_prepared_for_goes_one_by_one(ran: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     always(monkeypatch)
-    monkeypatch.setattr("dyncomp.core.runs.BATCHES", 1)
+    monkeypatch.setattr("dyncomp.core.runs.run.BATCHES", 1)
     with torch.inference_mode(False):
         net = made("form output, recurrent")
     for images in (2, 3, 9, 1, 0, 2):
@@ -345,7 +345,7 @@ def test_a_fresh_network_compiles_whole() -> None:
 
 
 def test_without_code_of_our_own_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dyncomp.core.run_block.able_to_make_code", lambda: False)
+    monkeypatch.setattr("dyncomp.core.runs.table.able_to_make_code", lambda: False)
     monkeypatch.setattr(native, "pooling_for", lambda plan: pytest.fail("code was made"))
     net = made("zeros in the shortcut")
     with torch.inference_mode():

@@ -55,11 +55,14 @@ class SwitchArgument(IntEnum):
     OUTPUTS = 8
     """(images, filters), to be written: which are used, ascending; what lies behind them says nothing"""
     OUTPUT_COUNTS = 9
-    SHIFT = 10
+    BASE = 10
+    """(filters,): where filters are weighted, what is weighted with them"""
+    SHIFT = 11
     """(filters,)"""
-    SHIFTS = 11
-    """(images, filters), to be written: those of the filters used, in their order; behind them 0. So the weights"""
-    SCALES = 12
+    SHIFTS = 12
+    """(images, filters), to be written: base * weight + shift of the filters used, in their order; behind them 0"""
+    SCALES = 13
+    """(images, filters), to be written where filters are weighted: the weights"""
 
 
 @cache
@@ -282,17 +285,20 @@ class _Switch(Means):
         """What belongs to the filters used, in their order."""
         filters, zero = self.plan.filters, self.number.type(0.0)
         outputs = self._words(SwitchArgument.OUTPUTS, image, filters)
-        shift = self.pointer(self.given[SwitchArgument.SHIFT])
+        base, shift = (self.pointer(self.given[which]) for which in (SwitchArgument.BASE, SwitchArgument.SHIFT))
         shifts, scales = (
             self._numbers(which, image, filters) for which in (SwitchArgument.SHIFTS, SwitchArgument.SCALES)
         )
 
         def put(place: Value) -> None:
             which = self.word(outputs, place)
-            self.write(self.one(self.at(shift, which)), self.at(shifts, place))
+            added = self.one(self.at(shift, which))
             if self.plan.keep:
                 weight = self.one(self.at(logits, self.sdiv(which, integer(self.plan.size))))
-                self.write(self.at_least_zero(weight), self.at(scales, place))
+                weight = self.at_least_zero(weight)
+                self.write(weight, self.at(scales, place))
+                added = self.fadd(added, self.fmul(self.one(self.at(base, which)), weight))
+            self.write(added, self.at(shifts, place))
 
         def clear(place: Value) -> None:
             self.write(zero, self.at(shifts, place))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -12,6 +12,9 @@ from torch import Tensor
 from dyncomp.core import native
 from dyncomp.core.direct import can_read
 from dyncomp.core.gates import Products
+from dyncomp.core.native import GateArgument
+from dyncomp.core.runs.part import Need
+from dyncomp.core.runs.words import Given
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,29 @@ class GateCode:
         with torch.inference_mode(False), torch.no_grad():
             weights = torch.cat([part.detach().reshape(-1) for part in _packed(products)])
         return GateCode(plan, native.gate_for(plan), weights)
+
+    def needs(self) -> Iterable[Need]:
+        """Memory that it uses."""
+        yield Need("sums", self.plan.scratch)
+        if self.plan.shares:
+            yield Need("shares", self.plan.layers[-1].outputs)
+        else:
+            yield Need("open", 1, torch.int64)
+            yield Need("rows", 1, torch.int64)
+
+    def given(self, source: str) -> Given:
+        """What it is given in every pass, for features in that slot."""
+        return {
+            GateArgument.X: source,
+            GateArgument.IMAGES: "images",
+            GateArgument.WEIGHTS: self.weights.data_ptr(),
+            GateArgument.SCRATCH: "sums",
+            GateArgument.OPEN: "open",
+            GateArgument.ROWS: "rows",
+            GateArgument.HIDDEN: "hidden",
+            GateArgument.MEMORY: "memory",
+            GateArgument.SHARES: "shares",
+        }
 
 
 def _fits(products: Products, size: int) -> bool:

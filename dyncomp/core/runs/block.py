@@ -1,0 +1,131 @@
+"""Residual blocks in a run: gated, planned, with mixed kernels, or for all images as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core import native
+from dyncomp.core.backbone import ResidualBlock
+from dyncomp.core.bodies import BodyCode
+from dyncomp.core.gated import Gated
+from dyncomp.core.gates import Gate, Products, Router
+from dyncomp.core.loaded import Loaded
+from dyncomp.core.mixed import Mixed
+from dyncomp.core.native import Argument, GateArgument
+from dyncomp.core.planned import Follower
+from dyncomp.core.runs.gate_code import GateCode
+from dyncomp.core.runs.mixed_body import mixed_body
+from dyncomp.core.runs.part import At, Need, Part, between, given_always, mixing, overrule, overrules, step
+from dyncomp.core.runs.places import block_of
+from dyncomp.core.runs.shortcut import Shortcut
+from dyncomp.core.runs.words import Given, Table, Words
+
+
+@dataclass(frozen=True, eq=False)
+class Block(Part):
+    """A block of a run and its code; the shortcut's is None where that is the identity."""
+
+    place: Gated | Follower | Mixed | ResidualBlock
+    body: BodyCode
+    shortcut: Shortcut | None
+    gate: GateCode | None
+
+    @staticmethod
+    def of(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> Block | None:
+        """On features like x; None where there is no code that pays."""
+        body, shortcut = _body(place, x), Shortcut.of(place, x)
+        if body is None or (shortcut is None and type(block_of(place).shortcut) is not nn.Identity):
+            return None
+        if body.chain[-1].output != (x.shape[1:] if shortcut is None else shortcut.output):
+            return None
+        products: Products | None = None
+        if isinstance(place, Mixed) and type(place.router) is Router:
+            products = place.router.products()
+        elif isinstance(place, Gated) and isinstance(place.gate, Gate):
+            products = place.gate.products()
+        gate = None if products is None else GateCode.of(products, x)
+        if gate is None and isinstance(place, (Gated, Mixed)):
+            return None
+        return Block(place, body, shortcut, gate)
+
+    @property
+    def output(self) -> torch.Size:  # type: ignore[override]
+        """See `Part.output`."""
+        return self.body.chain[-1].output
+
+    @property
+    def may_change(self) -> bool:  # type: ignore[override]
+        """See `Part.may_change`."""
+        return isinstance(self.place, Follower) or (isinstance(self.place, Gated) and overrules(self.place.gate))  # type: ignore[arg-type]  # `is_block` asked
+
+    def makes_map(self, first: bool) -> bool:
+        """Of another size, or of all images where what is read stays as it is."""
+        return self.shortcut is not None or (first and isinstance(self.place, (ResidualBlock, Mixed)))
+
+    def needs(self) -> Iterable[Need]:
+        """See `Part.needs`."""
+        yield from between(*(loaded.output.numel() for loaded in self.body.chain[:-1]))
+        shortcut = None if self.shortcut is None else self.shortcut.loaded
+        yield from (mixing(loaded) for loaded in (*self.body.chain, shortcut) if loaded is not None)
+        yield from () if self.gate is None else self.gate.needs()
+
+    def fill(self, table: Table, index: int, x: Tensor) -> Tensor | None:
+        """Which images run it, by the plan; or what a gate opens by."""
+        if isinstance(self.place, Gated):
+            assert isinstance(self.place.gate, Gate)  # `is_block` asked
+            return overrule(self.place.gate, table, f"overruled {index}", x)
+        assert isinstance(self.place, Follower)  # `may_change` says so
+        rows = self.place.rows()
+        some = rows.contiguous() if isinstance(rows, Tensor) else None
+        table.fill(f"rows {index}", 0 if some is None else some.data_ptr())
+        table.fill(f"images {index}", len(x) * bool(rows) if some is None else len(some))
+        return some
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        gate = None
+        if self.gate is not None:
+            calls = {GateArgument.COUNTS: len(self.body.chain), GateArgument.COUNT_STEP: len(Argument)}
+            overruled = {GateArgument.OVERRULED: f"overruled {at.index}"}
+            gate = words.step(self.gate.code, {**self.gate.given(at.source), **calls, **overruled})
+        if self.shortcut is not None:
+            self.shortcut.add(words, at)
+        first, *_ = [words.step(loaded.code, given) for loaded, given in self._steps(at)]
+        if gate is not None and isinstance(self.place, Gated):
+            words.point(gate + GateArgument.COUNT, first + Argument.IMAGES)  # those of the others at equal distances
+        # behind the first block and new shortcuts: what else is skipped comes out of a ReLU, and twice ReLU is ReLU
+        skips = isinstance(self.place, (Gated, Follower)) and self.place.form == "residual"
+        if skips and (self.shortcut is not None or at.index == 0):
+            plan = self.body.chain[-1].plan
+            code = native.activation_for(plan.number, plan.machine)
+            words.step(code, {0: at.target, 1: "images", 2: self.output.numel()})
+
+    def _steps(self, at: At) -> Iterator[tuple[Loaded, Given]]:
+        rows: int | str = "rows" if isinstance(self.place, Gated) else 0
+        images = "images"
+        if isinstance(self.place, Follower):
+            rows, images = f"rows {at.index}", f"images {at.index}"
+        last = len(self.body.chain) - 1
+        for turn, (loaded, relu) in enumerate(zip(self.body.chain, self.body.relus, strict=True)):
+            given = given_always(loaded) | {Argument.IMAGES: images, Argument.RELU: int(relu)}
+            given |= {Argument.X: f"between {(turn - 1) % 2}"} if turn else {Argument.X: at.source, Argument.ROWS_X: rows}
+            if turn < last:
+                yield loaded, given | {Argument.Y: f"between {turn % 2}"}
+                continue
+            given |= {Argument.Y: at.target, Argument.RESIDUAL: at.source if self.shortcut is None else at.target}
+            yield loaded, given | {Argument.ROWS_Y: rows, Argument.ROWS_RESIDUAL: rows}
+
+
+def _body(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> BodyCode | None:
+    block = block_of(place)
+    if isinstance(place, Mixed):
+        return mixed_body(block, x)
+    if block.ready is None:
+        return None
+    images = len(x) if isinstance(place, ResidualBlock) else max(1, len(x) // 2)
+    body = block.ready.code(x, block.shortcut(x), images, block.body)
+    return None if body is None or any(loaded.plan.shape.groups > 1 for loaded in body.chain) else body

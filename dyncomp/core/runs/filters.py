@@ -1,0 +1,173 @@
+"""Filters that are switched for each image, in a run: switch, convolution and what stands behind it, site by site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.backbone import ResidualBlock
+from dyncomp.core.filtered import Filtered
+from dyncomp.core.loaded import Loaded
+from dyncomp.core.native import Argument, SwitchArgument
+from dyncomp.core.runs.part import (
+    At,
+    Need,
+    Part,
+    Turns,
+    between,
+    given_always,
+    mixing,
+    overrule,
+    overrules,
+    step,
+)
+from dyncomp.core.runs.places import filters_of
+from dyncomp.core.runs.shortcut import Shortcut
+from dyncomp.core.runs.site import Site
+from dyncomp.core.runs.words import Given, Table, Words
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Sites one behind the other, and the layer that reads the last one's filters."""
+
+    sites: tuple[Site, ...]
+    consumer: Loaded
+
+    @staticmethod
+    def of(op: Filtered, x: Tensor) -> Chain | None:
+        """On features like x; None where there is no code that pays."""
+        sites, image, layer = list[Site](), x.shape[1:], op
+        while True:
+            site = Site.of(layer, image, x, picks=bool(sites))
+            if site is None or layer.ready is None:
+                return None
+            sites.append(site)
+            image = site.output
+            if not isinstance(layer.consumer, Filtered):
+                break
+            layer = layer.consumer
+        reads = layer.ready.code_to_read(image)
+        if reads is None or (isinstance(layer.consumer, nn.Linear) and image[1:].numel() > 1):
+            return None
+        return Chain(tuple(sites), reads)
+
+    @property
+    def switched(self) -> list[tuple[str, Filtered]]:
+        """The ops whose switches are overruled from outside, and the names that their slots end in."""
+        named = ((f"switch {turn}", site.op) for turn, site in enumerate(self.sites))
+        return [(name, op) for name, op in named if overrules(op.switch)]
+
+    def needs(self) -> Iterator[Need]:
+        """See `Part.needs`."""
+        yield mixing(self.consumer)
+        yield from between(*(site.most for site in self.sites))
+        for site in self.sites:
+            yield from site.needs()
+
+    def add(self, words: Words, at: At, last: Given) -> None:
+        """The steps; `last`: what the consumer is given besides."""
+        turns = Turns(at.source)
+        for turn, site in enumerate(self.sites):
+            overruled = {SwitchArgument.OVERRULED: f"switch {turn} {at.index}"}
+            words.step(site.switch.code, {**site.switch.given(turns.here, turn % 2), **overruled})
+            site.add(words, turns, turn)
+        turn = (len(self.sites) - 1) % 2
+        given = {Argument.INPUTS: f"filters {turn}", Argument.INPUT_COUNTS: f"filter counts {turn}"}
+        step(words, self.consumer.code, {**given_always(self.consumer), Argument.X: turns.here, **given, **last})
+
+    def fill(self, table: Table, index: int, x: Tensor) -> Tensor | None:
+        """See `Part.fill`."""
+        given = [overrule(op.switch, table, f"{name} {index}", x) for name, op in self.switched]
+        return torch.cat([each.view(-1) for each in given if each is not None]) if given else None
+
+
+@dataclass(frozen=True, eq=False)
+class FilteredLayers(Part):
+    """A chain that is all there is."""
+
+    chain: Chain
+    output: torch.Size
+
+    @staticmethod
+    def of(op: Filtered, x: Tensor) -> FilteredLayers | None:
+        """On features like x; None where there is no code that pays."""
+        chain = Chain.of(op, x)
+        if chain is None:
+            return None
+        output = chain.consumer.output
+        return FilteredLayers(chain, output[:1] if isinstance(_last(op), nn.Linear) else output)
+
+    @property
+    def may_change(self) -> bool:  # type: ignore[override]
+        """See `Part.may_change`."""
+        return bool(self.chain.switched)
+
+    def needs(self) -> Iterable[Need]:
+        """See `Part.needs`."""
+        return self.chain.needs()
+
+    def fill(self, table: Table, index: int, x: Tensor) -> Tensor | None:
+        """See `Part.fill`."""
+        return self.chain.fill(table, index, x)
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        self.chain.add(words, at, {Argument.Y: at.target})
+
+
+@dataclass(frozen=True, eq=False)
+class FilteredBlock(Part):
+    """A residual block whose body is a chain."""
+
+    chain: Chain
+    shortcut: Shortcut | None
+
+    @staticmethod
+    def of(block: ResidualBlock, x: Tensor) -> FilteredBlock | None:
+        """On features like x; None where there is no code that pays."""
+        op = filters_of(block)
+        chain, shortcut = None if op is None else Chain.of(op, x), Shortcut.of(block, x)
+        if chain is None or (shortcut is None and type(block.shortcut) is not nn.Identity):
+            return None
+        whole = chain.consumer.output == (x.shape[1:] if shortcut is None else shortcut.output)
+        return FilteredBlock(chain, shortcut) if whole else None
+
+    @property
+    def output(self) -> torch.Size:  # type: ignore[override]
+        """See `Part.output`."""
+        return self.chain.consumer.output
+
+    @property
+    def may_change(self) -> bool:  # type: ignore[override]
+        """See `Part.may_change`."""
+        return bool(self.chain.switched)
+
+    def makes_map(self, first: bool) -> bool:
+        """See `Part.makes_map`: in its place, unless it is of another size."""
+        return self.shortcut is not None or first
+
+    def needs(self) -> Iterable[Need]:
+        """See `Part.needs`."""
+        yield from self.chain.needs()
+        if self.shortcut is not None and self.shortcut.loaded is not None:
+            yield mixing(self.shortcut.loaded)
+
+    def fill(self, table: Table, index: int, x: Tensor) -> Tensor | None:
+        """See `Part.fill`."""
+        return self.chain.fill(table, index, x)
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        if self.shortcut is not None:
+            self.shortcut.add(words, at)
+        residual = at.source if self.shortcut is None else at.target
+        self.chain.add(words, at, {Argument.Y: at.target, Argument.RESIDUAL: residual, Argument.RELU: 1})
+
+
+def _last(op: Filtered) -> nn.Module:
+    """The layer that reads the last filters."""
+    return _last(op.consumer) if isinstance(op.consumer, Filtered) else op.consumer

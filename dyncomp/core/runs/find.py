@@ -1,0 +1,93 @@
+"""Finds runs in Sequentials, and runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from operator import is_
+from typing import Any
+
+from torch import Tensor, nn
+
+from dyncomp.core.backbone import ResidualBlock
+from dyncomp.core.ready import ReadySequential
+from dyncomp.core.runs.places import Deciding, Place, go_together, places_of
+from dyncomp.core.runs.run import Run
+
+Places = Sequence[Place]
+
+
+class ReadyBlocks(nn.Sequential):
+    """Layers one after another, runs of them in one go wherever that is faster."""
+
+    def forward(self, x: Any) -> Any:
+        """As `nn.Sequential` does."""
+        runs, layers = self._runs, list(self)
+        index = 0
+        while index < len(layers):
+            for run in runs.get(index, ()) if isinstance(x, Tensor) else ():
+                # layers may have been replaced, and then the run is not theirs
+                y = run(x) if all(map(is_, layers[index:], run.layers)) else None
+                if y is not None:
+                    x, index = y, index + len(run.layers)
+                    break
+            else:
+                x, index = layers[index](x), index + 1
+        return x
+
+    @property
+    def _runs(self) -> dict[int, list[Run]]:
+        """By where they begin, the longest first."""
+        found: dict[int, list[Run]] = vars(self).get("runs", {})
+        return found
+
+
+def find_runs(model: nn.Module) -> None:
+    """Put `ReadyBlocks` in the place of Sequentials that hold layers, made ready, that can run in one go."""
+    for module in model.modules():
+        if type(module) is nn.Sequential and "forward" not in vars(module):
+            runs = _runs(list(module))
+            if runs:
+                module.__class__ = ReadyBlocks
+                vars(module)["runs"] = runs
+
+
+def _runs(layers: Sequence[nn.Module]) -> dict[int, list[Run]]:
+    """By where they begin: of as many layers as there can be and, should one of these not pay, of blocks alone."""
+    runs = dict[int, list[Run]]()
+    for may in (lambda places: True, lambda places: all(map(_is_block, places))):
+        for first, end, places in _stretches(layers, may):
+            known = any(len(run.layers) == end - first for run in runs.get(first, ()))
+            if not known and (len(places) > 1 or isinstance(places[0], Deciding)):
+                runs.setdefault(first, []).append(Run(places, layers[first:end]))
+    return runs
+
+
+def _stretches(layers: Sequence[nn.Module], may: Callable[[Places], bool]) -> Iterator[tuple[int, int, Places]]:
+    """From, up to without: layers next to one another that can be a run."""
+    first = 0
+    while first < len(layers):
+        ends = ((end, _together(layers[first:end])) for end in range(len(layers), first, -1))
+        end, places = next(((end, some) for end, some in ends if some and may(some)), (first + 1, None))
+        if places:
+            yield first, end, places
+        first = end
+
+
+def _together(layers: Sequence[nn.Module]) -> Places | None:
+    """The places of a run of these layers; None where it can be none."""
+    leaves = [leaf for layer in layers for leaf in _leaves(layer)]
+    places = places_of(leaves) if leaves else None
+    return places if places and go_together(places) else None
+
+
+def _leaves(layer: nn.Module) -> Iterator[nn.Module]:
+    """What a layer is made of, as far as it runs its parts one after the other."""
+    if type(layer) in (nn.Sequential, ReadyBlocks, ReadySequential) and "forward" not in vars(layer):
+        for part in layer.children():
+            yield from _leaves(part)
+    else:
+        yield layer
+
+
+def _is_block(place: Place) -> bool:
+    return isinstance(place, (Deciding, ResidualBlock))

@@ -1,0 +1,133 @@
+"""Layers for all images: convolutions, the greatest of windows, a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core import native
+from dyncomp.core.gates import Products
+from dyncomp.core.loaded import Loaded
+from dyncomp.core.native import Argument, GateArgument
+from dyncomp.core.ready import ReadyConv2d
+from dyncomp.core.runs.gate_code import GateCode
+from dyncomp.core.runs.part import At, Need, Part, given_always, mixing, step
+from dyncomp.core.runs.words import Words
+
+_MOST_CLASSES = 256
+_MOST_WEIGHTS = 65_536
+"""of a classifier: it runs image by image, which larger ones had better not"""
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(Part):
+    """A convolution, and ReLU where asked."""
+
+    loaded: Loaded
+    relu: bool
+
+    @staticmethod
+    def of(layer: ReadyConv2d, relu: bool, x: Tensor) -> Convolution | None:
+        """On features like x; None where another form is faster, or there is no code."""
+        loaded = layer.directly(x, relu)
+        return None if loaded is None or loaded.plan.shape.groups > 1 else Convolution(loaded, relu)
+
+    @property
+    def output(self) -> torch.Size:  # type: ignore[override]
+        """See `Part.output`."""
+        return self.loaded.output
+
+    def needs(self) -> Iterable[Need]:
+        """See `Part.needs`."""
+        return (mixing(self.loaded),)
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        given = {Argument.X: at.source, Argument.Y: at.target, Argument.RELU: int(self.relu)}
+        step(words, self.loaded.code, given_always(self.loaded) | given)
+
+
+@dataclass(frozen=True, eq=False)
+class Pool(Part):
+    """Maps made smaller."""
+
+    code: native.Code
+    output: torch.Size
+
+    @staticmethod
+    def of(layer: nn.Module, image: torch.Size, dtype: torch.dtype) -> Pool | None:
+        """Of images (C, H, W); None where there is no code."""
+        here = native.this_machine()
+        if here is None or not is_pool(layer) or dtype not in (torch.float32, torch.float64):
+            return None
+        channels, height, width = image
+        common = channels, channels, (height, width)
+        if isinstance(layer, nn.AdaptiveAvgPool2d):
+            side = max(height, width)
+            plan = native.Pooling(*common, side, side, native.Number(dtype), here)
+        else:
+            assert isinstance(layer, nn.MaxPool2d)  # is_pool said so
+            window, stride, padding = (_side(each) for each in (layer.kernel_size, layer.stride, layer.padding))
+            plan = native.Pooling(
+                *common, window, stride, native.Number(dtype), here, padding, greatest=True, whole=True
+            )
+        if min(plan.places) < 1:
+            return None
+        return Pool(native.pooling_for(plan), torch.Size((channels, *plan.places)))
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        step(words, self.code, {Argument.X: at.source, Argument.Y: at.target})
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier(Part):
+    """Each channel's mean, and a linear layer."""
+
+    gate: GateCode
+
+    @staticmethod
+    def of(layer: nn.Linear, x: Tensor) -> Classifier | None:
+        """On features like x; None where there is no code."""
+        gate = GateCode.of(Products((layer,), (False,)), x, shares=True)
+        return None if gate is None else Classifier(gate)
+
+    @property
+    def output(self) -> torch.Size:  # type: ignore[override]
+        """See `Part.output`."""
+        return torch.Size((self.gate.plan.layers[-1].outputs,))
+
+    def needs(self) -> Iterable[Need]:
+        """See `Part.needs`."""
+        return self.gate.needs()
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        words.step(self.gate.code, {**self.gate.given(at.source), GateArgument.SHARES: at.target})
+
+
+def is_pool(layer: nn.Module) -> bool:
+    """Whether it is one that there is code for: square windows, or the mean of all."""
+    if type(layer) is nn.AdaptiveAvgPool2d:
+        return layer.output_size in (1, (1, 1))
+    if type(layer) is not nn.MaxPool2d or layer.ceil_mode or layer.return_indices:
+        return False
+    square = all(_side(each) >= 0 for each in (layer.kernel_size, layer.stride, layer.padding))
+    return square and layer.dilation in (1, (1, 1))
+
+
+def is_classifier(layer: nn.Module) -> bool:
+    """Whether it is a linear layer small enough to run image by image."""
+    if type(layer) is not nn.Linear:
+        return False
+    return layer.out_features <= _MOST_CLASSES and layer.in_features * layer.out_features <= _MOST_WEIGHTS
+
+
+def _side(size: int | tuple[int, ...]) -> int:
+    """The one number that two alike are; -1 of others."""
+    if isinstance(size, int):
+        return size
+    return size[0] if len(set(size)) == 1 else -1

@@ -1,0 +1,123 @@
+"""What a run is made of: parts that each make features of features, in some steps of the run's table."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dyncomp.core import native
+from dyncomp.core.gates import Gate
+from dyncomp.core.filtered import Switch
+from dyncomp.core.loaded import Loaded
+from dyncomp.core.native import Argument
+from dyncomp.core.runs.words import Given, Table, Words
+from dyncomp.core.scratch import scratch
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory that code writes on the way: so many numbers for each image or, `by_thread`, for each thread."""
+
+    slot: str
+    numbers: int
+    dtype: torch.dtype | None = None
+    """None: as the features have"""
+    by_thread: bool = False
+
+    def fill(self, table: Table, x: Tensor) -> None:
+        """Give it out, for features like x."""
+        times = torch.get_num_threads() if self.by_thread else len(x)
+        table.fill(self.slot, scratch(self.slot, x, self.numbers * times, self.dtype).data_ptr())
+
+
+@dataclass(frozen=True)
+class At:
+    """Where in a run a part stands: its number, and the slots of what it reads and of what it writes."""
+
+    index: int
+    source: str
+    target: str
+
+
+class Part(ABC):
+    """Makes features of features."""
+
+    output: torch.Size
+    """what becomes of an image, (C, H, W) or (C,)"""
+
+    may_change = False
+    """whether something about it is asked anew in every pass: `fill`"""
+
+    def makes_map(self, first: bool) -> bool:
+        """Whether it writes into new memory; else it writes over what it reads."""
+        return True
+
+    def needs(self) -> Iterable[Need]:
+        """Memory that its steps use."""
+        return ()
+
+    @abstractmethod
+    def add(self, words: Words, at: At) -> None:
+        """Its steps."""
+
+    def fill(self, table: Table, index: int, x: Tensor) -> Tensor | None:
+        """Fill in what holds in this pass, for features like x; what comes back has to live until the pass is over."""
+        return None
+
+    def new(self, x: Tensor) -> Tensor:
+        """Memory for what becomes of all images of x."""
+        like = torch.empty((len(x), *self.output), dtype=x.dtype, device=x.device)
+        return like.contiguous(memory_format=torch.channels_last) if len(self.output) == 3 else like
+
+
+class Turns:
+    """Two places that take turns: what a step makes goes where what it reads does not lie."""
+
+    def __init__(self, source: str) -> None:
+        self.here = source
+
+    def next(self) -> str:
+        """Where the next step writes; it is then `here`."""
+        self.here = f"between {int(self.here == 'between 0')}"
+        return self.here
+
+
+def between(*sizes: int) -> Iterator[Need]:
+    """Both places, for so many numbers of each image at most."""
+    for turn in range(2):
+        yield Need(f"between {turn}", max(sizes, default=0))
+
+
+def given_always(loaded: Loaded) -> dict[int, int | str]:
+    """What a convolution's code is given in every pass."""
+    given: dict[int, int | str] = {Argument.WEIGHTS: loaded.weights.data_ptr(), Argument.BIAS: loaded.bias.data_ptr()}
+    given |= {Argument.SCRATCH: "direct"} if loaded.plan.scratch else {}
+    return given | {Argument.SHARES: "shares"} if loaded.plan.experts else given
+
+
+def mixing(loaded: Loaded) -> Need:
+    """Memory in which kernels are mixed or cut."""
+    return Need("direct", loaded.plan.scratch, by_thread=True)
+
+
+def overrules(decider: Gate | Switch) -> bool:
+    """Whether it may say, in a pass, what is decided in place of its own decision."""
+    return type(decider).overruled not in (Gate.overruled, Switch.overruled)
+
+
+def overrule(decider: Gate | Switch, table: Table, slot: str, x: Tensor) -> Tensor | None:
+    """Fill in what decides in place of its own decision."""
+    numbers = decider.overruled()
+    if numbers is not None:
+        numbers = numbers.to(x.dtype).contiguous()
+    table.fill(slot, 0 if numbers is None else numbers.data_ptr())
+    return numbers
+
+
+def step(words: Words, code: native.Code, given: Given) -> int:
+    """A step that is about all images; see `Words.step`."""
+    return words.step(code, {Argument.IMAGES: "images", **given})

@@ -1,0 +1,82 @@
+"""Runs of layers in one go: gates, switches and bodies, one after the other, by machine code of our own.
+
+Between the layers nothing comes back here: a gate leaves the list of images that its body reads. For a single image
+that is the difference between a few microseconds for each block and a few dozen.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core import direct
+from dyncomp.core.planned import Follower
+from dyncomp.core.runs.places import Place, deciding
+from dyncomp.core.runs.table import RunTable
+from dyncomp.core.runs.watched import Watched
+from dyncomp.core.tuner import is_watched, power_of_two, takes_turns
+
+BATCHES = 8
+"""sizes and kinds of batches that a run is prepared for"""
+
+
+class Run:
+    """Parts one after the other, in so many `layers` of a Sequential."""
+
+    def __init__(self, places: Sequence[Place], layers: Sequence[nn.Module]) -> None:
+        self.places, self.layers = tuple(places), tuple(layers)
+        # one that decides: what holds for it in a pass holds for all, all of one network
+        self._op = next(deciding(places), None)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._watched: Watched | None = None
+        self._weighted: nn.Module | None = None
+        self._tables: dict[tuple[object, ...], RunTable | None] = {}
+
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """What the layers make of x; None where they have to be called one by one."""
+        if is_watched() or not len(x) or not self._may_run():  # first: a compiler need not look at the rest
+            return None
+        key = (power_of_two(len(x)), x.shape[1:], x.dtype, torch.get_num_threads(), threading.get_ident())
+        if key in self._tables and self._tables[key] is None:
+            return None
+        watched = self._watched
+        if watched is None or not watched.is_the_same():
+            self._forget()
+            modules = [module for layer in self.layers for module in layer.modules()]
+            watched = self._watched = Watched(modules)
+            self._weighted = next((module for module in modules if "weight" in module._parameters), None)
+        if not watched.nobody_listens() or not self._serves(x):
+            return None
+        table = self._table(key, x)
+        return None if table is None else table.run(x)
+
+    def _serves(self, x: Tensor) -> bool:
+        """Whether code of our own can run on x, by the first layer with weights."""
+        weight = None if self._weighted is None else self._weighted._parameters["weight"]
+        return weight is not None and direct.serves(x, weight)
+
+    def _may_run(self) -> bool:
+        """Whether nobody asks for more, in this pass, than what comes out."""
+        if isinstance(self._op, Follower):
+            return self._op.rows() is not None
+        return self._op is None or (self._op.tape.silent and self._op.tape.rows is None)
+
+    def _table(self, key: tuple[object, ...], x: Tensor) -> RunTable | None:
+        if key in self._tables:
+            return self._tables[key]
+        table = RunTable.of(self.places, x)
+        if not takes_turns():
+            while len(self._tables) >= BATCHES:
+                self._tables.pop(next(iter(self._tables)), None)
+            self._tables[key] = table
+        return table
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was prepared, which is made anew where the copy is used."""
+        return vars(self) | {"_watched": None, "_weighted": None, "_tables": {}}

@@ -1,0 +1,123 @@
+"""A run prepared for batches like one: the steps of its code, and what they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.backbone import ResidualBlock
+from dyncomp.core.direct import able_to_make_code
+from dyncomp.core.filtered import Filtered
+from dyncomp.core.gated import Gated
+from dyncomp.core.ready import ReadyConv2d
+from dyncomp.core.rows import in_use
+from dyncomp.core.runs.block import Block
+from dyncomp.core.runs.filters import FilteredBlock, FilteredLayers
+from dyncomp.core.runs.layers import Classifier, Convolution, Pool
+from dyncomp.core.runs.part import At, Need, Part
+from dyncomp.core.runs.places import Place, Several, block_of, filters_of
+from dyncomp.core.runs.words import Words
+from dyncomp.core.trace import Tape
+
+
+class RunTable:
+    """The steps; features pass through maps 0, 1, ..., a new one wherever a part may not write over what it reads."""
+
+    def __init__(self, parts: Sequence[Part], place: Place) -> None:
+        self._parts = tuple(parts)  # they own what the code reads
+        self._first_place, words, self._maps = place, Words(), list[Part]()
+        for index, part in enumerate(parts):
+            source = f"map {len(self._maps)}"
+            if part.makes_map(first=index == 0):
+                self._maps.append(part)
+            part.add(words, At(index, source, f"map {len(self._maps)}"))
+        self._table = words.table()
+        self._keeps_input = parts[0].makes_map(first=True)
+        self._changing = [(index, part) for index, part in enumerate(parts) if part.may_change]
+        self._needs = _most(need for part in parts for need in part.needs())
+        recurrent = [part for part in parts if isinstance(part, Block) and part.gate is not None and part.gate.plan.state]
+        self._recurrent = recurrent[0] if recurrent else None
+
+    @staticmethod
+    def of(places: Sequence[Place], x: Tensor) -> RunTable | None:
+        """For features like x; None where some part has no code that pays."""
+        if not able_to_make_code():
+            return None
+        parts, like = list[Part](), x
+        for place in places:
+            part = part_of(place, like)
+            if part is None:
+                return None
+            parts.append(part)
+            like = part.new(x).fill_(1)  # numbers that are as fast as others
+        gates = [part.gate.plan.state for part in parts if isinstance(part, Block) and part.gate is not None]
+        return RunTable(parts, places[0]) if len({*gates} - {0}) < 2 else None
+
+    def run(self, x: Tensor) -> Tensor:
+        """What the layers make of x; x itself where nobody else reads it, and all is done in place."""
+        table = self._table
+        maps = [self._first(x), *(part.new(x) for part in self._maps)]
+        for index, map_ in enumerate(maps):
+            table.fill(f"map {index}", map_.data_ptr())
+        for need in self._needs:
+            need.fill(table, x)
+        table.fill("images", len(x))
+        kept = [part.fill(table, index, x) for index, part in self._changing]
+        remembered = self._recall(x)
+        table.run(torch.get_num_threads())
+        for tape, key, value in remembered:
+            tape.remember(key, value)
+        del kept  # what the code was given lived until here
+        return maps[-1]
+
+    def _first(self, x: Tensor) -> Tensor:
+        """The first map: x, unless it is written over and somebody else reads it, too."""
+        if self._keeps_input:
+            return x
+        block = block_of(self._first_place)  # type: ignore[arg-type]  # nothing else writes over what it reads
+        return x if in_use() and block.reads_alone is True else x.clone()
+
+    def _recall(self, x: Tensor) -> list[tuple[Tape, str, Tensor]]:
+        """The states of recurrent gates, which the code moves on."""
+        if self._recurrent is None:
+            return []
+        gated, gate = self._recurrent.place, self._recurrent.gate
+        assert isinstance(gated, Gated) and gate is not None  # it has a state
+        like = x.new_empty(len(x), gate.plan.state)
+        found = [(gated.tape, key, gated.tape.recall(key, like)) for key in ("hidden", "memory")]
+        for _, key, value in found:
+            self._table.fill(key, value.data_ptr())
+        return found
+
+
+def part_of(place: Place, x: Tensor) -> Part | None:
+    """The part that stands there, on features like x; None where there is no code that pays."""
+    if isinstance(place, Several):
+        return _of_several(place.layers, x)
+    if isinstance(place, nn.MaxPool2d):
+        return Pool.of(place, x.shape[1:], x.dtype)
+    if isinstance(place, Filtered):
+        return FilteredLayers.of(place, x)
+    if isinstance(place, ResidualBlock) and filters_of(place) is not None:
+        return FilteredBlock.of(place, x)
+    return Block.of(place, x)
+
+
+def _of_several(layers: Sequence[nn.Module], x: Tensor) -> Part | None:
+    first, last = layers[0], layers[-1]
+    if isinstance(first, ReadyConv2d):
+        return Convolution.of(first, isinstance(last, nn.ReLU), x)
+    assert isinstance(last, nn.Linear)  # `places_of` made it so
+    return Classifier.of(last, x)
+
+
+def _most(needs: Iterable[Need]) -> list[Need]:
+    """Of each slot's the one that is greatest."""
+    found = dict[str, Need]()
+    for need in needs:
+        known = found.get(need.slot)
+        if known is None or known.numbers < need.numbers:
+            found[need.slot] = need
+    return [need for need in found.values() if need.numbers]
