@@ -8,7 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp import build
-from dyncomp.core import Decision, Gated, Net, Output, Planned, Routed, deployed
+from dyncomp.core import (
+    Decision,
+    Filtered,
+    Gated,
+    Net,
+    Output,
+    Planned,
+    Routed,
+    Switch,
+    SwitchProducts,
+    deployed,
+)
 from dyncomp.core.gates import Gate, Products
 from dyncomp.core.op import Op
 
@@ -49,6 +60,30 @@ class PolicyByLot(nn.Module):
         return self.drawn
 
 
+class SwitchByLot(Switch):
+    """Runs the switch and says what was drawn, (B, U): used is what is above 0."""
+
+    def __init__(self, switch: Switch) -> None:
+        super().__init__()
+        self.switch = switch
+        self.units = switch.units
+        self.drawn = torch.zeros(0, 1)
+
+    def forward(self, pooled: Tensor) -> Decision:
+        """See `Switch.forward`."""
+        self.switch(pooled)
+        used = (self.drawn > 0).float()
+        return Decision(used, used, used)
+
+    def products(self) -> SwitchProducts | None:
+        """See `Switch.products`."""
+        return self.switch.products()
+
+    def overruled(self) -> Tensor:
+        """See `Switch.overruled`."""
+        return self.drawn
+
+
 class ByLot:
     """A network that is ready for use and leaves out `rate` of what its sites decide about: `draw`, then `run`.
 
@@ -72,8 +107,7 @@ class ByLot:
             if lot is None:
                 self.forced[site] = _wished(op, drawn, rate)
             else:
-                used = (drawn >= rate).float()
-                lot.drawn = used - 0.5 if isinstance(lot, GateByLot) else used
+                lot.drawn = _lot(op, lot, drawn, rate)
 
     def run(self, x: Tensor, record: bool = False) -> Output:
         """The sparse form, by what was drawn."""
@@ -86,14 +120,29 @@ class ByLot:
         return float(self.run(x, record=True).macs().sum())
 
 
-def _replaced(op: nn.Module) -> GateByLot | PolicyByLot | None:
-    """A gate or a policy put in the op's own place, which says what was drawn; None where it has none to replace."""
+Lot = GateByLot | PolicyByLot | SwitchByLot
+
+
+def _lot(op: Op, lot: Lot, drawn: Tensor, rate: float) -> Tensor:
+    """What it says of numbers (B, U) between 0 and 1."""
+    used = (drawn >= rate).float()
+    if isinstance(lot, SwitchByLot):
+        used = op.forced(used, torch.ones_like(used)).used  # at least one filter
+    return used if isinstance(lot, PolicyByLot) else used - 0.5
+
+
+def _replaced(op: nn.Module) -> Lot | None:
+    """What decides, put in its own place, to say what was drawn; None where there is none of its kind to replace."""
     if isinstance(op, Gated) and isinstance(op.gate, Gate):
         op.gate = lot = GateByLot(op.gate)
         return lot
     if isinstance(op, Planned):
         op.policy = plan = PolicyByLot(op.policy)
         return plan
+    products = op.switch.products() if isinstance(op, Filtered) else None
+    if isinstance(op, Filtered) and products is not None and not products.keep:  # weights are 1
+        op.switch = switch = SwitchByLot(op.switch)
+        return switch
     return None
 
 

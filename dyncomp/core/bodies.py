@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dyncomp.core import direct
 from dyncomp.core.loaded import Loaded
-from dyncomp.core.ready import ReadyConv2d, ReadySequential, nobody_listens, number_of
+from dyncomp.core.ready import ReadyBlocks, ReadyConv2d, ReadySequential, nobody_listens, number_of
 from dyncomp.core.tuner import chosen, power_of_two
 
 
@@ -149,6 +149,6 @@ def relus_of(body: nn.Module, activation: nn.Module, kind: type[nn.Module]) -> l
 
 def opened(body: nn.Module) -> list[nn.Module]:
     """The layers in order, those of Sequentials in their place."""
-    if type(body) in (nn.Sequential, ReadySequential):
+    if type(body) in (nn.Sequential, ReadySequential, ReadyBlocks):
         return [layer for part in body for layer in opened(part)]  # type: ignore[attr-defined]
     return [body]

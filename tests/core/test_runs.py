@@ -18,7 +18,8 @@ from dyncomp.core.direct import left_out
 from dyncomp.core.experts import ExpertConv2d
 from dyncomp.core.gates import FeedForwardGate, Gate, Products, Router
 from dyncomp.core.masker import Masker
-from dyncomp.core.runs import ReadyBlocks, Run
+from dyncomp.core.ready import ReadyBlocks
+from dyncomp.core.runs import Run
 from dyncomp.core.shrink import Shrink
 from dyncomp.core.tuner import in_turn
 

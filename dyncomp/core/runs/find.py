@@ -1,44 +1,17 @@
-"""Finds runs in Sequentials, and runs them."""
+"""Finds runs in Sequentials."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from operator import is_
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from dyncomp.core.backbone import ResidualBlock
-from dyncomp.core.ready import ReadySequential
+from dyncomp.core.ready import ReadyBlocks, ReadySequential
 from dyncomp.core.runs.places import Deciding, Place, go_together, places_of
 from dyncomp.core.runs.run import Run
 
 Places = Sequence[Place]
-
-
-class ReadyBlocks(nn.Sequential):
-    """Layers one after another, runs of them in one go wherever that is faster."""
-
-    def forward(self, x: Any) -> Any:
-        """As `nn.Sequential` does."""
-        runs, layers = self._runs, list(self)
-        index = 0
-        while index < len(layers):
-            for run in runs.get(index, ()) if isinstance(x, Tensor) else ():
-                # layers may have been replaced, and then the run is not theirs
-                y = run(x) if all(map(is_, layers[index:], run.layers)) else None
-                if y is not None:
-                    x, index = y, index + len(run.layers)
-                    break
-            else:
-                x, index = layers[index](x), index + 1
-        return x
-
-    @property
-    def _runs(self) -> dict[int, list[Run]]:
-        """By where they begin, the longest first."""
-        found: dict[int, list[Run]] = vars(self).get("runs", {})
-        return found
 
 
 def find_runs(model: nn.Module) -> None:

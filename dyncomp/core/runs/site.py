@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -84,9 +83,10 @@ class Site:
         switch = SwitchCode.of(products, image, picks, cut.bias, shift if weighted else cut.bias)
         if switch is None:
             return None
-        forms = {"cut": Site(op, switch, cut, behind, True), "whole": Site(op, switch, whole, behind, False)}
+        forms = Site(op, switch, whole, behind, False), Site(op, switch, cut, behind, True)
         key = ("switched", producer.kind, weighted, picks, power_of_two(len(x)), image, x.dtype)
-        return chosen((*key, torch.get_num_threads()), lambda: forms, partial(_try, x, image))
+        cuts = chosen((*key, torch.get_num_threads()), _forms, lambda cuts: _try(x, image, forms[cuts]))
+        return forms[cuts]
 
     @property
     def weighted(self) -> bool:
@@ -143,6 +143,10 @@ class Site:
             FinishArgument.SHIFTS: "shifts",
         }
         words.step(native.finish_for(native.Finish(channels, height * width, *kind)), given)
+
+
+def _forms() -> dict[str, bool]:
+    return {"whole": False, "cut": True}
 
 
 def _try(x: Tensor, image: torch.Size, site: Site) -> None:
