@@ -13,6 +13,7 @@ class _Held(threading.local):
 
     def __init__(self) -> None:
         self.flat: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self.replaced = 0
 
 
 _held = _Held()
@@ -29,4 +30,10 @@ def scratch(purpose: str, like: Tensor, count: int, dtype: torch.dtype | None = 
     if flat is None or flat.numel() < count:
         with torch.inference_mode(False):  # made inside inference mode it could be written nowhere else
             flat = _held.flat[key] = torch.empty(count, dtype=dtype, device=like.device)
+        _held.replaced += 1
     return flat[:count]
+
+
+def replaced() -> int:
+    """How often, in this thread, memory took the place of other: while it stays, what was handed out is still there."""
+    return _held.replaced

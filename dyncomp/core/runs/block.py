@@ -19,7 +19,7 @@ from dyncomp.core.native import Argument, GateArgument
 from dyncomp.core.planned import Follower
 from dyncomp.core.runs.gate_code import GateCode
 from dyncomp.core.runs.mixed_body import mixed_body
-from dyncomp.core.runs.part import At, Need, Part, between, given_always, mixing, overrule, overrules, step
+from dyncomp.core.runs.part import At, Need, Part, between, given_always, mixing, overrule, overrules
 from dyncomp.core.runs.places import block_of
 from dyncomp.core.runs.shortcut import Shortcut
 from dyncomp.core.runs.words import Given, Table, Words

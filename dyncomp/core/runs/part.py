@@ -70,8 +70,8 @@ class Part(ABC):
 
     def new(self, x: Tensor) -> Tensor:
         """Memory for what becomes of all images of x."""
-        like = torch.empty((len(x), *self.output), dtype=x.dtype, device=x.device)
-        return like.contiguous(memory_format=torch.channels_last) if len(self.output) == 3 else like
+        laid_out = torch.channels_last if len(self.output) == 3 else torch.contiguous_format
+        return torch.empty((len(x), *self.output), dtype=x.dtype, device=x.device, memory_format=laid_out)
 
 
 class Turns:

@@ -19,26 +19,36 @@ from dyncomp.core.runs.layers import Classifier, Convolution, Pool
 from dyncomp.core.runs.part import At, Need, Part
 from dyncomp.core.runs.places import Place, Several, block_of, filters_of
 from dyncomp.core.runs.words import Words
+from dyncomp.core.scratch import replaced
 from dyncomp.core.trace import Tape
 
 
 class RunTable:
-    """The steps; features pass through maps 0, 1, ..., a new one wherever a part may not write over what it reads."""
+    """The steps; features pass through maps, a new one wherever a part may not write over what it reads.
+
+    The first is the input, the last the output; those between take turns in the same memory.
+    """
 
     def __init__(self, parts: Sequence[Part], place: Place) -> None:
         self._parts = tuple(parts)  # they own what the code reads
-        self._first_place, words, self._maps = place, Words(), list[Part]()
+        self._first_place, words = place, Words()
+        makers = [index for index, part in enumerate(parts) if part.makes_map(first=index == 0)]
+        self._last = parts[makers[-1]] if makers else None
+        source, needs = "input", list[Need]()
         for index, part in enumerate(parts):
-            source = f"map {len(self._maps)}"
-            if part.makes_map(first=index == 0):
-                self._maps.append(part)
-            part.add(words, At(index, source, f"map {len(self._maps)}"))
+            target = source
+            if index in makers:
+                target = "output" if index == makers[-1] else f"map {makers.index(index) % 2}"
+                needs += [] if target == "output" else [Need(target, part.output.numel())]
+            part.add(words, At(index, source, target))
+            source = target
         self._table = words.table()
         self._keeps_input = parts[0].makes_map(first=True)
         self._changing = [(index, part) for index, part in enumerate(parts) if part.may_change]
-        self._needs = _most(need for part in parts for need in part.needs())
-        recurrent = [part for part in parts if isinstance(part, Block) and part.gate is not None and part.gate.plan.state]
-        self._recurrent = recurrent[0] if recurrent else None
+        self._needs = _most([*needs, *(need for part in parts for need in part.needs())])
+        self._filled: tuple[int, ...] = ()
+        recurrent = (part for part in parts if isinstance(part, Block) and part.gate is not None and part.gate.plan.state)
+        self._recurrent = next(recurrent, None)
 
     @staticmethod
     def of(places: Sequence[Place], x: Tensor) -> RunTable | None:
@@ -57,20 +67,27 @@ class RunTable:
 
     def run(self, x: Tensor) -> Tensor:
         """What the layers make of x; x itself where nobody else reads it, and all is done in place."""
-        table = self._table
-        maps = [self._first(x), *(part.new(x) for part in self._maps)]
-        for index, map_ in enumerate(maps):
-            table.fill(f"map {index}", map_.data_ptr())
-        for need in self._needs:
-            need.fill(table, x)
-        table.fill("images", len(x))
+        table, threads = self._table, torch.get_num_threads()
+        x = self._first(x)
+        y = x if self._last is None else self._last.new(x)
+        self._fill(x, threads)
+        table.fill("input", x.data_ptr())
+        table.fill("output", y.data_ptr())
         kept = [part.fill(table, index, x) for index, part in self._changing]
         remembered = self._recall(x)
-        table.run(torch.get_num_threads())
+        table.run(threads)
         for tape, key, value in remembered:
             tape.remember(key, value)
         del kept  # what the code was given lived until here
-        return maps[-1]
+        return y
+
+    def _fill(self, x: Tensor, threads: int) -> None:
+        """Give out memory, unless all lies where it did."""
+        if self._filled != (len(x), threads, replaced()):
+            for need in self._needs:
+                need.fill(self._table, x)
+            self._table.fill("images", len(x))
+            self._filled = len(x), threads, replaced()
 
     def _first(self, x: Tensor) -> Tensor:
         """The first map: x, unless it is written over and somebody else reads it, too."""
