@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dyncomp import build
-from dyncomp.core import Gated, Mixed, Net, ResidualBlock, deployed, measure_costs, native
+from dyncomp.core import Gated, Mixed, Net, ResidualBlock, Switch, deployed, measure_costs, native
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.direct import left_out
 from dyncomp.core.experts import ExpertConv2d
@@ -34,6 +34,13 @@ SPECS = {
     "mixed": ("condconv(begin=1, experts=3)", "cifar_resnet14(width=0.5)"),
     "half mixed, by softmax": ("condconv(routing='softmax', temperature=2.0)", "cifar_resnet14(width=0.5)"),
     "planned": ("blockdrop(width=0.5)", "cifar_resnet14(width=0.5)"),
+    "layers": ("static", "vgg11(width=0.25)"),
+    "filters in blocks": ("lkam", "cifar_resnet14(width=0.5)"),
+    "groups of filters": ("lkam(groups=4)", "cifar_resnet8"),
+    "filters, layer by layer": ("lkam", "vgg11(width=0.25)"),
+    "weighted filters": ("fbs", "cifar_resnet8"),
+    "weighted filters, layer by layer": ("fbs(density=0.3)", "vgg11(width=0.25)"),
+    "exits": ("early_exit", "cifar_resnet14(width=0.5)"),
 }
 
 
@@ -53,6 +60,9 @@ def made(name: str) -> Net:
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.copy_(torch.randn(module.num_features, generator=draw, dtype=torch.float64) * 0.1)
             last = getattr(module, "head", None)
+            if isinstance(module, Switch):
+                module.linear.weight.normal_(std=3.0, generator=draw)
+                module.linear.bias.zero_()
             if isinstance(last, (nn.Conv2d, nn.Linear)) and not isinstance(module, FeedForwardGate):
                 last.weight.normal_(std=3.0, generator=draw)
                 last.bias.zero_()
@@ -75,7 +85,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code of our own wherever there is some, whatever a trial says."""
-    monkeypatch.setattr("dyncomp.core.bodies.chosen", lambda key, able, trial: True)
+    for module in ("bodies", "ready", "runs.site"):
+        monkeypatch.setattr(f"dyncomp.core.{module}.chosen", lambda key, able, trial: True)
     monkeypatch.setattr("dyncomp.core.experts.chosen", lambda key, able, trial: list(able().values())[-1])
 
 
@@ -109,7 +120,25 @@ def test_a_run_is_its_blocks_one_by_one(
         assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("name", ["form residual", "form output, recurrent", "planned"])
+@pytest.mark.parametrize("name", [name for name in SPECS if "filters" in name])
+@torch.inference_mode()
+def test_filters_may_all_be_computed_and_put_in_order(
+    name: str, ran: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always(monkeypatch)
+    monkeypatch.setattr("dyncomp.core.runs.site.chosen", lambda key, able, trial: False)
+    with torch.inference_mode(False):
+        net = made(name)
+    for images in (1, 5):
+        x = features(images)
+        wanted = one_by_one(net, x)
+        ran.clear()
+        ours = net(x, sparse=True, record=False).logits
+        assert ran and all(ran)
+        torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["form residual", "form output, recurrent", "planned", "filters in blocks"])
 @torch.inference_mode()
 def test_images_decide_both_ways_and_each_for_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     always(monkeypatch)

@@ -17,7 +17,8 @@ from dyncomp.core.native.plan import Plan
 from dyncomp.core.native.pooling import Pooling, pooling_for
 from dyncomp.core.native.sequence import StepWord, in_sequence
 from dyncomp.core.native.shape import Shape
-from dyncomp.core.native.switch import SwitchArgument, SwitchPlan, groups_of, switch_for
+from dyncomp.core.native.switch import switch_for
+from dyncomp.core.native.switch_plan import SwitchArgument, SwitchPlan, groups_of
 from dyncomp.core.native.trial import works
 
 __all__ = [

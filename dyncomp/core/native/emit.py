@@ -117,8 +117,8 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
         return self.load(pointer, typ=self.number.type, align=self.number.dtype.itemsize)
 
     def spread(self, number: Value, lanes: int) -> Value:
-        """The same number in every lane."""
-        nothing = ir.Constant(self.number.vector(lanes), ir.Undefined)
+        """The same number, or integer, in every lane."""
+        nothing = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
         first = self.insert_element(nothing, number, INT32(0))
         return self.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes))
 

@@ -3,66 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
 from functools import cache
 
 from llvmlite import ir
 
 from dyncomp.core.native.build import Code, compiled, new_module
-from dyncomp.core.native.emit import INT, Value, integer, pieces, starts
-from dyncomp.core.native.means import Means, MeansPlan
-
-_TOGETHER = 4
-"""vectors of logits that are made at one go: an image's are shared out among threads by so many"""
-
-
-@dataclass(frozen=True)
-class SwitchPlan(MeansPlan):
-    """Of the means of each channel, a logit for each of the `units`, which are `size` neighbouring filters each.
-
-    A unit is used where its logit is above 0, and where none is, the one of the greatest. `keep`: instead, so many of
-    the greatest are used, and weighted by ReLU of their logits; they are made of mean magnitudes, as share of their own
-    mean. `picks`: each image has some of the channels only.
-    """
-
-    units: int
-    size: int = 1
-    keep: int = 0
-    picks: bool = False
-
-    @property
-    def filters(self) -> int:
-        """Of all units."""
-        return self.units * self.size
-
-
-class SwitchArgument(IntEnum):
-    """What the code is given, in order: addresses, and counts."""
-
-    X = 0
-    IMAGES = 1
-    WEIGHTS = 2
-    """some vectors of units at a time, for each channel; then the bias"""
-    SCRATCH = 3
-    LOGITS = 4
-    """(images, units)"""
-    INPUTS = 5
-    """(images, channels): which channel an image has where, as integers"""
-    INPUT_COUNTS = 6
-    OVERRULED = 7
-    """(images, units) numbers, used where they are above 0, in place of its own choice; 0: none"""
-    OUTPUTS = 8
-    """(images, filters), to be written: which are used, ascending; what lies behind them says nothing"""
-    OUTPUT_COUNTS = 9
-    BASE = 10
-    """(filters,): where filters are weighted, what is weighted with them"""
-    SHIFT = 11
-    """(filters,)"""
-    SHIFTS = 12
-    """(images, filters), to be written: base * weight + shift of the filters used, in their order; behind them 0"""
-    SCALES = 13
-    """(images, filters), to be written where filters are weighted: the weights"""
+from dyncomp.core.native.emit import INT, Value, integer, starts
+from dyncomp.core.native.greatest import Greatest
+from dyncomp.core.native.means import Means
+from dyncomp.core.native.switch_plan import SwitchArgument, SwitchPlan, groups_of
 
 
 @cache
@@ -71,12 +20,6 @@ def switch_for(plan: SwitchPlan) -> Code:
     module = new_module()
     _Switch(module, plan).emit()
     return compiled(module, len(SwitchArgument))
-
-
-def groups_of(units: int, lanes: int) -> list[list[int]]:
-    """The vectors of logits that are made together."""
-    widths = pieces(units, lanes)
-    return [widths[index : index + _TOGETHER] for index in range(0, len(widths), _TOGETHER)]
 
 
 class _Switch(Means):
@@ -122,7 +65,7 @@ class _Switch(Means):
         """Some of an image's."""
         image, group = self.sdiv(task, integer(len(groups))), self.srem(task, integer(len(groups)))
         wide = sum(groups[0])
-        for widths in ([groups[0]] if groups[0] == groups[-1] else [groups[0], groups[-1]]):
+        for widths in [groups[0]] if groups[0] == groups[-1] else [groups[0], groups[-1]]:
             alike = [index for index, other in enumerate(groups) if other == widths]
             among = self.icmp_signed(">=", group, integer(alike[0])), self.icmp_signed("<=", group, integer(alike[-1]))
             with self.if_then(self.and_(*among)):
@@ -168,7 +111,7 @@ class _Switch(Means):
 
         if self.plan.keep:
             with self.if_then(own):
-                self._list(image, found, self._among_greatest(logits))
+                self._list(image, found, Greatest(self, self.plan, logits).has)
             with self.if_then(self.not_(own)):
                 self._list(image, found, is_above)
         else:
@@ -204,82 +147,6 @@ class _Switch(Means):
 
         self.loop(integer(1), integer(self.plan.units), look)
         return self.load(best, typ=INT)
-
-    def _among_greatest(self, scores: Value) -> Callable[[Value], Value]:
-        """Whether a unit, asked in ascending order, is one of the `keep` greatest; the first of several alike."""
-        bar = self._bar(scores)
-        above = self.local(INT)
-        self.store(integer(0), above)
-        self._each_score(scores, lambda key: self._count(self.icmp_unsigned(">", key, self._alike(bar, key)), above))
-        left = self.local(INT)
-        self.store(self.sub(integer(self.plan.keep), self.load(above, typ=INT)), left)
-
-        def is_used(unit: Value) -> Value:
-            key = self._key(self.one(self.at(scores, unit)))
-            room = self.load(left, typ=INT)
-            level = self.and_(self.icmp_unsigned("==", key, bar), self.icmp_signed(">", room, integer(0)))
-            self.store(self.sub(room, self.zext(level, INT)), left)
-            return self.or_(self.icmp_unsigned(">", key, bar), level)
-
-        return is_used
-
-    def _bar(self, scores: Value) -> Value:
-        """The key of the last of the `keep` greatest, bit by bit from the highest."""
-        bits = 8 * self.number.dtype.itemsize
-        kind = ir.IntType(bits)
-        bar, found = self.local(kind), self.local(INT)
-        self.store(kind(0), bar)
-
-        def settle(step: Value) -> None:
-            place = self.sub(integer(bits - 1), step)
-            bit = self.shl(kind(1), place if bits == INT.width else self.trunc(place, kind))
-            higher = self.or_(self.load(bar, typ=kind), bit)
-            self.store(integer(0), found)
-            self._each_score(
-                scores, lambda key: self._count(self.icmp_unsigned(">=", key, self._alike(higher, key)), found)
-            )
-            enough = self.icmp_signed(">=", self.load(found, typ=INT), integer(self.plan.keep))
-            self.store(self.select(enough, higher, self.load(bar, typ=kind)), bar)
-
-        self.loop(integer(0), integer(bits), settle)
-        return self.load(bar, typ=kind)
-
-    def _each_score(self, scores: Value, act: Callable[[Value], None]) -> None:
-        """Act on all scores' keys, vector by vector."""
-        widths = pieces(self.plan.units, self.plan.lanes)
-        whole = widths.count(self.plan.lanes)
-
-        def some(index: Value, lanes: int, first: int) -> None:
-            act(self._key(self.vector(self.at(scores, (index, lanes), integer(first)), lanes)))
-
-        self.loop(integer(0), integer(whole), lambda index: some(index, self.plan.lanes, 0))
-        for lanes, first in list(zip(widths, starts(widths), strict=True))[whole:]:
-            some(integer(0), lanes, first)
-
-    def _key(self, value: Value) -> Value:
-        """An integer that is the greater, without a sign, the greater the number is."""
-        bits = 8 * self.number.dtype.itemsize
-        kind = ir.IntType(bits)
-        lanes = value.type.count if isinstance(value.type, ir.VectorType) else None
-
-        def constant(number: int) -> ir.Constant:
-            return kind(number) if lanes is None else ir.Constant(ir.VectorType(kind, lanes), [number] * lanes)
-
-        held = self.bitcast(value, kind if lanes is None else ir.VectorType(kind, lanes))
-        sign = self.ashr(held, constant(bits - 1))
-        return self.xor(held, self.or_(sign, constant(1 << (bits - 1))))
-
-    def _alike(self, number: Value, key: Value) -> Value:
-        """An integer in every lane."""
-        lanes = key.type.count
-        nothing = ir.Constant(key.type, ir.Undefined)
-        first = self.insert_element(nothing, number, ir.IntType(32)(0))
-        return self.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
-
-    def _count(self, mask: Value, to: Value) -> None:
-        lanes = mask.type.count
-        bits = self.zext(self.bitcast(mask, ir.IntType(lanes)), INT)
-        self.store(self.add(self.load(to, typ=INT), self.ctpop(bits)), to)
 
     def _gather(self, image: Value, count: Value, logits: Value) -> None:
         """What belongs to the filters used, in their order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from dyncomp.core.native import Argument, GateArgument
 from dyncomp.core.planned import Follower
 from dyncomp.core.runs.gate_code import GateCode
 from dyncomp.core.runs.mixed_body import mixed_body
-from dyncomp.core.runs.part import At, Need, Part, between, given_always, mixing, overrule, overrules
+from dyncomp.core.runs.part import At, Change, Need, Part, between, given_always, mixing, overruled
 from dyncomp.core.runs.places import block_of
 from dyncomp.core.runs.shortcut import Shortcut
 from dyncomp.core.runs.words import Given, Table, Words
@@ -58,9 +59,9 @@ class Block(Part):
         return self.body.chain[-1].output
 
     @property
-    def may_change(self) -> bool:  # type: ignore[override]
-        """See `Part.may_change`."""
-        return isinstance(self.place, Follower) or (isinstance(self.place, Gated) and overrules(self.place.gate))  # type: ignore[arg-type]  # `is_block` asked
+    def state(self) -> int:
+        """Numbers that a recurrent gate keeps of each image; 0 of others."""
+        return 0 if self.gate is None else self.gate.plan.state
 
     def makes_map(self, first: bool) -> bool:
         """Of another size, or of all images where what is read stays as it is."""
@@ -73,25 +74,20 @@ class Block(Part):
         yield from (mixing(loaded) for loaded in (*self.body.chain, shortcut) if loaded is not None)
         yield from () if self.gate is None else self.gate.needs()
 
-    def fill(self, table: Table, index: int, x: Tensor) -> Tensor | None:
+    def changes(self, index: int) -> Iterable[Change]:
         """Which images run it, by the plan; or what a gate opens by."""
-        if isinstance(self.place, Gated):
-            assert isinstance(self.place.gate, Gate)  # `is_block` asked
-            return overrule(self.place.gate, table, f"overruled {index}", x)
-        assert isinstance(self.place, Follower)  # `may_change` says so
-        rows = self.place.rows()
-        some = rows.contiguous() if isinstance(rows, Tensor) else None
-        table.fill(f"rows {index}", 0 if some is None else some.data_ptr())
-        table.fill(f"images {index}", len(x) * bool(rows) if some is None else len(some))
-        return some
+        if isinstance(self.place, Follower):
+            yield partial(_follow, self.place, f"rows {index}", f"images {index}")
+        elif isinstance(self.place, Gated) and isinstance(self.place.gate, Gate):
+            yield from overruled(self.place.gate, f"overruled {index}")
 
     def add(self, words: Words, at: At) -> None:
         """See `Part.add`."""
         gate = None
         if self.gate is not None:
-            calls = {GateArgument.COUNTS: len(self.body.chain), GateArgument.COUNT_STEP: len(Argument)}
-            overruled = {GateArgument.OVERRULED: f"overruled {at.index}"}
-            gate = words.step(self.gate.code, {**self.gate.given(at.source), **calls, **overruled})
+            given = {**self.gate.given(at.source), GateArgument.OVERRULED: f"overruled {at.index}"}
+            given |= {GateArgument.COUNTS: len(self.body.chain), GateArgument.COUNT_STEP: len(Argument)}
+            gate = words.step(self.gate.code, given)
         if self.shortcut is not None:
             self.shortcut.add(words, at)
         first, *_ = [words.step(loaded.code, given) for loaded, given in self._steps(at)]
@@ -112,12 +108,22 @@ class Block(Part):
         last = len(self.body.chain) - 1
         for turn, (loaded, relu) in enumerate(zip(self.body.chain, self.body.relus, strict=True)):
             given = given_always(loaded) | {Argument.IMAGES: images, Argument.RELU: int(relu)}
-            given |= {Argument.X: f"between {(turn - 1) % 2}"} if turn else {Argument.X: at.source, Argument.ROWS_X: rows}
+            given |= {Argument.X: f"between {(turn - 1) % 2}" if turn else at.source}
+            given |= {Argument.ROWS_X: 0 if turn else rows}
             if turn < last:
                 yield loaded, given | {Argument.Y: f"between {turn % 2}"}
                 continue
             given |= {Argument.Y: at.target, Argument.RESIDUAL: at.source if self.shortcut is None else at.target}
             yield loaded, given | {Argument.ROWS_Y: rows, Argument.ROWS_RESIDUAL: rows}
+
+
+def _follow(follower: Follower, rows: str, images: str, table: Table, x: Tensor) -> Tensor | None:
+    """Fill in which images run a block."""
+    asked = follower.rows()
+    some = asked.contiguous() if isinstance(asked, Tensor) else None
+    table.fill(rows, 0 if some is None else some.data_ptr())
+    table.fill(images, len(x) * bool(asked) if some is None else len(some))
+    return some
 
 
 def _body(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> BodyCode | None:

@@ -12,22 +12,11 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.filtered import Filtered
 from dyncomp.core.loaded import Loaded
 from dyncomp.core.native import Argument, SwitchArgument
-from dyncomp.core.runs.part import (
-    At,
-    Need,
-    Part,
-    Turns,
-    between,
-    given_always,
-    mixing,
-    overrule,
-    overrules,
-    step,
-)
+from dyncomp.core.runs.part import At, Change, Need, Part, Turns, between, given_always, mixing, overruled, step
 from dyncomp.core.runs.places import filters_of
 from dyncomp.core.runs.shortcut import Shortcut
 from dyncomp.core.runs.site import Site
-from dyncomp.core.runs.words import Given, Table, Words
+from dyncomp.core.runs.words import Given, Words
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +44,6 @@ class Chain:
             return None
         return Chain(tuple(sites), reads)
 
-    @property
-    def switched(self) -> list[tuple[str, Filtered]]:
-        """The ops whose switches are overruled from outside, and the names that their slots end in."""
-        named = ((f"switch {turn}", site.op) for turn, site in enumerate(self.sites))
-        return [(name, op) for name, op in named if overrules(op.switch)]
-
     def needs(self) -> Iterator[Need]:
         """See `Part.needs`."""
         yield mixing(self.consumer)
@@ -72,17 +55,18 @@ class Chain:
         """The steps; `last`: what the consumer is given besides."""
         turns = Turns(at.source)
         for turn, site in enumerate(self.sites):
-            overruled = {SwitchArgument.OVERRULED: f"switch {turn} {at.index}"}
-            words.step(site.switch.code, {**site.switch.given(turns.here, turn % 2), **overruled})
+            slot = f"switch {turn} {at.index}"
+            words.step(site.switch.code, {**site.switch.given(turns.here, turn % 2), SwitchArgument.OVERRULED: slot})
             site.add(words, turns, turn)
         turn = (len(self.sites) - 1) % 2
-        given = {Argument.INPUTS: f"filters {turn}", Argument.INPUT_COUNTS: f"filter counts {turn}"}
-        step(words, self.consumer.code, {**given_always(self.consumer), Argument.X: turns.here, **given, **last})
+        given = given_always(self.consumer) | {Argument.X: turns.here}
+        given |= {Argument.INPUTS: f"filters {turn}", Argument.INPUT_COUNTS: f"filter counts {turn}"}
+        step(words, self.consumer.code, {**given, **last})
 
-    def fill(self, table: Table, index: int, x: Tensor) -> Tensor | None:
-        """See `Part.fill`."""
-        given = [overrule(op.switch, table, f"{name} {index}", x) for name, op in self.switched]
-        return torch.cat([each.view(-1) for each in given if each is not None]) if given else None
+    def changes(self, index: int) -> Iterator[Change]:
+        """See `Part.changes`."""
+        for turn, site in enumerate(self.sites):
+            yield from overruled(site.op.switch, f"switch {turn} {index}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,18 +85,13 @@ class FilteredLayers(Part):
         output = chain.consumer.output
         return FilteredLayers(chain, output[:1] if isinstance(_last(op), nn.Linear) else output)
 
-    @property
-    def may_change(self) -> bool:  # type: ignore[override]
-        """See `Part.may_change`."""
-        return bool(self.chain.switched)
-
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
         return self.chain.needs()
 
-    def fill(self, table: Table, index: int, x: Tensor) -> Tensor | None:
-        """See `Part.fill`."""
-        return self.chain.fill(table, index, x)
+    def changes(self, index: int) -> Iterable[Change]:
+        """See `Part.changes`."""
+        return self.chain.changes(index)
 
     def add(self, words: Words, at: At) -> None:
         """See `Part.add`."""
@@ -141,11 +120,6 @@ class FilteredBlock(Part):
         """See `Part.output`."""
         return self.chain.consumer.output
 
-    @property
-    def may_change(self) -> bool:  # type: ignore[override]
-        """See `Part.may_change`."""
-        return bool(self.chain.switched)
-
     def makes_map(self, first: bool) -> bool:
         """See `Part.makes_map`: in its place, unless it is of another size."""
         return self.shortcut is not None or first
@@ -156,9 +130,9 @@ class FilteredBlock(Part):
         if self.shortcut is not None and self.shortcut.loaded is not None:
             yield mixing(self.shortcut.loaded)
 
-    def fill(self, table: Table, index: int, x: Tensor) -> Tensor | None:
-        """See `Part.fill`."""
-        return self.chain.fill(table, index, x)
+    def changes(self, index: int) -> Iterable[Change]:
+        """See `Part.changes`."""
+        return self.chain.changes(index)
 
     def add(self, words: Words, at: At) -> None:
         """See `Part.add`."""

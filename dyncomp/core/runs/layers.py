@@ -46,8 +46,8 @@ class Convolution(Part):
 
     def add(self, words: Words, at: At) -> None:
         """See `Part.add`."""
-        given = {Argument.X: at.source, Argument.Y: at.target, Argument.RELU: int(self.relu)}
-        step(words, self.loaded.code, given_always(self.loaded) | given)
+        given = given_always(self.loaded) | {Argument.X: at.source, Argument.Y: at.target}
+        step(words, self.loaded.code, given | {Argument.RELU: int(self.relu)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dyncomp.core import native
-from dyncomp.core.gates import Gate
 from dyncomp.core.filtered import Switch
+from dyncomp.core.gates import Gate
 from dyncomp.core.loaded import Loaded
 from dyncomp.core.native import Argument
 from dyncomp.core.runs.words import Given, Table, Words
@@ -43,14 +43,15 @@ class At:
     target: str
 
 
+Change = Callable[[Table, Tensor], Tensor | None]
+"""Fills in what holds in a pass, for features like x; what comes back has to live until the pass is over."""
+
+
 class Part(ABC):
     """Makes features of features."""
 
     output: torch.Size
     """what becomes of an image, (C, H, W) or (C,)"""
-
-    may_change = False
-    """whether something about it is asked anew in every pass: `fill`"""
 
     def makes_map(self, first: bool) -> bool:
         """Whether it writes into new memory; else it writes over what it reads."""
@@ -64,9 +65,9 @@ class Part(ABC):
     def add(self, words: Words, at: At) -> None:
         """Its steps."""
 
-    def fill(self, table: Table, index: int, x: Tensor) -> Tensor | None:
-        """Fill in what holds in this pass, for features like x; what comes back has to live until the pass is over."""
-        return None
+    def changes(self, index: int) -> Iterable[Change]:
+        """What is filled in anew in every pass; the part stands at that index."""
+        return ()
 
     def new(self, x: Tensor) -> Tensor:
         """Memory for what becomes of all images of x."""
@@ -104,18 +105,19 @@ def mixing(loaded: Loaded) -> Need:
     return Need("direct", loaded.plan.scratch, by_thread=True)
 
 
-def overrules(decider: Gate | Switch) -> bool:
-    """Whether it may say, in a pass, what is decided in place of its own decision."""
-    return type(decider).overruled not in (Gate.overruled, Switch.overruled)
+def overruled(decider: Gate | Switch, slot: str) -> Iterator[Change]:
+    """What decides in place of its own decision, in that slot, where it may say so at all."""
+    if type(decider).overruled in (Gate.overruled, Switch.overruled):
+        return
 
+    def change(table: Table, x: Tensor) -> Tensor | None:
+        numbers = decider.overruled()
+        if numbers is not None and (numbers.dtype != x.dtype or not numbers.is_contiguous()):
+            numbers = numbers.to(x.dtype).contiguous()
+        table.fill(slot, 0 if numbers is None else numbers.data_ptr())
+        return numbers
 
-def overrule(decider: Gate | Switch, table: Table, slot: str, x: Tensor) -> Tensor | None:
-    """Fill in what decides in place of its own decision."""
-    numbers = decider.overruled()
-    if numbers is not None:
-        numbers = numbers.to(x.dtype).contiguous()
-    table.fill(slot, 0 if numbers is None else numbers.data_ptr())
-    return numbers
+    yield change
 
 
 def step(words: Words, code: native.Code, given: Given) -> int:

@@ -30,10 +30,8 @@ class SwitchCode:
     shift: Tensor
 
     @staticmethod
-    def of(
-        products: SwitchProducts, image: torch.Size, picks: bool, base: Tensor, shift: Tensor
-    ) -> SwitchCode | None:
-        """For images (C, H, W), which each have some of the channels only where it `picks`; None where there is none."""
+    def of(products: SwitchProducts, image: torch.Size, picks: bool, base: Tensor, shift: Tensor) -> SwitchCode | None:
+        """For images (C, H, W); None where there is none. `picks`: each image has some of the channels only."""
         here, layer, dtype = native.this_machine(), products.layer, base.dtype
         weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
         given = [weight, bias, base, shift]
@@ -45,9 +43,9 @@ class SwitchCode:
         sizes = image[0], image[1:].numel(), number, here, units, size, products.keep, picks
         plan = native.SwitchPlan(*sizes)
         with torch.inference_mode(False), torch.no_grad():
-            bias = weight.new_zeros(units) if bias is None else bias
             groups = [sum(group) for group in native.groups_of(units, plan.lanes)]
-            packed = torch.cat([*(part.t().reshape(-1) for part in weight.split(groups)), bias])
+            parts = [part.t().reshape(-1) for part in torch.split(weight, groups)]
+            packed = torch.cat([*parts, weight.new_zeros(units) if bias is None else bias])
             return SwitchCode(plan, native.switch_for(plan), packed, base.clone(), shift.clone())
 
     def needs(self) -> Iterator[Need]:

@@ -44,11 +44,10 @@ class RunTable:
             source = target
         self._table = words.table()
         self._keeps_input = parts[0].makes_map(first=True)
-        self._changing = [(index, part) for index, part in enumerate(parts) if part.may_change]
+        self._changes = [change for index, part in enumerate(parts) for change in part.changes(index)]
         self._needs = _most([*needs, *(need for part in parts for need in part.needs())])
         self._filled: tuple[int, ...] = ()
-        recurrent = (part for part in parts if isinstance(part, Block) and part.gate is not None and part.gate.plan.state)
-        self._recurrent = next(recurrent, None)
+        self._recurrent = next((part for part in parts if isinstance(part, Block) and part.state), None)
 
     @staticmethod
     def of(places: Sequence[Place], x: Tensor) -> RunTable | None:
@@ -62,8 +61,8 @@ class RunTable:
                 return None
             parts.append(part)
             like = part.new(x).fill_(1)  # numbers that are as fast as others
-        gates = [part.gate.plan.state for part in parts if isinstance(part, Block) and part.gate is not None]
-        return RunTable(parts, places[0]) if len({*gates} - {0}) < 2 else None
+        states = {part.state for part in parts if isinstance(part, Block)} - {0}
+        return RunTable(parts, places[0]) if len(states) < 2 else None
 
     def run(self, x: Tensor) -> Tensor:
         """What the layers make of x; x itself where nobody else reads it, and all is done in place."""
@@ -73,7 +72,7 @@ class RunTable:
         self._fill(x, threads)
         table.fill("input", x.data_ptr())
         table.fill("output", y.data_ptr())
-        kept = [part.fill(table, index, x) for index, part in self._changing]
+        kept = [change(table, x) for change in self._changes]
         remembered = self._recall(x)
         table.run(threads)
         for tape, key, value in remembered:
@@ -100,9 +99,9 @@ class RunTable:
         """The states of recurrent gates, which the code moves on."""
         if self._recurrent is None:
             return []
-        gated, gate = self._recurrent.place, self._recurrent.gate
-        assert isinstance(gated, Gated) and gate is not None  # it has a state
-        like = x.new_empty(len(x), gate.plan.state)
+        gated = self._recurrent.place
+        assert isinstance(gated, Gated)  # it has a state
+        like = x.new_empty(len(x), self._recurrent.state)
         found = [(gated.tape, key, gated.tape.recall(key, like)) for key in ("hidden", "memory")]
         for _, key, value in found:
             self._table.fill(key, value.data_ptr())

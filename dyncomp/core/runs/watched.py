@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
-from operator import attrgetter, is_, methodcaller
+from collections.abc import Iterable
+from itertools import chain, compress
+from operator import attrgetter, eq
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as everywhere
 
-_version, _address = attrgetter("_version"), methodcaller("data_ptr")
-_END = object()
+_version, _address = attrgetter("_version"), Tensor.data_ptr  # not as a method: that takes twice the time
 
 
 class Watched:
-    """Modules as they were: the same parts, parameters and buffers, and parameters in which nothing was written since.
+    """Modules as they were: the same parts, and parameters and buffers in the same memory, with nothing written since.
 
     What is written through `.data` does not show. Asked before every pass, so it looks at all of them in few calls.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         each = list(modules)
-        names = ("_modules", "_parameters", "_buffers")
-        dicts = (vars(module)[name] for module in each for name in names)
-        self._dicts: list[dict[str, Any]] = [held for held in dicts if held]
-        self._parts = list(self._now())
-        found = (parameter for module in each for parameter in module._parameters.values())
+        self._parts = [module._modules for module in each if module._modules]
+        self._parts_then = [dict(held) for held in self._parts]
+        held = (vars(module)[name] for module in each for name in ("_parameters", "_buffers"))
+        self._tensors: list[dict[str, Tensor | None]] = [some for some in held if some]
+        tensors = list(chain.from_iterable(map(dict.values, self._tensors)))
+        self._there = [tensor is not None for tensor in tensors]
+        some = [tensor for tensor in tensors if tensor is not None]
         # detached: they keep the memory, so that no other numbers can come to lie there
-        self._parameters = [parameter for parameter in found if parameter is not None]
-        self._memory = [parameter.detach() for parameter in self._parameters]
-        self._addresses = list(map(_address, self._parameters))
-        self._versions = [-1 if parameter.is_inference() else parameter._version for parameter in self._parameters]
+        self._memory = [tensor.detach() for tensor in some]
+        self._addresses = list(map(_address, some))
+        # inference mode makes tensors that tell no versions
+        self._versions = None if any(map(torch.is_inference, some)) else list(map(_version, some))
         lists = [hooks for module in each for hooks in (module._forward_hooks, module._forward_pre_hooks)]
         self._hooks = [*lists, everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks]
 
-    def _now(self) -> Iterator[Any]:
-        return chain(chain.from_iterable(map(dict.values, self._dicts)), (_END,))
-
     def is_the_same(self) -> bool:
         """Whether nothing has changed; never where parameters cannot be watched, which inference mode has made."""
-        return (
-            all(map(is_, self._now(), self._parts))
-            and list(map(_address, self._parameters)) == self._addresses
-            and -1 not in self._versions
-            and list(map(_version, self._parameters)) == self._versions
-        )
+        if self._versions is None or not all(map(eq, self._parts, self._parts_then)):
+            return False
+        tensors: list[Any] = list(chain.from_iterable(map(dict.values, self._tensors)))
+        if not all(self._there):
+            if [tensor is not None for tensor in tensors] != self._there:
+                return False
+            tensors = list(compress(tensors, self._there))
+        try:
+            return list(map(_address, tensors)) == self._addresses and list(map(_version, tensors)) == self._versions
+        except (AttributeError, RuntimeError):  # nothing in the place of one, or one that tells no version
+            return False
 
     def nobody_listens(self) -> bool:
         """Whether no hook has to be called, nor a gradient to go through the modules."""
