@@ -120,10 +120,14 @@ class Block(Part):
 def _follow(follower: Follower, rows: str, images: str, table: Table, x: Tensor) -> Tensor | None:
     """Fill in which images run a block."""
     asked = follower.rows()
-    some = asked.contiguous() if isinstance(asked, Tensor) else None
-    table.fill(rows, 0 if some is None else some.data_ptr())
-    table.fill(images, len(x) * bool(asked) if some is None else len(some))
-    return some
+    if isinstance(asked, Tensor):
+        some = asked.contiguous()
+        table.fill(rows, some.data_ptr())
+        table.fill(images, some.shape[0])
+        return some
+    table.fill(rows, 0)
+    table.fill(images, x.shape[0] if asked else 0)
+    return None
 
 
 def _body(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> BodyCode | None:

@@ -40,9 +40,9 @@ class Run:
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """What the layers make of x; None where they have to be called one by one."""
-        if is_watched() or not len(x) or not self._may_run():  # first: a compiler need not look at the rest
+        if is_watched() or not x.shape[0] or not self._may_run():  # first: a compiler need not look at the rest
             return None
-        key = (power_of_two(len(x)), x.shape[1:], x.dtype, torch.get_num_threads(), threading.get_ident())
+        key = (power_of_two(x.shape[0]), x.shape[1:], x.dtype, torch.get_num_threads(), threading.get_ident())
         if key in self._tables and self._tables[key] is None:
             return None
         watched = self._watched

@@ -82,11 +82,11 @@ class RunTable:
 
     def _fill(self, x: Tensor, threads: int) -> None:
         """Give out memory, unless all lies where it did."""
-        if self._filled != (len(x), threads, replaced()):
+        if self._filled != (x.shape[0], threads, replaced()):
             for need in self._needs:
                 need.fill(self._table, x)
             self._table.fill("images", len(x))
-            self._filled = len(x), threads, replaced()
+            self._filled = x.shape[0], threads, replaced()
 
     def _first(self, x: Tensor) -> Tensor:
         """The first map: x, unless it is written over and somebody else reads it, too."""
