@@ -16,7 +16,7 @@ from dyncomp.core import Gated, Mixed, Net, ResidualBlock, Switch, deployed, mea
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.direct import left_out
 from dyncomp.core.experts import ExpertConv2d
-from dyncomp.core.gates import FeedForwardGate, Gate, Products, Router
+from dyncomp.core.gates import FeedForwardGate, Gate, Products, Router, on_pooled
 from dyncomp.core.masker import Masker
 from dyncomp.core.ready import ReadyBlocks
 from dyncomp.core.runs import Run
@@ -380,3 +380,35 @@ def test_without_code_of_our_own_nothing_is_made(monkeypatch: pytest.MonkeyPatch
     net = made("zeros in the shortcut")
     with torch.inference_mode():
         net(features(2), sparse=True, record=False)
+
+
+class Shut(Gate):
+    """Never opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 1)
+        nn.init.constant_(self.head.bias, -100.0)
+
+    def products(self) -> Products:
+        return Products((self.head,), (False,))
+
+    def logits(self, x: Tensor) -> Tensor:
+        return on_pooled(self.head, x)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@torch.inference_mode()
+def test_what_is_skipped_is_activated_wherever_it_may_be_below_0(
+    relu: bool, ran: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always(monkeypatch)
+    with torch.inference_mode(False):
+        gated = Gated(block(conv(), nn.ReLU(), conv()), Shut(), "residual")
+        net = chain(conv(), *([nn.ReLU()] if relu else []), nn.MaxPool2d(2), gated)
+    x = features(3)
+    wanted = one_by_one(net, x)
+    ran.clear()
+    torch.testing.assert_close(net(x, sparse=True, record=False).logits, wanted, rtol=1e-10, atol=1e-10)
+    assert any(ran)
+    assert bool((wanted >= 0).all())

@@ -24,6 +24,7 @@ from dyncomp.core.runs.part import At, Change, Need, Part, between, given_always
 from dyncomp.core.runs.places import block_of
 from dyncomp.core.runs.shortcut import Shortcut
 from dyncomp.core.runs.words import Given, Table, Words
+from dyncomp.core.skipping import Form
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,15 @@ class Block(Part):
         """Of another size, or of all images where what is read stays as it is."""
         return self.shortcut is not None or (first and isinstance(self.place, (ResidualBlock, Mixed)))
 
+    @property
+    def _form(self) -> Form | None:
+        """What happens to images that skip the body; None where none does."""
+        return self.place.form if isinstance(self.place, (Gated, Follower)) else None
+
+    def makes_positive(self, positive: bool) -> bool:
+        """See `Part.makes_positive`."""
+        return self._form != "output" or (positive and self.shortcut is None)
+
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
         yield from between(*(loaded.output.numel() for loaded in self.body.chain[:-1]))
@@ -93,9 +103,8 @@ class Block(Part):
         first, *_ = [words.step(loaded.code, given) for loaded, given in self._steps(at)]
         if gate is not None and isinstance(self.place, Gated):
             words.point(gate + GateArgument.COUNT, first + Argument.IMAGES)  # those of the others at equal distances
-        # behind the first block and new shortcuts: what else is skipped comes out of a ReLU, and twice ReLU is ReLU
-        skips = isinstance(self.place, (Gated, Follower)) and self.place.form == "residual"
-        if skips and (self.shortcut is not None or at.index == 0):
+        # of images that skip the body, too; what else there is comes out of a ReLU, and twice ReLU is ReLU
+        if self._form == "residual" and (self.shortcut is not None or not at.positive):
             plan = self.body.chain[-1].plan
             code = native.activation_for(plan.number, plan.machine)
             words.step(code, {0: at.target, 1: "images", 2: self.output.numel()})

@@ -124,6 +124,10 @@ class FilteredBlock(Part):
         """See `Part.makes_map`: in its place, unless it is of another size."""
         return self.shortcut is not None or first
 
+    def makes_positive(self, positive: bool) -> bool:
+        """See `Part.makes_positive`."""
+        return True
+
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
         yield from self.chain.needs()

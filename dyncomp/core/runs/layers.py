@@ -40,6 +40,10 @@ class Convolution(Part):
         """See `Part.output`."""
         return self.loaded.output
 
+    def makes_positive(self, positive: bool) -> bool:
+        """See `Part.makes_positive`."""
+        return self.relu
+
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
         return (mixing(self.loaded),)
@@ -77,6 +81,10 @@ class Pool(Part):
         if min(plan.places) < 1:
             return None
         return Pool(native.pooling_for(plan), torch.Size((channels, *plan.places)))
+
+    def makes_positive(self, positive: bool) -> bool:
+        """See `Part.makes_positive`."""
+        return positive
 
     def add(self, words: Words, at: At) -> None:
         """See `Part.add`."""

@@ -41,6 +41,8 @@ class At:
     index: int
     source: str
     target: str
+    positive: bool = False
+    """whether nothing that it reads is below 0"""
 
 
 Change = Callable[[Table, Tensor], Tensor | None]
@@ -56,6 +58,10 @@ class Part(ABC):
     def makes_map(self, first: bool) -> bool:
         """Whether it writes into new memory; else it writes over what it reads."""
         return True
+
+    def makes_positive(self, positive: bool) -> bool:
+        """Whether nothing that comes out is below 0, if nothing that it reads is, or though something may be."""
+        return False
 
     def needs(self) -> Iterable[Need]:
         """Memory that its steps use."""

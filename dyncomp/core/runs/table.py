@@ -34,14 +34,14 @@ class RunTable:
         self._first_place, words = place, Words()
         makers = [index for index, part in enumerate(parts) if part.makes_map(first=index == 0)]
         self._last = parts[makers[-1]] if makers else None
-        source, needs = "input", list[Need]()
+        source, positive, needs = "input", False, list[Need]()
         for index, part in enumerate(parts):
             target = source
             if index in makers:
                 target = "output" if index == makers[-1] else f"map {makers.index(index) % 2}"
                 needs += [] if target == "output" else [Need(target, part.output.numel())]
-            part.add(words, At(index, source, target))
-            source = target
+            part.add(words, At(index, source, target, positive))
+            source, positive = target, part.makes_positive(positive)
         self._table = words.table()
         self._keeps_input = parts[0].makes_map(first=True)
         self._changes = [change for index, part in enumerate(parts) for change in part.changes(index)]
