@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.op import Op, Taped
-from dyncomp.core.rows import put, rows_using, take
+from dyncomp.core.rows import Rows, put, rows_where, take
 from dyncomp.core.trace import Decision
 
 
@@ -81,10 +81,22 @@ class Exit(Op):
         self.threshold: Tensor
         self._answer: Tensor | None = None
 
+    def forward(self, x: Tensor) -> Tensor:
+        """See `Op.forward`; where nobody asks for the decision, none is made of the score."""
+        if not self.tape.silent:
+            return super().forward(x)
+        answer, score = self._asked(x)
+        return self._join(x, answer, self.moving(rows_where, score <= self.threshold))
+
+    def _asked(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's answer (B, Y), and its score (B,)."""
+        given = self.head(x) if self.head_is_gate else self.outside(self.head, x)
+        answer, score = self.judge(given)
+        return answer, score
+
     def decide(self, x: Tensor) -> Decision:
         """1 for those that stay."""
-        given = self.head(x) if self.head_is_gate else self.outside(self.head, x)
-        answer, score = self.judge(given)  # (B, Y), (B,)
+        answer, score = self._asked(x)
         self._answer = answer
         self.tape.say(self.site, answer)
         self.tape.say(f"{self.site}.score", score)
@@ -101,16 +113,15 @@ class Exit(Op):
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """The rest on those that stay, packed into a batch of their own."""
-        answer = self._taken()
-        rows = self.moving(rows_using, decision.used[:, 0])  # (staying images,)
-        if len(rows) == 0:
-            return answer
-        if len(rows) == len(answer):
-            rest: Tensor = self.unit(0, self.rest, x)
+        return self._join(x, self._taken(), self.moving(rows_where, decision.used[:, 0] > 0.5))
+
+    def _join(self, x: Tensor, answer: Tensor, stay: Rows) -> Tensor:
+        if isinstance(stay, bool):
+            rest: Tensor = self.unit(0, self.rest, x) if stay else answer
             return rest
-        with self.tape.narrow(rows):
-            rest = self.unit(0, self.rest, self.moving(take, x, rows))
-        y: Tensor = self.moving(put, answer, rows, rest)
+        with self.tape.narrow(stay):
+            rest = self.unit(0, self.rest, self.moving(take, x, stay))
+        y: Tensor = self.moving(put, answer, stay, rest)
         return y
 
     def _taken(self) -> Tensor:

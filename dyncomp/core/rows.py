@@ -38,9 +38,7 @@ Rows = Tensor | bool
 
 
 def rows_of(used: Tensor) -> Rows:
-    """Which images use the one unit of a decision (B, 1); of a single image it is read as it is."""
-    if len(used) == 1:
-        return bool(used.item() > 0.5)
+    """Which images use the one unit of a decision (B, 1)."""
     return rows_where(used.select(1, 0) > 0.5)
 
 
@@ -56,6 +54,8 @@ def rows_of_each(used: Tensor) -> list[Rows]:
 
 def rows_where(chosen: Tensor) -> Rows:
     """The images chosen, (B,) bool: one look at the device and no more."""
+    if len(chosen) == 1:
+        return bool(chosen.item())
     rows = chosen.nonzero().view(-1)  # (images chosen,)
     return rows if 0 < len(rows) < len(chosen) else len(rows) > 0
 

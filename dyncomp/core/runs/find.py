@@ -30,7 +30,7 @@ def _runs(layers: Sequence[nn.Module]) -> dict[int, list[Run]]:
     for may in (lambda places: True, lambda places: all(map(_is_block, places))):
         for first, end, places in _stretches(layers, may):
             known = any(len(run.layers) == end - first for run in runs.get(first, ()))
-            if not known and (len(places) > 1 or isinstance(places[0], Deciding)):
+            if not known and (len(places) > 1 or _is_block(places[0])):
                 runs.setdefault(first, []).append(Run(places, layers[first:end]))
     return runs
 
