@@ -99,6 +99,12 @@ class Attention(nn.Module):
         self.layers = nn.Sequential(hidden, nn.ReLU(), nn.Linear(hidden.out_features, experts))
         self.temperature = 1.0
 
+    def products(self) -> Products:
+        """What its weights are made of."""
+        hidden, _, last = self.layers
+        assert isinstance(hidden, nn.Linear) and isinstance(last, nn.Linear)  # as it was built
+        return Products((hidden, last), (True, False), None, "softmax", self.temperature)
+
     def forward(self, x: Tensor) -> Tensor:
         """Mixing weights (B, K) of features (B, C, H, W)."""
         logits: Tensor = self.layers(pooled(x)).to(x.dtype)  # (B, K)

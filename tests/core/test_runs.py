@@ -40,6 +40,7 @@ SPECS = {
     "filters, layer by layer": ("lkam", "vgg11(width=0.25)"),
     "weighted filters": ("fbs", "cifar_resnet8"),
     "weighted filters, layer by layer": ("fbs(density=0.3)", "vgg11(width=0.25)"),
+    "layers that mix": ("dynamic_conv", "cifar_resnet14(width=0.5)"),
     "exits": ("early_exit", "cifar_resnet14(width=0.5)"),
 }
 

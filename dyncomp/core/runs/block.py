@@ -13,13 +13,13 @@ from dyncomp.core import native
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.bodies import BodyCode
 from dyncomp.core.gated import Gated
-from dyncomp.core.gates import Gate, Products, Router
+from dyncomp.core.gates import Gate, Products
 from dyncomp.core.loaded import Loaded
 from dyncomp.core.mixed import Mixed
 from dyncomp.core.native import Argument, GateArgument
 from dyncomp.core.planned import Follower
 from dyncomp.core.runs.gate_code import GateCode
-from dyncomp.core.runs.mixed_body import mixed_body
+from dyncomp.core.runs.mixed_body import ROUTERS, mixed_body
 from dyncomp.core.runs.part import At, Change, Need, Part, between, given_always, mixing, overruled
 from dyncomp.core.runs.places import block_of
 from dyncomp.core.runs.shortcut import Shortcut
@@ -45,7 +45,7 @@ class Block(Part):
         if body.chain[-1].output != (x.shape[1:] if shortcut is None else shortcut.output):
             return None
         products: Products | None = None
-        if isinstance(place, Mixed) and type(place.router) is Router:
+        if isinstance(place, Mixed) and isinstance(place.router, ROUTERS):
             products = place.router.products()
         elif isinstance(place, Gated) and isinstance(place.gate, Gate):
             products = place.gate.products()

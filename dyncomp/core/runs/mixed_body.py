@@ -9,15 +9,18 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.bodies import BodyCode, opened, relus_of
 from dyncomp.core.direct import Direct, packed_experts, zeros
 from dyncomp.core.experts import ExpertConv2d
-from dyncomp.core.gates import Router
+from dyncomp.core.gates import Attention, Router
 from dyncomp.core.loaded import Loaded
 from dyncomp.core.mixed import Mixed
+
+ROUTERS = (Router, Attention)
+"""those that say what their shares are made of"""
 
 
 def is_mixed_block(place: Mixed) -> bool:
     """Whether a residual block's convolutions are all that has experts, and have no biases to be mixed."""
     block = place.block
-    if type(block) is not ResidualBlock or type(block.activation) is not nn.ReLU or type(place.router) is not Router:
+    if type(block) is not ResidualBlock or type(block.activation) is not nn.ReLU or type(place.router) not in ROUTERS:
         return False
     shortcut = [layer for layer in opened(block.shortcut) if type(layer) is not nn.Identity]
     known = not shortcut or [type(layer) for layer in shortcut] == [ExpertConv2d]

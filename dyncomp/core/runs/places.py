@@ -18,6 +18,7 @@ from dyncomp.core.planned import Follower
 from dyncomp.core.ready import ReadyConv2d
 from dyncomp.core.runs.layers import is_classifier, is_pool
 from dyncomp.core.runs.mixed_body import is_mixed_block
+from dyncomp.core.runs.mixed_layers import has_mixed_layers, mixed_layers_of
 from dyncomp.core.shrink import Shrink
 
 
@@ -74,7 +75,9 @@ def is_block(module: nn.Module) -> TypeGuard[Deciding | ResidualBlock]:
     block = block_of(module)
     known = projection_of(block) is not None or type(block.shortcut) in (nn.Identity, Shrink)
     filtered = isinstance(module, ResidualBlock) and filters_of(module) is not None
-    return known and (block.ready is not None or filtered) and type(block.activation) is nn.ReLU
+    mixed = isinstance(module, ResidualBlock) and has_mixed_layers(module)
+    ready = known and (block.ready is not None or filtered)
+    return (ready or mixed) and type(block.activation) is nn.ReLU
 
 
 def block_of(place: Gated | Follower | Mixed | ResidualBlock) -> ResidualBlock:
@@ -105,6 +108,7 @@ def deciding(places: Sequence[Place]) -> Iterator[Deciding]:
             filters = filters_of(place)
             if filters is not None:
                 yield filters
+            yield from mixed_layers_of(place.body)
 
 
 def go_together(places: Sequence[Place]) -> bool:

@@ -16,6 +16,7 @@ from dyncomp.core.rows import in_use
 from dyncomp.core.runs.block import Block
 from dyncomp.core.runs.filters import FilteredBlock, FilteredLayers
 from dyncomp.core.runs.layers import Classifier, Convolution, Pool
+from dyncomp.core.runs.mixed_layers import MixedLayers, mixed_layers_of
 from dyncomp.core.runs.part import At, Need, Part
 from dyncomp.core.runs.places import Place, Several, block_of, filters_of
 from dyncomp.core.runs.words import Words
@@ -118,6 +119,8 @@ def part_of(place: Place, x: Tensor) -> Part | None:
         return FilteredLayers.of(place, x)
     if isinstance(place, ResidualBlock) and filters_of(place) is not None:
         return FilteredBlock.of(place, x)
+    if isinstance(place, ResidualBlock) and mixed_layers_of(place.body):
+        return MixedLayers.of(place, x)
     return Block.of(place, x)
 
 
