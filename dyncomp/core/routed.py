@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dyncomp.core.net import Net
 from dyncomp.core.op import Op, with_strongest
-from dyncomp.core.rows import put, rows_using, take
+from dyncomp.core.rows import Rows, put, rows_of_each, take
 from dyncomp.core.trace import Decision
 
 
@@ -58,9 +58,8 @@ class Routed(Op):
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """Each branch on its images, packed into a batch of their own."""
         y: Tensor | None = None
-        for unit in range(self.units):
-            rows = self.moving(rows_using, decision.used[:, unit])
-            if len(rows) == 0:
+        for unit, rows in enumerate(self.moving(rows_of_each, decision.used)):
+            if isinstance(rows, bool) and not rows:
                 continue
             term = self._weighed(unit, x, rows, decision.weight)
             y = self.moving(_added, y, rows, term, len(decision.used))
@@ -68,14 +67,15 @@ class Routed(Op):
             y = self.unit(0, self.branches[0], x)
         return y
 
-    def _weighed(self, unit: int, x: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+    def _weighed(self, unit: int, x: Tensor, rows: Rows, weight: Tensor) -> Tensor:
         """The branch's share for these images."""
-        if len(rows) == len(weight):
+        if isinstance(rows, bool):
             output = self.unit(unit, self.branches[unit], x)
         else:
+            weight = weight.index_select(0, rows)
             with self.tape.narrow(rows):
                 output = self.unit(unit, self.branches[unit], self.moving(take, x, rows))
-        term: Tensor = output * _column(weight.index_select(0, rows), unit, output)
+        term: Tensor = output * _column(weight, unit, output)
         return term
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
@@ -115,11 +115,15 @@ def _column(weight: Tensor, unit: int, like: Tensor) -> Tensor:
     return weight[:, unit].to(like.dtype).view(-1, *[1] * (like.dim() - 1))  # (B, 1, ...)
 
 
-def _added(y: Tensor | None, rows: Tensor, term: Tensor, images: int) -> Tensor:
+def _added(y: Tensor | None, rows: Rows, term: Tensor, images: int) -> Tensor:
     """The sum so far (images, ...), None at first, with a branch's share for the images at `rows`."""
+    if isinstance(rows, bool):
+        if y is None:
+            return term
+        return y + term if torch.is_grad_enabled() else y.add_(term)
     if y is not None:
         return y.index_add(0, rows, term) if torch.is_grad_enabled() else y.index_add_(0, rows, term)
-    return term if len(rows) == images else put(_zeros(term, images), rows, term, over=True)  # nobody else has these
+    return put(_zeros(term, images), rows, term, over=True)  # nobody else has these
 
 
 def _zeros(like: Tensor, images: int) -> Tensor:

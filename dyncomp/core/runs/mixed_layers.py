@@ -99,8 +99,7 @@ class MixedLayers(Part):
             source = turns.here
             layer.add(words, source, {Argument.Y: turns.next(), Argument.RELU: int(relu)})
         residual = at.source if self.shortcut is None else at.target
-        relu = int(self.relus[-1])
-        last: Given = {Argument.Y: at.target, Argument.RESIDUAL: residual, Argument.RELU: relu}
+        last: Given = {Argument.Y: at.target, Argument.RESIDUAL: residual, Argument.RELU: int(self.relus[-1])}
         self.body[-1].add(words, turns.here, last)
 
 
