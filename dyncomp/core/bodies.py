@@ -6,15 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from dyncomp.core import direct
 from dyncomp.core.loaded import Loaded
+from dyncomp.core.parts import Parts
 from dyncomp.core.ready import ReadyBlocks, ReadyConv2d, ReadySequential, nobody_listens, number_of
 from dyncomp.core.tuner import chosen, power_of_two
+
+if TYPE_CHECKING:
+    from dyncomp.core.backbone import ResidualBlock
 
 
 class ReadyBody:
@@ -23,20 +27,21 @@ class ReadyBody:
     `relus` says where one is: behind each convolution, and behind the sum of the last one's output and the shortcut.
     """
 
-    def __init__(self, parts: Sequence[nn.Module], convolutions: Sequence[ReadyConv2d], relus: Sequence[bool]) -> None:
-        self.parts = tuple(parts)
+    def __init__(self, block: ResidualBlock, convolutions: Sequence[ReadyConv2d], relus: Sequence[bool]) -> None:
+        self.layers = (*block.body.modules(), block.activation)
+        self._parts = Parts([block, *block.body.modules()])
         self.convolutions = tuple(convolutions)
         self.relus = tuple(relus)
         self._codes: dict[torch.Size, BodyCode] = {}
 
     @staticmethod
-    def of(body: nn.Module, activation: nn.Module) -> ReadyBody | None:
-        """Of the body as it is run; None where it has other layers, or a single one."""
-        layers, relus = opened(body), relus_of(body, activation, ReadyConv2d)
+    def of(block: ResidualBlock) -> ReadyBody | None:
+        """Of a block's body as it is run; None where it has other layers, or a single one."""
+        layers, relus = opened(block.body), relus_of(block.body, block.activation, ReadyConv2d)
         if relus is None:
             return None
         convolutions = [layer for layer in layers if type(layer) is ReadyConv2d]
-        return ReadyBody([*body.modules(), activation], convolutions, relus)
+        return ReadyBody(block, convolutions, relus)
 
     @cached_property
     def kind(self) -> int:
@@ -49,7 +54,9 @@ class ReadyBody:
         `layers` runs the body layer by layer.
         """
         first = self.convolutions[0]._parameters.get("weight")
-        if not images or first is None or not direct.serves(x, first) or not nobody_listens(self.parts):
+        if not images or first is None or not direct.serves(x, first) or not nobody_listens(self.layers):
+            return None
+        if not self._parts.are_the_same():
             return None
         if x.dtype != shortcut.dtype or not shortcut.is_contiguous(memory_format=torch.channels_last):
             return None
@@ -149,6 +156,6 @@ def relus_of(body: nn.Module, activation: nn.Module, kind: type[nn.Module]) -> l
 
 def opened(body: nn.Module) -> list[nn.Module]:
     """The layers in order, those of Sequentials in their place."""
-    if type(body) in (nn.Sequential, ReadySequential, ReadyBlocks):
+    if type(body) in (nn.Sequential, ReadySequential, ReadyBlocks) and "forward" not in vars(body):
         return [layer for part in body for layer in opened(part)]  # type: ignore[attr-defined]
     return [body]

@@ -48,7 +48,8 @@ def deployed(net: Net) -> Net:
     evaluation are left out, kernels lie channels-last, nothing learns; on a processor, convolutions run by machine code
     that is made for their shapes wherever a trial finds that faster than torch's (`ready.py`). In inference mode,
     blocks that images skip overwrite features that nobody else reads: a hook that keeps features has to copy them.
-    Sites keep their names; parameters do not. The network given stays as it is. Raises RuntimeError where it does not
+    What is set on a layer by hand later, a stride, a router's temperature, a `forward` of its own, may not be seen;
+    layers, parameters and hooks are. Sites keep their names; parameters do not. The network given stays as it is. Raises RuntimeError where it does not
     know its costs, and with them its images, and CannotDeploy where the copy answers otherwise: the network runs layers
     by another way than calling them.
     """
@@ -222,7 +223,7 @@ def _fast(model: nn.Module) -> nn.Module:
     made_ready(fast)
     for part in fast.modules():
         if isinstance(part, ResidualBlock):
-            part.ready = ReadyBody.of(part.body, part.activation)
+            part.ready = ReadyBody.of(part)
         elif isinstance(part, Filtered):
             part.ready = ReadyFilters.of(part)
     find_runs(fast)

@@ -15,6 +15,7 @@ from dyncomp.core.counter import COUPLED, EACH
 from dyncomp.core.kernels import Geometry
 from dyncomp.core.loaded import Loaded, Shelf
 from dyncomp.core.narrow import BY_CHANNEL, Shift, narrowed, spread
+from dyncomp.core.parts import Parts
 from dyncomp.core.picked import Picked
 from dyncomp.core.ready import ReadyConv2d, nobody_listens
 from dyncomp.core.trace import Decision
@@ -41,6 +42,7 @@ class ReadyFilters:
         self.producer, self.consumer = op.producer, op.consumer
         self.relu = bool(before) and type(before[0]) is nn.ReLU
         self.layers = (op.producer, *before, *after, op.consumer)
+        self.parts = Parts((op, op.before, op.after))
         self.before, self.after = tuple(before[int(self.relu) :]), after
         self._linear = Shelf()
 
@@ -55,6 +57,8 @@ class ReadyFilters:
         """Whether images x (B, C, H, W) can run so, here and now; `there`: which channels they have, None for all."""
         weight = self.producer._parameters.get("weight")
         if weight is None or not direct.serves(x, weight) or not nobody_listens(self.layers):
+            return False
+        if not self.parts.are_the_same():
             return False
         return self._code(x, there) is not None
 

@@ -137,7 +137,8 @@ class ReadyBlocks(nn.Sequential):
         while index < len(layers):
             for run in runs.get(index, ()) if isinstance(x, Tensor) else ():
                 # layers may have been replaced, and then the run is not theirs
-                y = run(x) if all(map(is_, layers[index:], run.layers)) else None
+                there = layers[index : index + len(run.layers)]
+                y = run(x) if len(there) == len(run.layers) and all(map(is_, there, run.layers)) else None
                 if y is not None:
                     x, index = y, index + len(run.layers)
                     break

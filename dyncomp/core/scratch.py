@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import torch
 from torch import Tensor
+
+_replacements = itertools.count()
 
 
 class _Held(threading.local):
@@ -13,7 +16,7 @@ class _Held(threading.local):
 
     def __init__(self) -> None:
         self.flat: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
-        self.replaced = 0
+        self.replaced = next(_replacements)
 
 
 _held = _Held()
@@ -30,10 +33,10 @@ def scratch(purpose: str, like: Tensor, count: int, dtype: torch.dtype | None = 
     if flat is None or flat.numel() < count:
         with torch.inference_mode(False):  # made inside inference mode it could be written nowhere else
             flat = _held.flat[key] = torch.empty(count, dtype=dtype, device=like.device)
-        _held.replaced += 1
+            _held.replaced = next(_replacements)
     return flat[:count]
 
 
 def replaced() -> int:
-    """How often, in this thread, memory took the place of other: while it stays, what was handed out is still there."""
+    """A number, never that of another thread: while it stays the same, what was handed out in this thread is there."""
     return _held.replaced

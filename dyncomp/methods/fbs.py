@@ -111,9 +111,10 @@ class Saliency(Switch):
         relative = pooled / pooled.mean(dim=1, keepdim=True).clamp_min(1e-6)
         scores = self.linear(relative)  # (B, C')
         gamma = scores.relu()
-        best = scores.detach().topk(self.kept, dim=1)  # scores and not gamma: there, zeros would tie
-        mask = torch.zeros_like(gamma).scatter(1, best.indices, 1.0)  # (B, C')
-        return Decision(mask, mask * gamma, _chance(scores, best.values[:, -1:]))
+        # scores and not gamma: there, zeros would tie; of scores alike the first, so that every form keeps the same
+        best, order = scores.detach().sort(dim=1, descending=True, stable=True)
+        mask = torch.zeros_like(gamma).scatter(1, order[:, : self.kept], 1.0)  # (B, C')
+        return Decision(mask, mask * gamma, _chance(scores, best[:, self.kept - 1 : self.kept]))
 
 
 def _chance(scores: Tensor, last: Tensor) -> Tensor:

@@ -114,8 +114,10 @@ class SwitchingModule(Switch):
 
     def forward(self, pooled: Tensor) -> Decision:
         """The switches of pooled maps (B, C), (B, U)."""
-        switches = as_chance(self.linear(pooled)).sigmoid()  # (B, U)
-        chosen = with_strongest((switches > 0.5).to(switches), switches.detach())
+        logits = as_chance(self.linear(pooled))  # (B, U)
+        switches = logits.sigmoid()
+        # by logits: far below 0 all switches are 0 alike
+        chosen = with_strongest((logits > 0).to(switches), logits.detach())
         # the difference is taken first, so that a switch which is on is exactly 1
         used = chosen + (switches - switches.detach()) if switches.requires_grad else chosen
         soft = self.training and not self.hard

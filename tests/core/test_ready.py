@@ -160,7 +160,7 @@ def test_a_body_in_one_go_is_the_body_at_the_rows_asked_for(activation: nn.Modul
     with torch.inference_mode(False):
         plain = block(activation)
         made = ready(plain)
-    body = ReadyBody.of(made.body, made.activation)
+    body = ReadyBody.of(made)
     assert body is not None and body.relus == (True, False, type(activation) is nn.ReLU)
     with in_turn():
         codes = [body.code(features(5), features(5), 3, made.body) for _ in range(2)]
@@ -186,7 +186,7 @@ def test_a_body_in_one_go_is_the_body_at_the_rows_asked_for(activation: nn.Modul
     ],
 )
 def test_other_bodies_run_layer_by_layer(body: nn.Module) -> None:
-    assert ReadyBody.of(ready(nn.Sequential(body))[0], nn.ReLU()) is None
+    assert ReadyBody.of(ResidualBlock(ready(nn.Sequential(body))[0], nn.Identity(), nn.ReLU())) is None
 
 
 @needs_code
@@ -194,7 +194,7 @@ def test_other_bodies_run_layer_by_layer(body: nn.Module) -> None:
 def test_no_code_runs_on_what_it_is_not_for() -> None:
     with torch.inference_mode(False):
         made = ready(block(nn.ReLU()))
-    body = ReadyBody.of(made.body, made.activation)
+    body = ReadyBody.of(made)
     assert body is not None
 
     def codes(x: Tensor, shortcut: Tensor) -> list[object]:
@@ -266,7 +266,7 @@ def test_skipped_bodies_in_one_go_are_those_layer_by_layer(
     plain = block(nn.ReLU(inplace=True), groups)
     plain.shortcut = copy.deepcopy(shortcut).double()
     made = ready(plain)
-    made.ready, made.reads_alone = ReadyBody.of(made.body, made.activation), alone
+    made.ready, made.reads_alone = ReadyBody.of(made), alone
     op, x = Gated(made, nn.Identity(), form), features(5)
     for rows in (torch.tensor([0, 3, 4]), torch.tensor([2])):
         used = torch.zeros(5, dtype=torch.float64).index_fill(0, rows, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dyncomp import build
-from dyncomp.core import Gated, Mixed, Net, ResidualBlock, Switch, deployed, measure_costs, native
+from dyncomp.core import Filtered, Gated, Mixed, Net, ResidualBlock, Switch, deployed, measure_costs, native
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.direct import left_out
 from dyncomp.core.experts import ExpertConv2d
@@ -413,3 +414,138 @@ def test_what_is_skipped_is_activated_wherever_it_may_be_below_0(
     torch.testing.assert_close(net(x, sparse=True, record=False).logits, wanted, rtol=1e-10, atol=1e-10)
     assert any(ran)
     assert bool((wanted >= 0).all())
+
+
+def changed(net: Net, change: Callable[[nn.Module], None], ran: list[bool]) -> None:
+    """After a pass, a change, and another pass: the same as the layers one by one."""
+    x = features(3)
+    net(x, sparse=True, record=False)
+    change(net.model)
+    wanted = one_by_one(net, x)
+    ran.clear()
+    torch.testing.assert_close(net(x, sparse=True, record=False).logits, wanted, rtol=1e-10, atol=1e-10)
+
+
+def stem_of(model: nn.Module) -> nn.Module:
+    return next(module for name, module in model.named_modules() if name.endswith("stem"))
+
+
+def halved(model: nn.Module) -> None:
+    stem_of(model).conv = nn.Conv2d(3, 8, 3, padding=1).double()
+
+
+def shortened(model: nn.Module) -> None:
+    blocks = next(module for module in model.modules() if isinstance(module, nn.Sequential) and len(module) == 2)
+    del blocks[-1]
+
+
+def bent(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, ResidualBlock):
+            module.activation = nn.Tanh()
+
+
+def without_bias(model: nn.Module) -> None:
+    next(module for module in model.modules() if isinstance(module, nn.Conv2d)).bias = None
+
+
+def answering_otherwise(model: nn.Module) -> None:
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    name, last = next((name, module) for name, module in linear if module.out_features == 5)
+    model.set_submodule(name, nn.Linear(last.in_features, 5).double())
+
+
+@pytest.mark.parametrize("name", ["static", "form residual", "filters in blocks", "mixed"])
+@pytest.mark.parametrize("change", [halved, shortened, bent, without_bias])
+@torch.inference_mode()
+def test_whatever_is_replaced_however_deep_is_seen(
+    name: str, change: Callable[[nn.Module], None], ran: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always(monkeypatch)
+    with torch.inference_mode(False):
+        net = made(name)
+    if change is shortened and name == "filters in blocks":
+        pytest.skip("its blocks all lie side by side")
+    changed(net, change, ran)
+    assert any(ran) or change is bent
+
+
+@pytest.mark.parametrize("name", ["static", "filters in blocks", "weighted filters, layer by layer"])
+@torch.inference_mode()
+def test_another_classifier_is_seen(name: str, ran: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch)
+    with torch.inference_mode(False):
+        net = made(name)
+    changed(net, answering_otherwise, ran)
+
+
+@torch.inference_mode()
+def test_a_layer_that_stands_twice_runs_twice(ran: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch)
+    with torch.inference_mode(False):
+        relu, tied = nn.ReLU(), block(conv(), nn.ReLU(), conv())
+        layers = nn.Sequential(conv(), relu, conv(), relu)
+        plain = Net(nn.Sequential(layers, nn.Sequential(tied, tied), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+        plain = plain.double().eval()
+        plain.costs = measure_costs(plain, features(1))
+        net = deployed(plain)
+    x = features(2)
+    ours = net(x, sparse=True, record=False).logits
+    assert any(ran)
+    torch.testing.assert_close(ours, plain(x, sparse=True, record=False).logits, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["static", "form residual", "filters in blocks"])
+def test_threads_that_come_and_go_have_memory_of_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their numbers are given out again, and what a thread had is then gone."""
+    always(monkeypatch)
+    net, found = made(name), list[Tensor]()
+
+    def use() -> None:
+        with torch.inference_mode():
+            found.extend(net(features(images), sparse=True, record=False).logits for images in (8, 1))
+
+    for _ in range(4):
+        worker = threading.Thread(target=use)
+        worker.start()
+        worker.join()
+    with torch.inference_mode():
+        wanted = [one_by_one(net, features(images)) for images in (8, 1)] * 4
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@torch.inference_mode()
+def test_weights_of_another_type_are_left_to_torch(ran: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch)
+    with torch.inference_mode(False):
+        net = made("filters in blocks")
+        next(module for module in net.modules() if isinstance(module, Filtered)).float()
+    with pytest.raises(RuntimeError, match="dtype"):
+        net(features(2), sparse=True, record=False)
+
+
+@pytest.mark.parametrize("name", ["filters in blocks", "weighted filters"])
+@torch.inference_mode()
+def test_filters_alike_are_chosen_as_a_record_says(name: str, ran: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch)
+    with torch.inference_mode(False):
+        net = made(name)
+        for module in net.modules():
+            if isinstance(module, Switch):
+                module.linear.weight.zero_()
+                module.linear.bias.fill_(-1000.0)
+    x = features(3)
+    ours = net(x, sparse=True, record=False).logits
+    assert any(ran)
+    torch.testing.assert_close(ours, net(x, sparse=True).logits, rtol=1e-10, atol=1e-10)
+
+
+def test_a_gate_is_overruled_for_each_image_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch)
+    net = made("form residual")
+    gated = next(module for module in net.modules() if isinstance(module, Gated))
+    assert isinstance(gated.gate, Gate)
+    gated.gate = Overruled(gated.gate, torch.ones(1, 1))
+    with torch.inference_mode(), pytest.raises(ValueError, match="give one row for each of 2"):
+        net(features(2), sparse=True, record=False)

@@ -20,7 +20,7 @@ from dyncomp.core.native import Argument, GateArgument
 from dyncomp.core.planned import Follower
 from dyncomp.core.runs.gate_code import GateCode
 from dyncomp.core.runs.mixed_body import ROUTERS, mixed_body
-from dyncomp.core.runs.part import At, Change, Need, Part, between, given_always, mixing, overruled
+from dyncomp.core.runs.part import At, Change, Need, Part, between, fits, given_always, mixing, overruled
 from dyncomp.core.runs.places import block_of
 from dyncomp.core.runs.shortcut import Shortcut
 from dyncomp.core.runs.words import Given, Table, Words
@@ -147,4 +147,4 @@ def _body(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> BodyCod
         return None
     images = len(x) if isinstance(place, ResidualBlock) else max(1, len(x) // 2)
     body = block.ready.code(x, block.shortcut(x), images, block.body)
-    return None if body is None or any(loaded.plan.shape.groups > 1 for loaded in body.chain) else body
+    return body if body is not None and all(fits(loaded, x) for loaded in body.chain) else None

@@ -12,7 +12,7 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.filtered import Filtered
 from dyncomp.core.loaded import Loaded
 from dyncomp.core.native import Argument, SwitchArgument
-from dyncomp.core.runs.part import At, Change, Need, Part, Turns, between, given_always, mixing, overruled, step
+from dyncomp.core.runs.part import At, Change, Need, Part, Turns, between, fits, given_always, mixing, overruled, step
 from dyncomp.core.runs.places import filters_of
 from dyncomp.core.runs.shortcut import Shortcut
 from dyncomp.core.runs.site import Site
@@ -32,7 +32,7 @@ class Chain:
         sites, image, layer = list[Site](), x.shape[1:], op
         while True:
             site = Site.of(layer, image, x, picks=bool(sites))
-            if site is None or layer.ready is None:
+            if site is None or layer.ready is None or not layer.ready.parts.are_the_same():
                 return None
             sites.append(site)
             image = site.output
@@ -40,7 +40,7 @@ class Chain:
                 break
             layer = layer.consumer
         reads = layer.ready.code_to_read(image)
-        if reads is None or (isinstance(layer.consumer, nn.Linear) and image[1:].numel() > 1):
+        if reads is None or not fits(reads, x) or (isinstance(layer.consumer, nn.Linear) and image[1:].numel() > 1):
             return None
         return Chain(tuple(sites), reads)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import nn
 
 from dyncomp.core.backbone import ResidualBlock
-from dyncomp.core.ready import ReadyBlocks, ReadySequential
-from dyncomp.core.runs.places import Deciding, Place, go_together, places_of
+from dyncomp.core.ready import ReadyBlocks
+from dyncomp.core.runs.places import Deciding, Place, together
 from dyncomp.core.runs.run import Run
 
 Places = Sequence[Place]
@@ -31,7 +31,7 @@ def _runs(layers: Sequence[nn.Module]) -> dict[int, list[Run]]:
         for first, end, places in _stretches(layers, may):
             known = any(len(run.layers) == end - first for run in runs.get(first, ()))
             if not known and (len(places) > 1 or _is_block(places[0])):
-                runs.setdefault(first, []).append(Run(places, layers[first:end]))
+                runs.setdefault(first, []).append(Run(layers[first:end]))
     return runs
 
 
@@ -39,27 +39,11 @@ def _stretches(layers: Sequence[nn.Module], may: Callable[[Places], bool]) -> It
     """From, up to without: layers next to one another that can be a run."""
     first = 0
     while first < len(layers):
-        ends = ((end, _together(layers[first:end])) for end in range(len(layers), first, -1))
+        ends = ((end, together(layers[first:end])) for end in range(len(layers), first, -1))
         end, places = next(((end, some) for end, some in ends if some and may(some)), (first + 1, None))
         if places:
             yield first, end, places
         first = end
-
-
-def _together(layers: Sequence[nn.Module]) -> Places | None:
-    """The places of a run of these layers; None where it can be none."""
-    leaves = [leaf for layer in layers for leaf in _leaves(layer)]
-    places = places_of(leaves) if leaves else None
-    return places if places and go_together(places) else None
-
-
-def _leaves(layer: nn.Module) -> Iterator[nn.Module]:
-    """What a layer is made of, as far as it runs its parts one after the other."""
-    if type(layer) in (nn.Sequential, ReadyBlocks, ReadySequential) and "forward" not in vars(layer):
-        for part in layer.children():
-            yield from _leaves(part)
-    else:
-        yield layer
 
 
 def _is_block(place: Place) -> bool:

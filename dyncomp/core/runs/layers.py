@@ -14,8 +14,11 @@ from dyncomp.core.loaded import Loaded
 from dyncomp.core.native import Argument, GateArgument
 from dyncomp.core.ready import ReadyConv2d
 from dyncomp.core.runs.gate_code import GateCode
-from dyncomp.core.runs.part import At, Need, Part, given_always, mixing, step
+from dyncomp.core.runs.part import At, Need, Part, fits, given_always, mixing, step
 from dyncomp.core.runs.words import Words
+
+_FEW = 4_000_000
+"""multiply-adds that take less time, in any form, than the call from outside which a trial would time with them"""
 
 _MOST_CLASSES = 256
 _MOST_WEIGHTS = 65_536
@@ -32,8 +35,11 @@ class Convolution(Part):
     @staticmethod
     def of(layer: ReadyConv2d, relu: bool, x: Tensor) -> Convolution | None:
         """On features like x; None where another form is faster, or there is no code."""
-        loaded = layer.directly(x, relu)
-        return None if loaded is None or loaded.plan.shape.groups > 1 else Convolution(loaded, relu)
+        loaded = layer.loaded(x.shape[1:])
+        if loaded is None or not fits(loaded, x):
+            return None
+        few = len(x) * loaded.plan.inputs * loaded.output.numel() <= _FEW
+        return Convolution(loaded, relu) if few or layer.directly(x, relu) is not None else None
 
     @property
     def output(self) -> torch.Size:  # type: ignore[override]
@@ -110,7 +116,7 @@ class Classifier(Part):
 
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
-        return self.gate.needs()
+        return (need for need in self.gate.needs() if need.slot != "shares")  # they are what comes out
 
     def add(self, words: Words, at: At) -> None:
         """See `Part.add`."""

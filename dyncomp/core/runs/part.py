@@ -106,6 +106,11 @@ def given_always(loaded: Loaded) -> dict[int, int | str]:
     return given | {Argument.SHARES: "shares"} if loaded.plan.experts else given
 
 
+def fits(loaded: Loaded, x: Tensor) -> bool:
+    """Whether code can be a step on features in the type of x: with one group, and weights of that type."""
+    return loaded.plan.shape.groups == 1 and loaded.plan.number.dtype == x.dtype
+
+
 def mixing(loaded: Loaded) -> Need:
     """Memory in which kernels are mixed or cut."""
     return Need("direct", loaded.plan.scratch, by_thread=True)
@@ -118,6 +123,8 @@ def overruled(decider: Gate | Switch, slot: str) -> Iterator[Change]:
 
     def change(table: Table, x: Tensor) -> Tensor | None:
         numbers = decider.overruled()
+        if numbers is not None and numbers.shape[0] != x.shape[0]:
+            raise ValueError(f"decisions for {numbers.shape[0]} images; give one row for each of {x.shape[0]}")
         if numbers is not None and (numbers.dtype != x.dtype or not numbers.is_contiguous()):
             numbers = numbers.to(x.dtype).contiguous()
         table.fill(slot, 0 if numbers is None else numbers.data_ptr())

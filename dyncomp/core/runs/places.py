@@ -33,7 +33,15 @@ Deciding = Gated | Follower | Mixed | Filtered
 Place = Deciding | ResidualBlock | nn.MaxPool2d | Several
 
 
-def places_of(layers: Sequence[nn.Module]) -> list[Place] | None:
+def together(layers: Sequence[nn.Module]) -> list[Place] | None:
+    """The places of a run of layers, Sequentials opened; None where it can be none."""
+    leaves = [leaf for layer in layers for leaf in opened(layer)]
+    places = _places_of(leaves) if leaves else None
+    alike = len({(type(op), getattr(op, "form", None)) for op in deciding(places or ())}) < 2
+    return places if places and alike else None
+
+
+def _places_of(layers: Sequence[nn.Module]) -> list[Place] | None:
     """Layers as places of a run; None where some can be none."""
     found, index = list[Place](), 0
     while index < len(layers):
@@ -109,8 +117,3 @@ def deciding(places: Sequence[Place]) -> Iterator[Deciding]:
             if filters is not None:
                 yield filters
             yield from mixed_layers_of(place.body)
-
-
-def go_together(places: Sequence[Place]) -> bool:
-    """Whether the ops among them are of one kind and skip alike."""
-    return len({(type(op), getattr(op, "form", None)) for op in deciding(places)}) < 2

@@ -15,7 +15,7 @@ from dyncomp.core.mixed import Mixed
 from dyncomp.core.native import Argument
 from dyncomp.core.planned import Follower
 from dyncomp.core.runs.mixed_body import convolutions_of, load_experts
-from dyncomp.core.runs.part import At, given_always, step
+from dyncomp.core.runs.part import At, fits, given_always, step
 from dyncomp.core.runs.places import block_of, projection_of
 from dyncomp.core.runs.words import Words
 from dyncomp.core.shrink import Shrink
@@ -39,7 +39,7 @@ class Shortcut:
         if isinstance(place, Mixed):
             loaded = next((load_experts(layer, x) for layer in convolutions_of(shortcut)), None)
         if loaded is not None:
-            return Shortcut(loaded.code, loaded.output, loaded) if loaded.plan.shape.groups == 1 else None
+            return Shortcut(loaded.code, loaded.output, loaded) if fits(loaded, x) else None
         if type(shortcut) is not Shrink or here is None:
             return None
         channels, height, width = x.shape[1:]

@@ -17,7 +17,7 @@ from dyncomp.core.narrow import Shift
 from dyncomp.core.native import Argument, FinishArgument
 from dyncomp.core.ready import ReadyConv2d
 from dyncomp.core.runs.layers import Pool
-from dyncomp.core.runs.part import At, Need, Turns, given_always, mixing, step
+from dyncomp.core.runs.part import At, Need, Turns, fits, given_always, mixing, step
 from dyncomp.core.runs.switch_code import SwitchCode
 from dyncomp.core.runs.words import Words
 from dyncomp.core.tuner import chosen, power_of_two
@@ -73,9 +73,9 @@ class Site:
         plain = [producer.loaded(image, (picks, cut)) for cut in (True, False)]
         weighted = products.keep > 0
         layers, others = (op.after, op.before) if weighted else (op.before, op.after)
-        if len(others) or None in plain:
+        cut, whole = (loaded if loaded is not None and fits(loaded, x) else None for loaded in plain)
+        if len(others) or cut is None or whole is None:
             return None
-        cut, whole = (loaded for loaded in plain if loaded is not None)
         behind = Behind.of(list(layers), cut.output, x.dtype)
         if behind is None or (behind.shift is not None and not weighted):
             return None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain, compress
-from operator import attrgetter, eq
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as everywhere
+
+from dyncomp.core.parts import Parts
 
 _version, _address = attrgetter("_version"), Tensor.data_ptr  # not as a method: that takes twice the time
 
@@ -22,8 +24,7 @@ class Watched:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         each = list(modules)
-        self._parts = [module._modules for module in each if module._modules]
-        self._parts_then = [dict(held) for held in self._parts]
+        self._parts = Parts(each)
         held = (vars(module)[name] for module in each for name in ("_parameters", "_buffers"))
         self._tensors: list[dict[str, Tensor | None]] = [some for some in held if some]
         tensors = list(chain.from_iterable(map(dict.values, self._tensors)))
@@ -39,7 +40,7 @@ class Watched:
 
     def is_the_same(self) -> bool:
         """Whether nothing has changed; never where parameters cannot be watched, which inference mode has made."""
-        if self._versions is None or not all(map(eq, self._parts, self._parts_then)):
+        if self._versions is None or not self._parts.are_the_same():
             return False
         tensors: list[Any] = list(chain.from_iterable(map(dict.values, self._tensors)))
         if not all(self._there):
@@ -48,7 +49,7 @@ class Watched:
             tensors = list(compress(tensors, self._there))
         try:
             return list(map(_address, tensors)) == self._addresses and list(map(_version, tensors)) == self._versions
-        except (AttributeError, RuntimeError):  # nothing in the place of one, or one that tells no version
+        except (AttributeError, RuntimeError, TypeError):  # nothing in the place of one, or one that tells no version
             return False
 
     def nobody_listens(self) -> bool:
