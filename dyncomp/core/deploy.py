@@ -47,11 +47,11 @@ def deployed(net: Net) -> Net:
     Every BatchNorm that alone reads a convolution or a linear layer is folded into it, layers that do nothing in
     evaluation are left out, kernels lie channels-last, nothing learns; on a processor, convolutions run by machine code
     that is made for their shapes wherever a trial finds that faster than torch's (`ready.py`). In inference mode,
-    blocks that images skip overwrite features that nobody else reads: a hook that keeps features has to copy them.
-    What is set on a layer by hand later, a stride, a router's temperature, a `forward` of its own, may not be seen;
-    layers, parameters and hooks are. Sites keep their names; parameters do not. The network given stays as it is. Raises RuntimeError where it does not
-    know its costs, and with them its images, and CannotDeploy where the copy answers otherwise: the network runs layers
-    by another way than calling them.
+    blocks that images skip overwrite features that nobody else reads: a hook that keeps features has to copy them. What
+    is set on a layer by hand later, a stride, a router's temperature, a `forward` of its own, may not be seen; layers,
+    parameters and hooks are. Sites keep their names; parameters do not. The network given stays as it is. Raises
+    RuntimeError where it does not know its costs, and with them its images, and CannotDeploy where the copy answers
+    otherwise: the network runs layers by another way than calling them.
     """
     if net.costs is None:
         raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
