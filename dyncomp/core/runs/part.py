@@ -121,16 +121,33 @@ def overruled(decider: Gate | Switch, slot: str) -> Iterator[Change]:
     if type(decider).overruled in (Gate.overruled, Switch.overruled):
         return
 
-    def change(table: Table, x: Tensor) -> Tensor | None:
-        numbers = decider.overruled()
-        if numbers is not None and numbers.shape[0] != x.shape[0]:
-            raise ValueError(f"decisions for {numbers.shape[0]} images; give one row for each of {x.shape[0]}")
-        if numbers is not None and (numbers.dtype != x.dtype or not numbers.is_contiguous()):
-            numbers = numbers.to(x.dtype).contiguous()
-        table.fill(slot, 0 if numbers is None else numbers.data_ptr())
-        return numbers
+    yield _Overruled(decider.overruled, slot)
 
-    yield change
+
+class _Overruled:
+    """Looks again only at numbers that are not the ones of the pass before."""
+
+    def __init__(self, ask: Callable[[], Tensor | None], slot: str) -> None:
+        self.ask, self.slot = ask, slot
+        self.known: Tensor | None = None
+        self.where = 0
+
+    def __call__(self, table: Table, x: Tensor) -> Tensor | None:
+        numbers = self.ask()
+        if numbers is not None and numbers is self.known and numbers.shape[0] == x.shape[0]:
+            if numbers.data_ptr() == self.where:
+                return numbers
+        self.known = numbers
+        if numbers is None:
+            table.fill(self.slot, 0)
+            return None
+        if numbers.shape[0] != x.shape[0]:
+            raise ValueError(f"decisions for {numbers.shape[0]} images; give one row for each of {x.shape[0]}")
+        if numbers.dtype != x.dtype or not numbers.is_contiguous():
+            numbers, self.known = numbers.to(x.dtype).contiguous(), None  # a copy, which later writing does not reach
+        self.where = numbers.data_ptr()
+        table.fill(self.slot, self.where)
+        return numbers
 
 
 def step(words: Words, code: native.Code, given: Given) -> int:
