@@ -551,3 +551,33 @@ def test_a_gate_is_overruled_for_each_image_or_not_at_all(monkeypatch: pytest.Mo
     gated.gate = Overruled(gated.gate, torch.ones(1, 1))
     with torch.inference_mode(), pytest.raises(ValueError, match="give one row for each of 2"):
         net(features(2), sparse=True, record=False)
+
+
+class Sometimes(Overruled):
+    """Opens by something else in some passes."""
+
+    given: Tensor | None = None
+
+    def logits(self, x: Tensor) -> Tensor:
+        own = self.gate.logits(x)
+        return own if self.given is None else self.given
+
+    def overruled(self) -> Tensor | None:  # type: ignore[override]
+        return self.given
+
+
+@torch.inference_mode()
+def test_a_gate_may_be_overruled_in_some_passes(ran: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch)
+    with torch.inference_mode(False):
+        net, x = made("form residual"), features(2)
+        gated = next(module for module in net.modules() if isinstance(module, Gated))
+        assert isinstance(gated.gate, Gate)
+        closed = torch.full((2, 1), -1.0, dtype=torch.float64)
+        gated.gate = gate = Sometimes(gated.gate, closed)
+    for given in (closed, None, closed, closed, None, -closed, closed.float()):
+        gate.given = given
+        wanted = one_by_one(net, x)
+        ran.clear()
+        torch.testing.assert_close(net(x, sparse=True, record=False).logits, wanted, rtol=1e-10, atol=1e-10)
+        assert any(ran)
