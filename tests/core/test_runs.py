@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 from dyncomp import build
@@ -581,3 +582,14 @@ def test_a_gate_may_be_overruled_in_some_passes(ran: list[bool], monkeypatch: py
         ran.clear()
         torch.testing.assert_close(net(x, sparse=True, record=False).logits, wanted, rtol=1e-10, atol=1e-10)
         assert any(ran)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # torch's own, of what it loads for tangents
+def test_tangents_go_through_the_layers(ran: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch)
+    net, x = made("static"), features(2)
+    ran.clear()  # of what making it ready asked
+    with torch.no_grad(), forward_ad.dual_level():
+        logits = net(forward_ad.make_dual(x, torch.ones_like(x)), sparse=True, record=False).logits
+        assert forward_ad.unpack_dual(logits).tangent is not None
+    assert not any(ran)
