@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dyncomp.conformance.case import Case, Forced, NotConforming, equal
 from dyncomp.core import Net, count_executed_macs, deployed, measure_costs
-from dyncomp.core.tuner import in_turn
+from dyncomp.core.tuner import by_last_ways, in_turn
 from dyncomp.errors import CannotDeploy
 
 WAYS = ("its own decisions", "random decisions")
@@ -27,6 +27,7 @@ def deployment_changes_nothing(case: Case) -> None:
     for way in WAYS:
         if way in case.ways:
             _same(net, ready, images, case.ways[way], way)
+    _same_in_use(ready, images)
 
 
 def _deployed(net: Net) -> Net:
@@ -47,6 +48,18 @@ def _same(net: Net, ready: Net, images: Tensor, forced: Forced, way: str) -> Non
         priced, ran = int(after.macs().sum()), count_executed_macs(ready, images, forced)
     if priced != ran:
         raise NotConforming(f"deployed, priced {priced} MACs, executed {ran}, under {way}")
+
+
+def _same_in_use(ready: Net, images: Tensor) -> None:
+    """In the mode, the layout and the forms of use nobody asks for a record, and layers run in one go."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), by_last_ways():
+        for some in (images, images[:1]):
+            kept = some.clone()
+            recorded, silent = ready(some), ready(some, record=False)
+            equal(silent.logits, recorded.logits, "deployed, it answers otherwise in use, when no trace is recorded")
+            if not torch.equal(some, kept):
+                raise NotConforming("deployed, it changes the images in place")
 
 
 @torch.no_grad()
