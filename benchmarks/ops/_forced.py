@@ -22,6 +22,7 @@ from dyncomp.core import (
 )
 from dyncomp.core.gates import Gate, Products
 from dyncomp.core.op import Op
+from dyncomp.core.trace import Tape
 
 
 class GateByLot(Gate):
@@ -63,16 +64,18 @@ class PolicyByLot(nn.Module):
 class SwitchByLot(Switch):
     """Runs the switch and says what was drawn, (B, U): used is what is above 0."""
 
-    def __init__(self, switch: Switch) -> None:
+    def __init__(self, switch: Switch, tape: Tape) -> None:
         super().__init__()
         self.switch = switch
         self.units = switch.units
+        self.tape = tape
         self.drawn = torch.zeros(0, 1)
 
     def forward(self, pooled: Tensor) -> Decision:
         """See `Switch.forward`."""
         self.switch(pooled)
-        used = (self.drawn > 0).float()
+        drawn = self.drawn if self.tape.rows is None else self.drawn[self.tape.rows]
+        used = (drawn > 0).float()
         return Decision(used, used, used)
 
     def products(self) -> SwitchProducts | None:
@@ -141,7 +144,7 @@ def _replaced(op: nn.Module) -> Lot | None:
         return plan
     products = op.switch.products() if isinstance(op, Filtered) else None
     if isinstance(op, Filtered) and products is not None and not products.keep:  # weights are 1
-        op.switch = switch = SwitchByLot(op.switch)
+        op.switch = switch = SwitchByLot(op.switch, op.tape)
         return switch
     return None
 

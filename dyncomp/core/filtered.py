@@ -120,7 +120,7 @@ class Filtered(Op):
             return self.dense(x, decision)
         channels, self._channels = self._channels, None
         if not isinstance(channels, Tensor):
-            if self.ready is not None and self.ready.serves(x, channels):
+            if self.ready is not None and self.ready.serves(self, x, channels):
                 return self.ready.run(self, x, channels, decision)
             if channels is not None:
                 x, channels = self.moving(channels.unsorted, x), None

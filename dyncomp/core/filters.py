@@ -42,7 +42,8 @@ class ReadyFilters:
         self.producer, self.consumer = op.producer, op.consumer
         self.relu = bool(before) and type(before[0]) is nn.ReLU
         self.layers = (op.producer, *before, *after, op.consumer)
-        self.parts = Parts((op, op.before, op.after))
+        self._chains = op.before, op.after
+        self._inside = Parts(self._chains)
         self.before, self.after = tuple(before[int(self.relu) :]), after
         self._linear = Shelf()
 
@@ -53,14 +54,17 @@ class ReadyFilters:
         known = type(op.consumer) in (ReadyConv2d, nn.Linear, type(op))
         return ReadyFilters(op) if able and known and type(op.producer) is ReadyConv2d else None
 
-    def serves(self, x: Tensor, there: Picked | None) -> bool:
+    def is_of(self, op: Filtered) -> bool:
+        """Whether these are still the op's layers; another switch is no matter."""
+        parts = (op.producer is self.producer, op.consumer is self.consumer, op.before is self._chains[0])
+        return all(parts) and op.after is self._chains[1] and self._inside.are_the_same()
+
+    def serves(self, op: Filtered, x: Tensor, there: Picked | None) -> bool:
         """Whether images x (B, C, H, W) can run so, here and now; `there`: which channels they have, None for all."""
         weight = self.producer._parameters.get("weight")
         if weight is None or not direct.serves(x, weight) or not nobody_listens(self.layers):
             return False
-        if not self.parts.are_the_same():
-            return False
-        return self._code(x, there) is not None
+        return self.is_of(op) and self._code(x, there) is not None
 
     def run(self, op: Filtered, x: Tensor, there: Picked | None, decision: Decision) -> Tensor:
         """The op on images x."""

@@ -32,7 +32,7 @@ class Chain:
         sites, image, layer = list[Site](), x.shape[1:], op
         while True:
             site = Site.of(layer, image, x, picks=bool(sites))
-            if site is None or layer.ready is None or not layer.ready.parts.are_the_same():
+            if site is None or layer.ready is None or not layer.ready.is_of(layer):
                 return None
             sites.append(site)
             image = site.output
