@@ -72,12 +72,19 @@ def take_turns(ways: Mapping[str, Way], seconds: float, rounds: int = 7) -> dict
     return times
 
 
+_TURN_MS = 4.0
+"""a turn lasts so long at least: what is short runs several times, as in use, and not after another's leftovers only"""
+
+
 def _milliseconds(run: Way) -> float:
+    """Of a pass, the mean over a turn."""
     _wait()
-    begin = time.perf_counter_ns()
-    run()
-    _wait()
-    return (time.perf_counter_ns() - begin) / 1e6
+    begin, passes, spent = time.perf_counter_ns(), 0, 0.0
+    while spent < _TURN_MS:
+        run()
+        _wait()
+        passes, spent = passes + 1, (time.perf_counter_ns() - begin) / 1e6
+    return spent / passes
 
 
 def _wait() -> None:
