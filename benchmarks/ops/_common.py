@@ -72,7 +72,7 @@ def take_turns(ways: Mapping[str, Way], seconds: float, rounds: int = 7) -> dict
     return times
 
 
-_TURN_MS = 4.0
+TURN_MS = 4.0
 """a turn lasts so long at least: what is short runs several times, as in use, and not after another's leftovers only"""
 
 
@@ -80,7 +80,7 @@ def _milliseconds(run: Way) -> float:
     """Of a pass, the mean over a turn."""
     _wait()
     begin, passes, spent = time.perf_counter_ns(), 0, 0.0
-    while spent < _TURN_MS:
+    while not passes or spent < TURN_MS:
         run()
         _wait()
         passes, spent = passes + 1, (time.perf_counter_ns() - begin) / 1e6

@@ -71,6 +71,10 @@ class SwitchByLot(Switch):
         self.tape = tape
         self.drawn = torch.zeros(0, 1)
 
+    def pool(self, x: Tensor) -> Tensor:
+        """See `Switch.pool`."""
+        return self.switch.pool(x)
+
     def forward(self, pooled: Tensor) -> Decision:
         """See `Switch.forward`."""
         self.switch(pooled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,19 @@ from benchmarks.ops.condconv import Layer
 from benchmarks.ops.skipping import Case
 
 
-def test_every_way_runs_in_every_round_and_another_begins_each_time() -> None:
+def test_every_way_runs_in_every_round_and_another_begins_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_common, "TURN_MS", 0.0)
     ran: list[str] = []
     times = _common.take_turns({name: lambda name=name: ran.append(name) for name in "abc"}, seconds=0, rounds=3)
     assert ran == [*"aabbcc", *"abc", *"bca", *"cab"]
     assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_what_is_short_runs_several_times_in_a_turn() -> None:
+    ran: list[None] = []
+    times = _common.take_turns({"short": lambda: (time.sleep(1e-4), ran.append(None))}, seconds=0, rounds=2)
+    assert len(ran) > 2 + 2 * len(times["short"])
+    assert all(0.1 <= spent < _common.TURN_MS for spent in times["short"])
 
 
 def test_ratios_are_taken_round_by_round_or_of_the_shortest() -> None:

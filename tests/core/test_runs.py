@@ -14,7 +14,19 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 from dyncomp import build
-from dyncomp.core import Filtered, Gated, Mixed, Net, ResidualBlock, Switch, deployed, measure_costs, native
+from dyncomp.core import (
+    Decision,
+    Filtered,
+    Gated,
+    Mixed,
+    Net,
+    ResidualBlock,
+    Switch,
+    SwitchProducts,
+    deployed,
+    measure_costs,
+    native,
+)
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.direct import left_out
 from dyncomp.core.experts import ExpertConv2d
@@ -480,6 +492,44 @@ def test_another_classifier_is_seen(name: str, ran: list[bool], monkeypatch: pyt
     with torch.inference_mode(False):
         net = made(name)
     changed(net, answering_otherwise, ran)
+
+
+class Other(Switch):
+    """In the place of a switch."""
+
+    def __init__(self, switch: Switch) -> None:
+        super().__init__()
+        self.switch, self.units = switch, switch.units
+
+    def pool(self, x: Tensor) -> Tensor:
+        return self.switch.pool(x)
+
+    def forward(self, pooled: Tensor) -> Decision:
+        decision: Decision = self.switch(pooled)
+        return decision
+
+    def products(self) -> SwitchProducts | None:
+        return self.switch.products()
+
+
+@pytest.mark.parametrize("name", ["filters in blocks", "weighted filters, layer by layer"])
+@torch.inference_mode()
+def test_filters_run_in_one_go_under_another_switch(
+    name: str, ran: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always(monkeypatch)
+    with torch.inference_mode(False):
+        net = made(name)
+        for op in net.sites.values():
+            assert isinstance(op, Filtered)
+            op.switch = Other(op.switch)
+    x = features(3)
+    wanted = one_by_one(net, x)
+    ran.clear()
+    torch.testing.assert_close(net(x, sparse=True, record=False).logits, wanted, rtol=1e-10, atol=1e-10)
+    assert all(ran)
+    layers = [op.ready for op in net.sites.values()]
+    assert all(ready.is_of(op) for ready, op in zip(layers, net.sites.values(), strict=True))
 
 
 @torch.inference_mode()
