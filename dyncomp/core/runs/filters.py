@@ -25,6 +25,8 @@ class Chain:
 
     sites: tuple[Site, ...]
     consumer: Loaded
+    output: torch.Size
+    """what becomes of an image, (C, H, W), or (C,) behind a linear layer"""
 
     @staticmethod
     def of(op: Filtered, x: Tensor) -> Chain | None:
@@ -40,9 +42,10 @@ class Chain:
                 break
             layer = layer.consumer
         reads = layer.ready.code_to_read(image)
-        if reads is None or not fits(reads, x) or (isinstance(layer.consumer, nn.Linear) and image[1:].numel() > 1):
+        flat = isinstance(layer.consumer, nn.Linear)
+        if reads is None or not fits(reads, x) or (flat and image[1:].numel() > 1):
             return None
-        return Chain(tuple(sites), reads)
+        return Chain(tuple(sites), reads, reads.output[:1] if flat else reads.output)
 
     def needs(self) -> Iterator[Need]:
         """See `Part.needs`."""
@@ -74,16 +77,17 @@ class FilteredLayers(Part):
     """A chain that is all there is."""
 
     chain: Chain
-    output: torch.Size
 
     @staticmethod
     def of(op: Filtered, x: Tensor) -> FilteredLayers | None:
         """On features like x; None where there is no code that pays."""
         chain = Chain.of(op, x)
-        if chain is None:
-            return None
-        output = chain.consumer.output
-        return FilteredLayers(chain, output[:1] if isinstance(_last(op), nn.Linear) else output)
+        return None if chain is None else FilteredLayers(chain)
+
+    @property
+    def output(self) -> torch.Size:  # type: ignore[override]
+        """See `Part.output`."""
+        return self.chain.output
 
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
@@ -112,13 +116,13 @@ class FilteredBlock(Part):
         chain, shortcut = None if op is None else Chain.of(op, x), Shortcut.of(block, x)
         if chain is None or (shortcut is None and type(block.shortcut) is not nn.Identity):
             return None
-        whole = chain.consumer.output == (x.shape[1:] if shortcut is None else shortcut.output)
+        whole = chain.output == (x.shape[1:] if shortcut is None else shortcut.output)
         return FilteredBlock(chain, shortcut) if whole else None
 
     @property
     def output(self) -> torch.Size:  # type: ignore[override]
         """See `Part.output`."""
-        return self.chain.consumer.output
+        return self.chain.output
 
     def makes_map(self, first: bool) -> bool:
         """See `Part.makes_map`: in its place, unless it is of another size."""
@@ -144,8 +148,3 @@ class FilteredBlock(Part):
             self.shortcut.add(words, at)
         residual = at.source if self.shortcut is None else at.target
         self.chain.add(words, at, {Argument.Y: at.target, Argument.RESIDUAL: residual, Argument.RELU: 1})
-
-
-def _last(op: Filtered) -> nn.Module:
-    """The layer that reads the last filters."""
-    return _last(op.consumer) if isinstance(op.consumer, Filtered) else op.consumer

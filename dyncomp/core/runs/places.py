@@ -110,7 +110,7 @@ def projection_of(block: ResidualBlock) -> ReadyConv2d | None:
 def deciding(places: Sequence[Place]) -> Iterator[Deciding]:
     """The ops among them, or in them, by which images differ."""
     for place in places:
-        if isinstance(place, (Gated, Follower, Mixed, Filtered)):
+        if isinstance(place, Deciding):
             yield place
         elif isinstance(place, ResidualBlock):
             filters = filters_of(place)
