@@ -54,6 +54,11 @@ def is_wanted() -> bool:
 
 def serves(x: Tensor, parameter: Tensor) -> bool:
     """Whether code of our own can run on features x (B, C, H, W), here and now; `parameter` is a layer's."""
+    return serves_learning(x, parameter) and not torch.is_grad_enabled()
+
+
+def serves_learning(x: Tensor, parameter: Tensor) -> bool:
+    """Whether such code could, if gradients are seen to."""
     return (
         not is_watched()  # first: a compiler need not look at the rest
         and _wanted.get()
@@ -62,7 +67,6 @@ def serves(x: Tensor, parameter: Tensor) -> bool:
         and x.is_contiguous(memory_format=torch.channels_last)
         and can_read(parameter)
         and x.device == parameter.device
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -83,13 +87,16 @@ class Direct:
 
     def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
         """(B, O, H', W')."""
-        plan, weight, count = self.plan, mixing.weight.contiguous(), torch.get_num_threads()
         x = x.contiguous(memory_format=torch.channels_last)  # it is, unless a batch of the same shape chose this form
-        bias = zeros(plan.shape.outputs, x.dtype) if mixing.bias is None else mixing.bias.contiguous()
-        experts = packed_experts(plan, mixing.experts, mixing.shape)
+        return self.by(x, mixing.weight, packed_experts(self.plan, mixing.experts, mixing.shape), mixing.bias)
+
+    def by(self, x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The same of x that lies channels-last and experts that are packed; bias (B, O)."""
+        plan, weight, count = self.plan, weight.contiguous(), torch.get_num_threads()
+        step = 0 if bias is None else plan.shape.outputs
+        bias = zeros(plan.shape.outputs, x.dtype) if bias is None else bias.contiguous()
         y = new_output(x, len(x), plan.shape)
         own = scratch("direct", x, count * plan.scratch)
-        step = 0 if mixing.bias is None else plan.shape.outputs
         mixed = weight.data_ptr(), bias.data_ptr(), step, 0, own.data_ptr()
         self.code.run(count, x.data_ptr(), y.data_ptr(), experts.data_ptr(), *mixed, len(x))
         return y

@@ -9,7 +9,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from dyncomp.core import direct, kernels
+from dyncomp.core import direct, kernels, learning
 from dyncomp.core.kernels import Geometry, PerImageConv
 from dyncomp.core.matrices import Matrices, can_multiply
 from dyncomp.core.packed import Packed, can_pack
@@ -34,7 +34,7 @@ def of_convolution(x: Tensor, mixing: Mixing, geometry: Geometry) -> Mapping[str
         x.shape[0] > 1, _several_tiles(mixing), can_pack(x, mixing.experts), can_multiply(x, mixing.experts), unfolds
     )
     forms = _tiled_convolutions(mixing.shape, geometry, fitting)
-    form = direct.of_mixing(x, mixing, geometry)
+    form = direct.of_mixing(x, mixing, geometry) or learning.of_learning(x, mixing, geometry)
     return forms if form is None else {**forms, "direct": form}
 
 

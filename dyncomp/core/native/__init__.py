@@ -11,7 +11,10 @@ from dyncomp.core.native.emit import Number
 from dyncomp.core.native.finish import Finish, FinishArgument, finish_for
 from dyncomp.core.native.gate import gate_for
 from dyncomp.core.native.gate_plan import GateArgument, GatePlan, Layer, Squash
+from dyncomp.core.native.gradient import gradient_for
+from dyncomp.core.native.gradient_plan import GradientPlan
 from dyncomp.core.native.machine import this_machine
+from dyncomp.core.native.order import Order, order_for
 from dyncomp.core.native.piece import Argument
 from dyncomp.core.native.plan import Plan
 from dyncomp.core.native.pooling import Pooling, pooling_for
@@ -28,8 +31,10 @@ __all__ = [
     "FinishArgument",
     "GateArgument",
     "GatePlan",
+    "GradientPlan",
     "Layer",
     "Number",
+    "Order",
     "Plan",
     "Pooling",
     "Shape",
@@ -41,8 +46,10 @@ __all__ = [
     "code_for",
     "finish_for",
     "gate_for",
+    "gradient_for",
     "groups_of",
     "in_sequence",
+    "order_for",
     "pooling_for",
     "switch_for",
     "this_machine",

@@ -146,20 +146,20 @@ class _Division(Entry):
 
     def _call(self, index: Value, bounds: list[Value]) -> None:
         """The piece of that panel; those that are alike lie next to one another."""
-        size, panels = self.plan.number.dtype.itemsize, self.plan.panels
-        for lanes, piece in self.pieces.items():
-            alike = [i for i, panel in enumerate(panels) if panel.lanes == lanes]
-            first = panels[alike[0]]
-            among = self.icmp_signed(">=", index, integer(alike[0])), self.icmp_signed("<=", index, integer(alike[-1]))
+        size, before = self.plan.number.dtype.itemsize, 0
+        for first, count in self.plan.alike:
+            behind = before + count
+            among = self.icmp_signed(">=", index, integer(before)), self.icmp_signed("<", index, integer(behind))
             with self.if_then(self.and_(*among)):
-                output = self.total(integer(first.first), (self.sub(index, integer(alike[0])), first.outputs))
+                output = self.total(integer(first.first), (self.sub(index, integer(before)), first.outputs))
                 given, offset = list(self.given), self.mul(output, integer(size))
                 if not self.plan.picks_outputs:
                     weights = max(1, self.plan.experts) * self.plan.inputs * size
                     given[Argument.WEIGHTS] = self.total(given[Argument.WEIGHTS], (output, weights))
                 for what in (Argument.Y, Argument.BIAS, *self._also()):
                     given[what] = self.add(given[what], offset)
-                self.call(piece, [*given, *bounds, offset])
+                self.call(self.pieces[first.lanes], [*given, *bounds, offset])
+            before = behind
 
     def _also(self) -> list[Argument]:
         """What a piece reads a panel's part of, besides."""

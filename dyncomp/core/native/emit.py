@@ -112,6 +112,21 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
         """Store a vector, or a number."""
         self.store(vector, pointer, align=self.number.dtype.itemsize)
 
+    def bring(self, pointer: Value) -> None:
+        """Have what lies there brought close, into the second cache, while other work goes on."""
+        name = "llvm.prefetch.p0"
+        known = self.module.globals.get(name)
+        kind = ir.FunctionType(VOID, [POINTER, INT32, INT32, INT32])
+        self.call(known or ir.Function(self.module, kind, name), [pointer, INT32(0), INT32(2), INT32(1)])
+
+    def clear(self, pointer: Value, count: int) -> None:
+        """0 in so many numbers from there on."""
+        name, bit = "llvm.memset.p0.i64", ir.IntType(1)
+        known = self.module.globals.get(name)
+        kind = ir.FunctionType(VOID, [POINTER, ir.IntType(8), INT, bit])
+        size = integer(count * self.number.dtype.itemsize)
+        self.call(known or ir.Function(self.module, kind, name), [pointer, ir.IntType(8)(0), size, bit(0)])
+
     def one(self, pointer: Value) -> Value:
         """A number."""
         return self.load(pointer, typ=self.number.type, align=self.number.dtype.itemsize)

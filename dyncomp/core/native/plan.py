@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,6 +82,13 @@ class Plan:
             panels.append(Panel(lanes, self._pixels(len(lanes)), first))
             first += sum(lanes)
         return panels
+
+    @property
+    def alike(self) -> list[tuple[Panel, int]]:
+        """The first of panels that differ but in place, which lie next to one another, and how many these are."""
+        counts = Counter(panel.lanes for panel in self.panels)
+        firsts = {panel.lanes: panel for panel in reversed(self.panels)}
+        return [(firsts[lanes], count) for lanes, count in counts.items()]
 
     def _pixels(self, vectors: int) -> int:
         """So many that their sums, the weights and one input have a register each.
@@ -175,6 +183,14 @@ class Plan:
         if self.picks_outputs:
             five = F.pad(five, (0, 0) * 3 + (0, -self.shape.outputs % self.lanes))
         return torch.cat([part.reshape(-1) for panel in panels for part in self._of_panel(panel, five)])
+
+    @cached_property
+    def inputs_in_order(self) -> Tensor:
+        """(inputs,) integers: which of an output's weights (C, k, k), counted as they lie, each packed one is."""
+        channels = 1 if self.shape.depthwise else self.shape.channels
+        with torch.inference_mode(False):
+            numbers = torch.arange(self.inputs, device="cpu").view(1, 1, channels, *self.shape.kernel)
+            return torch.cat([part.reshape(-1) for part in self._of_panel(Panel((1,), 1, 0), numbers)])
 
     def _of_panel(self, panel: Panel, kernels: Tensor) -> Iterator[Tensor]:
         of_panel = kernels[:, panel.first : panel.first + panel.outputs]  # (K, o, C, k, k)
