@@ -1,7 +1,8 @@
 """Convolutions by machine code of our own whose kernels are mixed for each image and learn.
 
 Forward and back alike, neither mixed kernels nor their gradients are ever written to memory as a whole: those of a few
-images' few weights are added to the experts' while they are close.
+images' few weights are added to the experts' while they are close. Strides above 1 are left to other forms: there the
+gradient of x is no convolution of that of y.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ _SEGMENT = 512
 """inputs of a kernel that are mixed and multiplied at once: with a panel's outputs they stay in the second cache"""
 _CLOSE = 600_000
 """bytes of weights that stay in the second cache beside all that an image brings"""
+_MANY = 100
+"""pixels of a map for which it pays to bring experts from afar"""
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,13 @@ class Plan:
 
     @property
     def panels_stay(self) -> bool:
-        """Whether a panel's weights, or its experts, stay close while images pass by, each with all its segments."""
-        return self._stays_close(max(1, self.experts) * self.panels[0].outputs)
+        """Whether images pass by a panel, each with all its segments: where its weights, or its experts, stay close.
+
+        Experts may come from afar, too, where there are pixels enough to compute in the meantime.
+        """
+        height, width = self.shape.places
+        far = self.experts > 0 and height * width >= _MANY
+        return far or self._stays_close(max(1, self.experts) * self.panels[0].outputs)
 
     def _stays_close(self, outputs: int) -> bool:
         return self.inputs * outputs * self.number.dtype.itemsize <= _CLOSE
