@@ -51,6 +51,21 @@ def function(module: ir.Module, name: str, parameters: int) -> ir.Function:
     return made
 
 
+class Functions:
+    """A module's functions, each written once for all that are alike."""
+
+    def __init__(self, module: ir.Module) -> None:
+        self.module = module
+        self._made: dict[Any, ir.Function] = {}
+
+    def once(self, key: Any, parameters: int, write: Callable[[ir.Function], None]) -> ir.Function:
+        """The function of that key, its first part a word for what it does, written if it is not there yet."""
+        if key not in self._made:
+            self._made[key] = made = function(self.module, f"{key[0]}{len(self._made)}", parameters)
+            write(made)
+        return self._made[key]
+
+
 class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
     """A builder at the start of a function; addresses are pointers, counts are integers, indices count numbers."""
 

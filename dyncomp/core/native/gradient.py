@@ -7,7 +7,7 @@ from functools import cache, partial
 from llvmlite import ir
 
 from dyncomp.core.native.build import Code, Entry, compiled, new_module
-from dyncomp.core.native.emit import Emitter, Value, function, integer, starts
+from dyncomp.core.native.emit import Emitter, Functions, Value, integer, starts
 from dyncomp.core.native.gradient_micro import IMAGES, GradientMicro
 from dyncomp.core.native.gradient_plan import TOGETHER, Block, GradientArgument, GradientPlan
 
@@ -30,7 +30,7 @@ class _Division(Entry):
         super().__init__(module, plan.plan.number)
         self.plan, self.shape, self.size = plan, plan.plan.shape, plan.plan.number.dtype.itemsize
         self.micro = GradientMicro(module, plan)
-        self.made_for: dict[object, ir.Function] = {}
+        self.functions = Functions(module)
         self.given = [self.argument(index) for index in GradientArgument]
         of_shares, scratch = GradientArgument.OF_SHARES, GradientArgument.SCRATCH
         images = self.mul(self.given[GradientArgument.IMAGES], self.thread)
@@ -50,11 +50,11 @@ class _Division(Entry):
 
     def _code_of(self, block: Block) -> ir.Function:
         """Its function, which it shares with those of the same size."""
-        key = block.panel.lanes, block.segment, block.channels
-        if key not in self.made_for:
-            self.made_for[key] = made = function(self.module, f"block{len(self.made_for)}", _PARAMETERS)
+
+        def write(made: ir.Function) -> None:
             _Block(made, self.plan, block, self.micro).emit()
-        return self.made_for[key]
+
+        return self.functions.once(("block", block.panel.lanes, block.segment, block.channels), _PARAMETERS, write)
 
     def _call(self, block: Block, made: ir.Function, task: Value) -> None:
         """One of a block's places: a panel, a row of the kernel, a step of the channels."""

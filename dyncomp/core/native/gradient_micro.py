@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from llvmlite import ir
 
-from dyncomp.core.native.emit import Emitter, Value, function, integer, starts
+from dyncomp.core.native.emit import Emitter, Functions, Value, integer, starts
 from dyncomp.core.native.gradient_plan import Block, GradientPlan
 from dyncomp.core.native.plan import Panel
 
@@ -17,13 +16,12 @@ IMAGES, _EXPERTS = 4, 4
 _Place = tuple[tuple[Value, int], Value]
 
 
-class GradientMicro:
-    """Functions that sum and take up, each written once for all that are alike."""
+class GradientMicro(Functions):
+    """Functions that sum and take up."""
 
     def __init__(self, module: ir.Module, plan: GradientPlan) -> None:
-        self.module = module
+        super().__init__(module)
         self.plan = plan
-        self.functions: dict[Any, ir.Function] = {}
 
     def sums(self, panel: Panel, channels: int, kx: int) -> ir.Function:
         """f(x, gradient, out, first, behind, goes_on, soon, row, column): for each of so many channels its outputs.
@@ -37,7 +35,7 @@ class GradientMicro:
         def write(made: ir.Function) -> None:
             _Sums(made, self.plan, panel, channels).emit(kx)
 
-        return self._once(("sums", panel.lanes, channels, kx), 9, write)
+        return self.once(("sums", panel.lanes, channels, kx), 9, write)
 
     def side_by_side(self, panel: Panel) -> ir.Function:
         """f(gradient, out, first, behind): a panel of the gradients of these rows of the output, without gaps."""
@@ -45,7 +43,7 @@ class GradientMicro:
         def write(made: ir.Function) -> None:
             _SideBySide(made, self.plan, panel).emit()
 
-        return self._once(("side by side", panel.lanes), 4, write)
+        return self.once(("lay", panel.lanes), 4, write)
 
     def take_up(self, block: Block, images: int) -> ir.Function:
         """f(own, experts, of_experts, shares, of_shares, inputs): for so many images and some inputs of a block.
@@ -57,14 +55,8 @@ class GradientMicro:
         def write(made: ir.Function) -> None:
             _TakeUp(made, self.plan, block, images).emit()
 
-        key = ("take up", block.panel.lanes, self.plan.of_image(block), images)
-        return self._once(key, 6, write)
-
-    def _once(self, key: Any, parameters: int, write: Callable[[ir.Function], None]) -> ir.Function:
-        if key not in self.functions:
-            self.functions[key] = function(self.module, f"micro{len(self.functions)}", parameters)
-            write(self.functions[key])
-        return self.functions[key]
+        key = ("take", block.panel.lanes, self.plan.of_image(block), images)
+        return self.once(key, 6, write)
 
 
 class _Sums(Emitter):

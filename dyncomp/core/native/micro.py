@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from llvmlite import ir
 
 from dyncomp.core.native.cut import Cut
-from dyncomp.core.native.emit import Emitter, Value, function, integer, starts
+from dyncomp.core.native.emit import Emitter, Functions, Value, integer, starts
 from dyncomp.core.native.plan import Panel, Plan, Segment
 
 
@@ -39,13 +38,12 @@ def blocks(plan: Plan, panel: Panel, taps: Sequence[int]) -> Blocks:
     return [(pixels, len(list(alike))) for pixels, alike in groupby(row)]
 
 
-class Micro:
-    """Functions that multiply and mix, each written once for all that are alike."""
+class Micro(Functions):
+    """Functions that multiply and mix."""
 
     def __init__(self, module: ir.Module, plan: Plan) -> None:
-        self.module = module
+        super().__init__(module)
         self.plan = plan
-        self.functions: dict[Any, ir.Function] = {}
 
     def multiply(self, panel: Panel, segment: Segment, pixels: Pixels) -> ir.Function:
         """f(x, weights, y, bias, residual, first, last, ...): adds what a segment of inputs gives to `pixels` of y.
@@ -57,7 +55,7 @@ class Micro:
         def write(made: ir.Function) -> None:
             _Multiply(made, self.plan, panel, pixels.count).emit(segment, pixels)
 
-        return self._once(("multiply", panel.lanes, segment, pixels), 9 if self.plan.picks else 7, write)
+        return self.once(("multiply", panel.lanes, segment, pixels), 9 if self.plan.picks else 7, write)
 
     def cut(self, panel: Panel, segment: Segment) -> ir.Function:
         """f(source, out, outputs, kept, inputs, count): the weights of the outputs and inputs that an image uses.
@@ -69,7 +67,7 @@ class Micro:
         def write(made: ir.Function) -> None:
             Cut(made, self.plan, panel).emit(segment)
 
-        return self._once(("cut", panel.lanes, segment), 6, write)
+        return self.once(("cut", panel.lanes, segment), 6, write)
 
     def slide(self, panel: Panel, pixels: Pixels) -> ir.Function:
         """f(x, weights, y, bias, residual, lowest, behind, relu): `pixels` of y of a depthwise convolution.
@@ -80,7 +78,7 @@ class Micro:
         def write(made: ir.Function) -> None:
             _Slide(made, self.plan, panel, pixels.count).emit(pixels)
 
-        return self._once(("slide", panel.lanes, pixels), 8, write)
+        return self.once(("slide", panel.lanes, pixels), 8, write)
 
     def mix(self, panel: Panel, images: int) -> ir.Function:
         """f(experts, shares, out, inputs): the weights of so many images, `plan.largest` inputs apart."""
@@ -88,13 +86,7 @@ class Micro:
         def write(made: ir.Function) -> None:
             _Mix(made, self.plan, panel, images).emit()
 
-        return self._once(("mix", panel.lanes, images), 4, write)
-
-    def _once(self, key: Any, parameters: int, write: Callable[[ir.Function], None]) -> ir.Function:
-        if key not in self.functions:
-            self.functions[key] = function(self.module, f"{key[0]}{len(self.functions)}", parameters)
-            write(self.functions[key])
-        return self.functions[key]
+        return self.once(("mix", panel.lanes, images), 4, write)
 
 
 class _Sums(Emitter):
