@@ -65,6 +65,7 @@ def serves_learning(x: Tensor, parameter: Tensor) -> bool:
         and x.dtype == parameter.dtype
         and x.dim() == 4
         and x.is_contiguous(memory_format=torch.channels_last)
+        and not x.is_neg()  # lies there with the other sign
         and can_read(parameter)
         and x.device == parameter.device
         and not torch.is_autocast_enabled("cpu")
@@ -74,7 +75,10 @@ def serves_learning(x: Tensor, parameter: Tensor) -> bool:
 def can_read(parameter: Tensor | None) -> bool:
     """Whether code of our own can be given the numbers of a parameter, where there is one, and told when it changes."""
     return parameter is None or (
-        parameter.dtype in NUMBERS and parameter.device.type == "cpu" and not parameter.is_inference()
+        parameter.dtype in NUMBERS
+        and parameter.device.type == "cpu"
+        and not parameter.is_inference()
+        and not parameter.is_neg()
     )
 
 

@@ -69,6 +69,10 @@ class ExpertLayer(nn.Module, ABC):
         """Each image by its own mixed kernel, in the form that is fastest here."""
         if x.shape[0] == 0:  # any kernel gives the right shape
             return self.apply_expert(x, self.kernel(0), None)
+        if len(self.mixture.weight) != len(x):
+            raise ValueError(
+                f"{len(self.mixture.weight)} images' mixing weights for {len(x)} images; give each its own"
+            )
         mixing = self._mixing()  # once: mixing a bias is counted
         return self._form(x, mixing)(x, mixing)
 

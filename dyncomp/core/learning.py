@@ -92,7 +92,8 @@ class _Recorded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, experts = ctx.saved_tensors
-        form, grad = ctx.form, grad.contiguous(memory_format=torch.channels_last)
+        x, grad = (t.resolve_neg().contiguous(memory_format=torch.channels_last) for t in (x, grad))  # hooks move x
+        form = ctx.form
         of_x = of_weight = of_experts = None
         if ctx.needs_input_grad[0]:
             of_x = form.backward.by(grad, weight, form.turned.pack(experts, "packed experts"))

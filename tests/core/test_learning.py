@@ -7,6 +7,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
 from dyncomp.conformance import Case
 from dyncomp.core import Net, Stage, learning, native
@@ -165,6 +167,45 @@ def test_every_method_gets_the_gradients_that_it_gets_by_torch(name: str, ran: l
     assert ours.keys() == theirs.keys()
     for key, gradient in ours.items():
         torch.testing.assert_close(gradient, theirs[key], rtol=1e-8, atol=1e-9, msg=key)
+
+
+def test_what_is_saved_may_come_back_lying_otherwise() -> None:
+    layer, x, mixing = given("3x3")
+    form, learns = form_of(layer, x, mixing), [x, mixing.weight, layer.weight]
+    wanted = torch.autograd.grad(form(x, mixing).square().sum(), learns, retain_graph=True)
+    with saved_tensors_hooks(lambda t: t.detach().contiguous(), lambda t: t):
+        y = form(x, mixing)
+    for one, other in zip(torch.autograd.grad(y.square().sum(), learns), wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+
+
+def test_signs_that_are_still_to_be_turned_are_seen() -> None:
+    layer, x, mixing = given("3x3")
+    form = form_of(layer, x, mixing)
+    negative = torch._neg_view(x.detach())
+    assert of_learning(negative, mixing, layer.geometry) is None
+    grad = torch.randn_like(form(x, mixing))
+    for one, other in zip(
+        torch.autograd.grad(form(x, mixing), (x, layer.weight), torch._neg_view(grad)),
+        torch.autograd.grad(form(x, mixing), (x, layer.weight), -grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+
+
+def test_a_layer_is_tried_inside_a_checkpoint_too() -> None:
+    layer, x, _ = given("3x3", batch=3, side=11)  # of a shape that nobody has chosen for
+    layer.mixture.weight = weights(3).requires_grad_()
+    checkpoint(layer, x, use_reentrant=False).square().sum().backward()
+    (wanted,) = torch.autograd.grad(by_hand(layer, "3x3", x, layer.mixture.weight).square().sum(), x)
+    torch.testing.assert_close(x.grad, wanted, rtol=0, atol=1e-9)
+
+
+def test_weights_of_other_images_are_an_error() -> None:
+    layer, x, _ = given("3x3")
+    layer.mixture.weight = weights(4)
+    with pytest.raises(ValueError, match="4 images' mixing weights for 5 images"):
+        layer(x)
 
 
 def test_experts_that_change_before_the_backward_pass_are_an_error() -> None:
