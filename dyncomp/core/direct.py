@@ -106,10 +106,14 @@ class Direct:
         return y
 
 
+def keeps_layout(x: Tensor) -> bool:
+    """Whether what comes out of such code, channels-last, lies as features x do."""
+    return is_channels_last(x) or x.shape[2:].numel() == 1
+
+
 def of_mixing(x: Tensor, mixing: Mixing, geometry: Geometry) -> Direct | None:
     """The form for features x; None where there is none here and now."""
-    laid_out = is_channels_last(x) or x.shape[2:].numel() == 1  # so that the output lies as the input does
-    if not laid_out or not serves(x, mixing.experts):
+    if not keeps_layout(x) or not serves(x, mixing.experts):
         return None
     plan = plan_for(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts))
     # made now: a trial of forms would take the making for slowness

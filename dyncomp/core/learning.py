@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dyncomp.core import native
-from dyncomp.core.direct import Direct, plan_for, serves_learning
+from dyncomp.core.direct import Direct, keeps_layout, plan_for, serves_learning
 from dyncomp.core.kernels import Geometry, places
-from dyncomp.core.rows import is_channels_last
 from dyncomp.core.scratch import scratch
 from dyncomp.core.tiles import Mixing
 from dyncomp.core.tuner import takes_turns
@@ -104,8 +103,7 @@ class _Recorded(torch.autograd.Function):
 
 def of_learning(x: Tensor, mixing: Mixing, geometry: Geometry) -> Learning | None:
     """The form for features x; None where there is none here and now, or too little to do for it."""
-    laid_out = is_channels_last(x) or x.shape[2:].numel() == 1  # so that the output lies as the input does
-    if not laid_out or not serves_learning(x, mixing.experts) or not torch.is_grad_enabled():
+    if not keeps_layout(x) or not serves_learning(x, mixing.experts) or not torch.is_grad_enabled():
         return None
     if not takes_turns() and not _pays(x, mixing, geometry):
         return None

@@ -23,10 +23,9 @@ def code_for(plan: Plan) -> Code:
     micro = Micro(module, plan)
     kind = Depthwise if plan.shape.depthwise else Picked if plan.picks else Dense
     pieces: dict[tuple[int, ...], ir.Function] = {}
-    for panel in plan.panels:
-        if panel.lanes not in pieces:
-            pieces[panel.lanes] = made = function(module, f"piece{len(pieces)}", PARAMETERS)
-            kind(made, plan, panel, micro).emit()
+    for panel, _ in plan.alike:
+        pieces[panel.lanes] = made = function(module, f"piece{len(pieces)}", PARAMETERS)
+        kind(made, plan, panel, micro).emit()
     _Division(module, plan, pieces).emit()
     return compiled(module, len(Argument))
 

@@ -51,7 +51,7 @@ class Cut(Emitter):
         lanes, wide = self.lanes, self.panel.outputs
         masks = self.local(INT, len(self.plan.vectors))
         first, behind = self._marked(masks)
-        nothing = ir.Constant(self.number.vector(lanes), [0.0] * lanes)
+        nothing = self.zeros(lanes)
         with self.if_then(self.icmp_signed("<", self.kept, integer(wide))):
             tail = integer(max(0, wide - lanes))
             self._each_input(segment, lambda _, there: self.write(nothing, self.at(there, tail)))

@@ -95,6 +95,16 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
             place = self.alloca(type_, size=count)
             return place if count == 1 else self.pointer(self.ptrtoint(place, INT))  # llvmlite: of no type, as others
 
+    def zeros(self, lanes: int) -> ir.Constant:
+        """A vector of them."""
+        return ir.Constant(self.number.vector(lanes), [0.0] * lanes)
+
+    def sum_from_zero(self, lanes: int) -> Value:
+        """Memory of the function's own for a vector that sums up, 0 from here on."""
+        place = self.local(self.number.vector(lanes))
+        self.store(self.zeros(lanes), place)
+        return place
+
     def total(self, *terms: Value | tuple[Value, int]) -> Value:
         """The sum of terms, each a value or a value times a constant."""
         summands = [self.mul(term[0], integer(term[1])) if isinstance(term, tuple) else term for term in terms]

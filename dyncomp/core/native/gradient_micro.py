@@ -73,8 +73,7 @@ class _Sums(Emitter):
         seen = [column for column in range(out_columns) if self.shape.sees(column, kx, axis=1)]
         goes_on = self.icmp_signed("!=", self.goes_on, integer(0))
         for place, there, kind in self._outputs():
-            nothing = ir.Constant(kind, [0.0] * kind.count)
-            self.store(self.select(goes_on, self.vector(there, kind.count), nothing), place)
+            self.store(self.select(goes_on, self.vector(there, kind.count), self.zeros(kind.count)), place)
 
         soon, down, right = self.soon
 
@@ -155,7 +154,7 @@ class _TakeUp(Emitter):
     def _some(self, experts: Sequence[int]) -> None:
         places = [integer(i * self.experts + k) for i in range(self.count) for k in experts]
         shares = [self.one(self.at(self.shares, place)) for place in places]
-        products = {lanes: [self._zero(lanes) for _ in places] for lanes in set(self.lanes)}
+        products = {lanes: [self.sum_from_zero(lanes) for _ in places] for lanes in set(self.lanes)}
 
         def input_(index: Value) -> None:
             for lanes, offset in zip(self.lanes, starts(self.lanes), strict=True):
@@ -184,8 +183,3 @@ class _TakeUp(Emitter):
             total = self.multiply_add(gradient, self.spread(share, lanes), total)
             self.store(self.multiply_add(gradient, kernel, self.load(product, typ=gradient.type)), product)
         self.write(total, there)
-
-    def _zero(self, lanes: int) -> Value:
-        place = self.local(self.number.vector(lanes))
-        self.store(ir.Constant(self.number.vector(lanes), [0.0] * lanes), place)
-        return place

@@ -72,10 +72,6 @@ class Means(Entry):
         """Where an image's begin."""
         return self.at(self.sums, (image, self.means.scratch))
 
-    def zeros(self, lanes: int) -> ir.Constant:
-        """A vector of them."""
-        return ir.Constant(self.number.vector(lanes), [0.0] * lanes)
-
     def _sum(self, task: Value, magnitudes: bool) -> None:
         plan, parts = self.means, integer(self.means.parts)
         image, part = self.sdiv(task, parts), self.srem(task, parts)
@@ -93,7 +89,7 @@ class Means(Entry):
         self, x: Value, out: Value, widths: Sequence[int], bounds: tuple[Value, Value], magnitudes: bool
     ) -> None:
         together = max(1, _SUMS // len(widths))
-        sums = [[self._total(lanes) for lanes in widths] for _ in range(together)]
+        sums = [[self.sum_from_zero(lanes) for lanes in widths] for _ in range(together)]
         first, end = bounds
         whole = self.total(first, (self.sdiv(self.sub(end, first), integer(together)), together))
 
@@ -113,8 +109,3 @@ class Means(Entry):
             for part in parts[1:]:
                 total = self.fadd(total, part)
             self.write(total, self.at(out, integer(offset)))
-
-    def _total(self, lanes: int) -> Value:
-        place = self.local(self.number.vector(lanes))
-        self.store(self.zeros(lanes), place)
-        return place
