@@ -18,6 +18,7 @@ from torch import Tensor
 from dyncomp.core import native
 from dyncomp.core.copies import copied
 from dyncomp.core.kernels import Geometry
+from dyncomp.core.memory import empty
 from dyncomp.core.rows import is_channels_last
 from dyncomp.core.scratch import scratch
 from dyncomp.core.tiles import Mixing
@@ -144,8 +145,7 @@ def packed_experts(plan: native.Plan, experts: Tensor, shape: torch.Size) -> Ten
 
 def new_output(x: Tensor, images: int, shape: native.Shape) -> Tensor:
     """Memory for what becomes of so many images in the type of x, channels-last."""
-    size = (images, shape.writes, *shape.places)
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return empty((images, shape.writes, *shape.places), x, memory_format=torch.channels_last)
 
 
 @cache

@@ -8,6 +8,8 @@ import threading
 import torch
 from torch import Tensor
 
+from dyncomp.core.memory import empty
+
 _replacements = itertools.count()
 
 
@@ -32,7 +34,7 @@ def scratch(purpose: str, like: Tensor, count: int, dtype: torch.dtype | None = 
     flat = _held.flat.get(key)
     if flat is None or flat.numel() < count:
         with torch.inference_mode(False):  # made inside inference mode it could be written nowhere else
-            flat = _held.flat[key] = torch.empty(count, dtype=dtype, device=like.device)
+            flat = _held.flat[key] = empty((count,), like, dtype)
             _held.replaced = next(_replacements)
     return flat[:count]
 

@@ -13,6 +13,7 @@ from dyncomp.core import native
 from dyncomp.core.filtered import Switch
 from dyncomp.core.gates import Gate
 from dyncomp.core.loaded import Loaded
+from dyncomp.core.memory import empty
 from dyncomp.core.native import Argument
 from dyncomp.core.runs.words import Given, Table, Words
 from dyncomp.core.scratch import scratch
@@ -78,7 +79,7 @@ class Part(ABC):
     def new(self, x: Tensor) -> Tensor:
         """Memory for what becomes of all images of x."""
         laid_out = torch.channels_last if len(self.output) == 3 else torch.contiguous_format
-        return torch.empty((len(x), *self.output), dtype=x.dtype, device=x.device, memory_format=laid_out)
+        return empty((len(x), *self.output), x, memory_format=laid_out)
 
 
 class Turns:
