@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,6 @@ from dyncomp.core import (
 )
 from dyncomp.core.gates import Gate, Products
 from dyncomp.core.op import Op
-from dyncomp.core.trace import Tape
 
 
 class GateByLot(Gate):
@@ -62,13 +61,16 @@ class PolicyByLot(nn.Module):
 
 
 class SwitchByLot(Switch):
-    """Runs the switch and says what was drawn, (B, U): used is what is above 0."""
+    """Runs the switch and says what was drawn, (B, U): used is what is above 0.
 
-    def __init__(self, switch: Switch, tape: Tape) -> None:
+    `rows` says which images of the batch a pass asks about, None for all.
+    """
+
+    def __init__(self, switch: Switch, rows: Callable[[], Tensor | None]) -> None:
         super().__init__()
         self.switch = switch
         self.units = switch.units
-        self.tape = tape
+        self.rows = rows
         self.drawn = torch.zeros(0, 1)
 
     def pool(self, x: Tensor) -> Tensor:
@@ -78,7 +80,8 @@ class SwitchByLot(Switch):
     def forward(self, pooled: Tensor) -> Decision:
         """See `Switch.forward`."""
         self.switch(pooled)
-        drawn = self.drawn if self.tape.rows is None else self.drawn[self.tape.rows]
+        rows = self.rows()
+        drawn = self.drawn if rows is None else self.drawn[rows]
         used = (drawn > 0).float()
         return Decision(used, used, used)
 
@@ -148,7 +151,7 @@ def _replaced(op: nn.Module) -> Lot | None:
         return plan
     products = op.switch.products() if isinstance(op, Filtered) else None
     if isinstance(op, Filtered) and products is not None and not products.keep:  # weights are 1
-        op.switch = switch = SwitchByLot(op.switch, op.tape)
+        op.switch = switch = SwitchByLot(op.switch, lambda: op.tape.rows)
         return switch
     return None
 

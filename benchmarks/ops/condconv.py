@@ -33,7 +33,7 @@ from benchmarks.ops._common import (
 )
 from dyncomp import build
 from dyncomp.core.direct import left_out
-from dyncomp.core.experts import ExpertConv2d, Mixture
+from dyncomp.core.experts import ExpertConv2d, Mix, Mixture
 from dyncomp.core.ready import made_ready
 from dyncomp.core.tuner import choices
 
@@ -83,7 +83,8 @@ def ways_of(layer: Layer) -> dict[str, Callable[[Tensor], Tensor]]:
     """The layer in every way, all of equal weights: features in, features out."""
     plain = layer.plain()
     ours = ExpertConv2d(plain, Mixture(layer.experts, "kernels"))
-    ours.mixture.weight = weight = torch.rand(layer.batch, layer.experts).requires_grad_()
+    weight = torch.rand(layer.batch, layer.experts).requires_grad_()
+    ours.mixture.use(Mix(weight))
 
     def naive(x: Tensor) -> Tensor:
         images = []

@@ -56,7 +56,7 @@ def _begun(case: Case, stage: Stage) -> Net:
     if net.costs is None:
         net.costs = measure_costs(net, case.images()[:1])
     stage.hold_batch_norms(net)
-    net.tape.sampling = stage.sampling
+    net.sampling = stage.sampling
     if stage.adjust is not None:
         stage.adjust(net, 1.0)
     return net

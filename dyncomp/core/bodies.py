@@ -127,14 +127,12 @@ class BodyCode:
     def run(self, x: Tensor, shortcut: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
         """y: at `rows` (all without) what the body makes of x there, plus the shortcut, activated; y may be either."""
         rows = None if rows is None else rows.contiguous()
-        images, places = (len(x), 0) if rows is None else (len(rows), rows.data_ptr())
-        source, first = x.data_ptr(), places
+        images, source, first = len(x) if rows is None else len(rows), x, rows
         for index, loaded in enumerate(self.chain[:-1]):
-            between = loaded.between(x, images, index % 2).data_ptr()
-            loaded.run(source, between, images, self.relus[index], rows=(first, 0, 0))
-            source, first = between, 0
-        rows_all = first, places, places
-        self.chain[-1].run(source, y.data_ptr(), images, self.relus[-1], shortcut.data_ptr(), rows_all)
+            between = loaded.between(x, images, index % 2)
+            loaded.run(source, between, images, self.relus[index], rows=(first, None, None))
+            source, first = between, None
+        self.chain[-1].run(source, y, images, self.relus[-1], shortcut, (first, rows, rows))
         return y
 
 

@@ -84,11 +84,7 @@ def measure_costs(net: Net, images: Tensor) -> Costs:
 
     image = images[:1]
     with evaluating(net), MacCounter() as counter:
-        net.tape.meter = counter
-        try:
-            net(image, sparse=True, decisions=all_on(net, 1), record=False)
-        finally:
-            net.tape.meter = None
+        net(image, sparse=True, decisions=all_on(net, 1), record=False, meter=counter)
     sites = {site: _site_cost(net, site, counter) for site in net.sites}
     return Costs(counter.by_scope[None], sites, tuple(image.shape[1:]), tuple(sorted(counter.uncounted)))
 

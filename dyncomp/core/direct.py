@@ -98,6 +98,7 @@ class Direct:
     def by(self, x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None = None) -> Tensor:
         """The same of x that lies channels-last and experts that are packed; bias (B, O)."""
         plan, weight, count = self.plan, weight.contiguous(), torch.get_num_threads()
+        self._check(x, weight, experts, bias)
         step = 0 if bias is None else plan.shape.outputs
         bias = zeros(plan.shape.outputs, x.dtype) if bias is None else bias.contiguous()
         y = new_output(x, len(x), plan.shape)
@@ -105,6 +106,19 @@ class Direct:
         mixed = weight.data_ptr(), bias.data_ptr(), step, 0, own.data_ptr()
         self.code.run(count, x.data_ptr(), y.data_ptr(), experts.data_ptr(), *mixed, len(x))
         return y
+
+    def _check(self, x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None) -> None:
+        """Raise ValueError unless all have the sizes and the type that the code was made for."""
+        plan, shape, dtype = self.plan, self.plan.shape, self.plan.number.dtype
+        fits = x.shape[1:] == (shape.reads, *shape.size) and weight.shape == (len(x), plan.experts)
+        fits = fits and (bias is None or bias.shape == (len(x), shape.outputs))
+        fits = fits and experts.numel() == plan.experts * shape.outputs * plan.inputs
+        alike = x.dtype == weight.dtype == experts.dtype == dtype and (bias is None or bias.dtype == dtype)
+        if not fits or not alike:
+            raise ValueError(
+                f"code for images {(shape.reads, *shape.size)} and {plan.experts} experts in {dtype} was given "
+                f"{tuple(x.shape)}, {tuple(weight.shape)} and {experts.numel()} numbers of experts in {x.dtype}"
+            )
 
 
 def keeps_layout(x: Tensor) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.op import Op, Taped
-from dyncomp.core.rows import Rows, put, rows_where, take
+from dyncomp.core.rows import Rows, images_in, put, rows_where, take
 from dyncomp.core.trace import Decision
 
 
@@ -79,14 +79,13 @@ class Exit(Op):
         self.head_is_gate = head_is_gate
         self.register_buffer("threshold", torch.tensor(threshold))
         self.threshold: Tensor
-        self._answer: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """See `Op.forward`; where nobody asks for the decision, none is made of the score."""
         if not self.tape.silent:
             return super().forward(x)
         answer, score = self._asked(x)
-        return self._join(x, answer, self.moving(rows_where, score <= self.threshold))
+        return self._join(x, answer, self.moving(rows_where, score <= self.threshold, images_in(x)))
 
     def _asked(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The head's answer (B, Y), and its score (B,)."""
@@ -97,9 +96,10 @@ class Exit(Op):
     def decide(self, x: Tensor) -> Decision:
         """1 for those that stay."""
         answer, score = self._asked(x)
-        self._answer = answer
-        self.tape.say(self.site, answer)
-        self.tape.say(f"{self.site}.score", score)
+        tape = self.tape
+        tape.hand(self, answer)
+        tape.say(self.site, answer)
+        tape.say(f"{self.site}.score", score)
         stays = torch.ones_like(score) if self.training else (score <= self.threshold).to(score)
         used = stays[:, None].detach()  # (B, 1)
         return Decision(used, used, used)
@@ -113,7 +113,7 @@ class Exit(Op):
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """The rest on those that stay, packed into a batch of their own."""
-        return self._join(x, self._taken(), self.moving(rows_where, decision.used[:, 0] > 0.5))
+        return self._join(x, self._taken(), self.moving(rows_where, decision.used[:, 0] > 0.5, images_in(x)))
 
     def _join(self, x: Tensor, answer: Tensor, stay: Rows) -> Tensor:
         if isinstance(stay, bool):
@@ -126,7 +126,7 @@ class Exit(Op):
 
     def _taken(self) -> Tensor:
         """The head's answer of this pass, which is not kept any longer."""
-        answer, self._answer = self._answer, None
+        answer: Tensor | None = self.tape.taken(self)
         if answer is None:
             raise RuntimeError("an exit combined its answers before it decided")
         return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -16,21 +17,44 @@ from dyncomp.core.forms import Form, of_convolution, of_linear
 from dyncomp.core.kernels import Geometry, convolve
 from dyncomp.core.rows import is_channels_last
 from dyncomp.core.tiles import Mixing, plainly
+from dyncomp.core.trace import Tapes
 from dyncomp.core.tuner import chosen, power_of_two
 from dyncomp.errors import CannotAttach
 
 Mode = Literal["auto", "kernels", "outputs"]
 
 
+@dataclass(frozen=True)
+class Mix:
+    """How a pass mixes: the weights (B, K), whether in the dense form, and what runs what costs overhead."""
+
+    weight: Tensor
+    dense: bool = True
+    overhead: Callable[..., Any] = plainly
+
+
 class Mixture:
-    """What a Mixed op shares with its expert layers during a pass: the mixing weights and how to use them."""
+    """What a Mixed op and its expert layers share: how many experts, in which mode, and where a pass's mix is found."""
 
     def __init__(self, experts: int, mode: Mode) -> None:
         self.experts = experts
         self.mode = mode
-        self.dense = True
-        self.weight = self.nothing = torch.empty(0, experts)  # (B, K)
-        self.overhead: Callable[..., Any] = plainly
+        self.tapes = Tapes()
+
+    @property
+    def mix(self) -> Mix:
+        """That of the pass under way in this thread. Raises RuntimeError where there is none."""
+        mix: Mix | None = self.tapes.current.handed(self)
+        if mix is None:
+            raise RuntimeError("a layer with experts was run outside its op, which mixes them: call the network")
+        return mix
+
+    def use(self, mix: Mix | None) -> None:
+        """Mix so in the pass under way in this thread; None: it is done."""
+        if mix is None:
+            self.tapes.current.taken(self)
+        else:
+            self.tapes.current.hand(self, mix)
 
 
 class ExpertLayer(nn.Module, ABC):
@@ -56,81 +80,71 @@ class ExpertLayer(nn.Module, ABC):
             self.bias = nn.Parameter((self.bias * scale).to(self.bias.dtype))
         self.shift = (shift if self.shift is None else self.shift * scale + shift).to(self.weight.dtype)
 
-    def mixed(self, parameter: Tensor) -> Tensor:
-        """The parameter mixed for each image: (K, ...) -> (B, all that one image's own has)."""
-        mixed: Tensor = self.mixture.overhead(torch.mm, self.mixture.weight, parameter.flatten(1))
-        return mixed
-
     def kernel(self, expert: int) -> Tensor:
         """One expert's kernel, (O, ...)."""
         return self.weight[expert].view(self.kernel_shape)
 
-    def by_kernels(self, x: Tensor) -> Tensor:
+    def by_kernels(self, x: Tensor, mix: Mix) -> Tensor:
         """Each image by its own mixed kernel, in the form that is fastest here."""
+        if len(mix.weight) != len(x) or mix.weight.shape[1] != self.mixture.experts:
+            raise ValueError(
+                f"{len(mix.weight)} images' mixing weights for {len(x)} images; give each image one for each of "
+                f"{self.mixture.experts} experts"
+            )
         if x.shape[0] == 0:  # any kernel gives the right shape
             return self.apply_expert(x, self.kernel(0), None)
-        if len(self.mixture.weight) != len(x):
-            raise ValueError(
-                f"{len(self.mixture.weight)} images' mixing weights for {len(x)} images; give each its own"
-            )
-        mixing = self._mixing()  # once: mixing a bias is counted
+        mixing = self._mixing(mix)  # once: mixing a bias is counted
         return self._form(x, mixing)(x, mixing)
 
     def form_in_run(self, x: Tensor) -> Form | None:
         """The form for features like x (B, ...), at least one image, where layers run in one go by code of our own.
 
         For a single image that is its form whatever a trial says, which times the call from here that a run saves.
-        Asked while no pass is on its way through the layer.
         """
-        before = self.mixture.weight
-        self.mixture.weight = x.new_full((len(x), self.mixture.experts), 1 / self.mixture.experts)
-        try:
-            mixing = self._mixing()
-            return self._form(x, mixing) if len(x) > 1 else self.forms(x, mixing).get("direct")
-        finally:
-            self.mixture.weight = before
+        mixing = self._mixing(Mix(x.new_full((len(x), self.mixture.experts), 1 / self.mixture.experts)))
+        return self._form(x, mixing) if len(x) > 1 else self.forms(x, mixing).get("direct")
 
     def _form(self, x: Tensor, mixing: Mixing) -> Form:
         return chosen(
             ("kernels", *self._key(x)),
             lambda: self.forms(x, mixing),
-            lambda form: self._step(lambda copy: form(copy, self._mixing()), x),
+            lambda form: self._step(lambda copy, mix: form(copy, self._mixing(mix)), x, Mix(mixing.weight)),
         )
 
-    def _mixing(self) -> Mixing:
-        return Mixing(self.mixture.weight, self.weight, self.kernel_shape, self.mixture.overhead, self._bias())
+    def _mixing(self, mix: Mix) -> Mixing:
+        return Mixing(mix.weight, self.weight, self.kernel_shape, mix.overhead, self._bias(mix))
 
-    def _bias(self) -> Tensor | None:
+    def _bias(self, mix: Mix) -> Tensor | None:
         """Each image's own, (B, O)."""
         if self.bias is None:
-            return None if self.shift is None else self.shift.expand(len(self.mixture.weight), -1)
-        mixed = self.mixed(self.bias)
+            return None if self.shift is None else self.shift.expand(len(mix.weight), -1)
+        mixed: Tensor = mix.overhead(torch.mm, mix.weight, self.bias)
         return mixed if self.shift is None else mixed + self.shift
 
-    def by_outputs(self, x: Tensor, together: bool) -> Tensor:
+    def by_outputs(self, x: Tensor, mix: Mix, together: bool) -> Tensor:
         """Every expert on the whole batch, outputs mixed; all experts in one call, or one call for each."""
-        y = self._together(x) if together else self._each(x)
+        y = self._together(x, mix.weight) if together else self._each(x, mix.weight)
         return y if self.shift is None else y + self.shift.view(-1, *[1] * (y.dim() - 2))
 
-    def _each(self, x: Tensor) -> Tensor:
+    def _each(self, x: Tensor, shares: Tensor) -> Tensor:
         """One call for each expert."""
         biases = [None] * self.mixture.experts if self.bias is None else self.bias.unbind()
         y = None
         # not one expert at a time out of the whole: each would bring a gradient as large as all
         for k, (weight, bias) in enumerate(zip(self.weight.unbind(), biases, strict=True)):
             output = self.apply_expert(x, weight.view(self.kernel_shape), bias)
-            share = self.mixture.weight[:, k].to(output.dtype)
+            share = shares[:, k].to(output.dtype)
             term = output * share.view(-1, *[1] * (output.dim() - 1))
             y = term if y is None else y + term
         assert y is not None  # there is at least one expert
         return y
 
-    def _together(self, x: Tensor) -> Tensor:
+    def _together(self, x: Tensor, shares: Tensor) -> Tensor:
         """One call for all experts, whose outputs lie side by side: cheaper where a call has little to do."""
         kernels = self.weight.view(-1, *self.kernel_shape[1:])  # (K * O, ...)
         y = self.apply_expert(x, kernels, None if self.bias is None else self.bias.flatten())
         y = y.view(len(y), self.mixture.experts, self.kernel_shape[0], *y.shape[2:])  # (B, K, O, ...)
-        share = self.mixture.weight.to(y.dtype)
+        share = shares.to(y.dtype)
         mixed: Tensor = (y * share.view(*share.shape, *[1] * (y.dim() - 2))).sum(1)
         return mixed
 
@@ -148,15 +162,16 @@ class ExpertLayer(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output for features x, each image by its own mix."""
-        if not self.mixture.dense or self.mixture.mode == "kernels":
-            return self.by_kernels(x)
+        mix = self.mixture.mix
+        if not mix.dense or self.mixture.mode == "kernels":
+            return self.by_kernels(x, mix)
         key = ("mix", self.mixture.mode, *self._key(x))
-        way = chosen(key, self._ways, lambda way: self._step(partial(way, self), x))
-        return way(self, x)
+        way = chosen(key, self._ways, lambda way: self._step(partial(way, self), x, mix))
+        return way(self, x, mix)
 
-    def _ways(self) -> dict[str, Callable[[ExpertLayer, Tensor], Tensor]]:
+    def _ways(self) -> dict[str, Callable[[ExpertLayer, Tensor, Mix], Tensor]]:
         """The equal ways that the mode allows, by name; of any layer, since layers that are alike share a choice."""
-        ways: dict[str, Callable[[ExpertLayer, Tensor], Tensor]] = {}
+        ways: dict[str, Callable[[ExpertLayer, Tensor, Mix], Tensor]] = {}
         if self.mixture.mode != "outputs":
             ways["kernels"] = ExpertLayer.by_kernels
         if self.mixture.mode != "kernels":
@@ -170,18 +185,14 @@ class ExpertLayer(nn.Module, ABC):
         parameter = (self.kernel_shape, self.mixture.experts, weight.dtype, weight.is_inference())
         return (*shape_key(x), *parameter, torch.is_grad_enabled())
 
-    def _step(self, form: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    def _step(self, form: Callable[[Tensor, Mix], Tensor], x: Tensor, mix: Mix) -> None:
         """One forward pass, and a backward pass when training, on a copy; no gradient is left behind."""
         inputs = x.detach().requires_grad_(torch.is_grad_enabled())
-        weight, overhead = self.mixture.weight, self.mixture.overhead
-        self.mixture.weight = weight.detach().requires_grad_(weight.requires_grad)
-        try:
-            y = form(inputs)
-            if torch.is_grad_enabled():
-                learning = [self.weight] if self.weight.requires_grad else []
-                torch.autograd.grad(y.float().sum(), [inputs, *learning])
-        finally:
-            self.mixture.weight, self.mixture.overhead = weight, overhead
+        weight = mix.weight.detach().requires_grad_(mix.weight.requires_grad)
+        y = form(inputs, replace(mix, weight=weight))
+        if torch.is_grad_enabled():
+            learning = [self.weight] if self.weight.requires_grad else []
+            torch.autograd.grad(y.float().sum(), [inputs, *learning])
 
 
 def shape_key(x: Tensor) -> tuple[object, ...]:

@@ -91,16 +91,16 @@ class Filtered(Op):
         if isinstance(consumer, Filtered):
             object.__setattr__(consumer, "reads", self)  # a plain attribute: the outer op is no part of the inner
         self.ready: ReadyFilters | None = None
-        self._channels: Tensor | Picked | None = None
 
     def decide(self, x: Tensor) -> Decision:
         """The switch's decision from what it sees of x."""
         pooled = self.switch.pool(x)  # (B, C), or only the channels that there are
-        if isinstance(self._channels, Picked):
-            pooled = self._channels.unsorted(pooled)
-        elif self._channels is not None:
+        channels: Tensor | Picked | None = self.tape.handed(self)
+        if isinstance(channels, Picked):
+            pooled = channels.unsorted(pooled)
+        elif channels is not None:
             whole = pooled.new_zeros(len(pooled), self.producer.in_channels)
-            pooled = whole.index_copy(1, self._channels, pooled)  # (B, C)
+            pooled = whole.index_copy(1, channels, pooled)  # (B, C)
         decision: Decision = self.switch(pooled)
         return decision
 
@@ -118,7 +118,7 @@ class Filtered(Op):
         """Images with the same filters together."""
         if len(x) == 0:
             return self.dense(x, decision)
-        channels, self._channels = self._channels, None
+        channels: Tensor | Picked | None = self.tape.taken(self)
         if not isinstance(channels, Tensor):
             if self.ready is not None and self.ready.serves(self, x, channels):
                 return self.ready.run(self, x, channels, decision)
@@ -151,14 +151,16 @@ class Filtered(Op):
         if not isinstance(self.consumer, Filtered):
             output: Tensor = self.unit(EACH, self._narrow, self.consumer, y, active, None)
             return output
-        self.consumer._channels = active
-        output = self.consumer(y)
-        return output
+        return self.consumer.on(y, active)
 
-    def on_picked(self, x: Tensor, there: Picked) -> Tensor:
-        """Where each image x has channels of its own."""
-        self._channels = there
-        output: Tensor = self(x)
+    def on(self, x: Tensor, channels: Tensor | Picked) -> Tensor:
+        """The op on images x that have some of its input channels only: all the same, or each its own."""
+        tape = self.tape
+        tape.hand(self, channels)
+        try:
+            output: Tensor = self(x)
+        finally:
+            tape.taken(self)
         return output
 
     def _narrow_chain(self, chain: nn.Sequential, y: Tensor, active: Tensor) -> Tensor:

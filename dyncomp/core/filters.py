@@ -77,7 +77,7 @@ class ReadyFilters:
         if _adds(self.after):
             y = y * spread(wanted.sorted(wanted.used), y)
         if isinstance(self.consumer, type(op)):
-            return self.consumer.on_picked(y, wanted)
+            return self.consumer.on(y, wanted)
         output: Tensor = op.unit(EACH, self._read, y, wanted)
         return output
 

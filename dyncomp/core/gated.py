@@ -41,7 +41,7 @@ class Gated(Op):
         """See `Op.forward`; where nobody asks for the decision, none is made of what the gate says."""
         if not self.tape.silent or torch.is_grad_enabled() or not isinstance(self.gate, Gate):
             return super().forward(x)
-        return skip_sparse(self, 0, self.block, x, self.moving(_open_rows, self.gate.logits(x)), self.form)
+        return skip_sparse(self, 0, self.block, x, self.moving(_open_rows, self.gate.logits(x), len(x)), self.form)
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
         """The body on all images, then the block's output or what skips it, by the decision."""
@@ -49,7 +49,7 @@ class Gated(Op):
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """The body on the images that use it, packed into a batch of their own."""
-        return skip_sparse(self, 0, self.block, x, self.moving(rows_of, decision.used), self.form)
+        return skip_sparse(self, 0, self.block, x, self.moving(rows_of, decision.used, len(x)), self.form)
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
         """The body."""
@@ -64,9 +64,9 @@ class Gated(Op):
         return Decision(used, used, used)
 
 
-def _open_rows(logits: Tensor) -> Rows:
+def _open_rows(logits: Tensor, images: int) -> Rows:
     """The images for which a gate of these logits opens; of a single image they are read once, and compared here."""
-    if len(logits) == 1:
+    if images == len(logits) == 1:
         first, *others = logits.tolist()[0]
         return bool(others[0] > first) if others else bool(first > 0)
-    return rows_where(opened(logits)[:, 0])
+    return rows_where(opened(logits)[:, 0], images)

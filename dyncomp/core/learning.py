@@ -33,6 +33,8 @@ class Packing:
     there: native.Code
     back: native.Code
     inputs: Tensor
+    numbers: int
+    """of all experts"""
 
     def pack(self, experts: Tensor, purpose: str) -> Tensor:
         """The experts in that order, in memory that the next packing for this purpose takes over."""
@@ -47,6 +49,8 @@ class Packing:
         return kernels
 
     def _run(self, code: native.Code, kernels: Tensor, packed: Tensor) -> None:
+        if kernels.numel() != self.numbers or packed.numel() != self.numbers:
+            raise ValueError(f"{kernels.numel()} numbers of experts where the code was made for {self.numbers}")
         code.run(torch.get_num_threads(), kernels.data_ptr(), packed.data_ptr(), self.inputs.data_ptr())
 
 
@@ -69,7 +73,10 @@ class Learning:
 
     def of_kernels(self, x: Tensor, grad: Tensor, weight: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of weight (B, K) and experts (K, O, N), by that of y, `grad`; both maps channels-last."""
-        plan, threads = self.gradient_plan, torch.get_num_threads()
+        plan, threads, shape = self.gradient_plan, torch.get_num_threads(), self.forward.plan.shape
+        sizes = x.shape[1:], grad.shape, weight.shape
+        if sizes != ((shape.reads, *shape.size), (len(x), shape.writes, *shape.places), (len(x), len(experts))):
+            raise ValueError(f"gradients {tuple(grad.shape)} of images {tuple(x.shape)}, weights {tuple(weight.shape)}")
         packed = self.packing.pack(experts, "packed experts")
         of_packed = scratch("gradient of packed experts", experts, experts.numel())
         of_weight = weight.new_zeros(threads, *weight.shape, self.forward.plan.lanes)  # (threads, B, K, lanes)
@@ -148,7 +155,7 @@ def _turned(geometry: Geometry, kernel: torch.Size) -> Geometry | None:
 
 def _packing(plan: native.Plan, apart: int, inputs: Tensor) -> Packing:
     there, back = (native.order_for(native.Order(plan, apart, back)) for back in (False, True))
-    return Packing(there, back, inputs)
+    return Packing(there, back, inputs, plan.experts * plan.shape.outputs * plan.inputs)
 
 
 def _inputs_turned(back: native.Plan, apart: int) -> Tensor:

@@ -18,8 +18,9 @@ from dyncomp.core.scratch import scratch
 SIZES = 8
 """sizes of images that a layer has code for: it takes memory, and a tenth of a second to make"""
 
-Rows = tuple[int, int, int]
-ALL: Rows = (0, 0, 0)
+Rows = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""Where each image lies in x, y and residual; None: one after the other."""
+ALL: Rows = (None, None, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,27 +55,58 @@ class Loaded:
         None for all, as the code was made for. What is not wanted is 0.
         """
         x, y, count = x.contiguous(memory_format=torch.channels_last), self.new(x), torch.get_num_threads()
+        self._check_image(x)
+        for some, channels in ((there, x.shape[1]), (wanted, y.shape[1])):
+            if some is not None:
+                some.check(len(x), channels)
         bias = self.bias if wanted is None else wanted.sorted(self.bias)  # (B, O)
         own, step = scratch("direct", x, count * self.plan.scratch), 0 if wanted is None else len(self.bias)
         lists = [each for some in (there, wanted) for each in ((0, 0) if some is None else some.addresses())]
         given = x.data_ptr(), y.data_ptr(), self.weights.data_ptr(), 0, bias.data_ptr(), step, 0, own.data_ptr()
         if len(x):
-            self.code.run(count, *given, len(x), *ALL, int(relu), *lists)
+            self.code.run(count, *given, len(x), 0, 0, 0, int(relu), *lists)
         return y
 
-    def run(self, x: int, y: int, images: int, relu: bool, residual: int = 0, rows: Rows = ALL) -> None:
-        """Convolve so many images, at least one, from address x to address y, and add the `residual` before ReLU.
+    def run(
+        self, x: Tensor, y: Tensor, images: int, relu: bool, residual: Tensor | None = None, rows: Rows = ALL
+    ) -> None:
+        """Convolve so many images of x, at least one, into y, and add the `residual` before ReLU.
 
-        `rows`: addresses of where each image lies in x, y and residual; 0: one after the other.
+        x, y and residual are maps channels-last, or flat memory of as many numbers. Raises ValueError where they hold
+        less than the code reads and writes.
         """
         shape, size, threads = self.plan.shape, self.weights.element_size(), torch.get_num_threads()
+        read, written = shape.reads * shape.size[0] * shape.size[1], self.output.numel()
+        maps = (x, read), (y, written), (residual, written)
+        for (tensor, numbers), listed in zip(maps, rows, strict=True):
+            if tensor is not None:
+                _check_room(tensor, numbers, images, listed, self.weights.dtype)
+        at_x, at_y, at_residual = (0 if tensor is None else tensor.data_ptr() for tensor, _ in maps)
+        places = [0 if listed is None else listed.data_ptr() for listed in rows]
         weights, bias = self.weights.data_ptr(), self.bias.data_ptr()
         for _ in range(shape.groups):
-            self.code.run(threads, x, y, weights, 0, bias, 0, residual, 0, images, *rows, int(relu))
+            self.code.run(threads, at_x, at_y, weights, 0, bias, 0, at_residual, 0, images, *places, int(relu))
             if shape.groups > 1:  # the next group's
                 outputs = shape.outputs * size
-                x, y, residual = x + shape.channels * size, y + outputs, residual + outputs if residual else 0
+                at_x, at_y = at_x + shape.channels * size, at_y + outputs
+                at_residual = at_residual + outputs if at_residual else 0
                 weights, bias = weights + outputs * self.plan.inputs, bias + outputs
+
+    def _check_image(self, x: Tensor) -> None:
+        shape = self.plan.shape
+        if x.shape[1:] != (shape.reads, *shape.size) or x.dtype != self.weights.dtype:
+            raise ValueError(f"code for images {(shape.reads, *shape.size)} was given {tuple(x.shape)} of {x.dtype}")
+
+
+def _check_room(tensor: Tensor, numbers: int, images: int, rows: Tensor | None, dtype: torch.dtype) -> None:
+    """Raise ValueError unless a tensor has so many numbers for each of so many images, wherever these lie."""
+    last = images - 1
+    if rows is not None:
+        low, last = (int(each) for each in torch.aminmax(rows))
+        if low < 0 or len(rows) != images or rows.dtype != torch.int64 or not rows.is_contiguous():
+            raise ValueError(f"{len(rows)} rows from {low} on for {images} images; give an index for each")
+    if tensor.numel() < numbers * (last + 1) or tensor.dtype != dtype:
+        raise ValueError(f"{tensor.numel()} numbers of {tensor.dtype} for {last + 1} images of {numbers} of {dtype}")
 
 
 class Shelf:

@@ -11,7 +11,7 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.narrow import is_depthwise, opened
 from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.pixels import applied, dilated, neighbourhoods, placed
-from dyncomp.core.trace import Decision, Tape
+from dyncomp.core.trace import Decision, Tapes
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -39,9 +39,9 @@ class Masked(Op):
         self.spans = list(_spans(self.sizes))
         self.units = self.spans[-1].stop
 
-    def attach(self, site: str, tape: Tape) -> None:
+    def attach(self, site: str, tapes: Tapes) -> None:
         """See `Taped.attach`; the body's layers may have been exchanged since the op was made."""
-        super().attach(site, tape)
+        super().attach(site, tapes)
         self.steps = steps_of(self.block.body)
 
     def decide(self, x: Tensor) -> Decision:

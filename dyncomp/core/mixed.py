@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core.experts import ExpertConv2d, ExpertLinear, Mixture, Mode
+from dyncomp.core.experts import ExpertConv2d, ExpertLinear, Mix, Mixture, Mode
 from dyncomp.core.op import Op, Taped
-from dyncomp.core.trace import Decision
+from dyncomp.core.trace import Decision, Tapes
 
 
 class Mixed(Op):
@@ -35,6 +35,11 @@ class Mixed(Op):
         self.block = _with_experts(block, self.mixture, leave)
         self.router = router
 
+    def attach(self, site: str, tapes: Tapes) -> None:
+        """See `Taped.attach`."""
+        super().attach(site, tapes)
+        self.mixture.tapes = tapes
+
     def forward(self, x: Tensor) -> Tensor:
         """See `Op.forward`; where nobody asks for the decision, none is made of the router's weights."""
         return self._run(x, self.router(x), dense=False) if self.tape.silent else super().forward(x)
@@ -54,10 +59,11 @@ class Mixed(Op):
         return self._run(x, decision.weight, dense=False)
 
     def _run(self, x: Tensor, weight: Tensor, dense: bool) -> Tensor:
-        mixture = self.mixture
-        mixture.weight, mixture.dense, mixture.overhead = weight, dense, self.overhead
-        y: Tensor = self.block(x)
-        mixture.weight = mixture.nothing  # a pass's graph is freed with its output, and the network can be copied
+        self.mixture.use(Mix(weight, dense, self.overhead))
+        try:
+            y: Tensor = self.block(x)
+        finally:
+            self.mixture.use(None)
         return y
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:

@@ -1,4 +1,4 @@
-"""Net: an adapted backbone whose ops share one tape; images in, logits and decisions out."""
+"""Net: an adapted backbone; images in, logits and decisions out, each pass with a tape of its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.cost import Costs, price
+from dyncomp.core.counter import Meter
 from dyncomp.core.op import Op, Taped
-from dyncomp.core.trace import Decision, Parent, Tape, Trace
+from dyncomp.core.trace import NOTHING_FORCED, Decision, Parent, Tape, Tapes, Trace
 
 
 def _no_images(decisions: Mapping[str, Decision]) -> Output:
@@ -50,20 +51,23 @@ class Net(nn.Module):
 
     `net(images)` runs the dense form in training and the sparse form in evaluation; `sparse=` says otherwise.
     `decisions` (site -> Decision over the whole batch) replaces the gates' own. With `record=False` the trace is empty.
-    `origins` says of each tensor of its state that came from the plain backbone what it was called there.
+    `origins` says of each tensor of its state that came from the plain backbone what it was called there. `sampling`
+    is whether ops draw their decisions in training; a stage sets it. What a pass decides and remembers is its own:
+    passes at the same time, in threads or one within another, do not see each other.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.tape = Tape()
+        self._tapes = Tapes()
+        self.sampling = False
         self.sites = {name: op for name, op in model.named_modules() if isinstance(op, Op)}
         self.parents = _parents(self.sites)
         self.costs: Costs | None = None
         self.origins: dict[str, str] = {}
         for name, module in model.named_modules():
             if isinstance(module, Taped):
-                module.attach(name, self.tape)
+                module.attach(name, self._tapes)
 
     def forward(
         self,
@@ -71,18 +75,32 @@ class Net(nn.Module):
         sparse: bool | None = None,
         decisions: Mapping[str, Decision] | None = None,
         record: bool = True,
+        meter: Meter | None = None,
     ) -> Output:
-        """Logits (B, Y) and trace of images (B, C, H, W). Raises ValueError for decisions that fit no site."""
+        """Logits (B, Y) and trace of images (B, C, H, W). Raises ValueError for decisions that fit no site.
+
+        `meter` is told which part of which site runs.
+        """
         sparse = not self.training if sparse is None else sparse
         if sparse and self.training:
             raise RuntimeError("the sparse form is for evaluation: call net.eval() first")
         if decisions:
             self._check(decisions, len(images))
-        self.tape.begin(len(images), sparse, record, decisions or {})
-        logits = self.model(images)
-        trace, said = self._trace(logits), self.tape.said
-        self.tape.end()
-        return Output(logits, trace, self.costs, said, self._again(images, sparse) if record else _no_images)
+        tape = Tape(len(images), sparse, record, decisions or NOTHING_FORCED, self.sampling, meter)
+        outer, self._tapes.current = self._tapes.current, tape
+        try:
+            logits = self.model(images)
+        finally:
+            self._tapes.current = outer
+        if not record:
+            return Output(logits, Trace({}, {}, tape.images), self.costs, tape.said)
+        return Output(logits, self._trace(tape, logits), self.costs, tape.said, self._again(images, sparse))
+
+    @property
+    def tape(self) -> Tape:
+        """That of the pass under way in this thread, an idle one outside."""
+        tape: Tape = self._tapes.current
+        return tape
 
     def _again(self, images: Tensor, sparse: bool) -> Callable[[Mapping[str, Decision]], Output]:
         device = images.device.type
@@ -105,16 +123,12 @@ class Net(nn.Module):
                     f"{site}: decisions of shape {tuple(decision.used.shape)}; give (images, units) = {wanted}"
                 )
 
-    def _trace(self, logits: Tensor) -> Trace:
-        tape = self.tape
-        if not tape.recording:
-            return Trace({}, {}, tape.images)
+    def _trace(self, tape: Tape, logits: Tensor) -> Trace:
         for site, op in self.sites.items():
             if site not in tape.decisions:  # no image got there
                 nothing = logits.new_zeros(tape.images, op.units)
                 tape.decisions[site] = Decision(nothing, nothing, nothing)
-        ordered = {site: tape.decisions[site] for site in self.sites}
-        return Trace(ordered, self.parents, tape.images)
+        return Trace({site: tape.decisions[site] for site in self.sites}, self.parents, tape.images)
 
 
 def _parents(sites: Mapping[str, Op]) -> dict[str, Parent]:

@@ -1,4 +1,4 @@
-"""What every op shares: a site's name, the tape of its network, and how a decision becomes one of two equal forms."""
+"""What every op shares: a site's name, the tape of its pass, and how a decision becomes one of two equal forms."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.counter import MOVING, Part
-from dyncomp.core.trace import Decision, Tape
+from dyncomp.core.trace import Decision, Tape, Tapes
 
 
 class Taped(nn.Module):
-    """A module that takes part in passes: it has a name (its site) and the tape of the network it stands in."""
+    """A module that takes part in passes: it has a name (its site), and finds the tape of the pass it runs in."""
 
     def __init__(self) -> None:
         super().__init__()
         self.site = ""
-        self.tape = Tape()
+        self._tapes = Tapes()
 
-    def attach(self, site: str, tape: Tape) -> None:
+    def attach(self, site: str, tapes: Tapes) -> None:
         """Take a place in a network."""
-        self.site, self.tape = site, tape
+        self.site, self._tapes = site, tapes
+
+    @property
+    def tape(self) -> Tape:
+        """That of the network's pass in this thread; see `Tapes`. It ends with the pass: do not keep it."""
+        tape: Tape = self._tapes.current
+        return tape
 
 
 class Op(Taped, ABC):
@@ -74,12 +80,13 @@ class Op(Taped, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features in, features out, in the form and by the decision that the tape asks for."""
-        decision = self.tape.settle(self.site, self._decided(x))
-        return self.sparse(x, decision) if self.tape.sparse else self.dense(x, decision)
+        tape = self.tape
+        decision = tape.settle(self.site, self._decided(x, tape))
+        return self.sparse(x, decision) if tape.sparse else self.dense(x, decision)
 
-    def _decided(self, x: Tensor) -> Decision:
-        if self.training and self.site in self.tape.forced and not self.decides_anyway:
-            return self.tape.given(self.site, x[0] if isinstance(x, tuple) else x)  # a gate that nobody asks may rest
+    def _decided(self, x: Tensor, tape: Tape) -> Decision:
+        if self.training and self.site in tape.forced and not self.decides_anyway:
+            return tape.given(self.site, x[0] if isinstance(x, tuple) else x)  # a gate that nobody asks may rest
         decision: Decision = self.overhead(self.decide, x)
         return decision
 
@@ -97,15 +104,17 @@ class Op(Taped, ABC):
 
     def outside(self, run: Callable[..., Any], *inputs: Any) -> Any:
         """Run something, from inside the overhead, whose cost is that of what surrounds the site."""
-        if self.tape.meter is None:
+        meter = self.tape.meter
+        if meter is None:
             return run(*inputs)
-        with self.tape.meter.around():
+        with meter.around():
             return run(*inputs)
 
     def _metered(self, unit: Part, run: Callable[..., Any], *inputs: Any) -> Any:
-        if self.tape.meter is None:
+        meter = self.tape.meter
+        if meter is None:
             return run(*inputs)
-        with self.tape.meter.scope(self.site, unit):
+        with meter.scope(self.site, unit):
             return run(*inputs)
 
 

@@ -39,6 +39,11 @@ class Picked:
         index = self.order.view(*self.order.shape, *[1] * (features.dim() - 2)).expand_as(features)
         return torch.empty_like(features).scatter_(1, index, features)
 
+    def check(self, images: int, channels: int) -> None:
+        """Raise ValueError unless it is of so many images and channels: code reads and writes where it says."""
+        if self.order.shape != (images, channels) or self.counts.shape != (images,):
+            raise ValueError(f"channels picked of {tuple(self.order.shape)}; they are {(images, channels)}")
+
     def addresses(self) -> tuple[int, int]:
         """Of the order and the counts, for code of our own."""
         return self.order.data_ptr(), self.counts.data_ptr()

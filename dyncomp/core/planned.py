@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +30,11 @@ class Planned(Op):
         self.policy = policy
         self.bound = bound
         self.first_free = 0
-        self.plan = _Plan(self)
+        planner = _Planner(self)
         for unit, name in enumerate(names):
             block = backbone.part(name)
             assert isinstance(block, ResidualBlock)
-            backbone.swap(name, Follower(block, unit, self.plan))
+            backbone.swap(name, Follower(block, unit, planner))
         self.backbone = backbone
 
     def decide(self, x: Tensor) -> Decision:
@@ -58,11 +59,13 @@ class Planned(Op):
         return self._run(x, decision)
 
     def _run(self, x: Tensor, decision: Decision) -> Tensor:
-        self.plan.decision = decision
-        if self.tape.sparse:
-            self.plan.rows = self.moving(rows_of_each, decision.used)
-        y: Tensor = self.backbone(x)
-        self.plan.decision, self.plan.rows = None, []  # a graph is freed with its output, and the net can be copied
+        tape = self.tape
+        rows = self.moving(rows_of_each, decision.used, len(x)) if tape.sparse else []
+        tape.hand(self, Plan(decision, rows))
+        try:
+            y: Tensor = self.backbone(x)
+        finally:
+            tape.taken(self)
         return y
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
@@ -79,13 +82,27 @@ class Planned(Op):
         return Decision(used, used, used)
 
 
-class _Plan:
-    """What the op tells its blocks during a pass."""
+@dataclass(frozen=True)
+class Plan:
+    """What the op hands its blocks in a pass: the decision and, in the sparse form, the images that run each body."""
+
+    decision: Decision
+    rows: Sequence[Rows]
+
+    def of(self, unit: int, x: Tensor) -> Rows:
+        """The images of x (B, ...) that run a unit. Raises ValueError where they are not those that were decided on."""
+        if x.shape[0] != len(self.decision.used):
+            raise ValueError(
+                f"{x.shape[0]} images in a planned block; give all {len(self.decision.used)} to each block"
+            )
+        return self.rows[unit]
+
+
+class _Planner:
+    """How blocks find the op that they belong to: no part of them, and copied with them."""
 
     def __init__(self, op: Planned) -> None:
         self.op = op
-        self.decision: Decision | None = None
-        self.rows: list[Rows] = []
 
 
 class Follower(nn.Module):
@@ -93,22 +110,32 @@ class Follower(nn.Module):
 
     form: Form = "output"
 
-    def __init__(self, block: ResidualBlock, unit: int, plan: _Plan) -> None:
+    def __init__(self, block: ResidualBlock, unit: int, planner: _Planner) -> None:
         super().__init__()
         self.block = block
         self.unit = unit
-        self.plan = plan
+        self.planner = planner
 
-    def rows(self) -> Rows | None:
-        """The images that run it in this pass; None where that is not the question."""
-        tape = self.plan.op.tape
-        return self.plan.rows[self.unit] if tape.sparse and tape.meter is None and self.plan.rows else None
+    @property
+    def is_planned(self) -> bool:
+        """Whether the only question about it, in this pass, is which images run it."""
+        tape = self.planner.op.tape
+        return tape.sparse and tape.meter is None and tape.handed(self.planner.op) is not None
+
+    def rows(self, x: Tensor) -> Rows:
+        """The images of x (B, ...) that run it in this pass."""
+        plan: Plan = self._plan()
+        return plan.of(self.unit, x)
+
+    def _plan(self) -> Plan:
+        plan: Plan | None = self.planner.op.tape.handed(self.planner.op)
+        if plan is None:
+            raise RuntimeError("a planned block was run outside its network")
+        return plan
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        op, decision = self.plan.op, self.plan.decision
-        if decision is None:
-            raise RuntimeError("a planned block was run outside its network")
+        op, plan = self.planner.op, self._plan()
         if op.tape.sparse:
-            return skip_sparse(op, self.unit, self.block, x, self.plan.rows[self.unit], self.form)
-        return skip_dense(op, self.unit, self.block, x, decision, self.form)
+            return skip_sparse(op, self.unit, self.block, x, plan.of(self.unit, x), self.form)
+        return skip_dense(op, self.unit, self.block, x, plan.decision, self.form)

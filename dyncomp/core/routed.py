@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dyncomp.core.net import Net
 from dyncomp.core.op import Op, with_strongest
-from dyncomp.core.rows import Rows, put, rows_of_each, take
+from dyncomp.core.rows import Rows, images_in, put, rows_of_each, take
 from dyncomp.core.trace import Decision
 
 
@@ -58,7 +58,7 @@ class Routed(Op):
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """Each branch on its images, packed into a batch of their own."""
         y: Tensor | None = None
-        for unit, rows in enumerate(self.moving(rows_of_each, decision.used)):
+        for unit, rows in enumerate(self.moving(rows_of_each, decision.used, images_in(x))):
             if isinstance(rows, bool) and not rows:
                 continue
             term = self._weighed(unit, x, rows, decision.weight)

@@ -37,27 +37,40 @@ Rows = Tensor | bool
 """Images of a batch: True for all, False for none (or where there is no image), else their indices."""
 
 
-def rows_of(used: Tensor) -> Rows:
-    """Which images use the one unit of a decision (B, 1)."""
-    return rows_where(used.select(1, 0) > 0.5)
+def images_in(x: Features) -> int:
+    """How many images there are features of."""
+    return len(x[0] if isinstance(x, tuple) else x)
 
 
-def rows_of_each(used: Tensor) -> list[Rows]:
-    """Which images use each of the units of a decision (B, U), all at one look."""
-    if len(used) == 1:
+def rows_of(used: Tensor, images: int) -> Rows:
+    """Which of so many images use the one unit of a decision (B, 1)."""
+    return rows_where(used.select(1, 0) > 0.5, images)
+
+
+def rows_of_each(used: Tensor, images: int) -> list[Rows]:
+    """Which of so many images use each of the units of a decision (B, U), all at one look."""
+    _check_one_for_each(used, images)
+    if images == 1:
         return [value > 0.5 for value in used.tolist()[0]]
     chosen = (used > 0.5).t()  # (U, B)
     counts = chosen.sum(1).tolist()
     rows = torch.split(chosen.nonzero().select(1, 1), counts)
-    return [some if 0 < len(some) < len(used) else len(some) > 0 for some in rows]
+    return [some if 0 < len(some) < images else len(some) > 0 for some in rows]
 
 
-def rows_where(chosen: Tensor) -> Rows:
-    """The images chosen, (B,) bool: one look at the device and no more."""
-    if len(chosen) == 1:
+def rows_where(chosen: Tensor, images: int) -> Rows:
+    """Which of so many images are chosen, (B,) bool: one look at the device and no more."""
+    _check_one_for_each(chosen, images)
+    if images == 1:
         return bool(chosen.item())
     rows = chosen.nonzero().view(-1)  # (images chosen,)
-    return rows if 0 < len(rows) < len(chosen) else len(rows) > 0
+    return rows if 0 < len(rows) < images else len(rows) > 0
+
+
+def _check_one_for_each(decided: Tensor, images: int) -> None:
+    """Raise ValueError unless there is a decision for each image: code reads and writes where decisions say."""
+    if decided.shape[0] != images:
+        raise ValueError(f"decisions for {decided.shape[0]} images; give one for each of {images}")
 
 
 def take(x: Features, rows: Tensor) -> Features:

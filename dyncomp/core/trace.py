@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +37,9 @@ class Decision:
         weight = used if self.weight is self.used else change(self.weight)
         known = {id(self.used): used, id(self.weight): weight}.get(id(self.probability))
         return Decision(used, weight, change(self.probability) if known is None else known)
+
+
+NOTHING_FORCED: Mapping[str, Decision] = MappingProxyType({})
 
 
 class Trace(Mapping[str, Decision]):
@@ -120,39 +126,46 @@ def _joined(parts: Sequence[Decision]) -> Decision:
 
 
 class Tape:
-    """What one pass of a network is asked to do, and what its ops decided; one per network, shared by its ops.
+    """What one pass of a network is asked to do, and what its ops decide, say, remember and hand one another.
 
-    Plain attributes, so that a pass which records nothing pays nothing and `torch.compile` sees no trick.
+    A pass has its own, made when it begins and let go when it ends; ops find it by `Tapes`. Plain attributes, so that a
+    pass which records nothing pays nothing and `torch.compile` sees no trick. `silent`: only logits are asked for.
     """
 
-    def __init__(self) -> None:
-        self.sparse = False
-        self.sampling = False
-        self.recording = True
-        self.silent = False
-        self.forced: Mapping[str, Decision] = {}
-        self.meter: Meter | None = None
-        self.images = 0
+    def __init__(
+        self,
+        images: int = 0,
+        sparse: bool = False,
+        recording: bool = False,
+        forced: Mapping[str, Decision] = NOTHING_FORCED,
+        sampling: bool = False,
+        meter: Meter | None = None,
+    ) -> None:
+        self.images = images
+        self.sparse = sparse
+        self.recording = recording
+        self.forced = forced
+        self.sampling = sampling
+        self.meter = meter
+        self.silent = sparse and not recording and not forced and meter is None
         self.rows: Tensor | None = None
         self.decisions: dict[str, Decision] = {}
         self.said: dict[str, Tensor] = {}
         self._inside: list[Tensor] = []
         self._memory: dict[str, Tensor] = {}
+        self._handed: dict[int, Any] = {}
 
-    def begin(self, images: int, sparse: bool, recording: bool, forced: Mapping[str, Decision]) -> None:
-        """Start a pass over a batch of that many images."""
-        self.images, self.sparse, self.recording = images, sparse, recording
-        self.forced = forced
-        self.silent = sparse and not recording and not forced and self.meter is None
-        self.rows = None
-        self.decisions = {}
-        self.said = {}
-        self._inside = []
-        self._memory = {}
+    def hand(self, to: object, what: Any) -> None:
+        """Leave `what` for a part of the network that runs later in this pass; it stays until `taken`."""
+        self._handed[id(to)] = what
 
-    def end(self) -> None:
-        """Let go of all tensors, so that a pass's graph is freed with its output and the network can be copied."""
-        self.begin(0, self.sparse, self.recording, {})
+    def handed(self, to: object) -> Any:
+        """What was left for a part; None for nothing."""
+        return self._handed.get(id(to))
+
+    def taken(self, by: object) -> Any:
+        """What was left for a part, which is not kept any longer; None for nothing."""
+        return self._handed.pop(id(by), None)
 
     def say(self, key: str, value: Tensor) -> None:
         """Hand `value` (B, ...) to whoever reads the pass's output: a loss, a calibration. In the dense form only."""
@@ -231,3 +244,17 @@ class Tape:
         kept = self._memory.get(key)
         whole = value.new_zeros((self.images, *value.shape[1:])) if kept is None else kept
         self._memory[key] = whole.index_copy(0, self.rows, value)
+
+
+class Tapes(threading.local):
+    """Where the parts of one network find the tape of the pass that is under way in their thread.
+
+    Outside a pass, when a gate or an op is called by itself, that is an idle tape: dense, nothing recorded or forced. A
+    copy of the network has tapes of its own.
+    """
+
+    def __init__(self) -> None:
+        self.current = Tape()
+
+    def __reduce__(self) -> tuple[type[Tapes], tuple[()]]:
+        return Tapes, ()

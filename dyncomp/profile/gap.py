@@ -197,12 +197,8 @@ def _by_scope(cycles: Sequence[Sequence[Mapping[str, Any]]], name: str) -> dict[
 
 
 def _pass(net: Net, batch: Tensor, forced: Forced = None, meter: Meter | None = None) -> None:
-    net.tape.meter = meter
-    try:
-        with torch.inference_mode():
-            net(batch, sparse=True, decisions=forced, record=False)
-    finally:
-        net.tape.meter = None
+    with torch.inference_mode():
+        net(batch, sparse=True, decisions=forced, record=False, meter=meter)
 
 
 def _timed(net: Net, batch: Tensor) -> float:

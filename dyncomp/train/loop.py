@@ -58,7 +58,7 @@ class _Training:
         try:
             self._steps(net, stage, steps)
         finally:
-            net.tape.sampling = False
+            net.sampling = False
             net.requires_grad_(True)
             net.eval()
         return self.clock.log
@@ -91,7 +91,7 @@ class _Training:
         convert_conv2d_weight_memory_format(net, torch.channels_last)
         net.train()
         stage.hold_batch_norms(net)
-        net.tape.sampling = stage.sampling
+        net.sampling = stage.sampling
         return net
 
     def _once(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Mixed, Router, kernels
-from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear, Mixture
+from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear, Mix, Mixture
 from dyncomp.errors import CannotAttach
 from tests.small import C, images, network
 
@@ -88,7 +88,7 @@ def test_every_form_is_a_plain_convolution_per_image(geometry: str, batch: int, 
 @every_geometry
 def test_the_layer_is_a_plain_convolution_per_image(geometry: str, batch: int, dense: bool, mode: str) -> None:
     layer, x, weight = expert_conv(geometry, mode), features(geometry, batch), weights(batch)
-    layer.mixture.weight, layer.mixture.dense = weight, dense
+    layer.mixture.use(Mix(weight, dense))
     torch.testing.assert_close(layer(x), by_hand(layer, geometry, x, weight), rtol=0, atol=1e-10)
 
 
@@ -99,7 +99,7 @@ def gradients(y: Tensor, *inputs: Tensor | None) -> list[Tensor]:
 @every_geometry
 def test_both_training_modes_have_the_same_gradients(geometry: str) -> None:
     layer, x, weight = expert_conv(geometry), features(geometry, 5).requires_grad_(), weights(5).requires_grad_()
-    layer.mixture.weight = weight
+    layer.mixture.use(Mix(weight))
     wanted = gradients(by_hand(layer, geometry, x, weight), x, weight, layer.weight, layer.bias)
     for mode in ("kernels", "outputs"):
         layer.mixture.mode = mode
@@ -118,14 +118,16 @@ def test_every_way_to_mix_gives_the_same_with_the_same_gradients(geometry: str, 
     added = torch.zeros(layer.kernel_shape[0], dtype=torch.float64)
     if shift:
         layer.fold(torch.ones_like(added), added := torch.randn_like(added))
-    layer.mixture.weight = weight
+    layer.mixture.use(Mix(weight))
     y = by_hand(layer, geometry, x, weight) + added.view(-1, 1, 1)
     wanted = gradients(y, x, weight, layer.weight, layer.bias)
     ways = layer._ways()
     assert ("outputs together" in ways) == (layer.geometry.groups == 1)
     for name, way in ways.items():
-        torch.testing.assert_close(way(layer, x), y, rtol=0, atol=1e-10, msg=f"{name}: %s")
-        for ours, theirs in zip(gradients(way(layer, x), x, weight, layer.weight, layer.bias), wanted, strict=True):
+        torch.testing.assert_close(way(layer, x, layer.mixture.mix), y, rtol=0, atol=1e-10, msg=f"{name}: %s")
+        for ours, theirs in zip(
+            gradients(way(layer, x, layer.mixture.mix), x, weight, layer.weight, layer.bias), wanted, strict=True
+        ):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-9, msg=f"{name}: %s")
 
 
@@ -134,9 +136,9 @@ def test_every_way_to_mix_gives_the_same_with_the_same_gradients(geometry: str, 
 @every_geometry
 def test_an_empty_batch_has_the_right_shape(geometry: str, dense: bool, mode: str) -> None:
     layer, x = expert_conv(geometry, mode), features(geometry, 5)
-    layer.mixture.weight, layer.mixture.dense = weights(5), dense
+    layer.mixture.use(Mix(weights(5), dense))
     wanted = layer(x).shape[1:]
-    layer.mixture.weight = weights(5)[:0]
+    layer.mixture.use(Mix(weights(5)[:0]))
     assert layer(x[:0]).shape == (0, *wanted)
 
 
@@ -181,7 +183,7 @@ def test_maps_of_one_pixel_have_gradients_whatever_their_strides(geometry: str) 
 @pytest.mark.parametrize("batch", [1, 5])
 def test_a_linear_layer_with_experts(bias: bool, mode: str, batch: int) -> None:
     layer = ExpertLinear(nn.Linear(6, 3, bias=bias), Mixture(EXPERTS, mode)).double()
-    layer.mixture.weight = weights(batch)
+    layer.mixture.use(Mix(weights(batch)))
     x = torch.randn(batch, 6, dtype=torch.float64)
     wanted = torch.einsum("bk,koi,bi->bo", weights(batch), layer.weight, x)
     if layer.bias is not None:
@@ -200,7 +202,7 @@ def test_timms_layer_gives_the_same(geometry: str) -> None:
     layer.weight.copy_(peer.weight.view_as(layer.weight))
     if layer.bias is not None:
         layer.bias.copy_(peer.bias)
-    layer.mixture.weight = weights(5)
+    layer.mixture.use(Mix(weights(5)))
     x = features(geometry, 5)
     torch.testing.assert_close(layer(x), peer(x, weights(5)), rtol=0, atol=1e-10)
 
@@ -276,5 +278,5 @@ def test_paddings_that_a_mixed_kernel_cannot_have_are_refused(options: dict) -> 
 
 def test_no_image_gives_no_output() -> None:
     layer = expert_conv("3x3 strided")
-    layer.mixture.weight = weights(0)
+    layer.mixture.use(Mix(weights(0)))
     assert layer(features("3x3 strided", 0)).shape == (0, 12, 4, 4)

@@ -161,7 +161,7 @@ def test_a_gate_learns_from_the_price_alone() -> None:
 
 def test_sampling_draws_in_training_only() -> None:
     net = network(lambda: [gated(conv(), FeedForwardGate(C, deep=False, start=0.6))])
-    net.tape.sampling = True
+    net.sampling = True
     draws = [net.train()(images()).trace["0"].used.detach() for _ in range(8)]
     assert any(not torch.equal(draws[0], draw) for draw in draws)
     with torch.no_grad():

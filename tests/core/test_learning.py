@@ -14,7 +14,7 @@ from dyncomp.conformance import Case
 from dyncomp.core import Net, Stage, learning, native
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.direct import left_out
-from dyncomp.core.experts import ExpertConv2d
+from dyncomp.core.experts import ExpertConv2d, Mix
 from dyncomp.core.learning import Learning, of_learning
 from dyncomp.core.tiles import Mixing
 from dyncomp.core.tuner import by_last_ways
@@ -39,8 +39,8 @@ def laid_out(x: Tensor) -> Tensor:
 def given(geometry: str, batch: int = 5, side: int = 7) -> tuple[ExpertConv2d, Tensor, Mixing]:
     """A layer, features and what mixes, all of which learn."""
     layer, x = expert_conv(geometry), laid_out(features(geometry, batch, side)).requires_grad_()
-    layer.mixture.weight = weights(batch).requires_grad_()
-    return layer, x, layer._mixing()
+    layer.mixture.use(Mix(weights(batch).requires_grad_()))
+    return layer, x, layer._mixing(layer.mixture.mix)
 
 
 def form_of(layer: ExpertConv2d, x: Tensor, mixing: Mixing) -> Learning:
@@ -195,15 +195,15 @@ def test_signs_that_are_still_to_be_turned_are_seen() -> None:
 
 def test_a_layer_is_tried_inside_a_checkpoint_too() -> None:
     layer, x, _ = given("3x3", batch=3, side=11)  # of a shape that nobody has chosen for
-    layer.mixture.weight = weights(3).requires_grad_()
+    layer.mixture.use(Mix(weights(3).requires_grad_()))
     checkpoint(layer, x, use_reentrant=False).square().sum().backward()
-    (wanted,) = torch.autograd.grad(by_hand(layer, "3x3", x, layer.mixture.weight).square().sum(), x)
+    (wanted,) = torch.autograd.grad(by_hand(layer, "3x3", x, layer.mixture.mix.weight).square().sum(), x)
     torch.testing.assert_close(x.grad, wanted, rtol=0, atol=1e-9)
 
 
 def test_weights_of_other_images_are_an_error() -> None:
     layer, x, _ = given("3x3")
-    layer.mixture.weight = weights(4)
+    layer.mixture.use(Mix(weights(4)))
     with pytest.raises(ValueError, match="4 images' mixing weights for 5 images"):
         layer(x)
 
@@ -244,6 +244,6 @@ def test_it_is_left_out_where_it_cannot_run_or_does_not_pay(monkeypatch: pytest.
 def test_a_single_channel_lies_both_ways_and_is_left_to_torch() -> None:
     conv = nn.Conv2d(1, 4, 3, padding=1)
     layer = ExpertConv2d(conv, expert_conv("grey").mixture)
-    layer.mixture.weight = weights(5).float()
+    layer.mixture.use(Mix(weights(5).float()))
     x = torch.randn(5, 1, 7, 7)
-    assert of_learning(x, layer._mixing(), layer.geometry) is None
+    assert of_learning(x, layer._mixing(layer.mixture.mix), layer.geometry) is None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dyncomp.core import copies, kernels, native, packed, scratch
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.direct import left_out
-from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear, Mixture
+from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear, Mix, Mixture
 from dyncomp.core.forms import LARGE, Form
 from dyncomp.core.packed import Packed
 from dyncomp.core.products import Images, Pixels, Product, Tiled
@@ -33,8 +33,8 @@ LIMITS = [TINY, 300, HUGE]
 
 
 def forms_of(layer: ExpertLayer, x: Tensor, weight: Tensor) -> dict[str, tuple[Form, Mixing]]:
-    layer.mixture.weight = weight
-    mixing = layer._mixing()
+    layer.mixture.use(Mix(weight))
+    mixing = layer._mixing(layer.mixture.mix)
     return {name: (form, mixing) for name, form in layer.forms(x, mixing).items()}
 
 
@@ -85,7 +85,7 @@ def test_a_form_that_was_chosen_runs_on_a_batch_that_lies_otherwise() -> None:
 def test_small_maps_may_be_unfolded_and_large_ones_are_not(geometry: str) -> None:
     layer, x = expert_conv(geometry), features(geometry, 1)
     shape = layer.kernel_shape
-    layer.mixture.weight = weights(1)
+    layer.mixture.use(Mix(weights(1)))
     numbers = layer(x).shape[2:].numel() * shape[1:].numel()
     assert kernels.unfolded_numbers(x, shape, layer.geometry) == numbers
     able = layer.geometry.groups == 1 and not kernels.is_pointwise(shape, layer.geometry)
@@ -254,13 +254,13 @@ def test_memory_is_used_again_and_does_not_grow_with_the_batch() -> None:
 
 def packing(geometry: str, batch: int, layer: ExpertConv2d | None = None) -> tuple[ExpertConv2d, Tensor, Tensor]:
     layer = layer or expert_conv(geometry).float()
-    layer.mixture.weight = weights(batch).float()
+    layer.mixture.use(Mix(weights(batch).float()))
     x = features(geometry, batch).float().contiguous(memory_format=torch.channels_last)
-    return layer, x, layer.mixture.weight
+    return layer, x, layer.mixture.mix.weight
 
 
 def packed_output(layer: ExpertConv2d, x: Tensor) -> Tensor:
-    return Tiled(Packed(layer.geometry), 4000)(x, layer._mixing())
+    return Tiled(Packed(layer.geometry), 4000)(x, layer._mixing(layer.mixture.mix))
 
 
 needs_packing = pytest.mark.skipif(not packed._works(), reason="this torch does not let kernels be packed")
@@ -284,6 +284,7 @@ def test_packed_kernels_are_a_plain_convolution_per_image(geometry: str, batch: 
 def test_packed_experts_follow_their_parameter() -> None:
     layer, x, _ = packing("3x3 without bias", 5)
     other = copy.deepcopy(layer)
+    other.mixture.use(layer.mixture.mix)
     before = packed_output(layer, x)
     layer.weight.mul_(2)
     torch.testing.assert_close(packed_output(layer, x), 2 * before)
@@ -294,7 +295,9 @@ def test_packed_experts_follow_their_parameter() -> None:
         torch.testing.assert_close(packed_output(layer, x), 4 * before)
     layer.weight = nn.Parameter(layer.weight / 4)
     torch.testing.assert_close(packed_output(layer, x), before)
-    torch.testing.assert_close(packed_output(copy.deepcopy(layer), x), before)
+    third = copy.deepcopy(layer)
+    third.mixture.use(layer.mixture.mix)
+    torch.testing.assert_close(packed_output(third, x), before)
     assert set(layer.state_dict()) == {"weight"}
 
 
@@ -328,7 +331,7 @@ def test_nothing_is_packed_where_gradients_types_or_counters_stand_in_the_way() 
 
 def test_a_compiled_layer_gives_the_same() -> None:
     layer, x = expert_conv("3x3"), features("3x3", 5)
-    layer.mixture.weight = weights(5)
+    layer.mixture.use(Mix(weights(5)))
     with torch.no_grad():
         compiled = torch.compile(layer, backend="eager")(x)
         torch.testing.assert_close(compiled, by_hand(layer, "3x3", x, weights(5)), rtol=0, atol=1e-10)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dyncomp.core import onednn, products, tiles
 from dyncomp.core.counter import MacCounter
-from dyncomp.core.experts import ExpertConv2d
+from dyncomp.core.experts import ExpertConv2d, Mix
 from dyncomp.core.matrices import Matrices, can_multiply
 from dyncomp.core.products import Gradients, Tiled
 from dyncomp.core.tiles import Mixing
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(not onednn._works(), reason="this torch does not
 def single(geometry: str, batch: int) -> tuple[ExpertConv2d, Tensor, Tensor]:
     """A layer in float32, features and mixing weights."""
     layer = expert_conv(geometry).float()
-    layer.mixture.weight = weights(batch).float()
-    return layer, features(geometry, batch).float(), layer.mixture.weight
+    layer.mixture.use(Mix(weights(batch).float()))
+    return layer, features(geometry, batch).float(), layer.mixture.mix.weight
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -64,7 +64,7 @@ def test_the_form_is_a_plain_convolution_per_image(geometry: str, batch: int, li
     with torch.inference_mode(False):
         layer, x, weight = single(geometry, batch)
     wanted = by_hand(layer, geometry, x, weight).flatten(2).mT  # (B, P, O)
-    ours = Tiled(Matrices(), limit)(x.flatten(2).mT, layer._mixing())
+    ours = Tiled(Matrices(), limit)(x.flatten(2).mT, layer._mixing(layer.mixture.mix))
     torch.testing.assert_close(ours, wanted, rtol=0, atol=2e-5)
 
 
@@ -72,7 +72,7 @@ def test_the_form_is_a_plain_convolution_per_image(geometry: str, batch: int, li
 @torch.no_grad()
 def test_layers_have_the_form_and_it_is_right(geometry: str) -> None:
     layer, x, weight = single(geometry, 5)
-    mixing = layer._mixing()
+    mixing = layer._mixing(layer.mixture.mix)
     forms = {name: form for name, form in layer.forms(x, mixing).items() if "matrices" in name}
     assert len(forms) == 1
     for form in forms.values():
@@ -83,11 +83,11 @@ def test_layers_have_the_form_and_it_is_right(geometry: str) -> None:
 def test_its_copies_of_the_experts_follow_their_parameter() -> None:
     layer, plain, _ = single("1x1 without bias", 5)
     form, x = Tiled(Matrices(), 1000), plain.flatten(2).mT
-    before = form(x, layer._mixing())
+    before = form(x, layer._mixing(layer.mixture.mix))
     other = copy.deepcopy(layer)
     layer.weight.mul_(2)
-    torch.testing.assert_close(form(x, layer._mixing()), 2 * before)
-    torch.testing.assert_close(form(x, other._mixing()), before)
+    torch.testing.assert_close(form(x, layer._mixing(layer.mixture.mix)), 2 * before)
+    torch.testing.assert_close(form(x, other._mixing(layer.mixture.mix)), before)
 
 
 def test_nothing_is_multiplied_so_where_gradients_types_or_counters_stand_in_the_way() -> None:

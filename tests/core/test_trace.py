@@ -98,10 +98,9 @@ def test_an_empty_trace_has_routes_but_no_price_when_there_are_sites() -> None:
 
 
 def test_forced_decisions_follow_the_rows() -> None:
-    tape = Tape()
     forced = decision(OUTER)
     own = decision([[0, 0]] * 3).map(Tensor.float)
-    tape.begin(4, sparse=True, recording=True, forced={"site": forced})
+    tape = Tape(4, sparse=True, recording=True, forced={"site": forced})
     with tape.narrow(torch.tensor([0, 2, 3])):
         settled = tape.settle("site", own)
     assert settled.used.tolist() == [[1, 1], [0, 1], [0, 0]]
@@ -110,8 +109,7 @@ def test_forced_decisions_follow_the_rows() -> None:
 
 
 def test_rows_narrow_within_rows() -> None:
-    tape = Tape()
-    tape.begin(6, sparse=True, recording=True, forced={})
+    tape = Tape(6, sparse=True, recording=True)
     with tape.narrow(torch.tensor([1, 3, 5])):
         with tape.narrow(torch.tensor([0, 2])):
             assert tape.rows is not None
@@ -122,20 +120,18 @@ def test_rows_narrow_within_rows() -> None:
 
 
 def test_memory_is_kept_per_image_and_ends_with_the_pass() -> None:
-    tape = Tape()
-    tape.begin(3, sparse=True, recording=True, forced={})
+    tape = Tape(3, sparse=True, recording=True)
     tape.remember("state", torch.tensor([[1.0], [2.0], [3.0]]))
     with tape.narrow(torch.tensor([1])):
         assert tape.recall("state", torch.ones(1, 1)).tolist() == [[2.0]]
         tape.remember("state", torch.tensor([[9.0]]))
     assert tape.recall("state", torch.ones(3, 1)).tolist() == [[1.0], [9.0], [3.0]]
-    tape.begin(3, sparse=True, recording=True, forced={})
+    tape = Tape(3, sparse=True, recording=True)
     assert tape.recall("state", torch.ones(3, 1)).tolist() == [[0.0]] * 3
 
 
 def test_an_image_that_is_there_for_nothing_keeps_its_memory() -> None:
-    tape = Tape()
-    tape.begin(3, sparse=False, recording=True, forced={})
+    tape = Tape(3, sparse=False, recording=True)
     tape.remember("state", torch.tensor([[1.0], [2.0], [3.0]]))
     with tape.within(torch.tensor([1.0, 0.0, 1.0])), tape.within(torch.tensor([1.0, 1.0, 0.0])):
         tape.remember("state", torch.tensor([[7.0], [8.0], [9.0]]))

@@ -11,7 +11,7 @@ from torch import nn
 
 from dyncomp.core import tuner
 from dyncomp.core.counter import MacCounter
-from dyncomp.core.experts import ExpertConv2d, Mixture, shape_key
+from dyncomp.core.experts import ExpertConv2d, Mix, Mixture, shape_key
 
 
 class Clock:
@@ -106,7 +106,7 @@ def test_in_turn_every_way_is_taken_and_none_is_tried(clock: Clock) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_auto_tries_both_training_modes_and_leaves_no_gradient(clock: Clock, training: bool) -> None:
     layer = ExpertConv2d(nn.Conv2d(4, 4, 3, padding=1), Mixture(3, "auto"))
-    layer.mixture.weight = torch.rand(2, 3)
+    layer.mixture.use(Mix(torch.rand(2, 3)))
     for held in (False, True):
         layer.weight.requires_grad_(not held)  # a stage may hold what it does not train
         with torch.set_grad_enabled(training):

@@ -70,7 +70,7 @@ def plan_of(net: Net) -> Planned:
 
 def test_draws_and_gradient_use_the_bounded_chances() -> None:
     net = build("blockdrop", "cifar_resnet8", **SMALL).train()
-    net.tape.sampling = True
+    net.sampling = True
     torch.nn.init.constant_(plan_of(net).policy.head.bias, 30.0)  # surely kept, were it not for the bound
     chances = net(torch.randn(64, 3, 16, 16)).trace["plan"].probability.detach()
     torch.testing.assert_close(chances, torch.full_like(chances, 0.8))
@@ -80,7 +80,7 @@ def test_draws_and_gradient_use_the_bounded_chances() -> None:
 
 def test_the_curriculum_opens_blocks_from_the_end() -> None:
     net = build("blockdrop", "cifar_resnet14", **SMALL).train()
-    net.tape.sampling = True
+    net.sampling = True
     _, curriculum, joint = BlockDrop().stages()
     assert curriculum.adjust is not None
     assert joint.adjust is not None

@@ -143,7 +143,7 @@ def test_the_second_stage_samples_and_the_first_does_not() -> None:
 @torch.no_grad()
 def test_evaluation_decides_hard_and_always_alike(gate: str) -> None:
     net = build(f"skipnet(gate={gate!r})", "cifar_resnet8", **SMALL)
-    net.tape.sampling = True
+    net.sampling = True
     x = torch.randn(16, 3, 16, 16)
     first, second = net.eval()(x), net(x)
     for site in first.trace:

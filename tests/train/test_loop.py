@@ -160,14 +160,14 @@ def test_gates_draw_only_in_the_stage_that_asks() -> None:
 
     def noting(name: str, share: float) -> Stage:
         def loss(output: Output, labels: Tensor, progress: float) -> Tensor:
-            drew[name].add(net.tape.sampling)
+            drew[name].add(net.sampling)
             return cross_entropy(output, labels, progress)
 
         return stage(name, share, loss=loss, sampling=name == "draw")
 
     train(net, SPLITS.train, [noting("threshold", 0.3), noting("draw", 0.4), noting("after", 0.3)], RECIPE, 0)
     assert drew == {"threshold": {False}, "draw": {True}, "after": {False}}
-    assert net.tape.sampling is False
+    assert net.sampling is False
     assert not net.training
 
 
@@ -182,7 +182,7 @@ def test_a_loss_that_is_no_number_diverges_in_one_line(bad: float) -> None:
         train(net, SPLITS.train, [stage("hot", loss=loss, sampling=True)], RECIPE, 0)
     assert re.match(r"the loss is (nan|inf) in stage hot, epoch 2 of 2; ", str(caught.value))
     assert "\n" not in str(caught.value)
-    assert net.tape.sampling is False
+    assert net.sampling is False
     assert not net.training
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from llvmlite import binding, ir
 
+from dyncomp.core.locks import making
 from dyncomp.core.native.emit import INT, INT32, POINTER, VOID, Emitter, Number, Value, integer
 from dyncomp.core.native.machine import this_machine, threads
 
@@ -78,6 +79,11 @@ _ASKED = ("thread_num", "num_threads")
 
 def compiled(module: ir.Module, parameters: int) -> Code:
     """The module's entry, which reads so many arguments, as machine code."""
+    with making:  # LLVM has a lock, too, for which a fork would not wait
+        return _compiled(module, parameters)
+
+
+def _compiled(module: ir.Module, parameters: int) -> Code:
     here = this_machine()
     assert here is not None  # asked before
     target = binding.Target.from_default_triple()

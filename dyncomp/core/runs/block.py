@@ -20,7 +20,7 @@ from dyncomp.core.native import Argument, GateArgument
 from dyncomp.core.planned import Follower
 from dyncomp.core.runs.gate_code import GateCode
 from dyncomp.core.runs.mixed_body import ROUTERS, mixed_body
-from dyncomp.core.runs.part import At, Change, Need, Part, between, fits, given_always, mixing, overruled
+from dyncomp.core.runs.part import At, Change, Filling, Need, Part, between, fits, given_always, mixing, overruled
 from dyncomp.core.runs.places import block_of
 from dyncomp.core.runs.shortcut import Shortcut
 from dyncomp.core.runs.words import Given, Table, Words
@@ -89,7 +89,7 @@ class Block(Part):
         if isinstance(self.place, Follower):
             yield partial(_follow, self.place, f"rows {index}", f"images {index}")
         elif isinstance(self.place, Gated) and isinstance(self.place.gate, Gate):
-            yield from overruled(self.place.gate, f"overruled {index}")
+            yield from overruled(self.place.gate, 1, f"overruled {index}")
 
     def add(self, words: Words, at: At) -> None:
         """See `Part.add`."""
@@ -126,17 +126,13 @@ class Block(Part):
             yield loaded, given | {Argument.ROWS_Y: rows, Argument.ROWS_RESIDUAL: rows}
 
 
-def _follow(follower: Follower, rows: str, images: str, table: Table, x: Tensor) -> Tensor | None:
-    """Fill in which images run a block."""
-    asked = follower.rows()
+def _follow(follower: Follower, rows: str, images: str, table: Table, x: Tensor) -> Filling:
+    """Which images run a block."""
+    asked = follower.rows(x)
     if isinstance(asked, Tensor):
         some = asked.contiguous()
-        table.fill(rows, some.data_ptr())
-        table.fill(images, some.shape[0])
-        return some
-    table.fill(rows, 0)
-    table.fill(images, x.shape[0] if asked else 0)
-    return None
+        return ((rows, some.data_ptr()), (images, some.shape[0])), some
+    return ((rows, 0), (images, x.shape[0] if asked else 0)), None
 
 
 def _body(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> BodyCode | None:

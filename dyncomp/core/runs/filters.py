@@ -69,7 +69,7 @@ class Chain:
     def changes(self, index: int) -> Iterator[Change]:
         """See `Part.changes`."""
         for turn, site in enumerate(self.sites):
-            yield from overruled(site.op.switch, f"switch {turn} {index}")
+            yield from overruled(site.op.switch, site.op.units, f"switch {turn} {index}")
 
 
 @dataclass(frozen=True, eq=False)

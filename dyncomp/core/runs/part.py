@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,9 +30,9 @@ class Need:
     """None: as the features have"""
     by_thread: bool = False
 
-    def fill(self, table: Table, x: Tensor) -> None:
-        """Give it out, for features like x."""
-        times = torch.get_num_threads() if self.by_thread else len(x)
+    def fill(self, table: Table, x: Tensor, threads: int) -> None:
+        """Give it out, for features like x and code that runs on so many threads."""
+        times = threads if self.by_thread else len(x)
         table.fill(self.slot, scratch(self.slot, x, self.numbers * times, self.dtype).data_ptr())
 
 
@@ -46,8 +47,12 @@ class At:
     """whether nothing that it reads is below 0"""
 
 
-Change = Callable[[Table, Tensor], Tensor | None]
-"""Fills in what holds in a pass, for features like x; what comes back has to live until the pass is over."""
+Filling = tuple[Sequence[tuple[str, int]], Tensor | None]
+"""What slots are in a pass, and a tensor that has to live until the pass is over."""
+
+Change = Callable[[Table, Tensor], Filling]
+"""What holds in a pass, for features like x. It may ask code that is not ours, which may run the network again: the
+table is filled in when all is known."""
 
 
 class Part(ABC):
@@ -117,38 +122,26 @@ def mixing(loaded: Loaded) -> Need:
     return Need("direct", loaded.plan.scratch, by_thread=True)
 
 
-def overruled(decider: Gate | Switch, slot: str) -> Iterator[Change]:
-    """What decides in place of its own decision, in that slot, where it may say so at all."""
-    if type(decider).overruled in (Gate.overruled, Switch.overruled):
-        return
-
-    yield _Overruled(decider.overruled, slot)
+def overruled(decider: Gate | Switch, units: int, slot: str) -> Iterator[Change]:
+    """What decides about so many units in place of its own decision, in that slot, where it may say so at all."""
+    if type(decider).overruled not in (Gate.overruled, Switch.overruled):
+        yield partial(_overruled, decider.overruled, units, slot)
 
 
-class _Overruled:
-    """Looks again only at numbers that are not the ones of the pass before."""
-
-    def __init__(self, ask: Callable[[], Tensor | None], slot: str) -> None:
-        self.ask, self.slot = ask, slot
-        self.known: Tensor | None = None
-        self.where = 0
-
-    def __call__(self, table: Table, x: Tensor) -> Tensor | None:
-        numbers = self.ask()
-        if numbers is None:
-            self.known = None
-            table.fill(self.slot, 0)
-            return None
-        if numbers is self.known and numbers.data_ptr() == self.where and numbers.shape[0] == x.shape[0]:
-            return numbers
-        self.known = numbers
-        if numbers.shape[0] != x.shape[0]:
-            raise ValueError(f"decisions for {numbers.shape[0]} images; give one row for each of {x.shape[0]}")
-        if numbers.dtype != x.dtype or not numbers.is_contiguous():
-            numbers, self.known = numbers.to(x.dtype).contiguous(), None  # a copy, which later writing does not reach
-        self.where = numbers.data_ptr()
-        table.fill(self.slot, self.where)
-        return numbers
+def _overruled(ask: Callable[[], Tensor | None], units: int, slot: str, table: Table, x: Tensor) -> Filling:
+    numbers = ask()
+    if numbers is None:
+        return ((slot, 0),), None
+    known, where = table.kept.get(slot, (None, 0))
+    if numbers is known and numbers.data_ptr() == where and numbers.shape[0] == x.shape[0]:
+        return ((slot, where),), numbers  # those of the pass before, looked at then
+    if numbers.shape != (x.shape[0], units):
+        raise ValueError(f"decisions {tuple(numbers.shape)}; give one row for each of {x.shape[0]} images and {units} units")
+    if numbers.dtype != x.dtype or not numbers.is_contiguous():
+        numbers = numbers.to(x.dtype).contiguous()  # a copy, which later writing does not reach: looked at every time
+        return ((slot, numbers.data_ptr()),), numbers
+    table.kept[slot] = numbers, numbers.data_ptr()
+    return ((slot, numbers.data_ptr()),), numbers
 
 
 def step(words: Words, code: native.Code, given: Given) -> int:

@@ -172,6 +172,7 @@ def _try(x: Tensor, image: torch.Size, site: Site) -> None:
     }
     for slot, tensor in filled.items():
         table.fill(slot, tensor.data_ptr())
-    mixing(site.convolution).fill(table, x)
+    threads = torch.get_num_threads()
+    mixing(site.convolution).fill(table, x, threads)
     table.fill("images", len(x))
-    table.run(torch.get_num_threads())
+    table.run(threads)

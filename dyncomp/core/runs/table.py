@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from dyncomp.core.backbone import ResidualBlock
@@ -47,7 +46,6 @@ class RunTable:
         self._keeps_input = parts[0].makes_map(first=True)
         self._changes = [change for index, part in enumerate(parts) for change in part.changes(index)]
         self._needs = _most([*needs, *(need for part in parts for need in part.needs())])
-        self._filled: tuple[int, ...] = ()
         self._recurrent = next((part for part in parts if isinstance(part, Block) and part.state), None)
 
     @staticmethod
@@ -65,29 +63,35 @@ class RunTable:
         states = {part.state for part in parts if isinstance(part, Block)} - {0}
         return RunTable(parts, places[0]) if len(states) < 2 else None
 
-    def run(self, x: Tensor) -> Tensor:
-        """What the layers make of x; x itself where nobody else reads it, and all is done in place."""
-        table, threads = self._table, torch.get_num_threads()
+    def run(self, x: Tensor, threads: int) -> Tensor:
+        """What the layers make of x, on so many threads; x itself where nobody else reads it, and all is in place."""
+        table = self._table
         x = self._first(x)
         y = x if self._last is None else self._last.new(x)
+        asked = [change(table, x) for change in self._changes]  # the tensors live until the code has run
+        remembered = self._recall(x)
+        # from here on nothing else runs in this thread until the code is done with the table
         self._fill(x, threads)
         table.fill("input", x.data_ptr())
         table.fill("output", y.data_ptr())
-        kept = [change(table, x) for change in self._changes]
-        remembered = self._recall(x)
+        for filling, _ in asked:
+            for slot, value in filling:
+                table.fill(slot, value)
+        for _, key, state in remembered:
+            table.fill(key, state.data_ptr())
         table.run(threads)
-        for tape, key, value in remembered:
-            tape.remember(key, value)
-        del kept  # what the code was given lived until here
+        for tape, key, state in remembered:
+            tape.remember(key, state)
         return y
 
     def _fill(self, x: Tensor, threads: int) -> None:
         """Give out memory, unless all lies where it did."""
-        if self._filled != (x.shape[0], threads, replaced()):
+        table, images = self._table, x.shape[0]
+        if table.filled != (images, threads, replaced()):
             for need in self._needs:
-                need.fill(self._table, x)
-            self._table.fill("images", len(x))
-            self._filled = x.shape[0], threads, replaced()
+                need.fill(table, x, threads)
+            table.fill("images", images)
+            table.filled = images, threads, replaced()
 
     def _first(self, x: Tensor) -> Tensor:
         """The first map: x, unless it is written over and somebody else reads it, too."""
@@ -97,16 +101,20 @@ class RunTable:
         return x if in_use() and block.reads_alone is True else x.clone()
 
     def _recall(self, x: Tensor) -> list[tuple[Tape, str, Tensor]]:
-        """The states of recurrent gates, which the code moves on."""
+        """The states of recurrent gates, which the code moves on in place: they are the pass's own."""
         if self._recurrent is None:
             return []
         gated = self._recurrent.place
         assert isinstance(gated, Gated)  # it has a state
-        like = x.new_empty(len(x), self._recurrent.state)
-        found = [(gated.tape, key, gated.tape.recall(key, like)) for key in ("hidden", "memory")]
-        for _, key, value in found:
-            self._table.fill(key, value.data_ptr())
-        return found
+        tape, like = gated.tape, x.new_empty(len(x), self._recurrent.state)
+        found = [(tape, key, tape.recall(key, like)) for key in ("hidden", "memory")]
+        return [(tape, key, _own(state, like)) for tape, key, state in found]
+
+
+def _own(state: Tensor, like: Tensor) -> Tensor:
+    if state.shape != like.shape:
+        raise ValueError(f"a gate's state of {tuple(state.shape)} for images that need {tuple(like.shape)}")
+    return state if state.dtype == like.dtype and state.is_contiguous() else state.to(like.dtype).contiguous()
 
 
 def part_of(place: Place, x: Tensor) -> Part | None:

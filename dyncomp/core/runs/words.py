@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from dyncomp.core import native
 from dyncomp.core.native import StepWord
+
+Words64 = np.ndarray[Any, np.dtype[np.int64]]
 
 Given = Mapping[int, int | str]
 """Numbers and addresses by their place; the name of a slot for what is known only at a pass."""
@@ -44,24 +48,29 @@ class Words:
         """The table, complete."""
         ahead = len(StepWord) * len(self._steps)
         words = np.array([0] * ahead + self._numbers, dtype=np.int64)
-
-        def address(word: int) -> int:
-            return int(words.ctypes.data + words.itemsize * (ahead + word))
-
+        inside = [(word + ahead, to + ahead) for word, to in self._inside]
         for index, (code, start) in enumerate(self._steps):
-            words[len(StepWord) * index :][: len(StepWord)] = code, address(start)
-        for word, target in self._inside:
-            words[ahead + word] = address(target)
-        return Table(words, len(self._steps), {slot: np.array(at) + ahead for slot, at in self._slots.items()})
+            words[len(StepWord) * index + StepWord.CODE] = code
+            inside.append((len(StepWord) * index + StepWord.GIVEN, start + ahead))
+        slots = {slot: np.array(at) + ahead for slot, at in self._slots.items()}
+        return Table(words, np.array(inside), len(self._steps), slots)
 
 
-class Table:
-    """A table of words, so many steps first, and where each slot's are."""
+class Table(threading.local):
+    """A table of words, so many steps first, and where each slot's are; every thread has words of its own.
 
-    def __init__(self, words: np.ndarray[Any, Any], steps: int, slots: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        self._words, self._slots = words, slots
+    `inside`: words that are addresses of other words, and which. `filled` is what a thread has filled in last, in words
+    of whoever fills it in; `kept` are tensors that belong to slots.
+    """
+
+    def __init__(self, words: Words64, inside: Words64, steps: int, slots: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        own = words.copy()  # this runs once in every thread that uses the table
+        own[inside[:, 0]] = own.ctypes.data + own.itemsize * inside[:, 1]
+        self._words, self._slots = own, slots
         self._known: dict[str, int] = {}
-        self._given = steps, int(words.ctypes.data)
+        self._given = steps, int(own.ctypes.data)
+        self.filled: tuple[int, ...] = ()
+        self.kept: dict[str, tuple[Tensor, int]] = {}
 
     def fill(self, slot: str, value: int) -> None:
         """What a slot is in this pass, where there is one of that name."""
