@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core import direct
-from dyncomp.core.loaded import Loaded
+from dyncomp.core.loaded import ALL, Loaded
 from dyncomp.core.parts import Parts
 from dyncomp.core.ready import ReadyBlocks, ReadyConv2d, ReadySequential, nobody_listens, number_of
 from dyncomp.core.tuner import chosen, power_of_two
@@ -126,13 +126,17 @@ class BodyCode:
 
     def run(self, x: Tensor, shortcut: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
         """y: at `rows` (all without) what the body makes of x there, plus the shortcut, activated; y may be either."""
-        rows = None if rows is None else rows.contiguous()
-        images, source, first = len(x) if rows is None else len(rows), x, rows
+        if rows is None:
+            images, first, both = len(x), ALL, ALL
+        else:
+            rows = rows.contiguous()
+            images, first, both = len(rows), (rows, None, None), (None, rows, rows)
+        source = x
         for index, loaded in enumerate(self.chain[:-1]):
             between = loaded.between(x, images, index % 2)
-            loaded.run(source, between, images, self.relus[index], rows=(first, None, None))
-            source, first = between, None
-        self.chain[-1].run(source, y, images, self.relus[-1], shortcut, (first, rows, rows))
+            loaded.run(source, between, images, self.relus[index], rows=first)
+            source, first = between, ALL
+        self.chain[-1].run(source, y, images, self.relus[-1], shortcut, both)
         return y
 
 

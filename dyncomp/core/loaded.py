@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -75,22 +76,35 @@ class Loaded:
         x, y and residual are maps channels-last, or flat memory of as many numbers. Raises ValueError where they hold
         less than the code reads and writes.
         """
-        shape, size, threads = self.plan.shape, self.weights.element_size(), torch.get_num_threads()
-        read, written = shape.reads * shape.size[0] * shape.size[1], self.output.numel()
-        maps = (x, read), (y, written), (residual, written)
-        for (tensor, numbers), listed in zip(maps, rows, strict=True):
-            if tensor is not None:
-                _check_room(tensor, numbers, images, listed, self.weights.dtype)
-        at_x, at_y, at_residual = (0 if tensor is None else tensor.data_ptr() for tensor, _ in maps)
-        places = [0 if listed is None else listed.data_ptr() for listed in rows]
-        weights, bias = self.weights.data_ptr(), self.bias.data_ptr()
+        read, written, dtype = self._room
+        last_x = last_y = last_residual = images
+        places = 0, 0, 0
+        if rows is not ALL:
+            last_x, last_y, last_residual = (_last(listed, images) for listed in rows)
+            places = tuple(0 if listed is None else listed.data_ptr() for listed in rows)  # type: ignore[assignment]
+        short = x.numel() < read * last_x or y.numel() < written * last_y or x.dtype != dtype or y.dtype != dtype
+        at_residual = 0
+        if residual is not None:
+            short = short or residual.numel() < written * last_residual or residual.dtype != dtype
+            at_residual = residual.data_ptr()
+        if short:
+            raise ValueError(f"maps of {x.numel()} and {y.numel()} numbers for {images} images of {read} to {written}")
+        shape, threads = self.plan.shape, torch.get_num_threads()
+        at_x, at_y, weights, bias = x.data_ptr(), y.data_ptr(), self.weights.data_ptr(), self.bias.data_ptr()
         for _ in range(shape.groups):
             self.code.run(threads, at_x, at_y, weights, 0, bias, 0, at_residual, 0, images, *places, int(relu))
             if shape.groups > 1:  # the next group's
+                size = self.weights.element_size()
                 outputs = shape.outputs * size
                 at_x, at_y = at_x + shape.channels * size, at_y + outputs
                 at_residual = at_residual + outputs if at_residual else 0
                 weights, bias = weights + outputs * self.plan.inputs, bias + outputs
+
+    @cached_property
+    def _room(self) -> tuple[int, int, torch.dtype]:
+        """Numbers that are read and written of each image, and their type."""
+        shape = self.plan.shape
+        return shape.reads * shape.size[0] * shape.size[1], self.output.numel(), self.weights.dtype
 
     def _check_image(self, x: Tensor) -> None:
         shape = self.plan.shape
@@ -98,15 +112,14 @@ class Loaded:
             raise ValueError(f"code for images {(shape.reads, *shape.size)} was given {tuple(x.shape)} of {x.dtype}")
 
 
-def _check_room(tensor: Tensor, numbers: int, images: int, rows: Tensor | None, dtype: torch.dtype) -> None:
-    """Raise ValueError unless a tensor has so many numbers for each of so many images, wherever these lie."""
-    last = images - 1
-    if rows is not None:
-        low, last = (int(each) for each in torch.aminmax(rows))
-        if low < 0 or len(rows) != images or rows.dtype != torch.int64 or not rows.is_contiguous():
-            raise ValueError(f"{len(rows)} rows from {low} on for {images} images; give an index for each")
-    if tensor.numel() < numbers * (last + 1) or tensor.dtype != dtype:
-        raise ValueError(f"{tensor.numel()} numbers of {tensor.dtype} for {last + 1} images of {numbers} of {dtype}")
+def _last(rows: Tensor | None, images: int) -> int:
+    """How many images there have to be room for, so many being read or written: all up to the last of `rows`."""
+    if rows is None:
+        return images
+    low, high = torch.aminmax(rows)
+    if int(low) < 0 or len(rows) != images or rows.dtype != torch.int64 or not rows.is_contiguous():
+        raise ValueError(f"{len(rows)} rows from {int(low)} on for {images} images; give the index of each")
+    return int(high) + 1
 
 
 class Shelf:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dyncomp.core.cost import Costs, price
 from dyncomp.core.counter import Meter
 from dyncomp.core.op import Op, Taped
-from dyncomp.core.trace import NOTHING_FORCED, Decision, Parent, Tape, Tapes, Trace
+from dyncomp.core.trace import Decision, Parent, Tape, Tapes, Trace
 
 
 def _no_images(decisions: Mapping[str, Decision]) -> Output:
@@ -86,7 +86,7 @@ class Net(nn.Module):
             raise RuntimeError("the sparse form is for evaluation: call net.eval() first")
         if decisions:
             self._check(decisions, len(images))
-        tape = Tape(len(images), sparse, record, decisions or NOTHING_FORCED, self.sampling, meter)
+        tape = Tape(len(images), sparse, record, decisions, self.sampling, meter)
         outer, self._tapes.current = self._tapes.current, tape
         try:
             logits = self.model(images)

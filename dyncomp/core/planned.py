@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class Planned(Op):
     def _run(self, x: Tensor, decision: Decision) -> Tensor:
         tape = self.tape
         rows = self.moving(rows_of_each, decision.used, len(x)) if tape.sparse else []
-        tape.hand(self, Plan(decision, rows))
+        tape.hand(self, Plan(decision, rows, len(x)))
         try:
             y: Tensor = self.backbone(x)
         finally:
@@ -82,19 +82,17 @@ class Planned(Op):
         return Decision(used, used, used)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the op hands its blocks in a pass: the decision and, in the sparse form, the images that run each body."""
+class Plan(NamedTuple):
+    """What the op hands its blocks in a pass: the decision and, in the sparse form, which images run each body."""
 
     decision: Decision
     rows: Sequence[Rows]
+    images: int
 
     def of(self, unit: int, x: Tensor) -> Rows:
         """The images of x (B, ...) that run a unit. Raises ValueError where they are not those that were decided on."""
-        if x.shape[0] != len(self.decision.used):
-            raise ValueError(
-                f"{x.shape[0]} images in a planned block; give all {len(self.decision.used)} to each block"
-            )
+        if x.shape[0] != self.images:
+            raise ValueError(f"{x.shape[0]} images in a planned block; give it all {self.images} of the pass")
         return self.rows[unit]
 
 
@@ -122,12 +120,9 @@ class Follower(nn.Module):
         tape = self.planner.op.tape
         return tape.sparse and tape.meter is None and tape.handed(self.planner.op) is not None
 
-    def rows(self, x: Tensor) -> Rows:
-        """The images of x (B, ...) that run it in this pass."""
-        plan: Plan = self._plan()
-        return plan.of(self.unit, x)
-
-    def _plan(self) -> Plan:
+    @property
+    def plan(self) -> Plan:
+        """That of the pass. Raises RuntimeError outside of one."""
         plan: Plan | None = self.planner.op.tape.handed(self.planner.op)
         if plan is None:
             raise RuntimeError("a planned block was run outside its network")
@@ -135,7 +130,7 @@ class Follower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        op, plan = self.planner.op, self._plan()
+        op, plan = self.planner.op, self.plan
         if op.tape.sparse:
             return skip_sparse(op, self.unit, self.block, x, plan.of(self.unit, x), self.form)
         return skip_dense(op, self.unit, self.block, x, plan.decision, self.form)

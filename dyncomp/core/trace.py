@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -37,9 +36,6 @@ class Decision:
         weight = used if self.weight is self.used else change(self.weight)
         known = {id(self.used): used, id(self.weight): weight}.get(id(self.probability))
         return Decision(used, weight, change(self.probability) if known is None else known)
-
-
-NOTHING_FORCED: Mapping[str, Decision] = MappingProxyType({})
 
 
 class Trace(Mapping[str, Decision]):
@@ -137,14 +133,14 @@ class Tape:
         images: int = 0,
         sparse: bool = False,
         recording: bool = False,
-        forced: Mapping[str, Decision] = NOTHING_FORCED,
+        forced: Mapping[str, Decision] | None = None,
         sampling: bool = False,
         meter: Meter | None = None,
     ) -> None:
         self.images = images
         self.sparse = sparse
         self.recording = recording
-        self.forced = forced
+        self.forced = forced or {}
         self.sampling = sampling
         self.meter = meter
         self.silent = sparse and not recording and not forced and meter is None

@@ -136,7 +136,9 @@ def _overruled(ask: Callable[[], Tensor | None], units: int, slot: str, table: T
     if numbers is known and numbers.data_ptr() == where and numbers.shape[0] == x.shape[0]:
         return ((slot, where),), numbers  # those of the pass before, looked at then
     if numbers.shape != (x.shape[0], units):
-        raise ValueError(f"decisions {tuple(numbers.shape)}; give one row for each of {x.shape[0]} images and {units} units")
+        raise ValueError(
+            f"decisions {tuple(numbers.shape)}; give one row for each of {x.shape[0]} images and {units} units"
+        )
     if numbers.dtype != x.dtype or not numbers.is_contiguous():
         numbers = numbers.to(x.dtype).contiguous()  # a copy, which later writing does not reach: looked at every time
         return ((slot, numbers.data_ptr()),), numbers

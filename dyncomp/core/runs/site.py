@@ -19,7 +19,7 @@ from dyncomp.core.ready import ReadyConv2d
 from dyncomp.core.runs.layers import Pool
 from dyncomp.core.runs.part import At, Need, Turns, fits, given_always, mixing, step
 from dyncomp.core.runs.switch_code import SwitchCode
-from dyncomp.core.runs.words import Words
+from dyncomp.core.runs.words import Table, Words
 from dyncomp.core.tuner import chosen, power_of_two
 
 
@@ -153,7 +153,7 @@ def _try(x: Tensor, image: torch.Size, site: Site) -> None:
     """Run a site's steps behind the switch, half of its channels there and half of its filters wanted."""
     words, turns = Words(), Turns("map 0")
     site.add(words, turns, 0)
-    table = words.table()
+    table: Table = words.tables().own
     channels = image[0], len(site.convolution.bias)
     there, wanted = (half_of(len(x), count, x) for count in channels)
     features = x.new_ones((len(x), *image)).contiguous(memory_format=torch.channels_last)

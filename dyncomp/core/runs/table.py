@@ -18,7 +18,7 @@ from dyncomp.core.runs.layers import Classifier, Convolution, Pool
 from dyncomp.core.runs.mixed_layers import MixedLayers, mixed_layers_of
 from dyncomp.core.runs.part import At, Need, Part
 from dyncomp.core.runs.places import Place, Several, block_of, filters_of
-from dyncomp.core.runs.words import Words
+from dyncomp.core.runs.words import Table, Words
 from dyncomp.core.scratch import replaced
 from dyncomp.core.trace import Tape
 
@@ -42,7 +42,7 @@ class RunTable:
                 needs += [] if target == "output" else [Need(target, part.output.numel())]
             part.add(words, At(index, source, target, positive))
             source, positive = target, part.makes_positive(positive)
-        self._table = words.table()
+        self._tables = words.tables()
         self._keeps_input = parts[0].makes_map(first=True)
         self._changes = [change for index, part in enumerate(parts) for change in part.changes(index)]
         self._needs = _most([*needs, *(need for part in parts for need in part.needs())])
@@ -65,29 +65,32 @@ class RunTable:
 
     def run(self, x: Tensor, threads: int) -> Tensor:
         """What the layers make of x, on so many threads; x itself where nobody else reads it, and all is in place."""
-        table = self._table
+        table: Table = self._tables.own
         x = self._first(x)
         y = x if self._last is None else self._last.new(x)
         asked = [change(table, x) for change in self._changes]  # the tensors live until the code has run
-        remembered = self._recall(x)
+        remembered = None if self._recurrent is None else self._recall(x, self._recurrent)
         # from here on nothing else runs in this thread until the code is done with the table
-        self._fill(x, threads)
+        self._fill(table, x, threads)
         table.fill("input", x.data_ptr())
         table.fill("output", y.data_ptr())
+        if remembered is not None:
+            table.fill("hidden", remembered[1].data_ptr())
+            table.fill("memory", remembered[2].data_ptr())
         for filling, _ in asked:
             for slot, value in filling:
                 table.fill(slot, value)
-        for _, key, state in remembered:
-            table.fill(key, state.data_ptr())
         table.run(threads)
-        for tape, key, state in remembered:
-            tape.remember(key, state)
+        if remembered is not None:
+            tape, hidden, memory = remembered
+            tape.remember("hidden", hidden)
+            tape.remember("memory", memory)
         return y
 
-    def _fill(self, x: Tensor, threads: int) -> None:
+    def _fill(self, table: Table, x: Tensor, threads: int) -> None:
         """Give out memory, unless all lies where it did."""
-        table, images = self._table, x.shape[0]
-        if table.filled != (images, threads, replaced()):
+        images, held = x.shape[0], replaced()
+        if table.filled != (images, threads, held):
             for need in self._needs:
                 need.fill(table, x, threads)
             table.fill("images", images)
@@ -100,21 +103,17 @@ class RunTable:
         block = block_of(self._first_place)  # type: ignore[arg-type]  # nothing else writes over what it reads
         return x if in_use() and block.reads_alone is True else x.clone()
 
-    def _recall(self, x: Tensor) -> list[tuple[Tape, str, Tensor]]:
-        """The states of recurrent gates, which the code moves on in place: they are the pass's own."""
-        if self._recurrent is None:
-            return []
-        gated = self._recurrent.place
+    @staticmethod
+    def _recall(x: Tensor, recurrent: Block) -> tuple[Tape, Tensor, Tensor]:
+        """The pass's tape, and the state of recurrent gates, which the code moves on in place."""
+        gated = recurrent.place
         assert isinstance(gated, Gated)  # it has a state
-        tape, like = gated.tape, x.new_empty(len(x), self._recurrent.state)
-        found = [(tape, key, tape.recall(key, like)) for key in ("hidden", "memory")]
-        return [(tape, key, _own(state, like)) for tape, key, state in found]
-
-
-def _own(state: Tensor, like: Tensor) -> Tensor:
-    if state.shape != like.shape:
-        raise ValueError(f"a gate's state of {tuple(state.shape)} for images that need {tuple(like.shape)}")
-    return state if state.dtype == like.dtype and state.is_contiguous() else state.to(like.dtype).contiguous()
+        tape, like = gated.tape, x.new_empty(x.shape[0], recurrent.state)
+        hidden, memory = tape.recall("hidden", like), tape.recall("memory", like)
+        for state in (hidden, memory):
+            if state.shape != like.shape or state.dtype != like.dtype or not state.is_contiguous():
+                raise ValueError(f"a gate's state {tuple(state.shape)} where the images need {tuple(like.shape)}")
+        return tape, hidden, memory
 
 
 def part_of(place: Place, x: Tensor) -> Part | None:

@@ -44,8 +44,8 @@ class Words:
         """Give a word the address of another word of the table."""
         self._inside.append((word, to))
 
-    def table(self) -> Table:
-        """The table, complete."""
+    def tables(self) -> Tables:
+        """The table, complete: one for each thread."""
         ahead = len(StepWord) * len(self._steps)
         words = np.array([0] * ahead + self._numbers, dtype=np.int64)
         inside = [(word + ahead, to + ahead) for word, to in self._inside]
@@ -53,18 +53,18 @@ class Words:
             words[len(StepWord) * index + StepWord.CODE] = code
             inside.append((len(StepWord) * index + StepWord.GIVEN, start + ahead))
         slots = {slot: np.array(at) + ahead for slot, at in self._slots.items()}
-        return Table(words, np.array(inside), len(self._steps), slots)
+        return Tables(words, np.array(inside), len(self._steps), slots)
 
 
-class Table(threading.local):
-    """A table of words, so many steps first, and where each slot's are; every thread has words of its own.
+class Table:
+    """A thread's own words, so many steps first, and where each slot's are.
 
-    `inside`: words that are addresses of other words, and which. `filled` is what a thread has filled in last, in words
-    of whoever fills it in; `kept` are tensors that belong to slots.
+    `inside`: words that are addresses of other words, and which. `filled` says what memory was given out last; `kept`
+    are tensors that belong to slots, and where they lay.
     """
 
-    def __init__(self, words: Words64, inside: Words64, steps: int, slots: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        own = words.copy()  # this runs once in every thread that uses the table
+    def __init__(self, words: Words64, inside: Words64, steps: int, slots: Mapping[str, Words64]) -> None:
+        own = words.copy()
         own[inside[:, 0]] = own.ctypes.data + own.itemsize * inside[:, 1]
         self._words, self._slots = own, slots
         self._known: dict[str, int] = {}
@@ -80,3 +80,10 @@ class Table(threading.local):
     def run(self, threads: int) -> None:
         """All steps."""
         native.in_sequence().run(threads, *self._given)
+
+
+class Tables(threading.local):
+    """A table for each thread that asks: what one thread fills in, another does not see."""
+
+    def __init__(self, words: Words64, inside: Words64, steps: int, slots: Mapping[str, Words64]) -> None:
+        self.own = Table(words, inside, steps, slots)  # once in every thread, of the same words
