@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from torch.nn import functional
 
 from dyncomp.errors import InvalidValue
 
-AnyImage = Image.Image | npt.NDArray[Any] | Tensor | str | Path
-"""A PIL image, an array (H, W) or (H, W, C), a tensor (C, H, W), or the path of an image file."""
+AnyImage = Image.Image | npt.NDArray[Any] | Tensor | str | Path | bytes
+"""A PIL image, an array (H, W) or (H, W, C), a tensor (C, H, W), the path of an image file, or the bytes of one."""
 
 MODES = {1: "L", 3: "RGB"}
 """what PIL calls images of so many channels"""
@@ -24,7 +25,7 @@ CONVERTIBLE = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"
 """PIL's modes of eight bits or less: of the others nobody knows which value is white"""
 MOST_PIXELS = 100_000_000
 """of an image after resizing: a thin line, as wide as asked for, would fill the memory"""
-KINDS = "a PIL image, the path of one, an array (H, W) or (H, W, C), or a tensor (C, H, W)"
+KINDS = "a PIL image, the path or the bytes of an image file, an array (H, W) or (H, W, C), or a tensor (C, H, W)"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Preparation:
         Files and PIL images are converted to grey or RGB; arrays and tensors are uint8, or floating point from 0 to 1,
         and have the network's channels. Raises InvalidValue for anything else.
         """
-        if isinstance(image, str | Path):
-            image = read_picture(image)
+        if isinstance(image, str | Path | bytes):
+            image = _decoded(image)
         if isinstance(image, np.ndarray):
             image = _from_array(image)
         if isinstance(image, Image.Image):
@@ -114,16 +115,20 @@ def full_scale(images: Tensor) -> float:
     return 1.0 if images.is_floating_point() else 255.0
 
 
-def read_picture(file: Any) -> Image.Image:
-    """The image in a file, by its path or as an open binary file, decoded. Raises InvalidValue."""
-    name = file if isinstance(file, str | Path) else "what was given"
+UNDECODABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""what PIL raises for files that are damaged, or too large"""
+
+
+def _decoded(file: str | Path | bytes) -> Image.Image:
+    """The image in a file, by its path or its bytes."""
+    name = "the file of these bytes" if isinstance(file, bytes) else str(file)
     try:
-        with Image.open(file) as opened:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
             opened.load()
             return opened.copy()
     except UnidentifiedImageError:
         raise InvalidValue(f"{name} is no image; give a file that PIL can read, such as PNG or JPEG") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except UNDECODABLE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InvalidValue(f"{name} cannot be read as an image ({reason}); give a whole image file") from error
 
@@ -139,7 +144,7 @@ def _converted(picture: Image.Image, channels: int) -> Image.Image:
         if "transparency" in picture.info:  # else converting may warn
             picture = picture.convert("RGBA")
         return picture.convert(MODES[channels])
-    except OSError as error:  # it was opened, not yet decoded
+    except UNDECODABLE as error:  # it was opened, not yet decoded
         reason = " ".join(str(error).split())[:200]
         raise InvalidValue(f"the image cannot be decoded ({reason}); give a whole image file") from error
 

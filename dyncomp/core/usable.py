@@ -48,10 +48,10 @@ class Usable(nn.Module):
     def preprocess(self, image: AnyImage) -> Tensor:
         """One image as the network's test images were: (1, C, H, W), of the network's type and on its device.
 
-        `image` is a PIL image or the path of an image file, converted to grey or RGB; an array (H, W) or (H, W, C), or
-        a tensor (C, H, W), uint8 or floating point from 0 to 1, with the network's channels. Of another size it is
-        resized, bilinear, to the shorter side, and its middle kept. Raises InvalidValue for anything else, and where
-        mean and deviation are not known.
+        `image` is a PIL image or an image file, by its path or its bytes, converted to grey or RGB; an array (H, W) or
+        (H, W, C), or a tensor (C, H, W), uint8 or floating point from 0 to 1, with the network's channels. Of another
+        size it is resized, bilinear, to the shorter side, and its middle kept. Raises InvalidValue for anything else,
+        and where mean and deviation are not known.
         """
         prepared = self._known_card().preparation()(image)
         return self._moved(prepared[None])
@@ -109,4 +109,4 @@ def _is_several(images: object) -> bool:
         return images.ndim == 4
     if isinstance(images, Tensor):
         return images.dim() == 4
-    return isinstance(images, Sequence) and not isinstance(images, str | Image.Image)
+    return isinstance(images, Sequence) and not isinstance(images, str | bytes | Image.Image)
