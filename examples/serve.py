@@ -342,7 +342,8 @@ def main(given: Sequence[str] | None = None) -> int:
     with batcher:
         host, port = listening.getsockname()[:2]
         print(f"serving {net.spec} on {net.backbone} at http://{host}:{port}, {options.threads} workers", flush=True)
-        server = uvicorn.Server(uvicorn.Config(make_app(batcher, options.most_mib * MIB), log_level="warning"))
+        app = make_app(batcher, options.most_mib * MIB)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan="off"))
         with suppress(KeyboardInterrupt):  # uvicorn has ended in order, and says why
             server.run(sockets=[listening])
     print(batcher.times, flush=True)

@@ -288,6 +288,12 @@ def test_what_cannot_be_loaded_is_told_in_one_line(case: str, tmp_path: Path) ->
     assert len(str(caught.value)) < 600
 
 
+def test_what_only_a_runs_checkpoint_says_is_told(tmp_path: Path) -> None:
+    dyncomp.save(network(), tmp_path / "net")
+    with pytest.raises(InvalidValue, match=r"does not say its dataset, .*: dyncomp\.save wrote it; give a checkpoint"):
+        dyncomp.profile_checkpoint(tmp_path / "net")
+
+
 def test_a_device_that_is_not_there_is_told(tmp_path: Path) -> None:
     dyncomp.save(network(), tmp_path / "net")
     with pytest.raises(DeviceNotAvailable, match="device 'gpu7' is not available"):

@@ -7,14 +7,17 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -27,9 +30,8 @@ import dyncomp
 from dyncomp.core import Net, Prediction
 
 pytest.importorskip("fastapi", reason="the service's own packages are not installed: pip install 'dyncomp[serve]'")
-pytest.importorskip("httpx", reason="httpx, which asks the service, is not installed")
 
-from fastapi.testclient import TestClient
+import uvicorn
 
 from examples.serve import Batcher, Busy, Times, main, make_app, prepared
 
@@ -88,9 +90,52 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "net.safetensors"
 
 
-@pytest.fixture
-def client() -> Iterator[TestClient]:
-    with Batcher(dyncomp.deployed(network()), quiet=True) as batcher, TestClient(make_app(batcher, 10_000)) as client:
+@dataclass(frozen=True)
+class Reply:
+    """What came back: the status, and the JSON in the body."""
+
+    status: int
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Client:
+    """Asks a service at an address."""
+
+    address: str
+
+    def ask(self, path: str, body: bytes | None = None) -> Reply:
+        """By POST where there is a body."""
+        request = urllib.request.Request(f"{self.address}{path}", data=body)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return Reply(reply.status, json.load(reply))
+        except urllib.error.HTTPError as error:
+            with error:
+                return Reply(error.code, json.load(error))
+
+    def predict(self, body: bytes) -> Reply:
+        return self.ask("/predict", body)
+
+
+@contextmanager
+def served(batcher: Batcher, most_bytes: int = 1_000_000) -> Iterator[Client]:
+    """The service in a thread of this process."""
+    config = uvicorn.Config(make_app(batcher, most_bytes), log_level="warning", ws="none", lifespan="off")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield Client(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with Batcher(dyncomp.deployed(network()), quiet=True) as batcher, served(batcher, 10_000) as client:
         yield client
 
 
@@ -108,19 +153,19 @@ def test_every_answer_is_the_networks_own(
     batches: list[int] = []
     with (
         Batcher(net, threads=2, batch=8, wait_ms=wait_ms) as batcher,
-        TestClient(make_app(batcher)) as client,
+        served(batcher) as client,
         ThreadPoolExecutor(12) as pool,
     ):
         for kind in (png, npy):
-            replies = list(pool.map(lambda body: client.post("/predict", content=body), map(kind, images)))
+            replies = list(pool.map(client.predict, map(kind, images)))
             for reply, wanted in zip(replies, alone, strict=True):
-                assert reply.status_code == 200, reply.text
-                told = reply.json()
+                assert reply.status == 200, reply.told
+                told = reply.told
                 assert told["class"] == wanted.class_name
                 assert told["confidence"] == pytest.approx(wanted.confidence, rel=1e-3)
                 assert told["ms"] > 0
                 batches.append(told["batch"])
-        health = client.get("/health").json()
+        health = client.ask("/health").told
     assert health["status"] == "ok"
     assert (health["method"], health["classes"], health["images"]) == (method, CLASSES, 120)
     assert 0 < health["latency_ms_p50"] <= health["latency_ms_p99"]
@@ -151,18 +196,18 @@ BAD: dict[str, tuple[bytes, int, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_told_in_one_line(case: str, client: TestClient) -> None:
+def test_bad_input_is_told_in_one_line(case: str, client: Client) -> None:
     body, status, message = BAD[case]
-    reply = client.post("/predict", content=body)
-    assert reply.status_code == status
-    assert message in reply.json()["error"]
-    assert "\n" not in reply.json()["error"]
-    assert client.post("/predict", content=png(arrays(1)[0])).status_code == 200  # it goes on
+    reply = client.predict(body)
+    assert reply.status == status
+    assert message in reply.told["error"]
+    assert "\n" not in reply.told["error"]
+    assert client.predict(png(arrays(1)[0])).status == 200  # it goes on
 
 
-def test_other_addresses_and_verbs_are_refused(client: TestClient) -> None:
-    assert client.get("/predict").status_code == 405
-    assert client.get("/elsewhere").status_code == 404
+def test_other_addresses_and_verbs_are_refused(client: Client) -> None:
+    assert client.ask("/predict").status == 405
+    assert client.ask("/elsewhere").status == 404
 
 
 class Slow:
@@ -214,12 +259,12 @@ def test_whatever_is_waiting_is_one_batch_and_too_much_is_refused() -> None:
 def test_a_network_that_fails_is_told_and_the_worker_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     slow, batcher = slow_batcher()
     batcher.net.preprocess = network().preprocess  # type: ignore[method-assign]
-    with batcher, TestClient(make_app(batcher)) as client:
+    with batcher, served(batcher) as client:
         slow.fails = True
-        reply = client.post("/predict", content=png(arrays(1)[0]))
-        assert (reply.status_code, reply.json()) == (500, {"error": "the network failed on this batch"})
+        reply = client.predict(png(arrays(1)[0]))
+        assert (reply.status, reply.told) == (500, {"error": "the network failed on this batch"})
         slow.fails = False
-        assert client.post("/predict", content=png(arrays(1)[0])).status_code == 200
+        assert client.predict(png(arrays(1)[0])).status == 200
     assert capfd.readouterr().err == "error: RuntimeError: out of memory\n"
 
 
@@ -250,8 +295,6 @@ def test_a_request_is_prepared_as_the_network_does_it() -> None:
 def test_what_cannot_be_served_is_one_line_and_status_2(
     arguments: list[str], message: str, saved: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import socket
-
     monkeypatch.setattr(dyncomp, "keep_freed_memory", lambda: None, raising=False)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # set back afterwards
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -285,14 +328,10 @@ def test_it_serves_until_it_is_interrupted(saved: Path) -> None:
             assert found
             net, images = dyncomp.load(saved), arrays(20)
 
-            def ask(image: np.ndarray[Any, Any]) -> str:
-                request = urllib.request.Request(f"{found[1]}/predict", data=png(image), method="POST")
-                with urllib.request.urlopen(request, timeout=30) as reply:
-                    answer: str = json.load(reply)["class"]
-                return answer
-
+            client = Client(found[1])
             with ThreadPoolExecutor(5) as pool:
-                assert list(pool.map(ask, images)) == [prediction.class_name for prediction in net.predict(images)]
+                told = [reply.told["class"] for reply in pool.map(client.predict, map(png, images))]
+            assert told == [prediction.class_name for prediction in net.predict(images)]
             service.send_signal(signal.SIGINT)
             out, err = service.communicate(timeout=30)
         finally:
