@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dyncomp._build import build, create_method
+    from dyncomp._checkpoint import load, save
     from dyncomp.bench import Profile, benchmark, profile_checkpoint, profile_model
     from dyncomp.core import (
+        Card,
         Costs,
         Decision,
         Gated,
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
         Mixed,
         Net,
         Output,
+        Prediction,
         Stage,
         Trace,
         count_executed_macs,
@@ -36,6 +39,7 @@ from dyncomp._version import __version__
 
 _HOMES = MappingProxyType(
     {
+        "Card": "dyncomp.core",
         "Costs": "dyncomp.core",
         "Decision": "dyncomp.core",
         "DyncompError": "dyncomp.errors",
@@ -44,6 +48,7 @@ _HOMES = MappingProxyType(
         "Mixed": "dyncomp.core",
         "Net": "dyncomp.core",
         "Output": "dyncomp.core",
+        "Prediction": "dyncomp.core",
         "Profile": "dyncomp.bench",
         "Stage": "dyncomp.core",
         "Trace": "dyncomp.core",
@@ -54,6 +59,7 @@ _HOMES = MappingProxyType(
         "deployed": "dyncomp.core",
         "include_path": "dyncomp.registry",
         "keep_freed_memory": "dyncomp.profile",
+        "load": "dyncomp._checkpoint",
         "measure_costs": "dyncomp.core",
         "option": "dyncomp.spec",
         "price": "dyncomp.core",
@@ -62,10 +68,12 @@ _HOMES = MappingProxyType(
         "register_backbone": "dyncomp.registry",
         "register_dataset": "dyncomp.registry",
         "register_method": "dyncomp.registry",
+        "save": "dyncomp._checkpoint",
     }
 )
 
 __all__ = [
+    "Card",
     "Costs",
     "Decision",
     "DyncompError",
@@ -74,6 +82,7 @@ __all__ = [
     "Mixed",
     "Net",
     "Output",
+    "Prediction",
     "Profile",
     "Stage",
     "Trace",
@@ -88,6 +97,7 @@ __all__ = [
     "list_backbones",
     "list_datasets",
     "list_methods",
+    "load",
     "measure_costs",
     "option",
     "price",
@@ -96,6 +106,7 @@ __all__ = [
     "register_backbone",
     "register_dataset",
     "register_method",
+    "save",
 ]
 
 

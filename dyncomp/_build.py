@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dyncomp.core import Backbone, BackboneFamily, Method, Net, measure_costs
+from dyncomp.core import Backbone, BackboneFamily, Card, Method, Net, measure_costs
+from dyncomp.core.card import class_names
 from dyncomp.registry import BACKBONES, METHODS
+from dyncomp.spec import spec_of
 
 
 def create_method(spec: str | Method) -> Method:
@@ -27,18 +29,20 @@ def build(
 ) -> Net:
     """The network of a method on a backbone, for square images of `image_size` pixels, its costs measured.
 
-    It is in evaluation mode. `seed` alone decides its weights; the caller's random state is left as it is. Raises
+    It is in evaluation mode, and its card says what is known: its classes have numbers, and how its images are
+    normalised is left open. `seed` alone decides its weights; the caller's random state is left as it is. Raises
     CannotAttach where the method finds no place in the backbone, UnknownName, InvalidSpec and InvalidValue for specs
     that do not hold.
     """
     family = backbone if isinstance(backbone, BackboneFamily) else BACKBONES.create(backbone)
-    names: _Names = {}
+    made, names = create_method(method), _Names()
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        net = Net(create_method(method).build(_maker(family, (classes, in_channels, image_size), names)))
+        net = Net(made.build(_maker(family, (classes, in_channels, image_size), names)))
     state = net.state_dict(keep_vars=True)
     net.origins = {name: names[id(tensor)][1] for name, tensor in state.items() if id(tensor) in names}
     net.costs = measure_costs(net, torch.zeros(1, in_channels, image_size, image_size))
+    net.card = Card(spec_of(made), spec_of(family), class_names(classes, ()), in_channels, image_size, seed)
     return net.eval()
 
 

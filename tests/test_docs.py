@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
+from dyncomp import build, save
 from dyncomp.bench import benchmark
 from dyncomp.cli import dyncomp_main
 from dyncomp.conformance import CHECKS, Case
@@ -19,6 +22,7 @@ from dyncomp.samples import is_invalid
 ROOT = Path(__file__).parents[1]
 TUTORIAL = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SERVICE = (ROOT / "docs" / "from-checkpoint-to-service.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -107,6 +111,23 @@ def test_the_readmes_table_is_that_of_the_run_it_names() -> None:
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     (command,) = re.findall(r"^python3 -m venv .*pytest.*$", README, re.MULTILINE)
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("document", [README, SERVICE], ids=["README", "service"])
+def test_the_code_that_uses_a_checkpoint_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = build("skipnet", "cifar_resnet8", classes=3, in_channels=1, image_size=8)
+    assert net.card is not None
+    net.card = replace(net.card, mean=(0.5,), std=(0.25,))
+    save(net, tmp_path / "checkpoint.safetensors")
+    for name in ("image", "one", "two"):
+        Image.new("RGB", (9, 12), "red").save(tmp_path / f"{name}.png")
+    monkeypatch.chdir(tmp_path)
+    blocks = [code for code in re.findall(r"```python\n(.*?)```", document, re.DOTALL) if "dyncomp.load(" in code]
+    assert blocks
+    names: dict[str, object] = {}
+    for code in blocks:
+        exec(code, names)
+    assert (tmp_path / "deployed.safetensors").exists() or (tmp_path / "fast.safetensors").exists()
 
 
 @pytest.mark.parametrize("document", [README, TUTORIAL], ids=["README", "tutorial"])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyncomp._checkpoint import facts_of
 from dyncomp.bench.plan import Cell
 from dyncomp.bench.stamp import git_commit, now
 from dyncomp.bench.strict import check_priced
@@ -120,7 +121,7 @@ def _train_and_measure(
     if strict_macs:
         check_priced(record["uncounted_operators"])
     record["warnings"] += [warning for log in logs for warning in log.warnings]
-    save_checkpoint(net, store.checkpoint_path(cell.key), _rebuilding(cell))
+    save_checkpoint(net, store.checkpoint_path(cell.key), {"identity": cell.identity, **facts_of(net)})
     return record, images
 
 
@@ -171,13 +172,6 @@ def _streams(net: Net, cell: Cell) -> dict[str, Any] | None:
     if splits.streams is None or not judges:
         return None
     return stream_figures(net, judges[0], splits.test, splits.streams, cell.group.seed)
-
-
-def _rebuilding(cell: Cell) -> dict[str, Any]:
-    """What makes the network again, for the checkpoint."""
-    splits = cell.group.splits
-    shape = {name: getattr(splits, name) for name in ("classes", "in_channels", "image_size")}
-    return {"identity": cell.identity, **shape}
 
 
 def _stage(log: StageLog) -> dict[str, Any]:

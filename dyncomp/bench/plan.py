@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 import torch
 
 from dyncomp._build import build
+from dyncomp._checkpoint import SHAPE, find_device
 from dyncomp._version import __version__
 from dyncomp.bench.config import Config
 from dyncomp.bench.names import check_names, named_in, specs_in
 from dyncomp.core import BackboneFamily, Method, Net
+from dyncomp.core.card import class_names
 from dyncomp.data import Dataset, Splits, load
-from dyncomp.errors import DeviceNotAvailable, DyncompError, InvalidValue
+from dyncomp.errors import DyncompError, InvalidValue
 from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry
 from dyncomp.spec import Spec, full_spec, name_of, spec_of
 from dyncomp.store import cell_key
@@ -45,15 +47,19 @@ class Group:
     init: Path | None = None
 
     def build(self, method: Method) -> Net:
-        """A method's network for this comparison."""
-        return build(
-            method,
-            self.backbone,
-            classes=self.splits.classes,
-            in_channels=self.splits.in_channels,
-            image_size=self.splits.image_size,
-            seed=self.seed,
+        """A method's network for this comparison; its card says what the data set's images and classes are."""
+        splits = self.splits
+        shape = {name: getattr(splits, name) for name in SHAPE}
+        net = build(method, self.backbone, seed=self.seed, **shape)
+        assert net.card is not None  # `build` writes it
+        net.card = replace(
+            net.card,
+            classes=class_names(splits.classes, splits.class_names),
+            mean=splits.mean,
+            std=splits.std,
+            shorter_side=splits.shorter_side,
         )
+        return net
 
     @cached_property
     def static_macs(self) -> int:
@@ -151,21 +157,6 @@ def make_plan(config: Config) -> Plan:
     return Plan(tuple(groups), tuple(left_out))
 
 
-def find_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the GPU where there is one. Raises DeviceNotAvailable."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        found = "cpu, cuda" if torch.cuda.is_available() else "cpu"
-        raise DeviceNotAvailable(
-            f"device {name!r} is not available on this machine; give one of: auto, {found}"
-        ) from None
-    return device
-
-
 def _create_all(registry: Registry[T], specs: Iterable[Spec]) -> list[T]:
     """An instance for each spec, in order, each once."""
     created = [registry.create(spec) for spec in specs]
@@ -220,7 +211,7 @@ def _check_init(reference: Cell) -> None:
     facts = read_facts(group.init)
     wanted = {
         **{kind: reference.identity[kind] for kind in (METHODS.kind, BACKBONES.kind)},
-        **{name: getattr(splits, name) for name in ("classes", "in_channels", "image_size")},
+        **{name: getattr(splits, name) for name in SHAPE},
     }
     known = facts | facts.get("identity", {})
     if wrong := [f"{key}={known.get(key)}, not {value}" for key, value in wanted.items() if known.get(key) != value]:

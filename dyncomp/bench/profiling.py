@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from dyncomp._checkpoint import find_device
 from dyncomp.bench import modules
 from dyncomp.bench.cell import measure
 from dyncomp.bench.config import fit_option
 from dyncomp.bench.energy import energy_figures, energy_of_cell
 from dyncomp.bench.memory import memory_figures
-from dyncomp.bench.plan import find_device
 from dyncomp.bench.profiled import Latency, Profile
 from dyncomp.bench.rebuild import cell_of, changed_since, device_of, rebuild
 from dyncomp.bench.timeshares import AUDITED

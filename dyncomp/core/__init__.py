@@ -2,6 +2,7 @@
 
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock, chain
 from dyncomp.core.balance import categorical_information
+from dyncomp.core.card import Card
 from dyncomp.core.cost import (
     Costs,
     Executed,
@@ -27,12 +28,14 @@ from dyncomp.core.points import Point, Seen
 from dyncomp.core.routed import Routed
 from dyncomp.core.stage import Batches, Loss, Stage
 from dyncomp.core.trace import Decision, Trace
+from dyncomp.core.usable import Prediction
 
 __all__ = [
     "Attention",
     "Backbone",
     "BackboneFamily",
     "Batches",
+    "Card",
     "Certainty",
     "Concrete",
     "Costs",
@@ -52,6 +55,7 @@ __all__ = [
     "Output",
     "Planned",
     "Point",
+    "Prediction",
     "RecurrentGate",
     "ResidualBlock",
     "Routed",

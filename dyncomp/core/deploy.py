@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -69,6 +70,7 @@ def deployed(net: Net) -> Net:
     ready.costs = net.costs
     names = ready.state_dict().keys()
     ready.origins = {name: origin for name, origin in net.origins.items() if name in names}
+    ready.card = None if net.card is None else replace(net.card, deployed=True)
     return ready
 
 

@@ -12,6 +12,7 @@ from dyncomp.core.cost import Costs, price
 from dyncomp.core.counter import Meter
 from dyncomp.core.op import Op, Taped
 from dyncomp.core.trace import Decision, Parent, Tape, Tapes, Trace
+from dyncomp.core.usable import Usable
 
 
 def _no_images(decisions: Mapping[str, Decision]) -> Output:
@@ -46,14 +47,15 @@ class Output:
         return self.costs
 
 
-class Net(nn.Module):
+class Net(Usable):
     """A network with ops in it.
 
     `net(images)` runs the dense form in training and the sparse form in evaluation; `sparse=` says otherwise.
     `decisions` (site -> Decision over the whole batch) replaces the gates' own. With `record=False` the trace is empty.
     `origins` says of each tensor of its state that came from the plain backbone what it was called there. `sampling`
     is whether ops draw their decisions in training; a stage sets it. What a pass decides and remembers is its own:
-    passes at the same time, in threads or one within another, do not see each other.
+    passes at the same time, in threads or one within another, do not see each other. What it is and how it answers
+    images, `card`, `preprocess` and `predict`, is in `usable.py`.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -70,7 +70,8 @@ class Splits:
     `test` is only reported on. No image is in two of them. `mean` and `std` (one value per channel,
     pixels from 0 to 1) normalise the images and were measured on `train` alone, unless the data set
     says otherwise. `difficulty` (N,), of the test images in order, from 0 to 1, exists only where
-    it is known by construction, and `streams` only where the test images are frames.
+    it is known by construction, and `streams` only where the test images are frames. `shorter_side` is what test
+    images were resized to before their middle was cut out, None where they have had their size.
     """
 
     train: Split
@@ -84,6 +85,7 @@ class Splits:
     std: tuple[float, ...]
     difficulty: Tensor | None = None
     streams: Streams | None = None
+    shorter_side: int | None = None
 
 
 class Dataset(Configurable, ABC):

@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dyncomp._images import full_scale
 from dyncomp.data.dataset import Dataset, Split, Splits, Streams
 from dyncomp.data.degrade import CLEAN, KINDS, degrade, jitter
-from dyncomp.data.memory import ImageSplit, Pair, full_scale, generator, in_memory
+from dyncomp.data.memory import ImageSplit, Pair, generator, in_memory
 from dyncomp.data.splitting import SPLIT_SEED, subset
 from dyncomp.errors import InvalidValue
 from dyncomp.registry import DATASETS, register_dataset

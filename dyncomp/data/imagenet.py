@@ -12,6 +12,7 @@ import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from dyncomp._images import Preparation
 from dyncomp.data.dataset import Dataset, Splits
 from dyncomp.data.files import FileSplit
 from dyncomp.data.folders import first_with, not_found, subfolders
@@ -46,7 +47,9 @@ class ImageNet(Dataset):
         train, test = _read(folders)
         files, labels = _columns(train)
         calibrating = _calibration(files, labels)
-        plain, augmented = self._transforms()
+        shorter_side = self.size * 256 // 224
+        plain = Preparation(3, self.size, shorter_side, MEAN, STD)
+        augmented = self._augmented()
 
         def split(files: Sequence[str], labels: torch.Tensor) -> FileSplit:
             return FileSplit(files, labels, plain, augmented)
@@ -61,14 +64,14 @@ class ImageNet(Dataset):
             class_names=tuple(train.classes),
             mean=MEAN,
             std=STD,
+            shorter_side=shorter_side,
         )
 
-    def _transforms(self) -> tuple[v2.Compose, v2.Compose]:
-        """Without and with augmentation (torchvision's reference recipe)."""
+    def _augmented(self) -> v2.Compose:
+        """With augmentation (torchvision's reference recipe)."""
         tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-        resized = [v2.Resize(self.size * 256 // 224, antialias=True), v2.CenterCrop(self.size)]
         changed = [v2.RandomResizedCrop(self.size, antialias=True), v2.RandomHorizontalFlip()]
-        return v2.Compose([*resized, *tensor]), v2.Compose([*changed, *tensor])
+        return v2.Compose([*changed, *tensor])
 
 
 def _read(folders: Sequence[Path]) -> tuple[ImageFolder, ImageFolder]:

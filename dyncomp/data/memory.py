@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyncomp._images import full_scale, normalised
 from dyncomp.data.dataset import Batch, Split, Splits
 from dyncomp.errors import InvalidValue
 
@@ -62,7 +63,7 @@ class ImageSplit(Split):
             images = self.images[index]
             if change is not None:
                 images = self._moved(images, change[index])
-            yield Batch(self._normalised(images), self.labels[index], index)
+            yield Batch(normalised(images, self.mean, self.std), self.labels[index], index)
 
     def _changes(self, seed: int, epoch: int) -> Tensor:
         """(N,) which of the augmentation's maps each image goes through."""
@@ -80,11 +81,6 @@ class ImageSplit(Split):
         """(C, 1) the value of the padding, in the images' own type."""
         value = self.mean * full_scale(self.images) if self.augmentation.border == "mean" else self.mean * 0
         return (value if self.images.is_floating_point() else value.round()).to(self.images.dtype)[:, None]
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        scale = full_scale(images)
-        mean, std = (value.view(-1, 1, 1) * scale for value in (self.mean, self.std))
-        return images.to(torch.float32).sub(mean).div_(std)
 
 
 def check_batches(batch_size: int, epoch: int | None, augment: bool) -> None:
@@ -113,11 +109,6 @@ def epoch_order(images: int, seed: int, epoch: int | None) -> Tensor:
     if epoch is None:
         return torch.arange(images)
     return torch.randperm(images, generator=generator(seed, epoch, ORDER))
-
-
-def full_scale(images: Tensor) -> float:
-    """The value of a white pixel."""
-    return 1.0 if images.is_floating_point() else 255.0
 
 
 def measure(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 
+from dyncomp._version import __version__
 from dyncomp.core import Net
 from dyncomp.errors import InvalidValue
 
 FACTS = "dyncomp"
-_GIVE = "give one that a benchmark run wrote (OUTPUT/checkpoints/KEY.safetensors)"
+FORMAT_KEY, FORMAT = "dyncomp_format", 2
+"""The format of the files that are written: 1, which did not say so, kept no class names, mean and deviation."""
+_GIVE = "give one that a benchmark run wrote (OUTPUT/checkpoints/KEY.safetensors), or dyncomp.save"
 
 
 def save_checkpoint(net: Net, path: Path, facts: Mapping[str, Any]) -> None:
@@ -27,24 +30,43 @@ def save_checkpoint(net: Net, path: Path, facts: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}-{secrets.token_hex(6)}")
     try:
-        save_model(net, str(unfinished), metadata={FACTS: json.dumps(facts, sort_keys=True)})
+        told = {FACTS: json.dumps(facts, sort_keys=True), FORMAT_KEY: str(FORMAT)}
+        save_model(net, str(unfinished), metadata=told)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of its network. Raises InvalidValue for a file that is not one of ours."""
+    """What a checkpoint says of its network. Raises InvalidValue for a file that is not one of ours, or newer."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {})[FACTS])
-            return facts
+            told = file.metadata() or {}
+        facts, written = json.loads(told[FACTS]), int(told.get(FORMAT_KEY, 1))
+        if not isinstance(facts, dict):
+            raise ValueError(f"{FACTS} is {facts!r}")
     except KeyError:
-        raise InvalidValue(
-            f"{path} is not a checkpoint of dyncomp (it does not say of which network); {_GIVE}"
-        ) from None
+        raise _refused(path, "it does not say of which network") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidValue(f"{path} is not a checkpoint of dyncomp ({_in_one_line(error)}); {_GIVE}") from error
+        raise _refused(path, _missing(path) or _in_one_line(error)) from error
+    if written > FORMAT:
+        raise InvalidValue(
+            f"{path} has format {written}, and dyncomp {__version__} reads up to format {FORMAT}; update dyncomp, or "
+            "save the network by this version"
+        )
+    return facts
+
+
+def _refused(path: Path, why: str) -> InvalidValue:
+    return InvalidValue(f"{path} is not a checkpoint of dyncomp ({why}); {_GIVE}")
+
+
+def _missing(path: Path) -> str:
+    """Why there is no file to read; empty where there is one."""
+    if not path.is_dir():
+        return "" if path.exists() else "no such file"
+    inside = sorted([*path.glob("checkpoints/*.safetensors"), *path.glob("*.safetensors")])
+    return f"a folder, with {inside[0].relative_to(path)} in it" if inside else "a folder"
 
 
 def load_checkpoint(net: Net, path: Path) -> None:

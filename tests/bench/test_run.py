@@ -163,7 +163,18 @@ def test_a_checkpoint_says_what_it_is_of(finished: Path) -> None:
     for cell in store.cells():
         with safe_open(str(store.checkpoint_path(cell["key"])), framework="pt") as file:
             facts = json.loads(file.metadata()["dyncomp"])
-        assert facts == {"identity": cell["identity"], "classes": 10, "in_channels": 1, "image_size": 8}
+        mean, std = facts.pop("mean"), facts.pop("std")
+        assert facts == {
+            "identity": cell["identity"],
+            "classes": 10,
+            "class_names": list("0123456789"),
+            "in_channels": 1,
+            "image_size": 8,
+            "shorter_side": None,
+            "dtype": "float32",
+            "deployed": False,
+        }
+        assert (mean, std) == ([pytest.approx(0.305, abs=0.01)], [pytest.approx(0.376, abs=0.01)])
 
 
 def test_timings_keep_raw_samples_of_paired_rounds(finished: Path) -> None:

@@ -1,0 +1,165 @@
+"""From a network to a file and back: one way for users and for the tool itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from dyncomp._build import build
+from dyncomp._version import __version__
+from dyncomp.core import BackboneFamily, Card, Method, Net, deployed
+from dyncomp.errors import DeviceNotAvailable, InvalidValue, OutputError, UnknownName
+from dyncomp.registry import BACKBONES, METHODS, Registry, include_path
+from dyncomp.spec import full_spec, spec_of
+from dyncomp.train import load_checkpoint, read_facts, save_checkpoint
+
+SHAPE = ("classes", "in_channels", "image_size")
+"""what `build` is told beside specs and seed"""
+
+NEEDED = ("method", "backbone", "seed")
+"""of an identity, what builds the network"""
+
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.bfloat16)}
+"""types that a network's parameters may have in a file, by name"""
+
+Paths = str | Path | Sequence[str | Path]
+_include = include_path
+
+
+def load(
+    checkpoint: str | Path, *, deploy: bool = False, include_path: Paths = (), device: str | torch.device = "cpu"
+) -> Net:
+    """The network of a checkpoint, of a benchmark run or of `dyncomp.save`, in evaluation mode.
+
+    With `deploy` it is made ready for use (`dyncomp.deployed`); one that was saved so is so anyway. `include_path`
+    names loose plugin files, or folders of them, where its method or backbone is in one; `device` is cpu, cuda, or
+    auto. Nothing in the file is run. Raises InvalidValue for what is no checkpoint, is damaged, or newer than this
+    package; UnknownName where a plugin is missing; BrokenPlugin for a file that holds none; CannotDeploy;
+    DeviceNotAvailable.
+    """
+    for path in [include_path] if isinstance(include_path, str | Path) else include_path:
+        _include(path)
+    net, _ = restored(Path(checkpoint), find_device(str(device)))
+    assert net.card is not None  # `restored` writes it
+    return deployed(net) if deploy and not net.card.deployed else net
+
+
+def save(net: Net, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a network, as it is or deployed, to a safetensors file that `dyncomp.load` reads.
+
+    The file has its parameters and its card; not its code, which is the method's and the backbone's: their plugins have
+    to be at hand where it is loaded, and what was changed by hand on the modules is not in it. Raises InvalidValue for
+    a file that exists, unless `overwrite`, and for a network without a card or of a type that files do not keep;
+    UnknownName for a method or backbone that is not registered; OutputError where the file cannot be written.
+    """
+    path = Path(path)
+    card = net.card
+    if card is None:
+        raise InvalidValue(
+            "this network has no card, so a file could not say how to make it again; give one that dyncomp.build or "
+            "dyncomp.load made"
+        )
+    identity = {
+        "method": full_spec(METHODS.create(card.spec)),
+        "backbone": full_spec(BACKBONES.create(card.backbone)),
+        "seed": card.seed,
+        "version": __version__,
+    }
+    facts = {"identity": identity, **facts_of(net)}
+    if path.is_dir() or (path.exists() and not overwrite):
+        what = (
+            "is a folder; give the name of a file" if path.is_dir() else "exists; give another name, or overwrite=True"
+        )
+        raise InvalidValue(f"{path} {what}")
+    try:
+        save_checkpoint(net, path, facts)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror or error}); give another place") from error
+
+
+def facts_of(net: Net) -> dict[str, Any]:
+    """What a checkpoint says of a network beside the specs that it was made of. Raises InvalidValue."""
+    assert net.card is not None  # asked before
+    types = {str(p.dtype).removeprefix("torch.") for p in net.parameters() if p.is_floating_point()}
+    if not types <= DTYPES.keys() or len(types) > 1:
+        raise InvalidValue(
+            f"the network's parameters are {', '.join(sorted(types))}; make them one of {', '.join(DTYPES)}"
+        )
+    return {**net.card.facts(), "dtype": next(iter(types), "float32")}
+
+
+def restored(checkpoint: Path, device: torch.device) -> tuple[Net, Method]:
+    """The network of a checkpoint on the device, kernels channels-last, and its method. Raises what `load` raises."""
+    facts = rebuilding_facts(checkpoint)
+    identity = facts["identity"]
+    method, family = created(METHODS, identity), created(BACKBONES, identity)
+    try:
+        card = Card.from_facts(spec_of(method), spec_of(family), identity["seed"], facts)
+        dtype = DTYPES[facts.get("dtype", "float32")]
+    except (InvalidValue, KeyError, TypeError) as error:
+        raise InvalidValue(f"{checkpoint}: {_unreadable(error)}") from error
+    shape = (card.in_channels, card.image_size)
+    net = build(
+        method, _untrained(family), classes=len(card.classes), in_channels=shape[0], image_size=shape[1], seed=card.seed
+    ).to(device, dtype)
+    if card.deployed:
+        net = deployed(net)
+    load_checkpoint(net, checkpoint)
+    net.card = card
+    convert_conv2d_weight_memory_format(net, torch.channels_last)
+    return net, method
+
+
+def rebuilding_facts(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's facts, if they are enough to make its network again. Raises InvalidValue."""
+    facts = read_facts(checkpoint)
+    missing = [name for name in ("identity", *SHAPE) if name not in facts]
+    missing += [f"identity.{name}" for name in NEEDED if not missing and name not in facts["identity"]]
+    if missing:
+        raise InvalidValue(
+            f"{checkpoint} does not say its {', '.join(missing)}; give a checkpoint that a benchmark run wrote"
+        )
+    return facts
+
+
+def created(registry: Registry[Any], identity: Mapping[str, Any]) -> Any:
+    """The plugin that a checkpoint's identity names. Raises UnknownName where it is not at hand."""
+    try:
+        return registry.create(identity[registry.kind])
+    except UnknownName as error:
+        raise UnknownName(
+            f"{error}; the checkpoint names it: give its file by --include-path, include_path= in Python"
+        ) from None
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the GPU where there is one. Raises DeviceNotAvailable."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        found = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise DeviceNotAvailable(
+            f"device {name!r} is not available on this machine; give one of: auto, {found}"
+        ) from None
+    return device
+
+
+def _untrained(family: BackboneFamily) -> BackboneFamily:
+    """The backbone without the file of weights that training began from: the checkpoint has what came of them."""
+    if is_dataclass(family) and getattr(family, "weights", None) is not None:
+        return replace(family, weights=None)
+    return family
+
+
+def _unreadable(error: Exception) -> str:
+    if isinstance(error, InvalidValue):
+        return str(error)
+    return f"its parameters are of type {error.args[0]!r}; give one of {', '.join(DTYPES)}"

@@ -1,0 +1,112 @@
+"""What makes a network of use to who has an image and wants its class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dyncomp._images import AnyImage
+from dyncomp.core.card import Card
+from dyncomp.errors import InvalidValue
+
+
+class Prediction(NamedTuple):
+    """An image's class by name, and with which confidence, from 0 to 1."""
+
+    class_name: str
+    confidence: float
+
+
+class Usable(nn.Module):
+    """A network that may have a card, and then says what it is and answers images.
+
+    `card` is None for a network that neither `dyncomp.build` nor `dyncomp.load` has made.
+    """
+
+    card: Card | None = None
+
+    @property
+    def spec(self) -> str:
+        """The spec of its method. Raises InvalidValue without a card, as all of this class do."""
+        return self._known_card().spec
+
+    @property
+    def backbone(self) -> str:
+        """The spec of its backbone."""
+        return self._known_card().backbone
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its classes, in the order of the logits (B, Y); numbers as text where nobody named them."""
+        return self._known_card().classes
+
+    def preprocess(self, image: AnyImage) -> Tensor:
+        """One image as the network's test images were: (1, C, H, W), of the network's type and on its device.
+
+        `image` is a PIL image or an image file, by its path or its bytes, converted to grey or RGB; an array (H, W) or
+        (H, W, C), or a tensor (C, H, W), uint8 or floating point from 0 to 1, with the network's channels. Of another
+        size it is resized, bilinear, to the shorter side, and its middle kept. Raises InvalidValue for anything else,
+        and where mean and deviation are not known.
+        """
+        prepared = self._known_card().preparation()(image)
+        return self._moved(prepared[None])
+
+    def predict(self, images: AnyImage | Sequence[AnyImage]) -> list[Prediction]:
+        """The class of each image and its confidence, the softmax of the logits, in one pass of the sparse form.
+
+        `images` is an image as `preprocess` takes it, a sequence of them, an array (B, H, W, C) or a tensor of bytes
+        (B, C, H, W); or a tensor of floats (B, C, H, W), taken for normalised already. Where logits are logarithms of
+        shares, as those of ensembles are, the confidence is the share. Nothing is kept on the network. Raises
+        InvalidValue for images that do not fit, RuntimeError in training mode.
+        """
+        card = self._known_card()
+        batch = self._batch(card, images)
+        if not len(batch):
+            return []
+        with torch.inference_mode():
+            batch = batch.contiguous(memory_format=torch.channels_last)  # the layout of its kernels
+            logits: Tensor = self(batch, sparse=True, record=False).logits
+            confidence, chosen = logits.float().softmax(dim=1).max(dim=1)
+        names = [card.classes[label] for label in chosen.tolist()]
+        return [Prediction(name, value) for name, value in zip(names, confidence.tolist(), strict=True)]
+
+    def _batch(self, card: Card, images: AnyImage | Sequence[AnyImage]) -> Tensor:
+        """(B, C, H, W), normalised, where the network is."""
+        if isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point():
+            wanted = (card.in_channels, card.image_size, card.image_size)
+            if tuple(images.shape[1:]) != wanted:
+                raise InvalidValue(
+                    f"a batch of shape {tuple(images.shape)}; the network sees (B, C, H, W) = (B, "
+                    f"{', '.join(map(str, wanted))}): give images of another size one by one, unnormalised"
+                )
+            return self._moved(images)
+        prepare, single = card.preparation(), not _is_several(images)
+        each = [images] if single else images
+        prepared = [prepare(image) for image in each]  # type: ignore[arg-type,union-attr]
+        return self._moved(torch.stack(prepared)) if prepared else torch.empty(0)
+
+    def _moved(self, images: Tensor) -> Tensor:
+        some = next(self.parameters(), None)
+        return images if some is None else images.to(some)
+
+    def _known_card(self) -> Card:
+        if self.card is None:
+            raise InvalidValue(
+                "this network has no card, so nobody knows its classes and images; make it by dyncomp.build or "
+                "dyncomp.load, or set net.card"
+            )
+        return self.card
+
+
+def _is_several(images: object) -> bool:
+    """Whether these are images, not one."""
+    if isinstance(images, np.ndarray):
+        return images.ndim == 4
+    if isinstance(images, Tensor):
+        return images.dim() == 4
+    return isinstance(images, Sequence) and not isinstance(images, str | bytes | Image.Image)
