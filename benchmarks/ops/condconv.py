@@ -33,7 +33,8 @@ from benchmarks.ops._common import (
 )
 from dyncomp import build
 from dyncomp.core.direct import left_out
-from dyncomp.core.experts import ExpertConv2d, Mix, Mixture
+from dyncomp.core.experts import ExpertConv2d
+from dyncomp.core.mixture import Mix, Mixture
 from dyncomp.core.ready import made_ready
 from dyncomp.core.tuner import choices
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,46 +14,11 @@ from torch import Tensor, nn
 from dyncomp.core import direct
 from dyncomp.core.forms import Form, of_convolution, of_linear
 from dyncomp.core.kernels import Geometry, convolve
+from dyncomp.core.mixture import Mix, Mixture
 from dyncomp.core.rows import is_channels_last
-from dyncomp.core.tiles import Mixing, plainly
-from dyncomp.core.trace import Tapes
+from dyncomp.core.tiles import Mixing
 from dyncomp.core.tuner import chosen, power_of_two
 from dyncomp.errors import CannotAttach
-
-Mode = Literal["auto", "kernels", "outputs"]
-
-
-@dataclass(frozen=True)
-class Mix:
-    """How a pass mixes: the weights (B, K), whether in the dense form, and what runs what costs overhead."""
-
-    weight: Tensor
-    dense: bool = True
-    overhead: Callable[..., Any] = plainly
-
-
-class Mixture:
-    """What a Mixed op and its expert layers share: how many experts, in which mode, and where a pass's mix is found."""
-
-    def __init__(self, experts: int, mode: Mode) -> None:
-        self.experts = experts
-        self.mode = mode
-        self.tapes = Tapes()
-
-    @property
-    def mix(self) -> Mix:
-        """That of the pass under way in this thread. Raises RuntimeError where there is none."""
-        mix: Mix | None = self.tapes.current.handed(self)
-        if mix is None:
-            raise RuntimeError("a layer with experts was run outside its op, which mixes them: call the network")
-        return mix
-
-    def use(self, mix: Mix | None) -> None:
-        """Mix so in the pass under way in this thread; None: it is done."""
-        if mix is None:
-            self.tapes.current.taken(self)
-        else:
-            self.tapes.current.hand(self, mix)
 
 
 class ExpertLayer(nn.Module, ABC):

@@ -11,7 +11,8 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.narrow import is_depthwise, opened
 from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.pixels import applied, dilated, neighbourhoods, placed
-from dyncomp.core.trace import Decision, Tapes
+from dyncomp.core.tape import Tapes
+from dyncomp.core.trace import Decision
 
 Size = tuple[int, int]
 """Height and width in pixels."""

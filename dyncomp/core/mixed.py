@@ -7,9 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core.experts import ExpertConv2d, ExpertLinear, Mix, Mixture, Mode
+from dyncomp.core.experts import ExpertConv2d, ExpertLinear
+from dyncomp.core.mixture import Mix, Mixture, Mode
 from dyncomp.core.op import Op, Taped
-from dyncomp.core.trace import Decision, Tapes
+from dyncomp.core.tape import Tapes
+from dyncomp.core.trace import Decision
 
 
 class Mixed(Op):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from dyncomp.core.cost import Costs, price
 from dyncomp.core.counter import Meter
 from dyncomp.core.op import Op, Taped
-from dyncomp.core.trace import Decision, Parent, Tape, Tapes, Trace
+from dyncomp.core.tape import Tape, Tapes
+from dyncomp.core.trace import Decision, Parent, Trace
 from dyncomp.core.usable import Usable
 
 

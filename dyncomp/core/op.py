@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.counter import MOVING, Part
-from dyncomp.core.trace import Decision, Tape, Tapes
+from dyncomp.core.tape import Tape, Tapes
+from dyncomp.core.trace import Decision
 
 
 class Taped(nn.Module):

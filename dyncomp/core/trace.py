@@ -1,18 +1,13 @@
-"""What was decided for each image: decisions, the trace that holds them, the tape that carries them through a pass."""
+"""What was decided for each image: decisions, and the trace that holds those of a pass."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from dyncomp.core.counter import Meter
 
 Parent = tuple[str, int] | None
 """The unit (site, index) inside which a site lies, or None where it is always reached."""
@@ -109,148 +104,9 @@ def _lean(decision: Decision) -> Decision:
     return Decision(used, used if decision.weight is decision.used else decision.weight.detach(), used)
 
 
-def _sum(a: Decision, b: Decision) -> Decision:
-    return Decision(a.used + b.used, a.weight + b.weight, a.probability + b.probability)
-
-
 def _joined(parts: Sequence[Decision]) -> Decision:
     """Decisions of successive batches as one; what is the same tensor in all of them stays one tensor."""
     used = torch.cat([d.used for d in parts])
     if all(d.weight is d.used and d.probability is d.used for d in parts):
         return Decision(used, used, used)
     return Decision(used, torch.cat([d.weight for d in parts]), torch.cat([d.probability for d in parts]))
-
-
-class Tape:
-    """What one pass of a network is asked to do, and what its ops decide, say, remember and hand one another.
-
-    A pass has its own, made when it begins and let go when it ends; ops find it by `Tapes`. Plain attributes, so that a
-    pass which records nothing pays nothing and `torch.compile` sees no trick. `silent`: only logits are asked for.
-    """
-
-    def __init__(
-        self,
-        images: int = 0,
-        sparse: bool = False,
-        recording: bool = False,
-        forced: Mapping[str, Decision] | None = None,
-        sampling: bool = False,
-        meter: Meter | None = None,
-    ) -> None:
-        self.images = images
-        self.sparse = sparse
-        self.recording = recording
-        self.forced = forced or {}
-        self.sampling = sampling
-        self.meter = meter
-        self.silent = sparse and not recording and not forced and meter is None
-        self.rows: Tensor | None = None
-        self.decisions: dict[str, Decision] = {}
-        self.said: dict[str, Tensor] = {}
-        self._inside: list[Tensor] = []
-        self._memory: dict[str, Tensor] = {}
-        self._handed: dict[int, Any] = {}
-
-    def hand(self, to: object, what: Any) -> None:
-        """Leave `what` for a part of the network that runs later in this pass; it stays until `taken`."""
-        self._handed[id(to)] = what
-
-    def handed(self, to: object) -> Any:
-        """What was left for a part; None for nothing."""
-        return self._handed.get(id(to))
-
-    def taken(self, by: object) -> Any:
-        """What was left for a part, which is not kept any longer; None for nothing."""
-        return self._handed.pop(id(by), None)
-
-    def say(self, key: str, value: Tensor) -> None:
-        """Hand `value` (B, ...) to whoever reads the pass's output: a loss, a calibration. In the dense form only."""
-        if self.listens:
-            self.said[key] = value
-
-    @property
-    def listens(self) -> bool:
-        """Whether what is said in this pass is heard; if not, it need not be made."""
-        return self.recording and not self.sparse
-
-    def given(self, site: str, like: Tensor) -> Decision:
-        """The decision that is forced at the site, for the current images, in the type of `like`."""
-        return self._force(self.forced[site], like)
-
-    def settle(self, site: str, decision: Decision) -> Decision:
-        """The decision that holds at the site (a forced one replaces the gate's own), noted when recording."""
-        if site in self.forced:
-            decision = self.given(site, decision.weight)
-        if self.recording:
-            noted, here = self.decisions.get(site), decision.map(self._spread)
-            # a site inside parts of a batch decides once for each part; the rows of the others are zero
-            self.decisions[site] = here if noted is None else _sum(noted, here)
-        return decision
-
-    def _force(self, forced: Decision, like: Tensor) -> Decision:
-        def here(value: Tensor) -> Tensor:
-            value = value if self.rows is None else value[self.rows]
-            return value.to(like)
-
-        return forced.map(here)
-
-    def _spread(self, value: Tensor) -> Tensor:
-        if self.rows is None:
-            return value
-        whole = value.new_zeros((self.images, *value.shape[1:]))  # (B, ...)
-        return whole.index_copy(0, self.rows, value)
-
-    @contextmanager
-    def narrow(self, rows: Tensor) -> Iterator[None]:
-        """Inside, ops see only these rows of the current batch."""
-        outer = self.rows
-        self.rows = rows if outer is None else outer[rows]
-        try:
-            yield
-        finally:
-            self.rows = outer
-
-    @contextmanager
-    def within(self, used: Tensor) -> Iterator[None]:
-        """Inside, all images go through (dense form), but those whose `used` (B,) is 0 are there for nothing."""
-        self._inside.append(used)
-        try:
-            yield
-        finally:
-            self._inside.pop()
-
-    def recall(self, key: str, like: Tensor) -> Tensor:
-        """What a gate remembered under `key` for the current images in this pass; zeros shaped `like` at first."""
-        kept = self._memory.get(key)
-        if kept is None:
-            return torch.zeros_like(like)
-        return kept if self.rows is None else kept[self.rows]
-
-    def remember(self, key: str, value: Tensor) -> None:
-        """Keep `value` (one row per current image) under `key` until the pass ends.
-
-        An image that is there for nothing keeps what it had: in the sparse form it would not be there.
-        """
-        if self._inside:
-            there = (torch.stack(self._inside) > 0.5).all(dim=0)  # (B,)
-            value = torch.where(there[:, None], value, self.recall(key, value))
-        if self.rows is None:
-            self._memory[key] = value
-            return
-        kept = self._memory.get(key)
-        whole = value.new_zeros((self.images, *value.shape[1:])) if kept is None else kept
-        self._memory[key] = whole.index_copy(0, self.rows, value)
-
-
-class Tapes(threading.local):
-    """Where the parts of one network find the tape of the pass that is under way in their thread.
-
-    Outside a pass, when a gate or an op is called by itself, that is an idle tape: dense, nothing recorded or forced. A
-    copy of the network has tapes of its own.
-    """
-
-    def __init__(self) -> None:
-        self.current = Tape()
-
-    def __reduce__(self) -> tuple[type[Tapes], tuple[()]]:
-        return Tapes, ()

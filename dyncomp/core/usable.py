@@ -84,6 +84,11 @@ class Usable(nn.Module):
                     f"a batch of shape {tuple(images.shape)}; the network sees (B, C, H, W) = (B, "
                     f"{', '.join(map(str, wanted))}): give images of another size one by one, unnormalised"
                 )
+            if card.mean is not None and any(card.mean) and _are_pixels(images):
+                raise InvalidValue(
+                    "a batch of floats from 0 to 1, which a normalised one is not: give pixels as bytes, one by one, "
+                    "or what preprocess makes of them"
+                )
             return self._moved(images)
         prepare, single = card.preparation(), not _is_several(images)
         each = [images] if single else images
@@ -101,6 +106,11 @@ class Usable(nn.Module):
                 "dyncomp.load, or set net.card"
             )
         return self.card
+
+
+def _are_pixels(images: Tensor) -> bool:
+    """Whether numbers lie from 0 to 1, and are not all 0: normalised images have pixels below their mean."""
+    return bool(images.numel()) and 0 <= float(images.min()) <= float(images.max()) <= 1 and bool(images.any())
 
 
 def _is_several(images: object) -> bool:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Mixed, Router, kernels
-from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear, Mix, Mixture
+from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear
+from dyncomp.core.mixture import Mix, Mixture
 from dyncomp.errors import CannotAttach
 from tests.small import C, images, network
 

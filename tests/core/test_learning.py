@@ -14,8 +14,9 @@ from dyncomp.conformance import Case
 from dyncomp.core import Net, Stage, learning, native
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.direct import left_out
-from dyncomp.core.experts import ExpertConv2d, Mix
+from dyncomp.core.experts import ExpertConv2d
 from dyncomp.core.learning import Learning, of_learning
+from dyncomp.core.mixture import Mix
 from dyncomp.core.tiles import Mixing
 from dyncomp.core.tuner import by_last_ways
 from dyncomp.errors import CannotAttach

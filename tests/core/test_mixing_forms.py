@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from dyncomp.core import copies, kernels, native, packed, scratch
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.direct import left_out
-from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear, Mix, Mixture
+from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear
 from dyncomp.core.forms import LARGE, Form
+from dyncomp.core.mixture import Mix, Mixture
 from dyncomp.core.packed import Packed
 from dyncomp.core.products import Images, Pixels, Product, Tiled
 from dyncomp.core.tiles import Mixing, compare, mix

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dyncomp.core import onednn, products, tiles
 from dyncomp.core.counter import MacCounter
-from dyncomp.core.experts import ExpertConv2d, Mix
+from dyncomp.core.experts import ExpertConv2d
 from dyncomp.core.matrices import Matrices, can_multiply
+from dyncomp.core.mixture import Mix
 from dyncomp.core.products import Gradients, Tiled
 from dyncomp.core.tiles import Mixing
 from tests.core.test_experts import by_hand, expert_conv, features, weights

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dyncomp.core import Costs, Decision, SiteCost, Trace, price
 from dyncomp.core.op import hard_decision
-from dyncomp.core.trace import Tape
+from dyncomp.core.tape import Tape
 
 PARENTS = {"outer": None, "inner": ("outer", 1)}
 COSTS = Costs(

@@ -11,7 +11,8 @@ from torch import nn
 
 from dyncomp.core import tuner
 from dyncomp.core.counter import MacCounter
-from dyncomp.core.experts import ExpertConv2d, Mix, Mixture, shape_key
+from dyncomp.core.experts import ExpertConv2d, shape_key
+from dyncomp.core.mixture import Mix, Mixture
 
 
 class Clock:

@@ -20,7 +20,7 @@ from dyncomp.core.runs.part import At, Need, Part
 from dyncomp.core.runs.places import Place, Several, block_of, filters_of
 from dyncomp.core.runs.words import Table, Words
 from dyncomp.core.scratch import replaced
-from dyncomp.core.trace import Tape
+from dyncomp.core.tape import Tape
 
 
 class RunTable:

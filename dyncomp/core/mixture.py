@@ -1,0 +1,47 @@
+"""How a pass mixes experts, and where their layers find that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from dyncomp.core.tape import Tapes
+from dyncomp.core.tiles import plainly
+
+Mode = Literal["auto", "kernels", "outputs"]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How a pass mixes: the weights (B, K), whether in the dense form, and what runs what costs overhead."""
+
+    weight: Tensor
+    dense: bool = True
+    overhead: Callable[..., Any] = plainly
+
+
+class Mixture:
+    """What a Mixed op and its expert layers share: how many experts, in which mode, and where a pass's mix is found."""
+
+    def __init__(self, experts: int, mode: Mode) -> None:
+        self.experts = experts
+        self.mode = mode
+        self.tapes = Tapes()
+
+    @property
+    def mix(self) -> Mix:
+        """That of the pass under way in this thread. Raises RuntimeError where there is none."""
+        mix: Mix | None = self.tapes.current.handed(self)
+        if mix is None:
+            raise RuntimeError("a layer with experts was run outside its op, which mixes them: call the network")
+        return mix
+
+    def use(self, mix: Mix | None) -> None:
+        """Mix so in the pass under way in this thread; None: it is done."""
+        if mix is None:
+            self.tapes.current.taken(self)
+        else:
+            self.tapes.current.hand(self, mix)
