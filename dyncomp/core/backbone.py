@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.bodies import ReadyBody
+from dyncomp.core.listeners import Listeners
 from dyncomp.core.modes import evaluating
 from dyncomp.core.rows import in_use
 from dyncomp.spec import Configurable
@@ -27,7 +28,7 @@ class ResidualBlock(nn.Module):
 
     In inference mode memory is used again where that was shown to be safe (`reuse.py`): `makes_residual` says that the
     body's output is new, `reads_alone` that nothing reads what enters once the block is done (None: nobody looked, and
-    nobody overwrites).
+    nobody overwrites). While there is a hook among the network's `listeners`, which may keep features, none is.
     """
 
     def __init__(self, body: nn.Module, shortcut: nn.Module, activation: nn.Module) -> None:
@@ -38,6 +39,12 @@ class ResidualBlock(nn.Module):
         self.reads_alone: bool | None = None
         self.makes_residual = False
         self.ready: ReadyBody | None = None
+        self.listeners: Listeners | tuple[()] = ()
+
+    @property
+    def may_overwrite(self) -> bool:
+        """Whether memory may be used again in this pass, where that is safe."""
+        return in_use() and not self.listeners
 
     @property
     def in_channels(self) -> int:
@@ -57,7 +64,7 @@ class ResidualBlock(nn.Module):
 
     def join(self, residual: Tensor, shortcut: Tensor) -> Tensor:
         """The block's output from its two summands, both (B, C', H', W')."""
-        if self.makes_residual and residual.dtype == shortcut.dtype and in_use():
+        if self.makes_residual and residual.dtype == shortcut.dtype and self.may_overwrite:
             return in_place(self.activation, residual.add_(shortcut))
         output: Tensor = self.activation(residual + shortcut)
         return output

@@ -20,11 +20,13 @@ from dyncomp.core.experts import ExpertConv2d, ExpertLayer, ExpertLinear
 from dyncomp.core.filtered import Filtered
 from dyncomp.core.filters import ReadyFilters
 from dyncomp.core.flow import lone_readers
+from dyncomp.core.listeners import Listeners
 from dyncomp.core.modes import evaluating
 from dyncomp.core.net import Net
 from dyncomp.core.ready import made_ready
 from dyncomp.core.reuse import lone_inputs, makes_new
 from dyncomp.core.runs import find_runs
+from dyncomp.core.tracked import track
 from dyncomp.core.tuner import in_turn
 from dyncomp.errors import CannotDeploy
 
@@ -48,11 +50,12 @@ def deployed(net: Net) -> Net:
     Every BatchNorm that alone reads a convolution or a linear layer is folded into it, layers that do nothing in
     evaluation are left out, kernels lie channels-last, nothing learns; on a processor, convolutions run by machine code
     that is made for their shapes wherever a trial finds that faster than torch's (`ready.py`). In inference mode,
-    blocks that images skip overwrite features that nobody else reads: a hook that keeps features has to copy them. What
-    is set on a layer by hand later, a stride, a router's temperature, a `forward` of its own, may not be seen; layers,
-    parameters and hooks are. Sites keep their names; parameters do not. The network given stays as it is. Raises
-    RuntimeError where it does not know its costs, and with them its images, and CannotDeploy where the copy answers
-    otherwise: the network runs layers by another way than calling them.
+    blocks that images skip overwrite features that nobody else reads, unless the network has a hook, which may keep
+    them. Layers that are replaced, hooks, and parameters that change are seen, whether torch's operators write them or
+    somebody by `.data` or numpy; what is set on a layer by hand, a stride, a router's temperature, a `forward` of its
+    own, may not be. Sites keep their names; parameters do not. The network given stays as it is. Raises RuntimeError
+    where it does not know its costs, and with them its images, and CannotDeploy where the copy answers otherwise: the
+    network runs layers by another way than calling them.
     """
     if net.costs is None:
         raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
@@ -208,6 +211,10 @@ def _reuse_memory(net: Net, image: Tensor) -> None:
     images = [image.contiguous(memory_format=layout) for layout in (torch.contiguous_format, torch.channels_last)]
     given = [*images, *net.parameters(), *net.buffers()]
     alone = lone_inputs([*places], lambda: [_in_both_forms(net, x) for x in images], given)
+    listeners = Listeners(net.modules())
+    for module in net.modules():
+        if isinstance(module, ResidualBlock):
+            module.listeners = listeners
     for place, block in places.items():
         block.reads_alone = block.reads_alone is not False and place in alone
 
@@ -221,7 +228,7 @@ def _fast(model: nn.Module) -> nn.Module:
         if isinstance(op, Filtered):  # kernels that are cut for each image lie pair of channels by pair
             for conv in (op.producer, op.consumer):
                 if isinstance(conv, nn.Conv2d):
-                    conv.weight.data = conv.weight.data.contiguous()
+                    conv.weight.data = conv.weight.detach().contiguous()
     made_ready(fast)
     for part in fast.modules():
         if isinstance(part, ResidualBlock):
@@ -229,4 +236,5 @@ def _fast(model: nn.Module) -> nn.Module:
         elif isinstance(part, Filtered):
             part.ready = ReadyFilters.of(part)
     find_runs(fast)
+    track(fast)
     return fast

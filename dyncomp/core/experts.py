@@ -17,6 +17,7 @@ from dyncomp.core.kernels import Geometry, convolve
 from dyncomp.core.mixture import Mix, Mixture
 from dyncomp.core.rows import is_channels_last
 from dyncomp.core.tiles import Mixing
+from dyncomp.core.tracked import track
 from dyncomp.core.tuner import chosen, power_of_two
 from dyncomp.errors import CannotAttach
 
@@ -34,6 +35,7 @@ class ExpertLayer(nn.Module, ABC):
         # flat kernels: a parameter of five dimensions would break `net.to(memory_format=torch.channels_last)`
         self.weight = nn.Parameter(_drawn_alike(layer.weight, mixture.experts).flatten(2))  # (K, O, C * k * k)
         self.bias = None if layer.bias is None else nn.Parameter(_drawn_alike(layer.bias, mixture.experts))
+        track(self)  # evaluation keeps copies of experts
         self.register_buffer("shift", None)  # (O,) added whatever the mix: what a folded normalisation leaves
         self.shift: Tensor | None
 

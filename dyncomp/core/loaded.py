@@ -15,6 +15,7 @@ from dyncomp.core.direct import WHOLE, Picks, can_read, new_output, plan_for, ze
 from dyncomp.core.kernels import Geometry
 from dyncomp.core.picked import Picked
 from dyncomp.core.scratch import scratch
+from dyncomp.core.tracked import edits_of, times_handed_out
 
 SIZES = 8
 """sizes of images that a layer has code for: it takes memory, and a tenth of a second to make"""
@@ -170,10 +171,9 @@ def load(
 
 def _state(weight: Tensor | None, bias: Tensor | None) -> tuple[int, ...]:
     """Tells parameters, as they are now, from all others; nothing of what cannot be read."""
-    if weight is None or weight.is_inference():
+    if weight is None or weight.is_inference() or (bias is not None and bias.is_inference()):
         return ()
+    edits = edits_of(weight) + (0 if bias is None else edits_of(bias)) if times_handed_out() else 0
     if bias is None:
-        return weight.data_ptr(), weight._version
-    if bias.is_inference():
-        return ()
-    return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version
+        return weight.data_ptr(), weight._version, edits
+    return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version, edits

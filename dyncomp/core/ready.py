@@ -25,8 +25,7 @@ from dyncomp.core.tuner import chosen, power_of_two
 class ReadyConv2d(nn.Conv2d):
     """A convolution that nobody trains any more; (B, C, H, W) -> (B, O, H', W').
 
-    Its code has a copy of the parameters, made anew when they change; what is written through their `.data` it does not
-    see.
+    Its code has a copy of the parameters, made anew when they change.
     """
 
     def forward(self, x: Tensor) -> Tensor:

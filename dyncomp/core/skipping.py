@@ -10,7 +10,7 @@ from torch import Tensor
 from dyncomp.core.backbone import ResidualBlock, in_place
 from dyncomp.core.op import Op
 from dyncomp.core.reuse import makes_new
-from dyncomp.core.rows import Rows, in_use, put, take
+from dyncomp.core.rows import Rows, put, take
 from dyncomp.core.trace import Decision
 
 Form = Literal["output", "residual"]
@@ -59,7 +59,7 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
 
 def _is_lost(block: ResidualBlock, same: bool) -> bool:
     """Whether nobody reads the shortcut any more when the block is done; `same`: it is what enters."""
-    if not in_use():
+    if not block.may_overwrite:
         return False
     return block.reads_alone is True if same else makes_new(block.shortcut)
 

@@ -11,7 +11,6 @@ from dyncomp.core.direct import able_to_make_code
 from dyncomp.core.filtered import Filtered
 from dyncomp.core.gated import Gated
 from dyncomp.core.ready import ReadyConv2d
-from dyncomp.core.rows import in_use
 from dyncomp.core.runs.block import Block
 from dyncomp.core.runs.filters import FilteredBlock, FilteredLayers
 from dyncomp.core.runs.layers import Classifier, Convolution, Pool
@@ -101,7 +100,7 @@ class RunTable:
         if self._keeps_input:
             return x
         block = block_of(self._first_place)  # type: ignore[arg-type]  # nothing else writes over what it reads
-        return x if in_use() and block.reads_alone is True else x.clone()
+        return x if block.reads_alone is True and block.may_overwrite else x.clone()
 
     @staticmethod
     def _recall(x: Tensor, recurrent: Block) -> tuple[Tape, Tensor, Tensor]:

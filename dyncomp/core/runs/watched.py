@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as everywhere
 
 from dyncomp.core.parts import Parts
+from dyncomp.core.tracked import edits_of, times_handed_out
 
 _version, _address = attrgetter("_version"), Tensor.data_ptr  # not as a method: that takes twice the time
 
@@ -19,7 +20,8 @@ _version, _address = attrgetter("_version"), Tensor.data_ptr  # not as a method:
 class Watched:
     """Modules as they were: the same parts, and parameters and buffers in the same memory, with nothing written since.
 
-    What is written through `.data` does not show. Asked before every pass, so it looks at all of them in few calls.
+    What is written through `.data` or numpy shows where they are tracked. Asked before every pass, so it looks at all
+    of them in few calls.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -35,6 +37,7 @@ class Watched:
         self._addresses = list(map(_address, some))
         # inference mode makes tensors that tell no versions
         self._versions = None if any(map(torch.is_inference, some)) else list(map(_version, some))
+        self._edits = [edits_of(tensor) for tensor in some]
         lists = [hooks for module in each for hooks in (module._forward_hooks, module._forward_pre_hooks)]
         self._hooks = [*lists, everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks]
 
@@ -48,9 +51,15 @@ class Watched:
                 return False
             tensors = list(compress(tensors, self._there))
         try:
-            return list(map(_address, tensors)) == self._addresses and list(map(_version, tensors)) == self._versions
+            if list(map(_address, tensors)) != self._addresses or list(map(_version, tensors)) != self._versions:
+                return False
         except (AttributeError, RuntimeError, TypeError):  # nothing in the place of one, or one that tells no version
             return False
+        # a number that stays 0 unless memory of some tracked parameter, somewhere, was handed out
+        return times_handed_out() == 0 or self._numbers_are_the_same(tensors)
+
+    def _numbers_are_the_same(self, tensors: list[Tensor]) -> bool:
+        return [edits_of(tensor) for tensor in tensors] == self._edits
 
     def nobody_listens(self) -> bool:
         """Whether no hook has to be called, nor a gradient to go through the modules."""

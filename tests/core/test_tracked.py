@@ -1,0 +1,192 @@
+"""Weights that change behind torch's back, and features that hooks keep, of deployed networks."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dyncomp
+from dyncomp.conformance.deployment import stirred
+from dyncomp.core import Net
+from dyncomp.core.tracked import TrackedParameter, edits_of, is_handed_out, track
+from dyncomp.core.tuner import by_last_ways
+
+METHODS = dyncomp.list_methods()
+SHAPE = {"classes": 4, "in_channels": 1, "image_size": 12}
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def by_data(weight: Tensor) -> None:
+    weight.data.mul_(1.5)
+
+
+def by_numpy(weight: Tensor) -> None:
+    weight.numpy()[...] *= 1.5
+
+
+def by_numpy_of_an_alias(weight: Tensor) -> None:
+    weight.detach().cpu().numpy()[...] *= 1.5
+
+
+def by_an_array(weight: Tensor) -> None:
+    np.asarray(weight)[...] *= 1.5
+
+
+def by_dlpack(weight: Tensor) -> None:
+    torch.from_dlpack(weight).mul_(1.5)
+
+
+def by_an_operator(weight: Tensor) -> None:
+    with torch.no_grad():
+        weight.mul_(1.5)
+
+
+WAYS = [by_data, by_numpy, by_numpy_of_an_alias, by_an_array, by_dlpack, by_an_operator]
+
+
+@cache
+def built(method: str) -> Net:
+    return stirred(dyncomp.build(method, "cifar_resnet8(width=0.5)", **SHAPE).double())
+
+
+def images(count: int = 5) -> Tensor:
+    draw = torch.Generator().manual_seed(3)
+    return torch.randn(count, 1, 12, 12, generator=draw, dtype=torch.float64).contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def answers(net: Net, x: Tensor) -> Tensor:
+    with torch.inference_mode(), by_last_ways():
+        return net(x, record=False).logits.clone()
+
+
+def fresh(net: Net) -> Net:
+    """The same parameters in a network that never had others."""
+    other = copy.deepcopy(net)
+    other.load_state_dict({name: value.plain().clone() for name, value in net.state_dict().items()})
+    return other
+
+
+@every_method
+@pytest.mark.parametrize("change", WAYS)
+def test_whatever_writes_weights_is_seen_by_a_deployed_network(method: str, change: Callable[[Tensor], None]) -> None:
+    net = dyncomp.deployed(built(method))
+    before = [answers(net, x) for x in (images(), images(1))]
+    weights = [p for p in net.parameters() if p.dim() > 1]
+    change(weights[0])
+    change(weights[-1])
+    other = fresh(net)
+    for x, was in zip((images(), images(1)), before, strict=True):
+        now = answers(net, x)
+        torch.testing.assert_close(now, answers(other, x), rtol=1e-9, atol=1e-9)
+        assert not torch.allclose(now, was)
+    change(weights[0])  # by an alias that was handed out long ago, too
+    torch.testing.assert_close(answers(net, images()), answers(fresh(net), images()), rtol=1e-9, atol=1e-9)
+
+
+def test_an_alias_that_was_kept_may_write_at_any_time() -> None:
+    net = dyncomp.deployed(built("static"))
+    alias = next(net.parameters()).data
+    for _ in range(3):
+        was = answers(net, images())
+        alias.mul_(1.1)
+        now = answers(net, images())
+        assert not torch.allclose(now, was)
+        torch.testing.assert_close(now, answers(fresh(net), images()), rtol=1e-9, atol=1e-9)
+
+
+def test_averaged_weights_of_a_network_that_is_not_deployed_are_seen() -> None:
+    net = copy.deepcopy(built("condconv")).float()
+    x = images().float()
+    was = answers(net, x)
+    for parameter in net.parameters():
+        parameter.data.mul_(0.9)
+    other = copy.deepcopy(net)
+    assert not torch.allclose(answers(net, x), was)
+    torch.testing.assert_close(answers(net, x), answers(other, x), rtol=1e-5, atol=1e-5)
+
+
+def overwritten(net: Net, x: Tensor, record: bool) -> set[str]:
+    """Modules whose outputs, or what they were given, hold other numbers after the pass than a hook saw."""
+    kept: list[tuple[str, Tensor, Tensor]] = []
+
+    def listen(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def keep(module: nn.Module, given: tuple[object, ...], output: object) -> None:
+            kept.extend((name, value, value.clone()) for value in (*given, output) if isinstance(value, Tensor))
+
+        return module.register_forward_hook(keep)
+
+    hooks = [listen(name, module) for name, module in net.model.named_modules()]
+    with torch.inference_mode(), by_last_ways():
+        net(x, record=record)
+    for hook in hooks:
+        hook.remove()
+    assert kept
+    return {name for name, now, then in kept if not torch.equal(now, then)}
+
+
+@every_method
+def test_features_that_hooks_keep_without_a_copy_stay_what_they_were(method: str) -> None:
+    plain, x = copy.deepcopy(built(method)), images()
+    for module in plain.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # which writes over what stands before it in any network
+    net = dyncomp.deployed(plain)
+    before = answers(net, x)
+    assert not overwritten(net, x, record=False)
+    assert not overwritten(net, x, record=True)
+    assert torch.equal(answers(net, x), before)
+
+
+def test_a_hook_on_a_single_block_is_enough() -> None:
+    net = dyncomp.deployed(built("convnet_aig"))
+    kept: list[Tensor] = []
+    block = next(op for op in net.sites.values())
+    block.register_forward_hook(lambda module, given, output: kept.extend((output, output.clone())))
+    answers(net, images())
+    assert torch.equal(*kept)
+
+
+def test_a_deployed_network_that_is_trained_answers_by_its_new_weights() -> None:
+    net = dyncomp.deployed(built("static"))
+    was = answers(net, images())
+    net.requires_grad_(True).train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(images()).logits.square().sum().backward()
+    optimizer.step()
+    net.eval()
+    assert not torch.allclose(answers(net, images()), was)
+    torch.testing.assert_close(answers(net, images()), answers(fresh(net), images()), rtol=1e-9, atol=1e-9)
+
+
+def test_copies_and_files_are_tracked_and_state_dicts_are_plain() -> None:
+    net = dyncomp.deployed(built("condconv"))
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert all(type(p) is TrackedParameter for p in other.parameters())
+        assert not any(is_handed_out(p) for p in (*net.parameters(), *other.parameters()))
+    file = io.BytesIO()
+    torch.save(net.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    assert all(type(value) is Tensor for value in state.values())
+    assert not any(is_handed_out(p) for p in net.parameters())
+
+
+def test_not_a_number_is_the_same_as_itself() -> None:
+    layer = nn.Linear(2, 2)
+    track(layer)
+    with torch.no_grad():
+        layer.weight[0, 0] = torch.nan
+    layer.weight.data.add_(0)
+    assert edits_of(layer.weight) == 0
+    layer.weight.data[0, 0] = 1
+    assert (edits_of(layer.weight), edits_of(layer.weight)) == (1, 1)
