@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import direct
+from dyncomp.core.branches import graph_form, is_traced
+from dyncomp.core.columns import by_columns
 from dyncomp.core.forms import Form, of_convolution, of_linear
 from dyncomp.core.kernels import Geometry, convolve
 from dyncomp.core.rows import is_channels_last
@@ -143,11 +145,20 @@ class ExpertLayer(nn.Module, ABC):
         """The equal forms of the layer for features x, each image by its own mixed kernel."""
 
     @abstractmethod
+    def in_graph(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+        """Each image by its own kernel (B, O, ...) and bias (B, O), in operators that take any batch."""
+
+    @abstractmethod
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer with one expert's kernel (O, ...) and bias (O,) for all images."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output for features x, each image by its own mix."""
+        if graph_form() == "routed":
+            mixing = self._mixing()
+            return self.in_graph(x, mixing.whole(), mixing.bias)
+        if self.mixture.dense and is_traced():  # the other ways have a number of images in them
+            return self.by_outputs(x, together=False)
         if not self.mixture.dense or self.mixture.mode == "kernels":
             return self.by_kernels(x)
         key = ("mix", self.mixture.mode, *self._key(x))
@@ -220,6 +231,10 @@ class ExpertConv2d(ExpertLayer):
         """Convolutions of each image by its own kernel."""
         return of_convolution(x, mixing, self.geometry)
 
+    def in_graph(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+        """See `ExpertLayer.in_graph`."""
+        return by_columns(x, kernels, bias, self.geometry)
+
     def _key(self, x: Tensor) -> tuple[object, ...]:
         return (*super()._key(x), self.geometry)
 
@@ -237,6 +252,11 @@ class ExpertLinear(ExpertLayer):
     def forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
         """Products of each image's vector and its own matrix."""
         return of_linear(x, mixing)
+
+    def in_graph(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+        """See `ExpertLayer.in_graph`."""
+        y = torch.matmul(kernels, x[:, :, None]).squeeze(2)  # (B, O)
+        return y if bias is None else y + bias
 
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One linear layer for all images."""

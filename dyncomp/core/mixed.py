@@ -53,6 +53,10 @@ class Mixed(Op):
         """The block with one mixed kernel per image and layer."""
         return self._run(x, decision.weight, dense=False)
 
+    def branched(self, x: Tensor, decision: Decision) -> Tensor:
+        """Nothing branches: each image's own kernel in batched matrix products, whatever the batch."""
+        return self._run(x, decision.weight, dense=False)
+
     def _run(self, x: Tensor, weight: Tensor, dense: bool) -> Tensor:
         mixture = self.mixture
         mixture.weight, mixture.dense, mixture.overhead = weight, dense, self.overhead

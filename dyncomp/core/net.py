@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from dyncomp.core.branches import freezes_routes
 from dyncomp.core.cost import Costs, price
 from dyncomp.core.op import Op, Taped
 from dyncomp.core.trace import Decision, Parent, Tape, Trace
+from dyncomp.errors import CannotExport
 
 
 def _no_images(decisions: Mapping[str, Decision]) -> Output:
@@ -76,9 +78,14 @@ class Net(nn.Module):
         sparse = not self.training if sparse is None else sparse
         if sparse and self.training:
             raise RuntimeError("the sparse form is for evaluation: call net.eval() first")
+        if sparse and self.sites and freezes_routes():
+            raise CannotExport(
+                "traced in the sparse form, the network would send every image down the route of this one; write it by "
+                "`dyncomp export` or dyncomp.export.export_network, or trace net(images, sparse=False).logits"
+            )
         if decisions:
             self._check(decisions, len(images))
-        self.tape.begin(len(images), sparse, record, decisions or {})
+        self.tape.begin(images.shape[0], sparse, record, decisions or {})
         logits = self.model(images)
         trace, said = self._trace(logits), self.tape.said
         self.tape.end()

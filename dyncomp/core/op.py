@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dyncomp.core.branches import graph_form, is_traced
 from dyncomp.core.counter import MOVING, Part
 from dyncomp.core.trace import Decision, Tape
+from dyncomp.errors import CannotExport
 
 
 class Taped(nn.Module):
@@ -56,6 +58,16 @@ class Op(Taped, ABC):
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """Only the units that the decision uses."""
 
+    def branched(self, x: Tensor, decision: Decision) -> Tensor:
+        """The form of one image in which the decision is a conditional operator of a graph (see `branches.py`).
+
+        Raises CannotExport where the op has none.
+        """
+        raise CannotExport(
+            f"{self.site}: {type(self).__name__} has no form with branches in the graph; export it --dense, which runs "
+            "every unit and is right for every image"
+        )
+
     @abstractmethod
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
         """For each unit the module that runs only when the unit is used; None where a unit has none of its own."""
@@ -75,6 +87,8 @@ class Op(Taped, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Features in, features out, in the form and by the decision that the tape asks for."""
         decision = self.tape.settle(self.site, self._decided(x))
+        if graph_form() == "routed":
+            return self.branched(x, decision)
         return self.sparse(x, decision) if self.tape.sparse else self.dense(x, decision)
 
     def _decided(self, x: Tensor) -> Decision:
@@ -127,7 +141,7 @@ def hard_decision(probability: Tensor, sampling: bool) -> Decision:
 
 def with_strongest(used: Tensor, score: Tensor) -> Tensor:
     """`used` (B, U), and where an image uses nothing the unit of the greatest score (B, U)."""
-    if not (used.is_cuda or used.requires_grad) and bool((used.amax(dim=1) > 0).all()):
+    if not (used.is_cuda or used.requires_grad or is_traced()) and bool((used.amax(dim=1) > 0).all()):
         return used  # nothing to mend, and here a look costs less than mending
     strongest = torch.zeros_like(used).scatter(1, score.argmax(dim=1, keepdim=True), 1.0)
     return torch.where(used.sum(dim=1, keepdim=True) > 0, used, strongest)

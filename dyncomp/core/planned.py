@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.backbone import Backbone, ResidualBlock
+from dyncomp.core.branches import graph_form
 from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.rows import Rows, rows_of_each
-from dyncomp.core.skipping import Form, skip_dense, skip_sparse
+from dyncomp.core.skipping import Form, skip_branched, skip_dense, skip_sparse
 from dyncomp.core.trace import Decision
 
 
@@ -55,6 +56,10 @@ class Planned(Op):
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """Each body on the images that keep it."""
+        return self._run(x, decision)
+
+    def branched(self, x: Tensor, decision: Decision) -> Tensor:
+        """Each body in a branch of its own: see `Op.branched`."""
         return self._run(x, decision)
 
     def _run(self, x: Tensor, decision: Decision) -> Tensor:
@@ -109,6 +114,8 @@ class Follower(nn.Module):
         op, decision = self.plan.op, self.plan.decision
         if decision is None:
             raise RuntimeError("a planned block was run outside its network")
+        if graph_form() == "routed":
+            return skip_branched(op, self.unit, self.block, x, decision, self.form)
         if op.tape.sparse:
             return skip_sparse(op, self.unit, self.block, x, self.plan.rows[self.unit], self.form)
         return skip_dense(op, self.unit, self.block, x, decision, self.form)

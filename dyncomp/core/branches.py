@@ -1,0 +1,109 @@
+"""Decisions in a graph: a network that is exported leaves Python behind, and with it every `if` of the sparse form.
+
+Two forms of a network fit into a graph: the dense one, gates as masks, and the routed one, in which each decision is
+a conditional operator of the graph (`torch.cond`; `If` in ONNX and OpenVINO), for one image at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dyncomp.core.trace import Tape
+
+GraphForm = Literal["dense", "routed"]
+
+_form: ContextVar[GraphForm | None] = ContextVar("form", default=None)
+_one_route: ContextVar[bool] = ContextVar("one_route", default=False)
+
+
+@contextmanager
+def in_graph(form: GraphForm) -> Iterator[None]:
+    """Inside, passes in the dense form become a graph of that form; `routed` takes one image."""
+    token = _form.set(form)
+    try:
+        yield
+    finally:
+        _form.reset(token)
+
+
+@contextmanager
+def one_route() -> Iterator[None]:
+    """Inside, the sparse form may be traced, by someone who wants the one route of the images given and no other."""
+    token = _one_route.set(True)
+    try:
+        yield
+    finally:
+        _one_route.reset(token)
+
+
+def graph_form() -> GraphForm | None:
+    """The form that the graph of this pass is to have; None where no graph is made by `in_graph`."""
+    return None if torch.compiler.is_dynamo_compiling() else _form.get()
+
+
+def is_traced() -> bool:
+    """Whether a graph is made that other images will go through: by `in_graph`, torch.export or the old tracer."""
+    return graph_form() is not None or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+
+
+def freezes_routes() -> bool:
+    """Whether the sparse form, run now, would leave these images' routes in a graph, unknown to who asked for it."""
+    if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
+        return not _one_route.get()
+    return False
+
+
+def either(
+    chosen: Tensor,
+    parts: nn.Module,
+    run: Callable[..., Tensor],
+    otherwise: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    tape: Tape,
+) -> Tensor:
+    """`run(*inputs)` where `chosen` () holds, else `otherwise(*inputs)`, as one conditional operator of the graph.
+
+    `parts` holds every module that either of them calls. Both give a tensor of one shape and type. All that a branch
+    reads enters the operator by name: inputs, parameters and buffers, and what gates remembered on the tape.
+    """
+    memory, forgotten = tape.kept()
+    state = {**dict(parts.named_parameters()), **dict(parts.named_buffers())}
+    count, kept = len(inputs), len(inputs) + len(memory)
+
+    def branch(body: Callable[..., Tensor]) -> Callable[..., tuple[Tensor]]:
+        holder = _Holder(parts, body)
+
+        def traced(*given: Tensor) -> tuple[Tensor]:
+            there = {f"parts.{name}": value for name, value in zip(state, given[kept:], strict=True)}
+            with tape.branch(dict(zip(memory, given[count:kept], strict=True)), forgotten):
+                y: Tensor = functional_call(holder, there, given[:count])
+            return (y.clone(memory_format=torch.contiguous_format),)  # an operator's result is no alias of what enters
+
+        return traced
+
+    # the operator itself: `torch.cond` would have a compiler find out what the branches read, and compilers refuse
+    # branches that touch Python objects such as the tape
+    operands = (*inputs, *memory.values(), *state.values())
+    (y,) = torch.ops.higher_order.cond(chosen, branch(run), branch(otherwise), operands)
+    result: Tensor = y
+    return result
+
+
+class _Holder(nn.Module):
+    """Calls a function while other tensors stand in the place of the parts' own."""
+
+    def __init__(self, parts: nn.Module, body: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.parts = parts
+        self.body = body
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """What the function gives."""
+        return self.body(*inputs)
