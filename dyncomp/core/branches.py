@@ -76,11 +76,15 @@ def either(
     memory, forgotten = tape.kept()
     state = {**dict(parts.named_parameters()), **dict(parts.named_buffers())}
     count, kept = len(inputs), len(inputs) + len(memory)
+    read = [*inputs, *memory.values(), *state.values()]
+    operands = list({id(tensor): tensor for tensor in read}.values())  # each once: they become names of arguments
+    places = {id(tensor): place for place, tensor in enumerate(operands)}
 
     def branch(body: Callable[..., Tensor]) -> Callable[..., tuple[Tensor]]:
         holder = _Holder(parts, body)
 
-        def traced(*given: Tensor) -> tuple[Tensor]:
+        def traced(*operands: Tensor) -> tuple[Tensor]:
+            given = tuple(operands[places[id(tensor)]] for tensor in read)
             there = {f"parts.{name}": value for name, value in zip(state, given[kept:], strict=True)}
             with tape.branch(dict(zip(memory, given[count:kept], strict=True)), forgotten):
                 y: Tensor = functional_call(holder, there, given[:count])
@@ -90,8 +94,7 @@ def either(
 
     # the operator itself: `torch.cond` would have a compiler find out what the branches read, and compilers refuse
     # branches that touch Python objects such as the tape
-    operands = (*inputs, *memory.values(), *state.values())
-    (y,) = torch.ops.higher_order.cond(chosen, branch(run), branch(otherwise), operands)
+    (y,) = torch.ops.higher_order.cond(chosen, branch(run), branch(otherwise), tuple(operands))
     result: Tensor = y
     return result
 

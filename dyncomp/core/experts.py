@@ -105,7 +105,7 @@ class ExpertLayer(nn.Module, ABC):
     def _bias(self) -> Tensor | None:
         """Each image's own, (B, O)."""
         if self.bias is None:
-            return None if self.shift is None else self.shift.expand(len(self.mixture.weight), -1)
+            return None if self.shift is None else self.shift.expand(self.mixture.weight.shape[0], -1)
         mixed = self.mixed(self.bias)
         return mixed if self.shift is None else mixed + self.shift
 

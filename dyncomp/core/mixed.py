@@ -21,6 +21,8 @@ class Mixed(Op):
     the block keep their own layers, and so does whatever `leave` says.
     """
 
+    takes_one_image = False
+
     def __init__(
         self,
         block: nn.Module,

@@ -43,6 +43,9 @@ class Op(Taped, ABC):
     judges_frames = False
     """Whether an image that does not use the one unit counts as a frame without an answer."""
 
+    takes_one_image = True
+    """Whether `branched` puts conditional operators into the graph, and so takes one image at a time."""
+
     reads: Op | None = None
     """The op whose used units are the input channels of this one: its coupled cost grows with both."""
 
