@@ -41,10 +41,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "samples": frozenset(),
     "profile": frozenset({"errors", "samples", "core", "data", "torch"}),
     "_build": BASE | {"core", "torch"},
+    "export": frozenset({"errors", "_version", "core", "torch"}),
     "store": frozenset({"errors", "_version"}),
     "report": frozenset({"errors", "samples", "store", "_version"}),
     "conformance": BASE | {"core", "_build", "train", "torch"},
-    "bench": BASE | {"core", "data", "train", "samples", "profile", "store", "report", "_build", "torch"},
+    "bench": BASE | {"core", "data", "train", "samples", "profile", "store", "report", "_build", "export", "torch"},
     "cli": BASE | {"listing", "bench", "conformance", "profile", "store", "report", "torch"},
     "": BASE | {"core", "profile", "bench", "_build"},
 }

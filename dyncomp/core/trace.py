@@ -220,7 +220,7 @@ class Tape:
         """
         if key in self._forgotten:
             raise CannotExport(
-                f"a gate reads {key!r}, which another gate remembers inside a branch that may not run; export it --dense"
+                f"a gate reads {key!r}, remembered inside a branch that may not run; export it --dense"
             )
         kept = self._memory.get(key)
         if kept is None:

@@ -31,7 +31,8 @@ class Exported:
         shape, kind = tuple(self.facts["image_shape"]), self.facts["dtype"]
         if images.ndim != 4 or tuple(images.shape[1:]) != shape or str(images.dtype) != kind:
             raise InvalidValue(
-                f"images of shape {tuple(images.shape)} and type {images.dtype}; give (images, {', '.join(map(str, shape))}) of {kind}"
+                f"images of shape {tuple(images.shape)} and type {images.dtype}; "
+                f"give (images, {', '.join(map(str, shape))}) of {kind}"
             )
         if not self.facts["one_image"] and len(images):
             return self.run(np.ascontiguousarray(images))
@@ -52,5 +53,7 @@ def load_exported(path: Path) -> Exported:
     try:
         facts, run = found[0].open(path)
     except Exception as error:  # each library has errors of its own for a file that is none of its
-        raise InvalidValue(f"{path} cannot be read ({one_line(error)}); give a file that `dyncomp export` wrote") from error
+        raise InvalidValue(
+            f"{path} cannot be read ({one_line(error)}); give a file that `dyncomp export` wrote"
+        ) from error
     return Exported(facts, run)

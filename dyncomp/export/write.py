@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from dyncomp._version import __version__
 from dyncomp.core import Net
 from dyncomp.core.modes import evaluating
-from dyncomp.errors import CannotExport, DyncompError, OutputError
+from dyncomp.errors import CannotExport, OutputError
 from dyncomp.export.formats import Format, format_of
-from dyncomp.export.graph import graph_of
+from dyncomp.export.graph import Graph, graph_of
 from dyncomp.export.run import Exported, load_exported
 from dyncomp.export.text import one_line
 
@@ -42,12 +42,25 @@ def export_network(
     kind = format_of(format)
     free_path(path, kind)
     kind.check_installed()
-    graph = graph_of(net, routed)
-    images = _images(net)
+    graph, images = graph_of(net, routed), _images(net)
     with evaluating(net):
         wanted = net(images, sparse=True, record=False).logits.cpu().numpy()
-    assert net.costs is not None  # graph_of said so
-    facts = {
+    facts = _facts(net, graph, wanted, about)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
+            unfinished = Path(folder) / path.name
+            _write(kind, graph, facts, unfinished)
+            _compare(load_exported(unfinished)(images.cpu().numpy()), wanted, kind)
+            for source, target in zip(kind.files(unfinished), kind.files(path), strict=True):
+                _put(source, target)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({one_line(error)}); give another --output") from error
+    return load_exported(path)
+
+
+def _facts(net: Net, graph: Graph, wanted: NDArray[Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    assert net.costs is not None  # else there were no graph
+    return {
         **about,
         "form": graph.form,
         "one_image": graph.one_image,
@@ -56,18 +69,26 @@ def export_network(
         "dtype": str(wanted.dtype),
         "dyncomp": __version__,
     }
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-        unfinished = Path(folder) / path.name
-        try:
-            kind.write(graph, facts, unfinished)
-            _compare(load_exported(unfinished)(images.cpu().numpy()), wanted, kind)
-        except DyncompError:
-            raise
-        except Exception as error:  # each library has errors of its own for what it cannot hold
-            raise CannotExport(f"{format} cannot hold the {graph.form} form ({one_line(error)})") from error
-        for source, target in zip(kind.files(unfinished), kind.files(path), strict=True):
-            os.link(source, target)  # unlike a rename, never over a file that came in between
-    return load_exported(path)
+
+
+def _write(kind: Format, graph: Graph, facts: Mapping[str, Any], path: Path) -> None:
+    try:
+        kind.write(graph, facts, path)
+    except OSError:
+        raise
+    except Exception as error:  # each library has errors of its own for what it cannot hold
+        raise CannotExport(f"{kind.name} cannot hold the {graph.form} form ({one_line(error)})") from error
+
+
+def _put(source: Path, target: Path) -> None:
+    """Move a file to where there is none. Raises FileExistsError where one came in between."""
+    try:
+        os.link(source, target)  # unlike a rename, never over another file
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        with target.open("xb") as file:
+            file.write(source.read_bytes())
 
 
 def free_path(path: Path, kind: Format) -> None:
