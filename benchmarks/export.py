@@ -29,7 +29,8 @@ import dyncomp
 from benchmarks.divided import divided, images_for
 from dyncomp.core import Net
 from dyncomp.errors import DyncompError
-from dyncomp.export import FORMATS, Exported, export_network
+from dyncomp.export import Exported, export_network
+from dyncomp.export.formats import FORMATS
 from dyncomp.export.write import TOLERANCE
 
 ROOT = Path(__file__).parents[1]

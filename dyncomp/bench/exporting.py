@@ -10,7 +10,7 @@ import torch
 from dyncomp._version import __version__
 from dyncomp.bench.rebuild import rebuild
 from dyncomp.errors import InvalidValue
-from dyncomp.export import FORMATS, Exported, export_network, free_path
+from dyncomp.export import Exported, export_network, free_path
 from dyncomp.export.formats import format_of
 from dyncomp.train import read_facts
 
@@ -26,7 +26,7 @@ def export_checkpoint(checkpoint: Path, format: str, routed: bool, output: Path 
     kind = format_of(format)
     path = output or Path(f"{checkpoint.stem}.{FORMS[routed]}{kind.suffix}")
     free_path(path, kind)
-    FORMATS[format].check_installed()
+    kind.check_installed()
     identity = read_facts(checkpoint).get("identity", {})
     _refuse_newer(checkpoint, str(identity.get("version", "")))
     net, _ = rebuild(checkpoint, torch.device("cpu"))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dyncomp.core.remembered import Remembered
 from dyncomp.core.trace import Tape
 
 GraphForm = Literal["dense", "routed"]
@@ -73,30 +74,52 @@ def either(
     `parts` holds every module that either of them calls. Both give a tensor of one shape and type. All that a branch
     reads enters the operator by name: inputs, parameters and buffers, and what gates remembered on the tape.
     """
-    memory, forgotten = tape.kept()
     state = {**dict(parts.named_parameters()), **dict(parts.named_buffers())}
-    count, kept = len(inputs), len(inputs) + len(memory)
-    read = [*inputs, *memory.values(), *state.values()]
+    read = [*inputs, *tape.memory.values(), *state.values()]
     operands = list({id(tensor): tensor for tensor in read}.values())  # each once: they become names of arguments
     places = {id(tensor): place for place, tensor in enumerate(operands)}
-
-    def branch(body: Callable[..., Tensor]) -> Callable[..., tuple[Tensor]]:
-        holder = _Holder(parts, body)
-
-        def traced(*operands: Tensor) -> tuple[Tensor]:
-            given = tuple(operands[places[id(tensor)]] for tensor in read)
-            there = {f"parts.{name}": value for name, value in zip(state, given[kept:], strict=True)}
-            with tape.branch(dict(zip(memory, given[count:kept], strict=True)), forgotten):
-                y: Tensor = functional_call(holder, there, given[:count])
-            return (y.clone(memory_format=torch.contiguous_format),)  # an operator's result is no alias of what enters
-
-        return traced
-
+    order = [places[id(tensor)] for tensor in read]
+    branches = [_Branch(parts, body, [*state], len(inputs), order, tape) for body in (run, otherwise)]
     # the operator itself: `torch.cond` would have a compiler find out what the branches read, and compilers refuse
     # branches that touch Python objects such as the tape
-    (y,) = torch.ops.higher_order.cond(chosen, branch(run), branch(otherwise), tuple(operands))
+    (y,) = torch.ops.higher_order.cond(chosen, branches[0].traced, branches[1].traced, tuple(operands))
     result: Tensor = y
     return result
+
+
+class _Branch:
+    """One side of a conditional operator: a function of tensors alone."""
+
+    def __init__(
+        self,
+        parts: nn.Module,
+        body: Callable[..., Tensor],
+        state: Sequence[str],
+        inputs: int,
+        order: Sequence[int],
+        tape: Tape,
+    ) -> None:
+        self.holder = _Holder(parts, body)
+        self.state = state
+        self.inputs = inputs
+        self.order = order
+        self.tape = tape
+        self.before = tape.memory
+
+    def traced(self, *operands: Tensor) -> tuple[Tensor]:
+        """The body, while the operands stand in the place of all that it reads; called more than once in a trace."""
+        given = tuple(operands[place] for place in self.order)
+        kept = self.inputs + len(self.before)
+        state = {f"parts.{name}": value for name, value in zip(self.state, given[kept:], strict=True)}
+        memory = Remembered(dict(zip(self.before, given[self.inputs : kept], strict=True)), self.before.lost)
+        entered, outside = Remembered(memory), self.tape.memory
+        self.tape.memory = memory
+        try:
+            y: Tensor = functional_call(self.holder, state, given[: self.inputs])
+        finally:
+            lost = outside.lost | memory.lost | memory.changed(entered)
+            self.tape.memory = Remembered(dict(outside), lost)
+        return (y.clone(memory_format=torch.contiguous_format),)  # an operator's result is no alias of what enters
 
 
 class _Holder(nn.Module):

@@ -10,6 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dyncomp.core.kernels import Geometry, places
+from dyncomp.core.tiles import Mixing
+
+
+def in_graph(x: Tensor, mixing: Mixing, geometry: Geometry | None) -> Tensor:
+    """Features x, maps (B, C, H, W) or without `geometry` vectors (B, C), each image by its own mixed kernel."""
+    if geometry is not None:
+        return by_columns(x, mixing.whole(), mixing.bias, geometry)
+    y = torch.matmul(mixing.whole(), x[:, :, None]).squeeze(2)  # (B, O)
+    return y if mixing.bias is None else y + mixing.bias
 
 
 def by_columns(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:

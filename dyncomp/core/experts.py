@@ -11,14 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core import direct
 from dyncomp.core.branches import graph_form, is_traced
-from dyncomp.core.columns import by_columns
+from dyncomp.core.columns import in_graph
 from dyncomp.core.forms import Form, of_convolution, of_linear
 from dyncomp.core.kernels import Geometry, convolve
-from dyncomp.core.rows import is_channels_last
+from dyncomp.core.shape_key import shape_key
 from dyncomp.core.tiles import Mixing, plainly
-from dyncomp.core.tuner import chosen, power_of_two
+from dyncomp.core.tuner import chosen
 from dyncomp.errors import CannotAttach
 
 Mode = Literal["auto", "kernels", "outputs"]
@@ -40,6 +39,9 @@ class ExpertLayer(nn.Module, ABC):
 
     Initialising the stacked tensor as one would count K times the fan-in and start K experts too small.
     """
+
+    geometry: Geometry | None = None
+    """How the layer moves over maps; None for one of vectors."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, mixture: Mixture) -> None:
         super().__init__()
@@ -145,18 +147,13 @@ class ExpertLayer(nn.Module, ABC):
         """The equal forms of the layer for features x, each image by its own mixed kernel."""
 
     @abstractmethod
-    def in_graph(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        """Each image by its own kernel (B, O, ...) and bias (B, O), in operators that take any batch."""
-
-    @abstractmethod
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer with one expert's kernel (O, ...) and bias (O,) for all images."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output for features x, each image by its own mix."""
         if graph_form() == "routed":
-            mixing = self._mixing()
-            return self.in_graph(x, mixing.whole(), mixing.bias)
+            return in_graph(x, self._mixing(), self.geometry)
         if self.mixture.dense and is_traced():  # the other ways have a number of images in them
             return self.by_outputs(x, together=False)
         if not self.mixture.dense or self.mixture.mode == "kernels":
@@ -195,28 +192,10 @@ class ExpertLayer(nn.Module, ABC):
             self.mixture.weight, self.mixture.overhead = weight, overhead
 
 
-def shape_key(x: Tensor) -> tuple[object, ...]:
-    """What decides which equal form is fastest: shape, type, device, layout, threads.
-
-    Batches count as the next power of two, so that the many sizes of packed batches are not each tried anew.
-    """
-    device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # meta has none
-    return (
-        power_of_two(len(x)),
-        *x.shape[1:],
-        x.dtype,
-        device,
-        is_channels_last(x),
-        autocast,
-        torch.get_num_threads(),
-        torch._C._get_mkldnn_enabled(),
-        direct.is_wanted(),
-    )
-
-
 class ExpertConv2d(ExpertLayer):
     """A convolution with K experts; (B, C, H, W) -> (B, O, H', W')."""
+
+    geometry: Geometry
 
     def __init__(self, layer: nn.Conv2d, mixture: Mixture) -> None:
         super().__init__(layer, mixture)
@@ -230,10 +209,6 @@ class ExpertConv2d(ExpertLayer):
     def forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
         """Convolutions of each image by its own kernel."""
         return of_convolution(x, mixing, self.geometry)
-
-    def in_graph(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        """See `ExpertLayer.in_graph`."""
-        return by_columns(x, kernels, bias, self.geometry)
 
     def _key(self, x: Tensor) -> tuple[object, ...]:
         return (*super()._key(x), self.geometry)
@@ -252,11 +227,6 @@ class ExpertLinear(ExpertLayer):
     def forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
         """Products of each image's vector and its own matrix."""
         return of_linear(x, mixing)
-
-    def in_graph(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        """See `ExpertLayer.in_graph`."""
-        y = torch.matmul(kernels, x[:, :, None]).squeeze(2)  # (B, O)
-        return y if bias is None else y + bias
 
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One linear layer for all images."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dyncomp.core.counter import Meter
-from dyncomp.errors import CannotExport
+from dyncomp.core.remembered import Remembered
 
 Parent = tuple[str, int] | None
 """The unit (site, index) inside which a site lies, or None where it is always reached."""
@@ -138,8 +138,7 @@ class Tape:
         self.decisions: dict[str, Decision] = {}
         self.said: dict[str, Tensor] = {}
         self._inside: list[Tensor] = []
-        self._memory: dict[str, Tensor] = {}
-        self._forgotten: frozenset[str] = frozenset()
+        self.memory = Remembered()
 
     def begin(self, images: int, sparse: bool, recording: bool, forced: Mapping[str, Decision]) -> None:
         """Start a pass over a batch of that many images."""
@@ -150,8 +149,7 @@ class Tape:
         self.decisions = {}
         self.said = {}
         self._inside = []
-        self._memory = {}
-        self._forgotten = frozenset()
+        self.memory = Remembered()
 
     def end(self) -> None:
         """Let go of all tensors, so that a pass's graph is freed with its output and the network can be copied."""
@@ -214,15 +212,8 @@ class Tape:
             self._inside.pop()
 
     def recall(self, key: str, like: Tensor) -> Tensor:
-        """What a gate remembered under `key` for the current images in this pass; zeros shaped `like` at first.
-
-        Raises CannotExport for what was last remembered inside a conditional branch of a graph.
-        """
-        if key in self._forgotten:
-            raise CannotExport(
-                f"a gate reads {key!r}, remembered inside a branch that may not run; export it --dense"
-            )
-        kept = self._memory.get(key)
+        """What a gate remembered under `key` for the current images in this pass; zeros shaped `like` at first."""
+        kept = self.memory.recalled(key)
         if kept is None:
             return torch.zeros_like(like)
         return kept if self.rows is None else kept[self.rows]
@@ -236,26 +227,8 @@ class Tape:
             there = (torch.stack(self._inside) > 0.5).all(dim=0)  # (B,)
             value = torch.where(there[:, None], value, self.recall(key, value))
         if self.rows is None:
-            self._memory[key] = value
+            self.memory[key] = value
             return
-        kept = self._memory.get(key)
+        kept = self.memory.get(key)
         whole = value.new_zeros((self.images, *value.shape[1:])) if kept is None else kept
-        self._memory[key] = whole.index_copy(0, self.rows, value)
-
-    def kept(self) -> tuple[dict[str, Tensor], frozenset[str]]:
-        """What gates remembered so far, and the keys of what they remembered inside branches, which is lost."""
-        return dict(self._memory), self._forgotten
-
-    @contextmanager
-    def branch(self, memory: Mapping[str, Tensor], forgotten: frozenset[str]) -> Iterator[None]:
-        """Inside, a conditional branch of a graph is traced: gates recall `memory` (see `kept`).
-
-        What they remember there does not leave the branch; to read it later is an error.
-        """
-        before, lost = self._memory, self._forgotten
-        self._memory, self._forgotten = dict(memory), forgotten
-        try:
-            yield
-        finally:
-            changed = {key for key, value in self._memory.items() if memory.get(key) is not value}
-            self._memory, self._forgotten = before, lost | self._forgotten | changed
+        self.memory[key] = whole.index_copy(0, self.rows, value)

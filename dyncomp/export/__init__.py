@@ -3,9 +3,8 @@
 Needs the extra `export` for all formats but torch.export.
 """
 
-from dyncomp.export.formats import FORMATS
 from dyncomp.export.graph import Graph, graph_of
 from dyncomp.export.run import Exported, load_exported
 from dyncomp.export.write import export_network, free_path
 
-__all__ = ["FORMATS", "Exported", "Graph", "export_network", "free_path", "graph_of", "load_exported"]
+__all__ = ["Exported", "Graph", "export_network", "free_path", "graph_of", "load_exported"]
