@@ -2,11 +2,12 @@
 
     python -m benchmarks.export [--methods SPEC ...] [--again]
 
-Results go to benchmarks/export.json cell by cell, so that a killed run goes on where it was; `--again` measures the
-times anew. A cell holds what came out: `worst`, the largest difference of a logit from the network's; `wrong`, images
-of another answer; `routes`, how many different ones the images take; `static` and `itself`, how many times as fast at
-batch 1 as the exported static backbone in the same engine, and as the network itself made ready by `deployed`; or
-`error`.
+Results go to benchmarks/export.json cell by cell, so that a killed run goes on where it was; `--again` measures anew. A
+cell holds what came out: `worst`, the largest difference of a logit from the network's; `wrong`, images of another
+answer; `routes`, how many different ones the images take; `static` and `itself`, how many times as fast at batch 1 as
+the exported static backbone in the same engine, and as the network itself made ready by `deployed`; or `error`. Cells of
+torch.compile hold `wrong` of 60 images one by one, and `breaks`, the breaks in its graph, counted with the backend
+"eager": what splits a graph is found before a backend sees it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ TABLE = ROOT / "docs" / "export.md"
 BACKBONE = "cifar_resnet14(width=0.5)"
 IMAGES, TIMED, ROUNDS = 200, 40, 9
 FORMS = ("dense", "routed")
+COMPILE, COMPILED = "torch.compile", 60
 BEGIN, END = "<!-- table: python -m benchmarks.export -->", "<!-- end of table -->"
 
 Run = Callable[[NDArray[Any]], object]
@@ -60,13 +62,15 @@ def main() -> None:
 def _measure(spec: str, cells: dict[str, Any], again: bool) -> None:
     """All cells of one method."""
     wanted = [(f, form) for f in FORMATS for form in FORMS if again or _key(spec, f, form) not in cells]
-    if not wanted:
+    if not wanted and _key(spec, COMPILE, "sparse") in cells:
         return
     net = divided(spec, BACKBONE)
     images = images_for(net, IMAGES, seed=1)
     with torch.no_grad():
         output = net(images)
     routes = output.trace.distinct() if net.sites else 1
+    if again or _key(spec, COMPILE, "sparse") not in cells:
+        cells[_key(spec, COMPILE, "sparse")] = _compiled(net, images[:COMPILED], output.logits[:COMPILED])
     for name, form in wanted:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"net{FORMATS[name].suffix}"
@@ -91,6 +95,23 @@ def _compared(exported: Exported, images: torch.Tensor, wanted: torch.Tensor) ->
     off = max(float(np.abs(logits - wanted.numpy()).max()) for logits in found)
     wrong = max(int((logits.argmax(1) != wanted.numpy().argmax(1)).sum()) for logits in found)
     return {"worst": off, "wrong": wrong, "one_image": exported.facts["one_image"]}
+
+
+def _compiled(net: Net, images: torch.Tensor, wanted: torch.Tensor) -> dict[str, int]:
+    """The network itself under torch.compile."""
+
+    def logits(image: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = net(image, record=False).logits
+        return found
+
+    with torch.no_grad():
+        torch._dynamo.reset()
+        breaks = torch._dynamo.explain(logits)(images[:1]).graph_break_count
+        torch._dynamo.reset()
+        compiled = torch.compile(logits, backend="eager")
+        found = torch.cat([compiled(image[None]) for image in images])
+    off = (found - wanted).abs().amax(1) > TOLERANCE
+    return {"wrong": int(off.sum()), "breaks": breaks}
 
 
 def _timed(exported: Exported, net: Net, name: str, images: NDArray[Any]) -> dict[str, float]:
@@ -122,15 +143,24 @@ def _timed(exported: Exported, net: Net, name: str, images: NDArray[Any]) -> dic
 def _write_table(cells: Mapping[str, Any]) -> None:
     """Put the table between its markers."""
     specs = list(dict.fromkeys(key.split(" | ")[0] for key in sorted(cells)))
-    lines = [f"| method | routes | {' | '.join(f'{name}: dense | {name}: routed' for name in FORMATS)} | so |"]
-    lines.append("|---|---|" + "---|" * (2 * len(FORMATS) + 1))
+    lines = [
+        f"| method | routes | {' | '.join(f'{name}: dense | {name}: routed' for name in FORMATS)} | so | torch.compile: wrong, breaks |"
+    ]
+    lines.append("|---|---|" + "---|" * (2 * len(FORMATS) + 2))
     for spec in specs:
         row = {(name, form): cells.get(_key(spec, name, form), {}) for name in FORMATS for form in FORMS}
         routes = max(cell.get("routes", 0) for cell in row.values())
-        lines.append(f"| `{spec}` | {routes} | {' | '.join(map(_shown, row.values()))} | {_so(row)} |")
+        lines.append(
+            f"| `{spec}` | {routes} | {' | '.join(map(_shown, row.values()))} | {_so(row)} | {_broken(cells, spec)} |"
+        )
     text, table = TABLE.read_text(), "\n".join(lines)
     between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
     TABLE.write_text(between.sub(lambda _: f"{BEGIN}\n{table}\n{END}", text))
+
+
+def _broken(cells: Mapping[str, Any], spec: str) -> str:
+    cell = cells.get(_key(spec, COMPILE, "sparse"))
+    return f"{cell['wrong']} of {COMPILED}, {cell['breaks']}" if cell else "not measured"
 
 
 def _works(cell: Mapping[str, Any]) -> bool:

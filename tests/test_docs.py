@@ -19,6 +19,7 @@ from dyncomp.samples import is_invalid
 ROOT = Path(__file__).parents[1]
 TUTORIAL = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXPORT = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -109,10 +110,10 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
-@pytest.mark.parametrize("document", [README, TUTORIAL], ids=["README", "tutorial"])
+@pytest.mark.parametrize("document", [README, TUTORIAL, EXPORT], ids=["README", "tutorial", "export"])
 def test_files_that_a_document_names_exist(document: str) -> None:
     named = re.findall(r"\]\(([^)#:]+)\)", document) + re.findall(
-        r"`((?:dyncomp|tests|docs|reports)/[\w./-]+)`", document
+        r"`((?:dyncomp|tests|docs|reports|benchmarks)/[\w./-]+)`", document
     )
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []

@@ -97,7 +97,11 @@ class Onnx(Format):
         """See `Format.write`."""
         with quiet(), contextlib.redirect_stdout(io.StringIO()):
             names: dict[str, Any] = {"input_names": [IMAGES], "output_names": [LOGITS]}
-            program = torch.onnx.export(graph.program, dynamo=True, verbose=False, **names)
+            # onnxscript 0.7 has none
+            own: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.aten.sort.stable: _stable_sort}
+            program = torch.onnx.export(
+                graph.program, dynamo=True, verbose=False, custom_translation_table=own, **names
+            )
             assert program is not None  # no file was named
             program.model.metadata_props[KEY] = json.dumps(facts)
             program.save(path, external_data=False)
@@ -117,6 +121,15 @@ class Onnx(Format):
             return logits
 
         return facts, run
+
+
+def _stable_sort(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """`aten::sort.stable` as ONNX's TopK, which of equals puts the one of the lower index first."""
+    from onnxscript import opset18
+
+    op: Any = opset18  # its types know no symbols
+    side = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)  # (1,)
+    return op.TopK(self, side, axis=dim, largest=int(descending), sorted=1)
 
 
 class OpenVino(Format):
