@@ -5,7 +5,7 @@
 Results go to benchmarks/export.json cell by cell, so that a killed run goes on where it was; `--again` measures anew. A
 cell holds what came out: `worst`, the largest difference of a logit from the network's; `wrong`, images of another
 answer; `routes`, how many different ones the images take; `static` and `itself`, how many times as fast at batch 1 as
-the exported static backbone in the same engine, and as the network itself made ready by `deployed`; or `error`. Cells of
+the exported static backbone in that engine, and as the network itself, `deployed`; or `error`. Those of
 torch.compile hold `wrong` of 60 images one by one, and `breaks`, the breaks in its graph, counted with the backend
 "eager": what splits a graph is found before a backend sees it.
 """
@@ -143,10 +143,9 @@ def _timed(exported: Exported, net: Net, name: str, images: NDArray[Any]) -> dic
 def _write_table(cells: Mapping[str, Any]) -> None:
     """Put the table between its markers."""
     specs = list(dict.fromkeys(key.split(" | ")[0] for key in sorted(cells)))
-    lines = [
-        f"| method | routes | {' | '.join(f'{name}: dense | {name}: routed' for name in FORMATS)} | so | torch.compile: wrong, breaks |"
-    ]
-    lines.append("|---|---|" + "---|" * (2 * len(FORMATS) + 2))
+    columns = [f"{name}: {form}" for name in FORMATS for form in FORMS]
+    columns = ["method", "routes", *columns, "so", "torch.compile: wrong, breaks"]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for spec in specs:
         row = {(name, form): cells.get(_key(spec, name, form), {}) for name in FORMATS for form in FORMS}
         routes = max(cell.get("routes", 0) for cell in row.values())
