@@ -51,14 +51,17 @@ def graph_form() -> GraphForm | None:
 
 def is_traced() -> bool:
     """Whether a graph is made that other images will go through: by `in_graph`, torch.export or the old tracer."""
-    return graph_form() is not None or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    return _form.get() is not None or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def freezes_routes() -> bool:
     """Whether the sparse form, run now, would leave these images' routes in a graph, unknown to who asked for it."""
-    if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
-        return not _one_route.get()
-    return False
+    if torch.compiler.is_dynamo_compiling():  # a compiler reads each decision anew
+        return False
+    traced = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    return traced and not _one_route.get()
 
 
 def either(
