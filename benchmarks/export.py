@@ -182,7 +182,9 @@ def _so(row: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
         return f"works ({batch})"
     if routed:
         return f"works as {', '.join(routed)}"
-    return "dense only" if len(dense) == len(FORMATS) else "no"
+    if len(dense) < len(FORMATS):
+        return f"dense as {', '.join(dense)}" if dense else "no"
+    return "works: nothing to route" if "decides nothing" in str(row["onnx", "routed"]) else "dense only"
 
 
 if __name__ == "__main__":
