@@ -8,6 +8,7 @@ DyncompError
 ├── BrokenPlugin       a plugin that cannot be loaded
 ├── CannotAttach       a method that finds nothing to attach to in this backbone
 ├── CannotDeploy       a network that would answer otherwise, were its layers folded for use
+├── CannotExport       a network that a format cannot hold, or a format that is not installed
 ├── DataNotFound       a data set whose files are nowhere to be found
 ├── UnpricedOperators  a network whose MACs are not all known, where that was forbidden
 ├── OutputError        an output folder that is not ours, or cannot be written
@@ -28,6 +29,7 @@ __all__ = [
     "BrokenPlugin",
     "CannotAttach",
     "CannotDeploy",
+    "CannotExport",
     "DataNotFound",
     "DeviceNotAvailable",
     "DyncompError",
@@ -78,6 +80,10 @@ class CannotAttach(DyncompError):
 
 class CannotDeploy(DyncompError):
     """A network that does not run its layers as they stand, so that it cannot be made ready for use."""
+
+
+class CannotExport(DyncompError):
+    """A network that a graph or a format cannot hold as asked for, or a format that is not installed."""
 
 
 class DataNotFound(DyncompError):

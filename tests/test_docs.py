@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 TUTORIAL = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SERVICE = (ROOT / "docs" / "from-checkpoint-to-service.md").read_text(encoding="utf-8")
+EXPORT = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -130,10 +131,12 @@ def test_the_code_that_uses_a_checkpoint_runs(document: str, tmp_path: Path, mon
     assert (tmp_path / "deployed.safetensors").exists() or (tmp_path / "fast.safetensors").exists()
 
 
-@pytest.mark.parametrize("document", [README, TUTORIAL], ids=["README", "tutorial"])
+@pytest.mark.parametrize(
+    "document", [README, TUTORIAL, EXPORT, SERVICE], ids=["README", "tutorial", "export", "service"]
+)
 def test_files_that_a_document_names_exist(document: str) -> None:
     named = re.findall(r"\]\(([^)#:]+)\)", document) + re.findall(
-        r"`((?:dyncomp|tests|docs|reports)/[\w./-]+)`", document
+        r"`((?:dyncomp|tests|docs|reports|benchmarks)/[\w./-]+)`", document
     )
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []

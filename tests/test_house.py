@@ -43,11 +43,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "profile": frozenset({"errors", "samples", "core", "data", "torch"}),
     "_build": BASE | {"core", "torch"},
     "_checkpoint": BASE | {"core", "train", "_build", "torch"},
+    "export": frozenset({"errors", "_version", "core", "torch"}),
     "store": frozenset({"errors", "_version"}),
     "report": frozenset({"errors", "samples", "store", "_version"}),
     "conformance": BASE | {"core", "_build", "train", "torch"},
     "bench": BASE
-    | {"core", "data", "train", "samples", "profile", "store", "report", "_build", "_checkpoint", "torch"},
+    | {"core", "data", "train", "samples", "profile", "store", "report", "_build", "_checkpoint", "export", "torch"},
     "cli": BASE | {"listing", "bench", "conformance", "profile", "store", "report", "torch"},
     "": BASE | {"core", "profile", "bench", "_build", "_checkpoint"},
 }

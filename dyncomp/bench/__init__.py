@@ -14,6 +14,7 @@ from dyncomp.bench.names import check_names
 
 if TYPE_CHECKING:
     from dyncomp.bench.events import Event
+    from dyncomp.bench.exporting import export_checkpoint
     from dyncomp.bench.profiled import Profile
     from dyncomp.bench.profiling import profile_checkpoint, profile_model
     from dyncomp.bench.runner import Outcome, benchmark, run
@@ -24,6 +25,7 @@ _HOMES = MappingProxyType(
         "Outcome": "dyncomp.bench.runner",
         "Profile": "dyncomp.bench.profiled",
         "benchmark": "dyncomp.bench.runner",
+        "export_checkpoint": "dyncomp.bench.exporting",
         "profile_checkpoint": "dyncomp.bench.profiling",
         "profile_model": "dyncomp.bench.profiling",
         "run": "dyncomp.bench.runner",
@@ -37,6 +39,7 @@ __all__ = [
     "Profile",
     "benchmark",
     "check_names",
+    "export_checkpoint",
     "fit_option",
     "profile_checkpoint",
     "profile_model",

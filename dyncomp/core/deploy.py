@@ -77,6 +77,25 @@ def deployed(net: Net) -> Net:
     return ready
 
 
+def plainly_folded(net: Net) -> Net:
+    """A copy with every BatchNorm folded as in `deployed`, whose layers stay torch's own: for graphs and other engines.
+
+    In evaluation mode, kernels in the usual layout, nothing learns. Raises RuntimeError and CannotDeploy as `deployed`.
+    """
+    if net.costs is None:
+        raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
+    plain = Net(copy.deepcopy(net.model)).eval()
+    some, draw = next(net.parameters()), torch.Generator().manual_seed(0)
+    image = torch.rand(1, *net.costs.image_shape, generator=draw, dtype=torch.float64).to(some)
+    before = _answers(plain, image, sparse=False)
+    _fold_all(plain.model, lambda: _answers(plain, image, sparse=False))
+    convert_conv2d_weight_memory_format(plain.model.requires_grad_(False), torch.contiguous_format)
+    ready = Net(plain.model).eval()  # anew: ops may look at layers that are no longer there
+    _check(before, lambda: _answers(ready, image, sparse=False))
+    ready.costs = net.costs
+    return ready
+
+
 def _in_both_forms(net: Net, image: Tensor) -> list[tuple[Tensor, dict[str, Tensor]]]:
     return [_answers(net, image, sparse) for sparse in (False, True)]
 

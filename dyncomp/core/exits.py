@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dyncomp.core.branches import either
 from dyncomp.core.op import Op, Taped
 from dyncomp.core.rows import Rows, images_in, put, rows_where, take
 from dyncomp.core.trace import Decision
@@ -114,6 +115,19 @@ class Exit(Op):
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """The rest on those that stay, packed into a batch of their own."""
         return self._join(x, self._taken(), self.moving(rows_where, decision.used[:, 0] > 0.5, images_in(x)))
+
+    def branched(self, x: Tensor, decision: Decision) -> Tensor:
+        """The rest in a branch: see `Op.branched`."""
+        answer, scales = self._taken(), (x,) if isinstance(x, Tensor) else x
+
+        def run(answer: Tensor, *features: Tensor) -> Tensor:
+            rest: Tensor = self.rest(features[0] if isinstance(x, Tensor) else features)  # (1, Y)
+            return rest.to(answer.dtype)
+
+        def leave(answer: Tensor, *features: Tensor) -> Tensor:
+            return answer
+
+        return either(decision.used[0, 0] > 0.5, self.rest, run, leave, (answer, *scales), self.tape)
 
     def _join(self, x: Tensor, answer: Tensor, stay: Rows) -> Tensor:
         if isinstance(stay, bool):

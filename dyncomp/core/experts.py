@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core import direct
+from dyncomp.core.branches import graph_form, is_traced
+from dyncomp.core.columns import in_graph
 from dyncomp.core.forms import Form, of_convolution, of_linear
 from dyncomp.core.kernels import Geometry, convolve
 from dyncomp.core.mixture import Mix, Mixture
-from dyncomp.core.rows import is_channels_last
+from dyncomp.core.shape_key import shape_key
 from dyncomp.core.tiles import Mixing
 from dyncomp.core.tracked import track
-from dyncomp.core.tuner import chosen, power_of_two
+from dyncomp.core.tuner import chosen
 from dyncomp.errors import CannotAttach
 
 
@@ -27,6 +28,9 @@ class ExpertLayer(nn.Module, ABC):
 
     Initialising the stacked tensor as one would count K times the fan-in and start K experts too small.
     """
+
+    geometry: Geometry | None = None
+    """How the layer moves over maps; None for one of vectors."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, mixture: Mixture) -> None:
         super().__init__()
@@ -83,7 +87,7 @@ class ExpertLayer(nn.Module, ABC):
     def _bias(self, mix: Mix) -> Tensor | None:
         """Each image's own, (B, O)."""
         if self.bias is None:
-            return None if self.shift is None else self.shift.expand(len(mix.weight), -1)
+            return None if self.shift is None else self.shift.expand(mix.weight.shape[0], -1)
         mixed: Tensor = mix.overhead(torch.mm, mix.weight, self.bias)
         return mixed if self.shift is None else mixed + self.shift
 
@@ -129,6 +133,10 @@ class ExpertLayer(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output for features x, each image by its own mix."""
         mix = self.mixture.mix
+        if graph_form() == "routed":
+            return in_graph(x, self._mixing(mix), self.geometry)
+        if mix.dense and is_traced():  # the other ways have a number of images in them
+            return self.by_outputs(x, mix, together=False)
         if not mix.dense or self.mixture.mode == "kernels":
             return self.by_kernels(x, mix)
         key = ("mix", self.mixture.mode, *self._key(x))
@@ -161,28 +169,10 @@ class ExpertLayer(nn.Module, ABC):
             torch.autograd.grad(y.float().sum(), [inputs, *learning])
 
 
-def shape_key(x: Tensor) -> tuple[object, ...]:
-    """What decides which equal form is fastest: shape, type, device, layout, threads.
-
-    Batches count as the next power of two, so that the many sizes of packed batches are not each tried anew.
-    """
-    device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # meta has none
-    return (
-        power_of_two(len(x)),
-        *x.shape[1:],
-        x.dtype,
-        device,
-        is_channels_last(x),
-        autocast,
-        torch.get_num_threads(),
-        torch._C._get_mkldnn_enabled(),
-        direct.is_wanted(),
-    )
-
-
 class ExpertConv2d(ExpertLayer):
     """A convolution with K experts; (B, C, H, W) -> (B, O, H', W')."""
+
+    geometry: Geometry
 
     def __init__(self, layer: nn.Conv2d, mixture: Mixture) -> None:
         super().__init__(layer, mixture)

@@ -9,7 +9,7 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.gates import Gate, chance, opened
 from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.rows import Rows, rows_of, rows_where
-from dyncomp.core.skipping import Form, skip_dense, skip_sparse
+from dyncomp.core.skipping import Form, skip_branched, skip_dense, skip_sparse
 from dyncomp.core.trace import Decision
 
 
@@ -50,6 +50,10 @@ class Gated(Op):
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """The body on the images that use it, packed into a batch of their own."""
         return skip_sparse(self, 0, self.block, x, self.moving(rows_of, decision.used, len(x)), self.form)
+
+    def branched(self, x: Tensor, decision: Decision) -> Tensor:
+        """See `Op.branched`."""
+        return skip_branched(self, 0, self.block, x, decision, self.form)
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
         """The body."""

@@ -55,7 +55,7 @@ class Masked(Op):
 
     def _needed(self, mask: Tensor) -> Tensor:
         """The output pixels of all convolutions that a mask (B, H'*W') needs, (B, U)."""
-        needed = mask.view(len(mask), 1, *self.sizes[-1])  # (B, 1, H', W')
+        needed = mask.view(-1, 1, *self.sizes[-1])  # (B, 1, H', W')
         all_needed = [needed]
         for (conv, _), size in zip(self.steps[:0:-1], self.sizes[-2::-1], strict=True):
             needed = dilated(needed, conv, size)
@@ -66,7 +66,7 @@ class Masked(Op):
         """The body everywhere, then the mask."""
         span = self.spans[-1]
         residual: Tensor = self.block.body(x)  # (B, C', H', W')
-        mask = decision.weight[:, span.start : span.stop].view(len(x), 1, *self.sizes[-1])
+        mask = decision.weight[:, span.start : span.stop].reshape(-1, 1, *self.sizes[-1])
         return self.block.join(residual * mask.to(residual.dtype), self.block.shortcut(x))
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:

@@ -23,6 +23,8 @@ class Mixed(Op):
     the block keep their own layers, and so does whatever `leave` says.
     """
 
+    takes_one_image = False
+
     def __init__(
         self,
         block: nn.Module,
@@ -58,6 +60,10 @@ class Mixed(Op):
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """The block with one mixed kernel per image and layer."""
+        return self._run(x, decision.weight, dense=False)
+
+    def branched(self, x: Tensor, decision: Decision) -> Tensor:
+        """Nothing branches: each image's own kernel in batched matrix products, whatever the batch."""
         return self._run(x, decision.weight, dense=False)
 
     def _run(self, x: Tensor, weight: Tensor, dense: bool) -> Tensor:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from dyncomp.core.branches import freezes_routes
 from dyncomp.core.cost import Costs, price
 from dyncomp.core.counter import Meter
 from dyncomp.core.op import Op, Taped
 from dyncomp.core.tape import Tape, Tapes
 from dyncomp.core.trace import Decision, Parent, Trace
 from dyncomp.core.usable import Usable
+from dyncomp.errors import CannotExport
 
 
 def _no_images(decisions: Mapping[str, Decision]) -> Output:
@@ -87,9 +89,14 @@ class Net(Usable):
         sparse = not self.training if sparse is None else sparse
         if sparse and self.training:
             raise RuntimeError("the sparse form is for evaluation: call net.eval() first")
+        if sparse and self.sites and freezes_routes():
+            raise CannotExport(
+                "traced in the sparse form, the network would send every image down the route of this one; write it by "
+                "`dyncomp export` or dyncomp.export.export_network, or trace net(images, sparse=False).logits"
+            )
         if decisions:
             self._check(decisions, len(images))
-        tape = Tape(len(images), sparse, record, decisions, self.sampling, meter)
+        tape = Tape(images.shape[0], sparse, record, decisions, self.sampling, meter)
         outer, self._tapes.current = self._tapes.current, tape
         try:
             logits = self.model(images)

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dyncomp.core.branches import graph_form, is_traced
 from dyncomp.core.counter import MOVING, Part
 from dyncomp.core.tape import Tape, Tapes
 from dyncomp.core.trace import Decision
+from dyncomp.errors import CannotExport
 
 
 class Taped(nn.Module):
@@ -48,6 +50,9 @@ class Op(Taped, ABC):
     judges_frames = False
     """Whether an image that does not use the one unit counts as a frame without an answer."""
 
+    takes_one_image = True
+    """Whether `branched` puts conditional operators into the graph, and so takes one image at a time."""
+
     reads: Op | None = None
     """The op whose used units are the input channels of this one: its coupled cost grows with both."""
 
@@ -62,6 +67,16 @@ class Op(Taped, ABC):
     @abstractmethod
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
         """Only the units that the decision uses."""
+
+    def branched(self, x: Tensor, decision: Decision) -> Tensor:
+        """The form of one image in which the decision is a conditional operator of a graph (see `branches.py`).
+
+        Raises CannotExport where the op has none.
+        """
+        raise CannotExport(
+            f"{self.site}: {type(self).__name__} has no form with branches in the graph; export it --dense, which runs "
+            "every unit and is right for every image"
+        )
 
     @abstractmethod
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
@@ -83,6 +98,8 @@ class Op(Taped, ABC):
         """Features in, features out, in the form and by the decision that the tape asks for."""
         tape = self.tape
         decision = tape.settle(self.site, self._decided(x, tape))
+        if graph_form() == "routed":
+            return self.branched(x, decision)
         return self.sparse(x, decision) if tape.sparse else self.dense(x, decision)
 
     def _decided(self, x: Tensor, tape: Tape) -> Decision:
@@ -137,7 +154,7 @@ def hard_decision(probability: Tensor, sampling: bool) -> Decision:
 
 def with_strongest(used: Tensor, score: Tensor) -> Tensor:
     """`used` (B, U), and where an image uses nothing the unit of the greatest score (B, U)."""
-    if not (used.is_cuda or used.requires_grad) and bool((used.amax(dim=1) > 0).all()):
+    if not (used.is_cuda or used.requires_grad or is_traced()) and bool((used.amax(dim=1) > 0).all()):
         return used  # nothing to mend, and here a look costs less than mending
     strongest = torch.zeros_like(used).scatter(1, score.argmax(dim=1, keepdim=True), 1.0)
     return torch.where(used.sum(dim=1, keepdim=True) > 0, used, strongest)

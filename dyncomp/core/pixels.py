@@ -14,7 +14,7 @@ def dilated(needed: Tensor, conv: nn.Conv2d, size: tuple[int, int]) -> Tensor:
     """Which input pixels (B, 1, H, W) a convolution reads for the output pixels `needed` (B, 1, H', W')."""
     at_input = needed
     if conv.stride != (1, 1):
-        at_input = needed.new_zeros(len(needed), 1, *size)
+        at_input = needed.new_zeros(needed.shape[0], 1, *size)
         at_input[:, :, :: conv.stride[0], :: conv.stride[1]] = needed
     if conv.kernel_size == (1, 1):
         return at_input

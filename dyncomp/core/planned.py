@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.backbone import Backbone, ResidualBlock
+from dyncomp.core.branches import graph_form
 from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.rows import Rows, rows_of_each
-from dyncomp.core.skipping import Form, skip_dense, skip_sparse
+from dyncomp.core.skipping import Form, skip_branched, skip_dense, skip_sparse
 from dyncomp.core.trace import Decision
 
 
@@ -58,10 +59,14 @@ class Planned(Op):
         """Each body on the images that keep it."""
         return self._run(x, decision)
 
+    def branched(self, x: Tensor, decision: Decision) -> Tensor:
+        """Each body in a branch of its own: see `Op.branched`."""
+        return self._run(x, decision)
+
     def _run(self, x: Tensor, decision: Decision) -> Tensor:
         tape = self.tape
         rows = self.moving(rows_of_each, decision.used, len(x)) if tape.sparse else []
-        tape.hand(self, Plan(decision, rows, len(x)))
+        tape.hand(self, Plan(decision, rows, x.shape[0]))
         try:
             y: Tensor = self.backbone(x)
         finally:
@@ -131,6 +136,8 @@ class Follower(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
         op, plan = self.planner.op, self.plan
+        if graph_form() == "routed":
+            return skip_branched(op, self.unit, self.block, x, plan.decision, self.form)
         if op.tape.sparse:
             return skip_sparse(op, self.unit, self.block, x, plan.of(self.unit, x), self.form)
         return skip_dense(op, self.unit, self.block, x, plan.decision, self.form)

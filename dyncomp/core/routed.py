@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dyncomp.core.branches import either
 from dyncomp.core.net import Net
 from dyncomp.core.op import Op, with_strongest
 from dyncomp.core.rows import Rows, images_in, put, rows_of_each, take
@@ -66,6 +67,34 @@ class Routed(Op):
         if y is None:  # an empty batch: any branch gives the right shape
             y = self.unit(0, self.branches[0], x)
         return y
+
+    def branched(self, x: Tensor, decision: Decision) -> Tensor:
+        """As many branches as an image takes, each picked in the graph: see `Op.branched`."""
+        if self.most == self.units:
+            return self.dense(x, decision)
+        picked = decision.used.topk(self.most, dim=1).indices[0]  # (most,)
+        y: Tensor | None = None
+        for place in range(self.most):
+            output = self._picked(picked[place], 0, x)
+            term = output * decision.weight[0].index_select(0, picked[place : place + 1])
+            y = term if y is None else y + term
+        assert y is not None  # an image takes at least one branch
+        return y
+
+    def _picked(self, index: Tensor, first: int, x: Tensor) -> Tensor:
+        """The output of the branch at `index` (), which is none of those before `first`."""
+        if first == self.units - 1:
+            output: Tensor = self.branches[first](x)
+            return output
+
+        def run(x: Tensor, index: Tensor) -> Tensor:
+            y: Tensor = self.branches[first](x)
+            return y
+
+        def others(x: Tensor, index: Tensor) -> Tensor:
+            return self._picked(index, first + 1, x)
+
+        return either(index == first, self.branches, run, others, (x, index), self.tape)
 
     def _weighed(self, unit: int, x: Tensor, rows: Rows, weight: Tensor) -> Tensor:
         """The branch's share for these images."""

@@ -39,7 +39,7 @@ Rows = Tensor | bool
 
 def images_in(x: Features) -> int:
     """How many images there are features of."""
-    return len(x[0] if isinstance(x, tuple) else x)
+    return (x[0] if isinstance(x, tuple) else x).shape[0]
 
 
 def rows_of(used: Tensor, images: int) -> Rows:

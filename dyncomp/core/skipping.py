@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dyncomp.core.backbone import ResidualBlock, in_place
+from dyncomp.core.branches import either
 from dyncomp.core.op import Op
 from dyncomp.core.reuse import makes_new
 from dyncomp.core.rows import Rows, put, take
@@ -28,6 +29,19 @@ def skip_dense(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Dec
         return block.join(residual * gate, shortcut)
     whole = block.join(residual, shortcut)
     return torch.lerp(shortcut.to(whole.dtype), whole, gate.to(whole.dtype))  # exact at 0 and 1, in one pass
+
+
+def skip_branched(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Decision, form: Form) -> Tensor:
+    """The body, a unit of `op`, in a branch of a graph for one image x (1, C, H, W)."""
+    shortcut: Tensor = block.shortcut(x)  # (1, C', H', W')
+
+    def run(x: Tensor, shortcut: Tensor) -> Tensor:
+        return block.join(block.body(x), shortcut)
+
+    def skip(x: Tensor, shortcut: Tensor) -> Tensor:
+        return _skipped(block, shortcut, form, lost=False)
+
+    return either(decision.used[0, unit] > 0.5, block, run, skip, (x, shortcut), op.tape)
 
 
 def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, form: Form) -> Tensor:

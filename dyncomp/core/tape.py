@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dyncomp.core.counter import Meter
+from dyncomp.core.remembered import Remembered
 from dyncomp.core.trace import Decision
 
 
@@ -41,7 +42,7 @@ class Tape:
         self.decisions: dict[str, Decision] = {}
         self.said: dict[str, Tensor] = {}
         self._inside: list[Tensor] = []
-        self._memory: dict[str, Tensor] = {}
+        self.memory = Remembered()
         self._handed: dict[int, Any] = {}
 
     def hand(self, to: object, what: Any) -> None:
@@ -114,7 +115,7 @@ class Tape:
 
     def recall(self, key: str, like: Tensor) -> Tensor:
         """What a gate remembered under `key` for the current images in this pass; zeros shaped `like` at first."""
-        kept = self._memory.get(key)
+        kept = self.memory.recalled(key)
         if kept is None:
             return torch.zeros_like(like)
         return kept if self.rows is None else kept[self.rows]
@@ -128,11 +129,11 @@ class Tape:
             there = (torch.stack(self._inside) > 0.5).all(dim=0)  # (B,)
             value = torch.where(there[:, None], value, self.recall(key, value))
         if self.rows is None:
-            self._memory[key] = value
+            self.memory[key] = value
             return
-        kept = self._memory.get(key)
+        kept = self.memory.get(key)
         whole = value.new_zeros((self.images, *value.shape[1:])) if kept is None else kept
-        self._memory[key] = whole.index_copy(0, self.rows, value)
+        self.memory[key] = whole.index_copy(0, self.rows, value)
 
 
 class Tapes(threading.local):

@@ -135,7 +135,7 @@ class Gate(Taped):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, C, H, W) -> scores (B, U)."""
-        self.tape.say(self.site, self.partition.expand(len(x), -1))
+        self.tape.say(self.site, self.partition.expand(x.shape[0], -1))
         scores: Tensor = self.judge(x)
         return scores
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dyncomp.core import Net, execute_and_count
+from dyncomp.core.branches import one_route
 from dyncomp.core.modes import evaluating
 
 TOLERANCE = 0.01
@@ -62,7 +63,7 @@ def by_torch(net: Net, image: Tensor) -> dict[str, Any]:
 
 def by_fvcore(net: Net, image: Tensor) -> dict[str, Any]:
     """The count of `fvcore.nn.FlopCountAnalysis`, and what it left out."""
-    with evaluating(net), _quiet():
+    with evaluating(net), _quiet(), one_route():  # this image's route is what is counted
         from fvcore.nn import FlopCountAnalysis
 
         analysis = FlopCountAnalysis(_Sparse(net), image)

@@ -18,6 +18,7 @@ from typer.main import get_command
 from dyncomp.bench import Config, Outcome, runner
 from dyncomp.cli import benchmark_main, dyncomp_main, main
 from dyncomp.cli.benchmark import benchmark
+from dyncomp.cli.export import export
 from dyncomp.cli.others import env, list_, report
 from dyncomp.cli.profile import profile
 from dyncomp.cli.validate import validate
@@ -37,6 +38,7 @@ OPTIONS: dict[Callable[..., None], set[str]] = {
     },
     report: {"folder"},
     validate: {"target", "--backbone", "--include-path"},
+    export: {"checkpoint", "--format", "--routed", "--dense", "--output", "--include-path"},
     env: set(),
 }
 
@@ -65,7 +67,7 @@ def called(monkeypatch: pytest.MonkeyPatch, entry: Callable[[], None], *argument
 def test_verbs_are_frozen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert not called(monkeypatch, dyncomp_main)
     shown = capsys.readouterr().out
-    assert all(f" {verb} " in shown for verb in ("benchmark", "list", "profile", "report", "validate", "env"))
+    assert all(f" {verb} " in shown for verb in ("benchmark", "list", "profile", "report", "validate", "export", "env"))
 
 
 LIGHT = [

@@ -1,0 +1,115 @@
+"""A network as one graph of torch's operators, which every format starts from."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from dyncomp.core import Net, ResidualBlock
+from dyncomp.core.branches import GraphForm, in_graph
+from dyncomp.core.deploy import plainly_folded
+from dyncomp.core.ready import ReadyConv2d
+from dyncomp.errors import CannotDeploy, CannotExport, DyncompError
+from dyncomp.export.text import one_line
+
+
+@dataclass(frozen=True)
+class Graph:
+    """`program` maps images (B, C, H, W) to logits (B, Y); with `one_image`, B is 1, else any number from 1."""
+
+    program: ExportedProgram
+    form: GraphForm
+    one_image: bool
+
+
+def graph_of(net: Net, routed: bool) -> Graph:
+    """The network's graph: in the dense form, right for every image and batch, or with routes kept.
+
+    The network given stays as it is. Raises CannotExport where it has no such form, or torch.export cannot take it.
+    """
+    _check(net, routed)
+    form: GraphForm = "routed" if routed else "dense"
+    one_image = routed and any(op.takes_one_image for op in net.sites.values())
+    answers = _Answers(_folded(net), form).eval()
+    assert net.costs is not None  # _check said so
+    like = next(net.parameters())
+    images = torch.zeros(1 if one_image else 2, *net.costs.image_shape, dtype=like.dtype, device=like.device)
+    shapes = None if one_image else {"images": {0: Dim("batch", min=1)}}
+    try:
+        with torch.no_grad(), quiet():
+            program = torch.export.export(answers, (images,), dynamic_shapes=shapes, strict=False)
+    except DyncompError:
+        raise
+    except Exception as error:  # whatever an op of a plugin does that a graph cannot hold
+        raise CannotExport(
+            f"torch.export cannot take the {form} form ({one_line(error)}); the op has to do without Python's `if` on "
+            "tensors and without a fixed number of images"
+        ) from error
+    return Graph(program, form, one_image)
+
+
+def _check(net: Net, routed: bool) -> None:
+    if net.costs is None:
+        raise CannotExport("the network does not know its images; set net.costs = measure_costs(net, images[:1]) first")
+    modules = list(net.modules())
+    if any(isinstance(m, ReadyConv2d) or (isinstance(m, ResidualBlock) and m.ready is not None) for m in modules):
+        raise CannotExport("the network runs code of this machine; export the one that `deployed` was given")
+    if routed and not net.sites:
+        raise CannotExport("the network decides nothing, so there is no route to keep; export it --dense")
+
+
+def _folded(net: Net) -> Net:
+    try:
+        plain = plainly_folded(net).model
+    except CannotDeploy:  # it runs layers by another way than calling them: then they stay as they are
+        plain = copy.deepcopy(net.model).requires_grad_(False)
+    _unshare(plain, set())
+    return Net(plain).eval()
+
+
+def _unshare(module: nn.Module, met: set[nn.Module]) -> None:
+    """Give each place a module of its own where several hold the same one; parameters stay shared.
+
+    torch.export (2.14) wraps modules in stand-ins where one is held twice, and loses those inside branches.
+    """
+    for name, child in list(module._modules.items()):
+        if child is None:
+            continue
+        if child in met:
+            child = copy.copy(child)
+            for kind in ("_parameters", "_buffers", "_modules"):
+                child.__dict__[kind] = dict(child.__dict__[kind])
+            module._modules[name] = child
+        met.add(child)
+        _unshare(child, met)
+
+
+class _Answers(nn.Module):
+    """A network with tensors alone going in and out."""
+
+    def __init__(self, net: Net, form: GraphForm) -> None:
+        super().__init__()
+        self.net = net
+        self.form = form
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, Y)."""
+        with in_graph(self.form):
+            logits: Tensor = self.net(images, sparse=False, record=False).logits
+        return logits
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of exporters about themselves; what came out is checked."""
+    with warnings.catch_warnings():
+        for kind in (UserWarning, DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", kind)
+        yield

@@ -1,0 +1,132 @@
+"""The forms that fit into a graph equal the network, in float64, on images of different routes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dyncomp
+from benchmarks.divided import divided, images_for
+from dyncomp.core import Certainty, Exit, Gated, Net, RecurrentGate, shared_recurrence
+from dyncomp.core.branches import in_graph
+from dyncomp.core.columns import by_columns
+from dyncomp.core.deploy import plainly_folded
+from dyncomp.core.kernels import Geometry, looped
+from dyncomp.errors import CannotExport
+from dyncomp.export import graph_of
+from tests.small import C, conv, images, network, residual
+
+CASCADE = "model_ensemble(cascade=True)"
+SPECS = [*dyncomp.list_methods(), CASCADE]
+DENSE_ONLY = {"dynconv", "fbs", "lkam"}
+"""Pixels and filters: a graph cannot leave single ones out and save by it."""
+NOTHING_DECIDED = {"static", "distill", "model_ensemble", "branch_ensemble", "snapshot_ensemble"}
+ROUTED = [spec for spec in SPECS if spec not in DENSE_ONLY | NOTHING_DECIDED]
+BACKBONE = "cifar_resnet8(width=0.25)"
+SHAPE = {"classes": 5, "in_channels": 1, "image_size": 16}
+
+
+def net_of(spec: str) -> Net:
+    return divided(spec, BACKBONE, **SHAPE)
+
+
+@torch.no_grad()
+def in_form(net: Net, form: str, x: Tensor) -> Tensor:
+    with in_graph("routed" if form == "routed" else "dense"):
+        logits: Tensor = net(x, sparse=False, record=False).logits
+    return logits
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_graph_forms_equal_the_network(spec: str) -> None:
+    net = net_of(spec).double()
+    x, ready = images_for(net, 12, seed=1), plainly_folded(net)
+    with torch.no_grad():
+        output = net(x)
+    assert torch.allclose(in_form(ready, "dense", x), output.logits, rtol=0, atol=1e-12)
+    if spec in ROUTED:
+        one_by_one = torch.cat([in_form(ready, "routed", image[None]) for image in x])
+        assert torch.allclose(one_by_one, output.logits, rtol=0, atol=1e-12)
+        assert output.trace.distinct() > 1 or not any(op.takes_one_image for op in net.sites.values())
+
+
+@pytest.mark.parametrize("spec", sorted(DENSE_ONLY | NOTHING_DECIDED))
+def test_what_cannot_be_routed_says_so(spec: str) -> None:
+    with pytest.raises(CannotExport, match="export it --dense") as caught:
+        graph_of(net_of(spec), routed=True)
+    assert "\n" not in str(caught.value)
+
+
+class Halving(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = (x.mean(dim=(1, 2, 3)) > 0).to(x)[:, None]
+        return y
+
+
+@pytest.mark.parametrize("outer_first", [True, False])
+def test_what_gates_remember_inside_a_branch_is_no_silent_zero(outer_first: bool) -> None:
+    """A recurrent gate in the rest of an exit goes on from those before it; none outside goes on from it."""
+    cell, head = shared_recurrence(10, 0.5)
+
+    def gate() -> Gated:
+        return Gated(residual(conv()), RecurrentGate(C, cell, head))
+
+    inner = Gated(residual(nn.Sequential(gate(), conv())), Halving())
+    net = network(lambda: [gate(), inner] if outer_first else [inner, gate()])
+    x = images(6)
+    with torch.no_grad():
+        wanted = net(x).logits
+    if outer_first:
+        found = torch.cat([in_form(net, "routed", image[None]) for image in x])
+        assert torch.allclose(found, wanted, rtol=0, atol=1e-12)
+    else:
+        with pytest.raises(CannotExport, match="remembered inside a branch"):
+            torch.cat([in_form(net, "routed", image[None]) for image in x])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "geometry"),
+    [
+        (3, Geometry((2, 2), (1, 1), (1, 1), 1)),
+        (1, Geometry((1, 1), (0, 0), (1, 1), 1)),
+        (3, Geometry((1, 2), (2, 1), (2, 1), 6)),
+        (2, Geometry((1, 1), (0, 1), (1, 1), 2)),
+    ],
+    ids=str,
+)
+def test_a_convolution_by_columns_is_a_convolution(kernel: int, geometry: Geometry) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 6, 7, 8, generator=draw, dtype=torch.float64)
+    kernels = torch.randn(3, 12, 6 // geometry.groups, kernel, kernel, generator=draw, dtype=torch.float64)
+    bias = torch.randn(3, 12, generator=draw, dtype=torch.float64)
+    found = by_columns(x, kernels, bias, geometry)
+    assert torch.allclose(found, looped(x, kernels, bias, geometry), rtol=0, atol=1e-12)
+    assert torch.allclose(by_columns(x, kernels, None, geometry), looped(x, kernels, None, geometry), atol=1e-12)
+
+
+def test_the_network_given_stays_as_it_is() -> None:
+    net = net_of("skipnet")
+    before = copy.deepcopy(net.state_dict())
+    modules = [*net.modules()]
+    graph_of(net, routed=True)
+    assert [*net.modules()] == modules
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_network_of_machine_code_is_not_exported() -> None:
+    with pytest.raises(CannotExport, match="export the one that `deployed` was given"):
+        graph_of(dyncomp.deployed(net_of("static")), routed=False)
+
+
+def test_exits_of_several_scales_have_a_routed_form() -> None:
+    net = divided("early_exit", "msdnet", classes=5, in_channels=3, image_size=32)
+    x = images_for(net, 4, seed=1)
+    with torch.no_grad():
+        wanted = net(x).logits
+    found = torch.cat([in_form(net, "routed", image[None]) for image in x])
+    assert torch.allclose(found, wanted, atol=1e-4)
+    assert isinstance(next(iter(net.sites.values())), Exit)
+    assert isinstance(next(iter(net.sites.values())).judge, Certainty)  # type: ignore[attr-defined]
