@@ -98,7 +98,7 @@ class Exit(Op):
         """1 for those that stay."""
         answer, score = self._asked(x)
         tape = self.tape
-        tape.hand(self, answer)
+        tape.hand(self.site, answer)
         tape.say(self.site, answer)
         tape.say(f"{self.site}.score", score)
         stays = torch.ones_like(score) if self.training else (score <= self.threshold).to(score)
@@ -140,7 +140,7 @@ class Exit(Op):
 
     def _taken(self) -> Tensor:
         """The head's answer of this pass, which is not kept any longer."""
-        answer: Tensor | None = self.tape.taken(self)
+        answer: Tensor | None = self.tape.taken(self.site)
         if answer is None:
             raise RuntimeError("an exit combined its answers before it decided")
         return answer

@@ -95,7 +95,7 @@ class Filtered(Op):
     def decide(self, x: Tensor) -> Decision:
         """The switch's decision from what it sees of x."""
         pooled = self.switch.pool(x)  # (B, C), or only the channels that there are
-        channels: Tensor | Picked | None = self.tape.handed(self)
+        channels: Tensor | Picked | None = self.tape.handed(self.site)
         if isinstance(channels, Picked):
             pooled = channels.unsorted(pooled)
         elif channels is not None:
@@ -118,7 +118,7 @@ class Filtered(Op):
         """Images with the same filters together."""
         if len(x) == 0:
             return self.dense(x, decision)
-        channels: Tensor | Picked | None = self.tape.taken(self)
+        channels: Tensor | Picked | None = self.tape.taken(self.site)
         if not isinstance(channels, Tensor):
             if self.ready is not None and self.ready.serves(self, x, channels):
                 return self.ready.run(self, x, channels, decision)
@@ -156,11 +156,11 @@ class Filtered(Op):
     def on(self, x: Tensor, channels: Tensor | Picked) -> Tensor:
         """The op on images x that have some of its input channels only: all the same, or each its own."""
         tape = self.tape
-        tape.hand(self, channels)
+        tape.hand(self.site, channels)
         try:
             output: Tensor = self(x)
         finally:
-            tape.taken(self)
+            tape.taken(self.site)
         return output
 
     def _narrow_chain(self, chain: nn.Sequential, y: Tensor, active: Tensor) -> Tensor:

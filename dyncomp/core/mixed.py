@@ -42,7 +42,7 @@ class Mixed(Op):
     def attach(self, site: str, tapes: Tapes) -> None:
         """See `Taped.attach`."""
         super().attach(site, tapes)
-        self.mixture.tapes = tapes
+        self.mixture.site, self.mixture.tapes = site, tapes
 
     def forward(self, x: Tensor) -> Tensor:
         """See `Op.forward`; where nobody asks for the decision, none is made of the router's weights."""

@@ -29,12 +29,13 @@ class Mixture:
     def __init__(self, experts: int, mode: Mode) -> None:
         self.experts = experts
         self.mode = mode
+        self.site = ""
         self.tapes = Tapes()
 
     @property
     def mix(self) -> Mix:
         """That of the pass under way in this thread. Raises RuntimeError where there is none."""
-        mix: Mix | None = self.tapes.current.handed(self)
+        mix: Mix | None = self.tapes.current.handed(self.site)
         if mix is None:
             raise RuntimeError("a layer with experts was run outside its op, which mixes them: call the network")
         return mix
@@ -42,6 +43,6 @@ class Mixture:
     def use(self, mix: Mix | None) -> None:
         """Mix so in the pass under way in this thread; None: it is done."""
         if mix is None:
-            self.tapes.current.taken(self)
+            self.tapes.current.taken(self.site)
         else:
-            self.tapes.current.hand(self, mix)
+            self.tapes.current.hand(self.site, mix)

@@ -66,11 +66,11 @@ class Planned(Op):
     def _run(self, x: Tensor, decision: Decision) -> Tensor:
         tape = self.tape
         rows = self.moving(rows_of_each, decision.used, len(x)) if tape.sparse else []
-        tape.hand(self, Plan(decision, rows, x.shape[0]))
+        tape.hand(self.site, Plan(decision, rows, x.shape[0]))
         try:
             y: Tensor = self.backbone(x)
         finally:
-            tape.taken(self)
+            tape.taken(self.site)
         return y
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
@@ -123,19 +123,18 @@ class Follower(nn.Module):
     def is_planned(self) -> bool:
         """Whether the only question about it, in this pass, is which images run it."""
         tape = self.planner.op.tape
-        return tape.sparse and tape.meter is None and tape.handed(self.planner.op) is not None
+        return tape.sparse and tape.meter is None and tape.handed(self.planner.op.site) is not None
 
-    @property
     def plan(self) -> Plan:
         """That of the pass. Raises RuntimeError outside of one."""
-        plan: Plan | None = self.planner.op.tape.handed(self.planner.op)
+        plan: Plan | None = self.planner.op.tape.handed(self.planner.op.site)
         if plan is None:
             raise RuntimeError("a planned block was run outside its network")
         return plan
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        op, plan = self.planner.op, self.plan
+        op, plan = self.planner.op, self.plan()
         if graph_form() == "routed":
             return skip_branched(op, self.unit, self.block, x, plan.decision, self.form)
         if op.tape.sparse:

@@ -43,19 +43,19 @@ class Tape:
         self.said: dict[str, Tensor] = {}
         self._inside: list[Tensor] = []
         self.memory = Remembered()
-        self._handed: dict[int, Any] = {}
+        self._handed: dict[str, Any] = {}
 
-    def hand(self, to: object, what: Any) -> None:
-        """Leave `what` for a part of the network that runs later in this pass; it stays until `taken`."""
-        self._handed[id(to)] = what
+    def hand(self, site: str, what: Any) -> None:
+        """Leave `what` for the part of that site, which runs later in this pass; it stays until `taken`."""
+        self._handed[site] = what
 
-    def handed(self, to: object) -> Any:
-        """What was left for a part; None for nothing."""
-        return self._handed.get(id(to))
+    def handed(self, site: str) -> Any:
+        """What was left for a site; None for nothing."""
+        return self._handed.get(site)
 
-    def taken(self, by: object) -> Any:
-        """What was left for a part, which is not kept any longer; None for nothing."""
-        return self._handed.pop(id(by), None)
+    def taken(self, site: str) -> Any:
+        """What was left for a site, which is not kept any longer; None for nothing."""
+        return self._handed.pop(site, None)
 
     def say(self, key: str, value: Tensor) -> None:
         """Hand `value` (B, ...) to whoever reads the pass's output: a loss, a calibration. In the dense form only."""

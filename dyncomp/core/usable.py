@@ -29,6 +29,7 @@ class Usable(nn.Module):
     """
 
     card: Card | None = None
+    __jit_unused_properties__ = ("spec", "backbone", "classes")  # which the old tracer would ask for
 
     @property
     def spec(self) -> str:

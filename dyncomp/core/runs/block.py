@@ -128,7 +128,7 @@ class Block(Part):
 
 def _follow(follower: Follower, rows: str, images: str, table: Table, x: Tensor) -> Filling:
     """Which images run a block."""
-    asked = follower.plan.of(follower.unit, x)
+    asked = follower.plan().of(follower.unit, x)
     if isinstance(asked, Tensor):
         some = asked.contiguous()
         return ((rows, some.data_ptr()), (images, some.shape[0])), some
