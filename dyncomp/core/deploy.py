@@ -52,8 +52,8 @@ def deployed(net: Net) -> Net:
     is set on a layer by hand later, a stride, a router's temperature, a `forward` of its own, may not be seen; layers,
     parameters and hooks are. Sites keep their names; parameters do not. The network given stays as it is. Raises
     RuntimeError where it does not know its costs, and with them its images, and CannotDeploy where the copy answers
-    otherwise: the network runs layers by another way than calling them. In bfloat16 and float16 answers are compared, and
-    normalisations folded, in float32.
+    otherwise: the network runs layers by another way than calling them. In bfloat16 and float16 it is folded and
+    compared in float32.
     """
     if net.costs is None:
         raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
