@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_map_only
 
+from dyncomp.core.answers import answers_in_float32, check_runs, check_same, widened
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.bodies import ReadyBody
 from dyncomp.core.decisions import all_on
@@ -28,7 +29,6 @@ from dyncomp.core.reuse import lone_inputs, makes_new
 from dyncomp.core.runs import find_runs
 from dyncomp.core.tracked import track
 from dyncomp.core.tuner import in_turn
-from dyncomp.errors import CannotDeploy
 
 FOLDS = MappingProxyType(
     {nn.Linear: 2, ExpertLinear: 2, nn.Conv1d: 3, nn.Conv2d: 4, ExpertConv2d: 4, nn.Conv3d: 5},
@@ -55,21 +55,25 @@ def deployed(net: Net) -> Net:
     somebody by `.data` or numpy; what is set on a layer by hand, a stride, a router's temperature, a `forward` of its
     own, may not be. Sites keep their names; parameters do not. The network given stays as it is. Raises RuntimeError
     where it does not know its costs, and with them its images, and CannotDeploy where the copy answers otherwise: the
-    network runs layers by another way than calling them.
+    network runs layers by another way than calling them. In bfloat16 and float16 it is folded and compared in float32.
     """
     if net.costs is None:
         raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
     plain = Net(copy.deepcopy(net.model)).eval()
-    some, draw = next(net.parameters()), torch.Generator().manual_seed(0)
+    narrow = widened(plain)
+    some, draw = next(plain.parameters()), torch.Generator().manual_seed(0)
     image = torch.rand(1, *net.costs.image_shape, generator=draw, dtype=torch.float64).to(some)
     with in_turn():
-        before = _in_both_forms(plain, image)
+        before = answers_in_float32(lambda: _in_both_forms(plain, image), narrow)
         _fold_all(plain.model, lambda: _answers(plain, image, sparse=False))
         ready = Net(_fast(plain.model)).eval()  # anew: ops may look at layers that are no longer there
-        _check(before, lambda: _in_both_forms(ready, image))
+        check_same(before, lambda: _in_both_forms(ready, image))
         _reuse_memory(ready, image)
         with torch.inference_mode():  # the mode of use, in which memory is overwritten
-            _check(before, lambda: _in_both_forms(ready, image))
+            check_same(before, lambda: _in_both_forms(ready, image))
+    if narrow is not None:
+        ready = copy.deepcopy(ready.to(narrow))  # without the code that was made for float32
+        check_runs(lambda: _in_both_forms(ready, image.to(narrow)), narrow)
     ready.costs = net.costs
     names = ready.state_dict().keys()
     ready.origins = {name: origin for name, origin in net.origins.items() if name in names}
@@ -113,36 +117,17 @@ def folded(model: nn.Module, *example: Any) -> nn.Module:
     only a normalisation read in this run is not for this. Raises CannotDeploy as `deployed` does.
     """
     ready = copy.deepcopy(model).eval()
+    narrow = widened(ready)
+    wide = tree_map_only(Tensor, lambda x: x.float() if x.dtype == narrow else x, example)
     with torch.no_grad():
-        before = ready(*example)
-        _fold_all(ready, lambda: ready(*example))
+        before = answers_in_float32(lambda: ready(*wide), narrow)
+        _fold_all(ready, lambda: ready(*wide))
         _fast(ready)
-        _check(before, lambda: ready(*example))
+        check_same(before, lambda: ready(*wide))
+        if narrow is not None:
+            ready = copy.deepcopy(ready.to(narrow))
+            check_runs(lambda: ready(*example), narrow)
     return ready
-
-
-def _check(before: Any, run: Callable[[], Any]) -> None:
-    """Raise CannotDeploy where answers differ by more than rounding, which deep networks add up."""
-    try:
-        pairs = list(zip(tree_leaves(before), tree_leaves(run()), strict=True))
-    except Exception as error:  # whatever the network's own code meets where a layer was
-        raise CannotDeploy(f"made ready for use, the network fails ({_in_one_line(error)}): {_WHY}") from error
-    for one, other in pairs:
-        if isinstance(one, Tensor) and one.is_floating_point():
-            allowed = 10 * torch.finfo(one.dtype).eps ** 0.5 * float(one.nan_to_num().abs().max())
-            if not torch.allclose(other, one, rtol=0.0, atol=allowed, equal_nan=True):
-                by = float((other - one).abs().max())
-                raise CannotDeploy(f"made ready for use, the network answers otherwise (by {by:.2g}): {_WHY}")
-
-
-_WHY = (
-    "it runs layers by another way than calling them; call the modules themselves, and take none out of a Sequential "
-    "by its index or name"
-)
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def batch_norms(model: nn.Module) -> list[str]:

@@ -13,6 +13,7 @@ from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.pixels import applied, dilated, neighbourhoods, placed
 from dyncomp.core.tape import Tapes
 from dyncomp.core.trace import Decision
+from dyncomp.errors import InvalidValue
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -35,6 +36,7 @@ class Masked(Op):
         super().__init__()
         self.block = block
         self.masker = masker
+        self.size = torch.Size(size)
         self.steps = steps_of(block.body)
         self.sizes = list(_sizes([conv for conv, _ in self.steps], size))
         self.spans = list(_spans(self.sizes))
@@ -46,7 +48,12 @@ class Masked(Op):
         self.steps = steps_of(self.block.body)
 
     def decide(self, x: Tensor) -> Decision:
-        """Thresholded pixels, and what they need of the inner convolutions."""
+        """Thresholded pixels, and what they need of the inner convolutions. Raises InvalidValue for another size."""
+        if x.shape[2:] != self.size:
+            raise InvalidValue(
+                f"features of {x.shape[2]} x {x.shape[3]} pixels at {self.site or 'a masked block'}, whose units are "
+                f"{self.size[0]} x {self.size[1]} pixels; give images of the size that the network was built for"
+            )
         chance = self.masker(x).flatten(1)  # (B, H'*W')
         mask = hard_decision(chance, self.tape.sampling and self.training).used
         used = self._needed(mask)  # (B, U)

@@ -15,7 +15,7 @@ from dyncomp.core.op import Op, Taped
 from dyncomp.core.tape import Tape, Tapes
 from dyncomp.core.trace import Decision, Parent, Trace
 from dyncomp.core.usable import Usable
-from dyncomp.errors import CannotExport
+from dyncomp.errors import CannotExport, InvalidValue
 
 
 def _no_images(decisions: Mapping[str, Decision]) -> Output:
@@ -84,8 +84,11 @@ class Net(Usable):
     ) -> Output:
         """Logits (B, Y) and trace of images (B, C, H, W). Raises ValueError for decisions that fit no site.
 
-        `meter` is told which part of which site runs.
+        `meter` is told which part of which site runs. Raises InvalidValue for what are no images, or, where costs are
+        known, of other channels.
         """
+        if self.costs is not None:
+            _check_images(images, self.costs.image_shape)
         sparse = not self.training if sparse is None else sparse
         if sparse and self.training:
             raise RuntimeError("the sparse form is for evaluation: call net.eval() first")
@@ -139,6 +142,21 @@ class Net(Usable):
                 nothing = logits.new_zeros(tape.images, op.units)
                 tape.decisions[site] = Decision(nothing, nothing, nothing)
         return Trace({site: tape.decisions[site] for site in self.sites}, self.parents, tape.images)
+
+
+def _check_images(images: Tensor, wanted: tuple[int, ...]) -> None:
+    """Raise InvalidValue unless images have the channels of `wanted` (C, H, W), and are floats; sizes may be others."""
+    if not isinstance(images, Tensor):
+        raise InvalidValue(f"images are {type(images).__name__}; give a tensor (B, {', '.join(map(str, wanted))})")
+    if images.dim() != len(wanted) + 1 or images.shape[1] != wanted[0]:
+        raise InvalidValue(
+            f"images of shape {tuple(images.shape)}; the network was built for (B, {', '.join(map(str, wanted))})"
+        )
+    if not images.is_floating_point():
+        raise InvalidValue(
+            f"images of type {str(images.dtype).removeprefix('torch.')}; give floats of the network's type, as "
+            "net.preprocess makes them of bytes"
+        )
 
 
 def _parents(sites: Mapping[str, Op]) -> dict[str, Parent]:

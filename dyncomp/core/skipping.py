@@ -67,7 +67,9 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
         residual = op.unit(unit, block.body, part)
     joined = block.join(residual, part if shortcut is x else op.moving(take, shortcut, rows))
     skipped = _skipped(block, shortcut, form, lost)
-    y: Tensor = op.moving(put, skipped, rows, joined, lost or skipped is not shortcut)
+    # an activation's output is its own, but for a gradient it is read again
+    over = lost or (skipped is not shortcut and not torch.is_grad_enabled())
+    y: Tensor = op.moving(put, skipped, rows, joined, over)
     return y
 
 

@@ -119,7 +119,7 @@ class Saliency(Switch):
 
 def _chance(scores: Tensor, last: Tensor) -> Tensor:
     """How surely each filter is among the winners: its score's distance from the last winner's (B, 1), squashed."""
-    if scores.shape[1] == 1:
+    if scores.shape[1] == 1 or len(scores) == 0:  # there is no spread to measure by
         return torch.ones_like(scores)
     scale = scores.detach().std(dim=1, keepdim=True).clamp_min(1e-6) / 4
     return ((scores - last) / scale).sigmoid()  # (B, C')
