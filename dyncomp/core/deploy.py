@@ -95,7 +95,7 @@ def plainly_folded(net: Net) -> Net:
     _fold_all(plain.model, lambda: _answers(plain, image, sparse=False))
     convert_conv2d_weight_memory_format(plain.model.requires_grad_(False), torch.contiguous_format)
     ready = Net(plain.model).eval()  # anew: ops may look at layers that are no longer there
-    _check(before, lambda: _answers(ready, image, sparse=False))
+    check_same(before, lambda: _answers(ready, image, sparse=False))
     ready.costs = net.costs
     return ready
 
