@@ -38,6 +38,8 @@ KINDS = ("as it is", "deployed")
 ONE_SIZE = ("dynconv",)
 """methods that decide about each pixel, whose networks see images of one size only"""
 
+ENSEMBLES = ("branch_ensemble", "model_ensemble", "snapshot_ensemble")
+"""methods whose answers are float32 where their parameters are narrower"""
 MIXING = ("condconv", "dynamic_conv")
 """methods whose mixed kernels have generated code for gradients too"""
 
@@ -100,10 +102,12 @@ def images(count: int = MANY, side: int = SIDE, dtype: torch.dtype = torch.float
 
 
 @torch.no_grad()
-def reference(method: str, x: Tensor, output: Output) -> Tensor:
+def reference(method: str, x: Tensor, tested: Output) -> Tensor:
     """The logits in float64 by an output's decisions."""
-    forced = {site: d.map(lambda value: value.detach().double()) for site, d in output.trace.items()}
-    return plain(method, torch.float64)(x.double(), decisions=forced).logits
+    forced = {site: d.map(lambda value: value.detach().double()) for site, d in tested.trace.items()}
+    output = plain(method, torch.float64)(x.double(), decisions=forced)
+    assert isinstance(output, Output)
+    return output.logits
 
 
 def near(found: Tensor, wanted: Tensor, dtype: torch.dtype, most: float = ROUNDINGS) -> None:
@@ -125,7 +129,7 @@ def right(method: str, net: Net, x: Tensor, mode: Mode = torch.no_grad, rounding
         near(output.logits, reference(method, x, output), dtype)
     near(silent.logits, own.logits, dtype)
     same_weights(method, own, x, dtype)
-    assert torch.equal(x, kept)
+    assert torch.equal(x, kept) and isinstance(own, Output)
     return own
 
 
@@ -147,8 +151,8 @@ def test_types_and_gradient_modes(method: str, kind: str, mode: Mode, dtype: tor
     net = network(method, kind, dtype)
     assert {value.dtype for value in net.state_dict().values() if value.is_floating_point()} == {dtype}
     output = right(method, net, images(dtype=dtype), mode)
-    narrow, ensemble = dtype in (torch.bfloat16, torch.float16), method.endswith("_ensemble")
-    assert output.logits.dtype == (torch.float32 if narrow and ensemble else dtype)
+    wider = method in ENSEMBLES and dtype in (torch.bfloat16, torch.float16)
+    assert output.logits.dtype == (torch.float32 if wider else dtype)
 
 
 @every_method
@@ -346,12 +350,11 @@ def test_the_gates_under_test_tell_images_apart() -> None:
     with torch.no_grad():
         routes = {method: plain(method, torch.float32)(images()).trace.distinct() for method in list_methods()}
     alike = {method for method, different in routes.items() if different == 1}
-    ensembles = {method for method in routes if method.endswith("_ensemble")}
-    assert alike <= ensembles | {"static", "distill", "condconv", "dynamic_conv"}
+    assert alike <= {"static", "distill", *MIXING, *ENSEMBLES}
 
 
 TABLE = (Path(__file__).parents[1] / "docs" / "types-and-modes.md").read_text(encoding="utf-8")
 
 
 def test_the_table_names_the_methods_that_are_exceptions() -> None:
-    assert set(re.findall(r"`(\w+)`", TABLE)) & set(list_methods()) == {*ONE_SIZE, *MIXING}
+    assert set(re.findall(r"`(\w+)`", TABLE)) & set(list_methods()) == {*ONE_SIZE, *MIXING, *ENSEMBLES}
