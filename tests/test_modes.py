@@ -204,8 +204,10 @@ def test_images_of_another_size(method: str, kind: str, side: int) -> None:
     there.costs = measure_costs(net, x[:1])
     full = {size: n.costs.full for size, n in (("built", net), ("given", there)) if n.costs is not None}
     assert (full["given"] > full["built"]) == (side > SIDE)
-    with torch.no_grad():  # prices are of the size that they were measured for
-        assert float(net(x).macs().max()) <= full["built"]
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"^the costs are those of images .* measure_costs"):
+        net(x).macs()
+    with torch.no_grad():
+        assert float(there(x).macs().max()) <= full["given"]
 
 
 LAYOUTS: Mapping[str, Callable[[Tensor], Tensor]] = {

@@ -35,9 +35,14 @@ class Output:
     costs: Costs | None
     said: Mapping[str, Tensor] = field(default_factory=dict)
     again: Callable[[Mapping[str, Decision]], Output] = _no_images
+    image_shape: tuple[int, ...] = ()
+    """(C, H, W) of the images; empty where nobody said"""
 
     def macs(self) -> Tensor:
-        """Multiply-adds of each image, (B,) float64, differentiable through the decisions."""
+        """Multiply-adds of each image, (B,) float64, differentiable through the decisions.
+
+        Raises RuntimeError where costs are not known, or are those of images of another size.
+        """
         return price(self._known_costs(), self.trace).to(self.logits.device)
 
     def share(self) -> Tensor:
@@ -47,6 +52,11 @@ class Output:
     def _known_costs(self) -> Costs:
         if self.costs is None:
             raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
+        if self.image_shape and self.image_shape != self.costs.image_shape:
+            raise RuntimeError(
+                f"the costs are those of images {self.costs.image_shape}, these are {tuple(self.image_shape)}: set "
+                "net.costs = measure_costs(net, images[:1]) first"
+            )
         return self.costs
 
 
@@ -107,7 +117,9 @@ class Net(Usable):
             self._tapes.current = outer
         if not record:
             return Output(logits, Trace({}, {}, tape.images), self.costs, tape.said)
-        return Output(logits, self._trace(tape, logits), self.costs, tape.said, self._again(images, sparse))
+        return Output(
+            logits, self._trace(tape, logits), self.costs, tape.said, self._again(images, sparse), images.shape[1:]
+        )
 
     @property
     def tape(self) -> Tape:
