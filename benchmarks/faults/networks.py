@@ -38,7 +38,7 @@ def palette_of(seed: int) -> Palette:
     draw = Random(f"palette {seed // TOGETHER}")
     return Palette(
         methods=tuple(draw.sample(sorted(METHODS), 4)),
-        backbones=tuple(draw.choice(some) for some in draw.sample(BACKBONES, 2)),
+        backbones=(draw.choice(RESNETS), draw.choice(RESNETS), draw.choice(OTHERS)),
         sides=tuple(draw.sample(range(8, 34), 2)),
         channels=draw.randint(1, 4),
         dtype=torch.float32 if draw.random() < 0.2 else torch.float64,
@@ -48,16 +48,20 @@ def palette_of(seed: int) -> Palette:
 
 def _resnet(draw: Random) -> str:
     shortcut = draw.choice(["projection", "projection", "pad"])
-    return f"cifar_resnet{draw.choice([8, 14])}(width={draw.choice([0.125, 0.25, 0.3125, 0.5])}, shortcut={shortcut!r})"
+    return (
+        f"cifar_resnet{draw.choice([8, 8, 14])}(width={draw.choice([0.125, 0.25, 0.3125, 0.5])}, shortcut={shortcut!r})"
+    )
 
 
 _shapes = Random("backbones")
-BACKBONES: Sequence[Sequence[str]] = (
-    *[[_resnet(_shapes) for _ in range(8)] for _ in range(4)],
-    ["vgg11(width=0.0625)", "vgg11(width=0.125)"],
-    ["mobilenet_v1(width=0.125)", "mobilenet_v1(width=0.25)"],
-    ["mobilenet_v2(width=0.125, stem='cifar')", "mobilenet_v2(width=0.25)"],
-)
+RESNETS = [_resnet(_shapes) for _ in range(24)]
+OTHERS = [
+    "vgg11(width=0.0625)",
+    "vgg11(width=0.125)",
+    "mobilenet_v1(width=0.125)",
+    "mobilenet_v1(width=0.25)",
+    "mobilenet_v2(width=0.125)",
+]
 
 METHODS: dict[str, Callable[[Random], str]] = {
     "static": lambda draw: "static",
@@ -98,7 +102,7 @@ class Made:
 def network(seed: int, draw: Random) -> Made:
     """The seed's network; where the first method that is drawn finds no place in its backbone, another one's."""
     palette = palette_of(seed)
-    if draw.random() < 0.3:
+    if draw.random() < 0.25:
         return _chain(palette, draw, seed)
     for _ in range(20):
         backbone, side = draw.choice(palette.backbones), draw.choice(palette.sides)
