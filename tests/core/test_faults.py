@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import subprocess
 import sys
@@ -284,15 +285,15 @@ for rows in ((0, 3), (1, 3), (2, 3), (9, 3), (3, 0), (3, 2), (3, 5)):
 for rows in ((0, 2), (2, 2), (9, 2), (3, 1), (3, 4)):
     WRONG[f"a router says {rows}"] = "condconv(experts=2, begin=1)", router_says(ones(*rows))
     WRONG[f"routers of layers say {rows}"] = "dynamic_conv(kernels=2)", router_says(ones(*rows))
-for spec in ("static", "convnet_aig", "skipnet", "blockdrop", "condconv(begin=1)", "lkam"):
-    for more in (True, False):
-        WRONG[f"{spec}: a body gives {'more' if more else 'fewer'}"] = spec, a_body_gives(more)
-for spec in ("convnet_aig", "blockdrop"):
-    WRONG[f"{spec}: a shortcut gives more"] = spec, a_shortcut_gives(True)
 for rows in ((0, 10), (2, 10), (9, 10), (3, 9), (3, 11)):
     WRONG[f"a state of {rows}"] = "skipnet", state_is(ones(*rows))
-for more in (True, False):
-    WRONG[f"blockdrop: the stem gives {'more' if more else 'fewer'}"] = "blockdrop", the_stem_gives(more)
+
+LAYERS = [
+    (spec, change, more)
+    for spec in ("static", "convnet_aig", "skipnet", "blockdrop", "condconv(begin=1)", "lkam")
+    for change in (a_body_gives, a_shortcut_gives, the_stem_gives)
+    for more in (True, False)
+]
 
 
 @pytest.fixture(scope="module")
@@ -302,8 +303,6 @@ def nets() -> dict[str, Net]:
 
 @pytest.mark.parametrize("name", WRONG)
 def test_whoever_decides_for_other_images_is_told(name: str, nets: dict[str, Net]) -> None:
-    import copy
-
     spec, change = WRONG[name]
     if spec not in nets:
         nets[spec] = made(spec)
@@ -314,3 +313,21 @@ def test_whoever_decides_for_other_images_is_told(name: str, nets: dict[str, Net
         with torch.inference_mode(), pytest.raises((ValueError, RuntimeError)) as caught:
             net(x, sparse=True, record=record)
         assert len(str(caught.value).splitlines()) < 3
+
+
+@pytest.mark.parametrize(("spec", "change", "more"), LAYERS)
+def test_a_layer_that_changes_the_batch_raises_or_does_what_torch_does(
+    spec: str, change: Callable[[bool], Callable[[Net], None]], more: bool, nets: dict[str, Net]
+) -> None:
+    """Outputs of one image are added to those of all, as torch's sums are."""
+    if spec not in nets:
+        nets[spec] = made(spec)
+    net, x = copy.deepcopy(nets[spec]), images(3)
+    change(more)(net)
+    try:
+        wanted = one_by_one(net, x)
+    except (ValueError, RuntimeError):
+        with pytest.raises((ValueError, RuntimeError)):
+            answer(net, x)
+    else:
+        torch.testing.assert_close(answer(net, x), wanted, rtol=1e-10, atol=1e-10)
