@@ -14,7 +14,7 @@ from dyncomp.core import Gated, Mixed, Net, ResidualBlock, Router, Switch, measu
 from dyncomp.core.gates import FeedForwardGate
 from dyncomp.core.masker import Masker
 from dyncomp.core.shrink import Shrink
-from dyncomp.errors import DyncompError
+from dyncomp.errors import CannotAttach
 
 TOGETHER = 50
 """Seeds next to one another that draw from one palette, so that code made for one of them serves others."""
@@ -47,7 +47,7 @@ def palette_of(seed: int) -> Palette:
 
 
 def _resnet(draw: Random) -> str:
-    shortcut = draw.choice(["projection", "projection", "pad"])
+    shortcut = draw.choice(["conv", "conv", "pad"])
     return (
         f"cifar_resnet{draw.choice([8, 8, 14])}(width={draw.choice([0.125, 0.25, 0.3125, 0.5])}, shortcut={shortcut!r})"
     )
@@ -109,7 +109,7 @@ def network(seed: int, draw: Random) -> Made:
         spec, classes = METHODS[draw.choice(palette.methods)](draw), draw.randint(2, 7)
         try:
             net = build(spec, backbone, classes=classes, in_channels=palette.channels, image_size=side, seed=seed)
-        except DyncompError:  # it does not go with this backbone
+        except CannotAttach:  # the method finds no place in this backbone
             continue
         net = _stirred(net.to(palette.dtype), seed)
         return Made(net, f"{spec} on {backbone}, {palette.channels}x{side}x{side}", (palette.channels, side))

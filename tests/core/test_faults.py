@@ -331,3 +331,104 @@ def test_a_layer_that_changes_the_batch_raises_or_does_what_torch_does(
             answer(net, x)
     else:
         torch.testing.assert_close(answer(net, x), wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("spec", ["skipnet", "lkam", "dynamic_conv(kernels=2)"])
+def test_threads_that_come_and_go_do_not_meet(spec: str, nets: dict[str, Net]) -> None:
+    """Twenty, four at a time, each with other batches."""
+    if spec not in nets:
+        nets[spec] = made(spec)
+    net = nets[spec]
+    batches = {count: images(count, seed=count) for count in (1, 2, 5, 9)}
+    wanted = {count: one_by_one(net, x) for count, x in batches.items()}
+    wrong, done = list[str](), list[int]()
+
+    def use(number: int) -> None:
+        counts = [1, 2, 5, 9][number % 4 :] + [1, 2, 5, 9][: number % 4]
+        for count in counts:
+            with by_last_ways():  # which every thread says for itself
+                ours = answer(net, batches[count])
+            if not torch.allclose(ours, wanted[count], rtol=1e-10, atol=1e-10):
+                wrong.append(f"thread {number}, {count} images")
+        done.append(number)
+
+    for begin in range(0, 20, 4):
+        threads = [threading.Thread(target=use, args=(number,)) for number in range(begin, begin + 4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+    assert sorted(done) == list(range(20))
+
+
+FORKS = """
+import os, sys, threading, torch
+from dyncomp.core.memory import allocated_by
+from dyncomp.core.tuner import by_last_ways
+from tests.core.test_faults import answer, images, made, one_by_one
+from tests.guarded import before_a_fault
+
+of_parent, of_child, beside = (int(number) for number in sys.argv[1:])
+torch.set_num_threads(of_parent)
+with allocated_by(before_a_fault), by_last_ways():
+    net, batches = made("skipnet"), [images(count) for count in (1, 4, 7)]
+    wanted, stop = [one_by_one(net, x) for x in batches], threading.Event()
+
+    def is_right():
+        return all(torch.allclose(answer(net, x), y, rtol=1e-10, atol=1e-10) for x, y in zip(batches, wanted))
+
+    def use():
+        torch.set_num_threads(of_parent)
+        with by_last_ways():
+            while not stop.is_set():
+                assert is_right()
+
+    assert is_right()
+    threads = [threading.Thread(target=use) for _ in range(beside)]
+    for thread in threads:
+        thread.start()
+    statuses = []
+    for turn in range(5):
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                torch.set_num_threads(of_child)
+                status = 0 if is_right() and is_right() else 2
+            finally:
+                os._exit(status)
+        statuses.append(os.waitpid(child, 0)[1])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert is_right()
+assert statuses == [0] * 5, statuses
+"""
+
+
+@pytest.mark.parametrize(("of_parent", "of_child", "beside"), [(1, 1, 3), (2, 1, 2), (2, 2, 0)])
+def test_a_fork_in_the_middle_answers_alike(of_parent: int, of_child: int, beside: int) -> None:
+    """While other threads run the network; on several threads, too, where OpenMP left those of the parent behind."""
+    ended = run_python(FORKS, str(of_parent), str(of_child), str(beside))
+    assert ended.returncode == 0, ended.stderr
+
+
+def answer_there(net: Net, x: Tensor) -> list[list[float]]:
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    with allocated_by(before_a_fault), by_last_ways():
+        guard_parameters(net)
+        found: list[list[float]] = answer(net, guarded(x)).tolist()
+    return found
+
+
+@pytest.mark.parametrize("spec", ["skipnet", "condconv(experts=2, begin=1)"])
+def test_a_network_that_is_sent_to_a_spawned_process_answers_alike(spec: str, nets: dict[str, Net]) -> None:
+    """Sending moves its parameters into memory that processes share: what was prepared here is prepared anew."""
+    net, x = made(spec), images(3)
+    wanted = answer(net, x)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        there = pool.apply(answer_there, (net, x))
+    torch.testing.assert_close(torch.tensor(there, dtype=torch.float64), wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(answer(net, x), wanted, rtol=1e-12, atol=1e-12)
