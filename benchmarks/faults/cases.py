@@ -120,6 +120,7 @@ def _compare(plain: Net, x: Tensor, trace: Mapping[str, Decision], ours: Tensor,
 def _learn(seed: int, draw: Random, made: Made, allocate: Allocate, seen: Seen) -> None:
     """The same gradients by generated code as by torch."""
     net = made.net
+    guard_parameters(net, allocate)
     images = draw.choice([1, 2, 5])
     x = _images(made, images, seed, channels_last=True, net=net, allocate=allocate)
 

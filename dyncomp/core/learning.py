@@ -90,7 +90,7 @@ class Learning:
 class _Recorded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, experts: Tensor, form: Learning) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = kept(x.contiguous(memory_format=torch.channels_last))
         ctx.save_for_backward(x, weight, experts)
         ctx.form = form
         return form.forward.by(x, weight, form.packing.pack(experts, "packed experts"))
@@ -99,7 +99,8 @@ class _Recorded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, experts = ctx.saved_tensors
-        x, grad = (t.resolve_neg().contiguous(memory_format=torch.channels_last) for t in (x, grad))  # hooks move x
+        # hooks move x
+        x, grad = (kept(t.resolve_neg().contiguous(memory_format=torch.channels_last)) for t in (x, grad))
         form = ctx.form
         of_x = of_weight = of_experts = None
         if ctx.needs_input_grad[0]:
