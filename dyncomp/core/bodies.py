@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dyncomp.core import direct
 from dyncomp.core.loaded import ALL, Loaded
+from dyncomp.core.memory import kept
 from dyncomp.core.parts import Parts
 from dyncomp.core.ready import ReadyBlocks, ReadyConv2d, ReadySequential, nobody_listens, number_of
 from dyncomp.core.tuner import chosen, power_of_two
@@ -129,7 +130,7 @@ class BodyCode:
         if rows is None:
             images, first, both = len(x), ALL, ALL
         else:
-            rows = rows.contiguous()
+            rows = kept(rows.contiguous())
             images, first, both = len(rows), (rows, None, None), (None, rows, rows)
         source = x
         for index, loaded in enumerate(self.chain[:-1]):

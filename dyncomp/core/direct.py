@@ -18,7 +18,7 @@ from torch import Tensor
 from dyncomp.core import native
 from dyncomp.core.copies import copied
 from dyncomp.core.kernels import Geometry
-from dyncomp.core.memory import empty
+from dyncomp.core.memory import empty, kept
 from dyncomp.core.rows import is_channels_last
 from dyncomp.core.scratch import scratch
 from dyncomp.core.tiles import Mixing
@@ -97,10 +97,10 @@ class Direct:
 
     def by(self, x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None = None) -> Tensor:
         """The same of x that lies channels-last and experts that are packed; bias (B, O)."""
-        plan, weight, count = self.plan, weight.contiguous(), torch.get_num_threads()
+        plan, weight, count = self.plan, kept(weight.contiguous()), torch.get_num_threads()
         self._check(x, weight, experts, bias)
         step = 0 if bias is None else plan.shape.outputs
-        bias = zeros(plan.shape.outputs, x.dtype) if bias is None else bias.contiguous()
+        bias = zeros(plan.shape.outputs, x.dtype) if bias is None else kept(bias.contiguous())
         y = new_output(x, len(x), plan.shape)
         own = scratch("direct", x, count * plan.scratch)
         mixed = weight.data_ptr(), bias.data_ptr(), step, 0, own.data_ptr()
@@ -154,7 +154,7 @@ def plan_for(
 
 def packed_experts(plan: native.Plan, experts: Tensor, shape: torch.Size) -> Tensor:
     """Experts (K, O, N), each a kernel of that shape, as the code of a plan reads them."""
-    return copied(experts, plan.order, lambda all_: plan.packed(all_.view(len(all_), *shape)))
+    return copied(experts, plan.order, lambda all_: kept(plan.packed(all_.view(len(all_), *shape))))
 
 
 def new_output(x: Tensor, images: int, shape: native.Shape) -> Tensor:
@@ -166,4 +166,4 @@ def new_output(x: Tensor, images: int, shape: native.Shape) -> Tensor:
 def zeros(count: int, dtype: torch.dtype) -> Tensor:
     """(count,), always the same ones."""
     with torch.inference_mode(False):
-        return torch.zeros(count, dtype=dtype, device="cpu")
+        return kept(torch.zeros(count, dtype=dtype, device="cpu"))

@@ -144,7 +144,11 @@ def chance(logits: Tensor) -> Tensor:
 
 def opened(logits: Tensor) -> Tensor:
     """Where a gate of these logits (B, 1) or (B, 2) opens, (B, 1) bool."""
-    return logits > 0 if logits.shape[1] == 1 else logits[:, 1:] > logits[:, :1]
+    if logits.shape[1] == 1:
+        return logits > 0
+    if logits.shape[1] != 2:
+        raise ValueError(f"a gate's logits {tuple(logits.shape)}; give one or two for each image")
+    return logits[:, 1:] > logits[:, :1]
 
 
 class FeedForwardGate(Gate):

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from dyncomp.core import native
 from dyncomp.core.direct import Direct, keeps_layout, plan_for, serves_learning
 from dyncomp.core.kernels import Geometry, places
+from dyncomp.core.memory import empty, kept
 from dyncomp.core.scratch import scratch
 from dyncomp.core.tiles import Mixing
 from dyncomp.core.tuner import takes_turns
@@ -44,7 +45,7 @@ class Packing:
 
     def unpack(self, packed: Tensor, like: Tensor) -> Tensor:
         """What is packed, as the experts lie."""
-        kernels = torch.empty_like(like, memory_format=torch.contiguous_format)
+        kernels = empty(like.shape, like)
         self._run(self.back, kernels, packed)
         return kernels
 
@@ -79,9 +80,9 @@ class Learning:
             raise ValueError(f"gradients {tuple(grad.shape)} of images {tuple(x.shape)}, weights {tuple(weight.shape)}")
         packed = self.packing.pack(experts, "packed experts")
         of_packed = scratch("gradient of packed experts", experts, experts.numel())
-        of_weight = weight.new_zeros(threads, *weight.shape, self.forward.plan.lanes)  # (threads, B, K, lanes)
+        of_weight = empty((threads, *weight.shape, self.forward.plan.lanes), weight).zero_()  # (threads, B, K, lanes)
         own = scratch("gradients", x, threads * plan.scratch)
-        given = x, grad, weight.contiguous(), packed, of_packed, of_weight, own
+        given = x, grad, kept(weight.contiguous()), packed, of_packed, of_weight, own
         self.gradient.run(threads, *(tensor.data_ptr() for tensor in given), len(x))
         return of_weight.sum((0, 3)), self.packing.unpack(of_packed, experts)
 
@@ -89,7 +90,7 @@ class Learning:
 class _Recorded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, experts: Tensor, form: Learning) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = kept(x.contiguous(memory_format=torch.channels_last))
         ctx.save_for_backward(x, weight, experts)
         ctx.form = form
         return form.forward.by(x, weight, form.packing.pack(experts, "packed experts"))
@@ -98,7 +99,8 @@ class _Recorded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, experts = ctx.saved_tensors
-        x, grad = (t.resolve_neg().contiguous(memory_format=torch.channels_last) for t in (x, grad))  # hooks move x
+        # hooks move x
+        x, grad = (kept(t.resolve_neg().contiguous(memory_format=torch.channels_last)) for t in (x, grad))
         form = ctx.form
         of_x = of_weight = of_experts = None
         if ctx.needs_input_grad[0]:
@@ -155,7 +157,7 @@ def _turned(geometry: Geometry, kernel: torch.Size) -> Geometry | None:
 
 def _packing(plan: native.Plan, apart: int, inputs: Tensor) -> Packing:
     there, back = (native.order_for(native.Order(plan, apart, back)) for back in (False, True))
-    return Packing(there, back, inputs, plan.experts * plan.shape.outputs * plan.inputs)
+    return Packing(there, back, kept(inputs), plan.experts * plan.shape.outputs * plan.inputs)
 
 
 def _inputs_turned(back: native.Plan, apart: int) -> Tensor:

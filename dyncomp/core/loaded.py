@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from dyncomp.core import native
 from dyncomp.core.copies import copied
 from dyncomp.core.direct import WHOLE, Picks, can_read, new_output, plan_for, zeros
 from dyncomp.core.kernels import Geometry
+from dyncomp.core.memory import kept
 from dyncomp.core.picked import Picked
 from dyncomp.core.scratch import scratch
 from dyncomp.core.tracked import edits_of, times_handed_out
@@ -61,7 +62,7 @@ class Loaded:
         for some, channels in ((there, x.shape[1]), (wanted, y.shape[1])):
             if some is not None:
                 some.check(len(x), channels)
-        bias = self.bias if wanted is None else wanted.sorted(self.bias)  # (B, O)
+        bias = self.bias if wanted is None else kept(wanted.sorted(self.bias))  # (B, O)
         own, step = scratch("direct", x, count * self.plan.scratch), 0 if wanted is None else len(self.bias)
         lists = [each for some in (there, wanted) for each in ((0, 0) if some is None else some.addresses())]
         given = x.data_ptr(), y.data_ptr(), self.weights.data_ptr(), 0, bias.data_ptr(), step, 0, own.data_ptr()
@@ -162,11 +163,15 @@ def load(
         return None
     with torch.inference_mode(False), torch.no_grad():
         parameters = tuple(parameter.detach() for parameter in (weight, bias) if parameter is not None)
-        shift = zeros(len(weight), weight.dtype) if bias is None else bias.detach().clone()
+        shift = zeros(len(weight), weight.dtype) if bias is None else kept(bias.detach().clone())
         groups = plan.shape.groups
-        weights = copied(weight, plan.order, lambda all_: torch.cat([plan.packed(one) for one in all_.chunk(groups)]))
+        weights = copied(weight, plan.order, lambda all_: _packed(plan, all_.chunk(groups)))
     output = torch.Size((len(weight), *plan.shape.places))
     return Loaded(plan, native.code_for(plan), weights, shift, _state(weight, bias), parameters, output)
+
+
+def _packed(plan: native.Plan, groups: Sequence[Tensor]) -> Tensor:
+    return kept(torch.cat([plan.packed(one) for one in groups]))
 
 
 def _state(weight: Tensor | None, bias: Tensor | None) -> tuple[int, ...]:

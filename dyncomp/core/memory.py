@@ -1,4 +1,5 @@
-"""Memory that generated code writes: made in one place, which a test exchanges for memory between pages that fault."""
+"""Memory that generated code reads and writes: made in one place, which a test exchanges for memory between pages that
+fault."""
 
 from __future__ import annotations
 
@@ -31,9 +32,21 @@ def empty(
     return _allocate(shape, dtype or like.dtype, like.device, memory_format)
 
 
+def kept(made: Tensor) -> Tensor:
+    """The tensor, for code to read or write: itself, unless memory is taken from elsewhere; then a copy that is there.
+
+    Of what torch's operators made, in the layout that it has, channels-last or plain.
+    """
+    if _allocate is _by_torch:
+        return made
+    plain = made.is_contiguous() or made.dim() != 4
+    copy = empty(made.shape, made, memory_format=torch.contiguous_format if plain else torch.channels_last)
+    return copy.copy_(made)
+
+
 @contextmanager
 def allocated_by(allocate: Allocate) -> Iterator[None]:
-    """Inside, in all threads, `empty` takes its memory from `allocate`; for tests."""
+    """Inside, in all threads, memory is taken from `allocate`; for tests."""
     global _allocate
     before, _allocate = _allocate, allocate
     try:

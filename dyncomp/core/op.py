@@ -106,6 +106,9 @@ class Op(Taped, ABC):
         if self.training and self.site in tape.forced and not self.decides_anyway:
             return tape.given(self.site, x[0] if isinstance(x, tuple) else x)  # a gate that nobody asks may rest
         decision: Decision = self.overhead(self.decide, x)
+        given, wanted = decision.used.shape, ((x[0] if isinstance(x, tuple) else x).shape[0], self.units)
+        if given != wanted:
+            raise ValueError(f"{self.site}: decided {tuple(given)}; a decision is for (images, units) = {wanted}")
         return decision
 
     def overhead(self, run: Callable[..., Any], *inputs: Any) -> Any:

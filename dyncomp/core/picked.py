@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyncomp.core.memory import kept
+
 
 @dataclass(frozen=True)
 class Picked:
@@ -28,7 +30,7 @@ class Picked:
         """By decisions (B, C), on a processor."""
         unused = (used <= 0.5).numpy()
         order = torch.from_numpy(np.argsort(unused.view(np.uint8), axis=1, kind="stable"))  # (B, C) int64
-        return Picked(used, order, (used > 0.5).sum(dim=1))
+        return Picked(used, kept(order), kept((used > 0.5).sum(dim=1)))
 
     def sorted(self, value: Tensor) -> Tensor:
         """Numbers of channels, (B, C) or (C,), in each image's order; 0 for those that it does not use, (B, C)."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -55,6 +57,21 @@ def _vectors(features: dict[str, bool]) -> tuple[int, int] | None:
     return None
 
 
+class _Team(threading.local):
+    """The other threads that OpenMP keeps for a thread: whether there may be some, or a fork has left them behind."""
+
+    kept = False
+    lost = False
+
+    def forked(self) -> None:
+        """In a child process, which has nothing but the thread that forked."""
+        self.lost = self.kept
+
+
+_team = _Team()
+os.register_at_fork(after_in_child=_team.forked)
+
+
 @dataclass(frozen=True)
 class Threads:
     """The threads that torch's own operators run on: others would fight with them for the cores."""
@@ -62,7 +79,16 @@ class Threads:
     openmp: ctypes.CDLL
 
     def run(self, address: int, arguments: ctypes.Array[ctypes.c_int64], count: int) -> None:
-        """Call the function at that address on `count` threads at once, each with the same arguments."""
+        """Call the function at that address on `count` threads at once, each with the same arguments.
+
+        In the child of a fork, the thread that forked goes on alone if it ran such code on several threads before:
+        OpenMP would wait for those for ever. So it does in torch's own operators, on which nothing is gained here: a
+        child calls `torch.set_num_threads(1)`, or runs networks in threads that it starts itself.
+        """
+        if count > 1:
+            if _team.lost:
+                count = 1
+            _team.kept = True
         self.openmp.GOMP_parallel(address, arguments, count, 0)
 
 

@@ -15,6 +15,7 @@ from dyncomp.core.bodies import BodyCode
 from dyncomp.core.gated import Gated
 from dyncomp.core.gates import Gate, Products
 from dyncomp.core.loaded import Loaded
+from dyncomp.core.memory import kept
 from dyncomp.core.mixed import Mixed
 from dyncomp.core.native import Argument, GateArgument
 from dyncomp.core.planned import Follower
@@ -130,7 +131,7 @@ def _follow(follower: Follower, rows: str, images: str, table: Table, x: Tensor)
     """Which images run a block."""
     asked = follower.plan().of(follower.unit, x)
     if isinstance(asked, Tensor):
-        some = asked.contiguous()
+        some = kept(asked.contiguous())
         return ((rows, some.data_ptr()), (images, some.shape[0])), some
     return ((rows, 0), (images, x.shape[0] if asked else 0)), None
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from dyncomp.core import native
 from dyncomp.core.direct import can_read
 from dyncomp.core.gates import Products
+from dyncomp.core.memory import kept
 from dyncomp.core.native import GateArgument
 from dyncomp.core.runs.part import Need
 from dyncomp.core.runs.words import Given
@@ -43,7 +44,7 @@ class GateCode:
         if sizes[0][1] != x.shape[1] or not decides or (size and not _fits(products, size)):
             return None
         with torch.inference_mode(False), torch.no_grad():
-            weights = torch.cat([part.detach().reshape(-1) for part in _packed(products)])
+            weights = kept(torch.cat([part.detach().reshape(-1) for part in _packed(products)]))
         return GateCode(plan, native.gate_for(plan), weights)
 
     def needs(self) -> Iterable[Need]:

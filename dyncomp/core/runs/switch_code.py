@@ -11,6 +11,7 @@ from torch import Tensor
 from dyncomp.core import native
 from dyncomp.core.direct import can_read
 from dyncomp.core.filtered import SwitchProducts
+from dyncomp.core.memory import kept
 from dyncomp.core.native import SwitchArgument
 from dyncomp.core.runs.part import Need
 from dyncomp.core.runs.words import Given
@@ -46,7 +47,7 @@ class SwitchCode:
             groups = [sum(group) for group in native.groups_of(units, plan.lanes)]
             parts = [part.t().reshape(-1) for part in torch.split(weight, groups)]
             packed = torch.cat([*parts, weight.new_zeros(units) if bias is None else bias])
-            return SwitchCode(plan, native.switch_for(plan), packed, base.clone(), shift.clone())
+            return SwitchCode(plan, native.switch_for(plan), kept(packed), kept(base.clone()), kept(shift.clone()))
 
     def needs(self) -> Iterator[Need]:
         """Memory that it uses."""

@@ -10,6 +10,7 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.direct import able_to_make_code
 from dyncomp.core.filtered import Filtered
 from dyncomp.core.gated import Gated
+from dyncomp.core.memory import kept
 from dyncomp.core.ready import ReadyConv2d
 from dyncomp.core.runs.block import Block
 from dyncomp.core.runs.filters import FilteredBlock, FilteredLayers
@@ -100,7 +101,7 @@ class RunTable:
         if self._keeps_input:
             return x
         block = block_of(self._first_place)  # type: ignore[arg-type]  # nothing else writes over what it reads
-        return x if block.reads_alone is True and block.may_overwrite else x.clone()
+        return x if block.reads_alone is True and block.may_overwrite else kept(x.clone())
 
     @staticmethod
     def _recall(x: Tensor, recurrent: Block) -> tuple[Tape, Tensor, Tensor]:
@@ -112,7 +113,7 @@ class RunTable:
         for state in (hidden, memory):
             if state.shape != like.shape or state.dtype != like.dtype or not state.is_contiguous():
                 raise ValueError(f"a gate's state {tuple(state.shape)} where the images need {tuple(like.shape)}")
-        return tape, hidden, memory
+        return tape, kept(hidden), kept(memory)
 
 
 def part_of(place: Place, x: Tensor) -> Part | None:

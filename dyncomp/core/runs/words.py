@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dyncomp.core import native
+from dyncomp.core.memory import kept
 from dyncomp.core.native import StepWord
 
 Words64 = np.ndarray[Any, np.dtype[np.int64]]
@@ -64,7 +66,7 @@ class Table:
     """
 
     def __init__(self, words: Words64, inside: Words64, steps: int, slots: Mapping[str, Words64]) -> None:
-        own = words.copy()
+        own: Words64 = kept(torch.from_numpy(words.copy())).numpy()
         own[inside[:, 0]] = own.ctypes.data + own.itemsize * inside[:, 1]
         self._words, self._slots = own, slots
         self._known: dict[str, int] = {}
