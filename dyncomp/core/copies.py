@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dyncomp.core.tracked import edits_of
+from dyncomp.core.tracked import edits_of, numbers_of
 
 
 @dataclass
@@ -30,8 +30,8 @@ def copied(parameter: Tensor, purpose: Hashable, make: Callable[[Tensor], Tensor
     state = parameter.data_ptr(), parameter._version, edits_of(parameter)
     copies: _Copies | None = _copies[parameter] if parameter in _copies else None  # noqa: SIM401 (untyped)
     if copies is None or copies.state != state:
-        copies = _copies[parameter] = _Copies(state, parameter.detach())
+        copies = _copies[parameter] = _Copies(state, numbers_of(parameter))
     if purpose not in copies.by_purpose:
         with torch.inference_mode(False), torch.no_grad():
-            copies.by_purpose[purpose] = make(parameter.detach())
+            copies.by_purpose[purpose] = make(numbers_of(parameter))
     return copies.by_purpose[purpose]

@@ -16,7 +16,7 @@ from dyncomp.core.kernels import Geometry
 from dyncomp.core.memory import kept
 from dyncomp.core.picked import Picked
 from dyncomp.core.scratch import scratch
-from dyncomp.core.tracked import edits_of, times_handed_out
+from dyncomp.core.tracked import edits_of, numbers_of, times_handed_out
 
 SIZES = 8
 """sizes of images that a layer has code for: it takes memory, and a tenth of a second to make"""
@@ -162,7 +162,7 @@ def load(
     if plan is None:
         return None
     with torch.inference_mode(False), torch.no_grad():
-        parameters = tuple(parameter.detach() for parameter in (weight, bias) if parameter is not None)
+        parameters = tuple(numbers_of(parameter) for parameter in (weight, bias) if parameter is not None)
         shift = zeros(len(weight), weight.dtype) if bias is None else kept(bias.detach().clone())
         groups = plan.shape.groups
         weights = copied(weight, plan.order, lambda all_: _packed(plan, all_.chunk(groups)))

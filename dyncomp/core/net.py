@@ -97,7 +97,7 @@ class Net(Usable):
         `meter` is told which part of which site runs. Raises InvalidValue for what are no images, or, where costs are
         known, of other channels.
         """
-        if self.costs is not None:
+        if self.costs is not None and not torch.jit.is_tracing():  # in whose graphs a comparison is a tensor
             _check_images(images, self.costs.image_shape)
         sparse = not self.training if sparse is None else sparse
         if sparse and self.training:
@@ -117,9 +117,8 @@ class Net(Usable):
             self._tapes.current = outer
         if not record:
             return Output(logits, Trace({}, {}, tape.images), self.costs, tape.said)
-        return Output(
-            logits, self._trace(tape, logits), self.costs, tape.said, self._again(images, sparse), images.shape[1:]
-        )
+        again, trace = self._again(images, sparse), self._trace(tape, logits)
+        return Output(logits, trace, self.costs, tape.said, again, images.shape[1:])
 
     @property
     def tape(self) -> Tape:

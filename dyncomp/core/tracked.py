@@ -120,6 +120,11 @@ def track(module: nn.Module) -> None:
         _tracked_buffer(buffer)
 
 
+def numbers_of(tensor: Tensor) -> Tensor:
+    """A tensor's numbers in their memory, which this keeps, without a graph; the tensor itself is not kept by it."""
+    return tensor.plain() if isinstance(tensor, _Tracked) else tensor.detach()
+
+
 def times_handed_out() -> int:
     """A number that grows whenever a tracked tensor's memory is handed out; 0 at first."""
     return _Handed.times

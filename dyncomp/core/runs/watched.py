@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as everywhere
 
 from dyncomp.core.parts import Parts
-from dyncomp.core.tracked import edits_of, times_handed_out
+from dyncomp.core.tracked import edits_of, numbers_of, times_handed_out
 
 _version, _address = attrgetter("_version"), Tensor.data_ptr  # not as a method: that takes twice the time
 
@@ -33,7 +33,7 @@ class Watched:
         self._there = [tensor is not None for tensor in tensors]
         some = [tensor for tensor in tensors if tensor is not None]
         # detached: they keep the memory, so that no other numbers can come to lie there
-        self._memory = [tensor.detach() for tensor in some]
+        self._memory = [numbers_of(tensor) for tensor in some]
         self._addresses = list(map(_address, some))
         # inference mode makes tensors that tell no versions
         self._versions = None if any(map(torch.is_inference, some)) else list(map(_version, some))
