@@ -97,7 +97,7 @@ class Net(Usable):
         `meter` is told which part of which site runs. Raises InvalidValue for what are no images, or, where costs are
         known, of other channels.
         """
-        if self.costs is not None and not torch.jit.is_tracing():  # in whose graphs a comparison is a tensor
+        if self.costs is not None and torch._C._get_tracing_state() is None:  # where a comparison would be a tensor
             _check_images(images, self.costs.image_shape)
         sparse = not self.training if sparse is None else sparse
         if sparse and self.training:
