@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 
 class _Handed:
-    """How often a tracked tensor's memory was handed out in this process; 0 lets everybody look no further."""
+    """How often a tracked tensor's memory was handed out, or exchanged, in this process; 0 lets all look no further."""
 
     times = 0
+    replaced = 0
 
 
 _data: Any = Tensor.data  # the property that the classes below put another in front of
@@ -41,6 +42,7 @@ class _Tracked:
 
     @data.setter
     def data(self, value: Tensor) -> None:
+        _Handed.replaced += 1
         _data.__set__(self, value)
 
     def numpy(self, **options: Any) -> Any:
@@ -128,6 +130,22 @@ def numbers_of(tensor: Tensor) -> Tensor:
 def times_handed_out() -> int:
     """A number that grows whenever a tracked tensor's memory is handed out; 0 at first."""
     return _Handed.times
+
+
+def times_replaced() -> int:
+    """A number that grows whenever a tracked tensor is given other memory by `.data = ...`."""
+    return _Handed.replaced
+
+
+def is_tracked(tensor: Tensor) -> bool:
+    """Whether a tensor notices when its memory is handed out or exchanged."""
+    return isinstance(tensor, _Tracked)
+
+
+def versioned(tensor: Tensor) -> Tensor:
+    """The same memory and version as a plain tensor, which tells both in a third of the time."""
+    with torch.inference_mode(False):
+        return Tensor.detach(tensor)
 
 
 def is_handed_out(tensor: Tensor) -> bool:

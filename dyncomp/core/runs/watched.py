@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain, compress
+from itertools import chain
 from operator import attrgetter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as everywhere
 
 from dyncomp.core.parts import Parts
-from dyncomp.core.tracked import edits_of, numbers_of, times_handed_out
+from dyncomp.core.tracked import edits_of, is_tracked, times_handed_out, times_replaced, versioned
 
 _version, _address = attrgetter("_version"), Tensor.data_ptr  # not as a method: that takes twice the time
 
@@ -29,15 +28,16 @@ class Watched:
         self._parts = Parts(each)
         held = (vars(module)[name] for module in each for name in ("_parameters", "_buffers"))
         self._tensors: list[dict[str, Tensor | None]] = [some for some in held if some]
-        tensors = list(chain.from_iterable(map(dict.values, self._tensors)))
-        self._there = [tensor is not None for tensor in tensors]
-        some = [tensor for tensor in tensors if tensor is not None]
-        # detached: they keep the memory, so that no other numbers can come to lie there
-        self._memory = [numbers_of(tensor) for tensor in some]
-        self._addresses = list(map(_address, some))
+        # kept, so that no others can come to have their ids
+        self._then = list(chain.from_iterable(map(dict.values, self._tensors)))
+        self._ids = list(map(id, self._then))
+        some = [tensor for tensor in self._then if tensor is not None]
+        self._aliases = [versioned(tensor) for tensor in some]
         # inference mode makes tensors that tell no versions
-        self._versions = None if any(map(torch.is_inference, some)) else list(map(_version, some))
-        self._edits = [edits_of(tensor) for tensor in some]
+        self._versions = None if any(map(torch.is_inference, some)) else list(map(_version, self._aliases))
+        self._replaced, self._edits = times_replaced(), [edits_of(tensor) for tensor in some]
+        self._untracked = [tensor for tensor in some if not is_tracked(tensor)]
+        self._addresses = list(map(_address, self._untracked))
         lists = [hooks for module in each for hooks in (module._forward_hooks, module._forward_pre_hooks)]
         self._hooks = [*lists, everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks]
 
@@ -45,21 +45,20 @@ class Watched:
         """Whether nothing has changed; never where parameters cannot be watched, which inference mode has made."""
         if self._versions is None or not self._parts.are_the_same():
             return False
-        tensors: list[Any] = list(chain.from_iterable(map(dict.values, self._tensors)))
-        if not all(self._there):
-            if [tensor is not None for tensor in tensors] != self._there:
-                return False
-            tensors = list(compress(tensors, self._there))
-        try:
-            if list(map(_address, tensors)) != self._addresses or list(map(_version, tensors)) != self._versions:
-                return False
-        except (AttributeError, RuntimeError, TypeError):  # nothing in the place of one, or one that tells no version
+        tensors = chain.from_iterable(map(dict.values, self._tensors))
+        if list(map(id, tensors)) != self._ids or list(map(_version, self._aliases)) != self._versions:
             return False
-        # a number that stays 0 unless memory of some tracked parameter, somewhere, was handed out
-        return times_handed_out() == 0 or self._numbers_are_the_same(tensors)
+        if self._untracked and list(map(_address, self._untracked)) != self._addresses:
+            return False
+        # numbers that stay what they are unless memory of some tracked tensor, somewhere, was handed out or exchanged
+        return (times_handed_out() == 0 and self._replaced == times_replaced()) or self._is_so_at_a_closer_look()
 
-    def _numbers_are_the_same(self, tensors: list[Tensor]) -> bool:
-        return [edits_of(tensor) for tensor in tensors] == self._edits
+    def _is_so_at_a_closer_look(self) -> bool:
+        replaced, some = times_replaced(), [tensor for tensor in self._then if tensor is not None]
+        if list(map(_address, some)) != list(map(_address, self._aliases)):
+            return False
+        self._replaced = replaced
+        return [edits_of(tensor) for tensor in some] == self._edits
 
     def nobody_listens(self) -> bool:
         """Whether no hook has to be called, nor a gradient to go through the modules."""
