@@ -22,6 +22,7 @@ from dyncomp.core.memory import empty, kept
 from dyncomp.core.rows import is_channels_last
 from dyncomp.core.scratch import scratch
 from dyncomp.core.tiles import Mixing
+from dyncomp.core.tracked import versioned
 from dyncomp.core.tuner import is_watched
 
 NUMBERS = (torch.float32, torch.float64)
@@ -60,9 +61,11 @@ def serves(x: Tensor, parameter: Tensor) -> bool:
 
 def serves_learning(x: Tensor, parameter: Tensor) -> bool:
     """Whether such code could, if gradients are seen to."""
+    if is_watched():  # first: a compiler need not look at the rest
+        return False
+    parameter = versioned(parameter)
     return (
-        not is_watched()  # first: a compiler need not look at the rest
-        and _wanted.get()
+        _wanted.get()
         and x.dtype == parameter.dtype
         and x.dim() == 4
         and x.is_contiguous(memory_format=torch.channels_last)
@@ -75,7 +78,10 @@ def serves_learning(x: Tensor, parameter: Tensor) -> bool:
 
 def can_read(parameter: Tensor | None) -> bool:
     """Whether code of our own can be given the numbers of a parameter, where there is one, and told when it changes."""
-    return parameter is None or (
+    if parameter is None:
+        return True
+    parameter = versioned(parameter)
+    return (
         parameter.dtype in NUMBERS
         and parameter.device.type == "cpu"
         and not parameter.is_inference()

@@ -16,7 +16,7 @@ from dyncomp.core.kernels import Geometry
 from dyncomp.core.memory import kept
 from dyncomp.core.picked import Picked
 from dyncomp.core.scratch import scratch
-from dyncomp.core.tracked import edits_of, numbers_of, times_handed_out
+from dyncomp.core.tracked import edits_of, numbers_of, times_handed_out, versioned
 
 SIZES = 8
 """sizes of images that a layer has code for: it takes memory, and a tenth of a second to make"""
@@ -176,9 +176,12 @@ def _packed(plan: native.Plan, groups: Sequence[Tensor]) -> Tensor:
 
 def _state(weight: Tensor | None, bias: Tensor | None) -> tuple[int, ...]:
     """Tells parameters, as they are now, from all others; nothing of what cannot be read."""
+    edits = 0
+    if times_handed_out() and weight is not None:
+        edits = edits_of(weight) + (0 if bias is None else edits_of(bias))
+    weight, bias = None if weight is None else versioned(weight), None if bias is None else versioned(bias)
     if weight is None or weight.is_inference() or (bias is not None and bias.is_inference()):
         return ()
-    edits = edits_of(weight) + (0 if bias is None else edits_of(bias)) if times_handed_out() else 0
     if bias is None:
         return weight.data_ptr(), weight._version, edits
     return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version, edits
