@@ -147,7 +147,7 @@ def is_tracked(tensor: Tensor) -> bool:
 
 def versioned(tensor: Tensor) -> Tensor:
     """The same memory and version as a plain tensor, which tells all of itself in a third of the time."""
-    if type(tensor) is not TrackedParameter:
+    if not isinstance(tensor, _Tracked):
         return tensor
     alias = tensor.alias
     if alias is None:

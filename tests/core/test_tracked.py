@@ -49,7 +49,11 @@ def by_an_operator(weight: Tensor) -> None:
         weight.mul_(1.5)
 
 
-WAYS = [by_data, by_numpy, by_numpy_of_an_alias, by_an_array, by_dlpack, by_an_operator]
+def by_other_memory(weight: Tensor) -> None:
+    weight.data = weight.detach() * 1.5
+
+
+WAYS = [by_other_memory, by_data, by_numpy, by_numpy_of_an_alias, by_an_array, by_dlpack, by_an_operator]
 
 
 @cache
@@ -190,3 +194,13 @@ def test_not_a_number_is_the_same_as_itself() -> None:
     assert edits_of(layer.weight) == 0
     layer.weight.data[0, 0] = 1
     assert (edits_of(layer.weight), edits_of(layer.weight)) == (1, 1)
+
+
+def test_a_buffer_that_is_given_other_memory_is_seen() -> None:
+    net = dyncomp.deployed(built("condconv"))
+    was = answers(net, images(1))
+    buffer = next(value for name, value in net.named_buffers() if name.endswith("shift"))
+    buffer.data = buffer.detach() + 1
+    now = answers(net, images(1))
+    assert not torch.allclose(now, was)
+    torch.testing.assert_close(now, answers(fresh(net), images(1)), rtol=1e-9, atol=1e-9)
