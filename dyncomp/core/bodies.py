@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core import direct
-from dyncomp.core.loaded import ALL, Loaded
-from dyncomp.core.memory import kept
+from dyncomp.core.loaded import ALL, Listed, Loaded
 from dyncomp.core.parts import Parts
 from dyncomp.core.ready import ReadyBlocks, ReadyConv2d, ReadySequential, nobody_listens, number_of
 from dyncomp.core.tuner import chosen, power_of_two
@@ -130,8 +129,8 @@ class BodyCode:
         if rows is None:
             images, first, both = len(x), ALL, ALL
         else:
-            rows = kept(rows.contiguous())
-            images, first, both = len(rows), (rows, None, None), (None, rows, rows)
+            listed = Listed.of(rows)
+            images, first, both = len(rows), (listed, None, None), (None, listed, listed)
         source = x
         for index, loaded in enumerate(self.chain[:-1]):
             between = loaded.between(x, images, index % 2)

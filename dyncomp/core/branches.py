@@ -114,14 +114,14 @@ class _Branch:
         given = tuple(operands[place] for place in self.order)
         kept = self.inputs + len(self.before)
         state = {f"parts.{name}": value for name, value in zip(self.state, given[kept:], strict=True)}
-        memory = Remembered(dict(zip(self.before, given[self.inputs : kept], strict=True)), self.before.lost)
-        entered, outside = Remembered(memory), self.tape.memory
+        memory = Remembered.of(dict(zip(self.before, given[self.inputs : kept], strict=True)), self.before.lost)
+        entered, outside = dict(memory), self.tape.memory
         self.tape.memory = memory
         try:
             y: Tensor = functional_call(self.holder, state, given[: self.inputs])
         finally:
             lost = outside.lost | memory.lost | memory.changed(entered)
-            self.tape.memory = Remembered(dict(outside), lost)
+            self.tape.memory = Remembered.of(outside, lost)
         return (y.clone(memory_format=torch.contiguous_format),)  # an operator's result is no alias of what enters
 
 

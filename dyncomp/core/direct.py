@@ -61,17 +61,19 @@ def serves(x: Tensor, parameter: Tensor) -> bool:
 
 def serves_learning(x: Tensor, parameter: Tensor) -> bool:
     """Whether such code could, if gradients are seen to."""
-    if is_watched():  # first: a compiler need not look at the rest
+    if is_watched() or x.dim() != 4:  # first: a compiler need not look at the rest
         return False
     parameter = versioned(parameter)
+    return x.dtype == parameter.dtype and can_read(parameter) and can_read_features(x)
+
+
+def can_read_features(x: Tensor) -> bool:
+    """Whether code of our own may be given features x (B, C, H, W) of a type that it has, here and now."""
     return (
         _wanted.get()
-        and x.dtype == parameter.dtype
-        and x.dim() == 4
         and x.is_contiguous(memory_format=torch.channels_last)
         and not x.is_neg()  # lies there with the other sign
-        and can_read(parameter)
-        and x.device == parameter.device
+        and x.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
     )
 

@@ -21,7 +21,26 @@ from dyncomp.core.tracked import edits_of, numbers_of, times_handed_out, version
 SIZES = 8
 """sizes of images that a layer has code for: it takes memory, and a tenth of a second to make"""
 
-Rows = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+@dataclass(frozen=True)
+class Listed:
+    """Images by their rows in a batch, (images,) int64, all below `end`."""
+
+    rows: Tensor
+    end: int
+
+    @staticmethod
+    def of(rows: Tensor) -> Listed:
+        """At least one, looked at. Raises ValueError for what are no rows: code reads and writes where they say."""
+        if rows.dtype != torch.int64 or rows.dim() != 1 or not len(rows):
+            raise ValueError(f"rows {tuple(rows.shape)} of {rows.dtype}; give an index of each image, int64")
+        low, high = (int(bound) for bound in torch.aminmax(rows))
+        if low < 0:
+            raise ValueError(f"rows from {low} on; give indices from 0 on")
+        return Listed(kept(rows.contiguous()), high + 1)
+
+
+Rows = tuple[Listed | None, Listed | None, Listed | None]
 """Where each image lies in x, y and residual; None: one after the other."""
 ALL: Rows = (None, None, None)
 
@@ -82,8 +101,10 @@ class Loaded:
         last_x = last_y = last_residual = images
         places = 0, 0, 0
         if rows is not ALL:
-            last_x, last_y, last_residual = (_last(listed, images) for listed in rows)
-            places = tuple(0 if listed is None else listed.data_ptr() for listed in rows)  # type: ignore[assignment]
+            if any(some is not None and len(some.rows) != images for some in rows):
+                raise ValueError(f"rows of other than the {images} images; give one for each")
+            last_x, last_y, last_residual = (images if some is None else some.end for some in rows)
+            places = tuple(0 if some is None else some.rows.data_ptr() for some in rows)  # type: ignore[assignment]
         short = x.numel() < read * last_x or y.numel() < written * last_y or x.dtype != dtype or y.dtype != dtype
         at_residual = 0
         if residual is not None:
@@ -112,16 +133,6 @@ class Loaded:
         shape = self.plan.shape
         if x.shape[1:] != (shape.reads, *shape.size) or x.dtype != self.weights.dtype:
             raise ValueError(f"code for images {(shape.reads, *shape.size)} was given {tuple(x.shape)} of {x.dtype}")
-
-
-def _last(rows: Tensor | None, images: int) -> int:
-    """How many images there have to be room for, so many being read or written: all up to the last of `rows`."""
-    if rows is None:
-        return images
-    low, high = torch.aminmax(rows)
-    if int(low) < 0 or len(rows) != images or rows.dtype != torch.int64 or not rows.is_contiguous():
-        raise ValueError(f"{len(rows)} rows from {int(low)} on for {images} images; give the index of each")
-    return int(high) + 1
 
 
 class Shelf:

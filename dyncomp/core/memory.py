@@ -12,14 +12,8 @@ from torch import Tensor
 Allocate = Callable[[Sequence[int], torch.dtype, torch.device, torch.memory_format], Tensor]
 """Uninitialised memory of a shape, type, place and layout."""
 
-
-def _by_torch(
-    shape: Sequence[int], dtype: torch.dtype, device: torch.device, memory_format: torch.memory_format
-) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
-
-
-_allocate: Allocate = _by_torch
+_allocate: Allocate | None = None
+"""None: torch's own"""
 
 
 def empty(
@@ -29,6 +23,8 @@ def empty(
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """Uninitialised memory of that shape, where `like` is and of its type, unless `dtype` says another."""
+    if _allocate is None:
+        return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
     return _allocate(shape, dtype or like.dtype, like.device, memory_format)
 
 
@@ -37,7 +33,7 @@ def kept(made: Tensor) -> Tensor:
 
     Of what torch's operators made, in the layout that it has, channels-last or plain.
     """
-    if _allocate is _by_torch:
+    if _allocate is None:
         return made
     plain = made.is_contiguous() or made.dim() != 4
     copy = empty(made.shape, made, memory_format=torch.contiguous_format if plain else torch.channels_last)

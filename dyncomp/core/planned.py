@@ -122,12 +122,14 @@ class Follower(nn.Module):
     @property
     def is_planned(self) -> bool:
         """Whether the only question about it, in this pass, is which images run it."""
-        tape = self.planner.op.tape
-        return tape.sparse and tape.meter is None and tape.handed(self.planner.op.site) is not None
+        op = self.planner.op
+        tape = op.tape
+        return tape.sparse and tape.meter is None and tape.handed(op.site) is not None
 
     def plan(self) -> Plan:
         """That of the pass. Raises RuntimeError outside of one."""
-        plan: Plan | None = self.planner.op.tape.handed(self.planner.op.site)
+        op = self.planner.op
+        plan: Plan | None = op.tape.handed(op.site)
         if plan is None:
             raise RuntimeError("a planned block was run outside its network")
         return plan

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from dyncomp.errors import CannotExport
@@ -10,9 +12,14 @@ from dyncomp.errors import CannotExport
 class Remembered(dict[str, Tensor]):
     """Tensors by key; those whose last value stayed inside a conditional branch of a graph are `lost`."""
 
-    def __init__(self, values: dict[str, Tensor] | None = None, lost: frozenset[str] = frozenset()) -> None:
-        super().__init__(values or {})
-        self.lost = lost
+    lost: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(values: Mapping[str, Tensor], lost: frozenset[str]) -> Remembered:
+        """These values, and those keys lost."""
+        made = Remembered(values)
+        made.lost = lost
+        return made
 
     def recalled(self, key: str) -> Tensor | None:
         """The value, None where there is none yet. Raises CannotExport for one that is lost."""
@@ -22,6 +29,6 @@ class Remembered(dict[str, Tensor]):
             )
         return self.get(key)
 
-    def changed(self, since: Remembered) -> frozenset[str]:
+    def changed(self, since: Mapping[str, Tensor]) -> frozenset[str]:
         """The keys that hold another tensor than before."""
         return frozenset(key for key, value in self.items() if since.get(key) is not value)

@@ -15,6 +15,8 @@ from dyncomp.core.native.machine import this_machine, threads
 
 _ENTRY = "entry"
 
+Arguments = ctypes.Array[ctypes.c_int64]
+
 
 @dataclass(frozen=True)
 class Code:
@@ -32,9 +34,16 @@ class Code:
 
         Those at the end that are left out are 0.
         """
+        self.call(count, self.packed(*arguments))
+
+    def packed(self, *arguments: int) -> Arguments:
+        """Arguments as the code reads them: what `call` is given, once or many times."""
+        return (ctypes.c_int64 * self.parameters)(*arguments)
+
+    def call(self, count: int, packed: Arguments) -> None:
+        """`run` with arguments that are packed."""
         team = threads()
         assert team is not None  # else nothing was compiled
-        packed = (ctypes.c_int64 * self.parameters)(*arguments)
         if torch._C._autograd._profiler_enabled():
             with torch.profiler.record_function(self.event):
                 team.run(self.address, packed, count)

@@ -80,22 +80,27 @@ class Run:
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """What the layers make of x; None where they have to be called one by one."""
-        if is_watched() or not x.shape[0]:  # first: a compiler need not look at the rest
+        shape = x.shape
+        if is_watched() or not shape[0]:  # first: a compiler need not look at the rest
             return None
         look = self._seen or self._look()
         if not look.may_run():
             return None
         threads = torch.get_num_threads()
-        key = (power_of_two(x.shape[0]), x.shape[1:], x.dtype, threads)
-        if look.tables.get(key, self) is None:
+        key = (power_of_two(shape[0]), shape[1:], x.dtype, threads)
+        table = look.tables.get(key)
+        if table is None and key in look.tables:  # which does not pay
             return None
         if not look.watched.is_the_same():
-            look = self._look()
+            look, table = self._look(), None
             if not look.may_run():
                 return None
-        if not look.watched.nobody_listens() or not look.serves(x):
+        if not look.watched.nobody_listens():
             return None
-        table = look.table(key, x)
+        if table is None:
+            table = look.table(key, x) if look.serves(x) else None
+        elif not direct.can_read_features(x):  # the parameters are those of the pass for which it was prepared
+            return None
         return None if table is None else table.run(x, threads)
 
     def __getstate__(self) -> dict[str, Any]:

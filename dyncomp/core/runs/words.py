@@ -70,7 +70,7 @@ class Table:
         own[inside[:, 0]] = own.ctypes.data + own.itemsize * inside[:, 1]
         self._words, self._slots = own, slots
         self._known: dict[str, int] = {}
-        self._given = steps, int(own.ctypes.data)
+        self._given = native.in_sequence().packed(steps, int(own.ctypes.data))
         self.filled: tuple[int, ...] = ()
         self.kept: dict[str, tuple[Tensor, int]] = {}
 
@@ -81,7 +81,7 @@ class Table:
 
     def run(self, threads: int) -> None:
         """All steps."""
-        native.in_sequence().run(threads, *self._given)
+        native.in_sequence().call(threads, self._given)
 
 
 class Tables(threading.local):
