@@ -57,12 +57,9 @@ def deployed(net: Net) -> Net:
     where it does not know its costs, and with them its images, and CannotDeploy where the copy answers otherwise: the
     network runs layers by another way than calling them. In bfloat16 and float16 it is folded and compared in float32.
     """
-    if net.costs is None:
-        raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
-    plain = Net(copy.deepcopy(net.model)).eval()
+    plain = _copied(net)
     narrow = widened(plain)
-    some, draw = next(plain.parameters()), torch.Generator().manual_seed(0)
-    image = torch.rand(1, *net.costs.image_shape, generator=draw, dtype=torch.float64).to(some)
+    image = _image(net, like=next(plain.parameters()))
     with in_turn():
         before = answers_in_float32(lambda: _in_both_forms(plain, image), narrow)
         _fold_all(plain.model, lambda: _answers(plain, image, sparse=False))
@@ -86,11 +83,8 @@ def plainly_folded(net: Net) -> Net:
 
     In evaluation mode, kernels in the usual layout, nothing learns. Raises RuntimeError and CannotDeploy as `deployed`.
     """
-    if net.costs is None:
-        raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
-    plain = Net(copy.deepcopy(net.model)).eval()
-    some, draw = next(net.parameters()), torch.Generator().manual_seed(0)
-    image = torch.rand(1, *net.costs.image_shape, generator=draw, dtype=torch.float64).to(some)
+    plain = _copied(net)
+    image = _image(net, like=next(plain.parameters()))
     before = _answers(plain, image, sparse=False)
     _fold_all(plain.model, lambda: _answers(plain, image, sparse=False))
     convert_conv2d_weight_memory_format(plain.model.requires_grad_(False), torch.contiguous_format)
@@ -98,6 +92,19 @@ def plainly_folded(net: Net) -> Net:
     check_same(before, lambda: _answers(ready, image, sparse=False))
     ready.costs = net.costs
     return ready
+
+
+def _copied(net: Net) -> Net:
+    if net.costs is None:
+        raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
+    return Net(copy.deepcopy(net.model)).eval()
+
+
+def _image(net: Net, like: Tensor) -> Tensor:
+    """An image (1, C, H, W) of the size that the network is for, always the same one."""
+    assert net.costs is not None  # `_copied` said so
+    draw = torch.Generator().manual_seed(0)
+    return torch.rand(1, *net.costs.image_shape, generator=draw, dtype=torch.float64).to(like)
 
 
 def _in_both_forms(net: Net, image: Tensor) -> list[tuple[Tensor, dict[str, Tensor]]]:

@@ -126,7 +126,7 @@ class Filtered(Op):
                 x, channels = self.moving(channels.unsorted, x), None
         groups = self.moving(alike, decision.used) if len(x) > 1 else [[0]]
         if len(groups) == 1:
-            return self._on(x, channels, decision)
+            return self._on(x, channels, decision, self._active(decision))
         order = torch.tensor([row for group in groups for row in group], device=x.device)  # (B,)
         parts, start = list[Tensor](), 0
         for group in groups:
@@ -136,13 +136,26 @@ class Filtered(Op):
                 return value[group[0] : group[0] + 1] if len(group) == 1 else take(value, rows)
 
             with self.tape.narrow(rows):
-                parts.append(self._on(self.moving(here, x), channels, self.moving(decision.map, here)))
+                some = self.moving(decision.map, here)
+                parts.append(self._on(self.moving(here, x), channels, some, self._active(some)))
         y: Tensor = self.moving(torch.cat, parts)
         return y if len(groups) == len(x) else self.moving(_in_order, y, order)
 
-    def _on(self, x: Tensor, channels: Tensor | None, decision: Decision) -> Tensor:
-        """The op on images x that all use the same units; `channels`: which of its inputs there are."""
-        active = self.moving(rows_using, self.per_filter(decision.used[:1])[0])  # (filters used,)
+    def branched(self, x: Tensor, decision: Decision) -> Tensor:
+        """One image on kernels cut to its filters: how many those are is a size, which a graph may leave open.
+
+        Where all images use as many, it is fixed, as more engines ask for.
+        """
+        channels, products = self.tape.taken(self.site), self.switch.products()
+        used = self.per_filter(decision.used)[0]  # (filters,)
+        if products is None or not products.keep:
+            active = rows_using(used)
+            torch._check(active.shape[0] > 0)
+            return self._on(x, channels, decision, active)
+        return self._on(x, channels, decision, used.topk(products.keep * self.size).indices.sort().values)
+
+    def _on(self, x: Tensor, channels: Tensor | None, decision: Decision, active: Tensor) -> Tensor:
+        """The op on images x that all use the filters `active` (filters,); `channels`: which inputs there are."""
         y = self.unit(EACH if channels is None else COUPLED, self._narrow, self.producer, x, channels, active)
         y = self.unit(EACH, self._narrow_chain, self.before, y, active)
         if decision.weight is not decision.used:  # else it is 1 for all that is there
@@ -152,6 +165,11 @@ class Filtered(Op):
             output: Tensor = self.unit(EACH, self._narrow, self.consumer, y, active, None)
             return output
         return self.consumer.on(y, active)
+
+    def _active(self, decision: Decision) -> Tensor:
+        """The filters (filters,) that the first of images uses which all use the same."""
+        active: Tensor = self.moving(rows_using, self.per_filter(decision.used[:1])[0])
+        return active
 
     def on(self, x: Tensor, channels: Tensor | Picked) -> Tensor:
         """The op on images x that have some of its input channels only: all the same, or each its own."""

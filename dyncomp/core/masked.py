@@ -81,12 +81,18 @@ class Masked(Op):
         shortcut: Tensor = self.block.shortcut(x)  # (B, C', H', W')
         y = x
         for (conv, after), span, size in zip(self.steps, self.spans, self.sizes, strict=True):
-            needed = decision.used[:, span.start : span.stop].view(len(x), *size) > 0.5
+            needed = decision.used[:, span.start : span.stop].view(x.shape[0], *size) > 0.5
             image, row, column = self.moving(torch.nonzero, needed).unbind(1)  # of each pixel
             seen = self.moving(neighbourhoods, conv, y, (image, row, column))  # (pixels, k*k, C)
             values = after(self.unit(span, applied, conv, seen)[:, :, None, None]).flatten(1)  # (pixels, O)
-            y = self.moving(placed, (image, row, column), values, (len(x), *size))
+            y = self.moving(placed, (image, row, column), values, (x.shape[0], *size))
         return self.block.join(y, shortcut)
+
+    takes_one_image = False  # pixels of all images run together, however many there are
+
+    def branched(self, x: Tensor, decision: Decision) -> Tensor:
+        """The sparse form as it is: what differs from image to image is a size, which a graph may leave open."""
+        return self.sparse(x, decision)
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
         """None: a pixel is a part of a map, not a module."""

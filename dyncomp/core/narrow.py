@@ -8,6 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dyncomp.core.columns import by_columns
+from dyncomp.core.kernels import Geometry
+
 Channels = Tensor | None
 """Indices of channels, (channels,); None for all."""
 
@@ -42,6 +45,8 @@ def narrowed(module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels, 
         return _batch_norm(module, x, outputs, move)
     if isinstance(module, Shift):
         return x + _cut(module.bias, outputs, 0, move)[:, None, None]
+    if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)) and type(x.shape[1]) is not int:
+        return x.mean(dim=(2, 3), keepdim=True)  # the same; a graph that leaves the channels open cannot hold the other
     output: Tensor = module(x)
     return output
 
@@ -92,10 +97,13 @@ def _convolution(conv: nn.Conv2d, x: Tensor, inputs: Channels, outputs: Channels
     bias, groups = _cut_or_none(conv.bias, outputs, move), 1
     if is_depthwise(conv):
         weight = _cut(conv.weight, outputs, 0, move)
-        groups = len(weight)
+        groups = weight.shape[0]
     else:
         weight = _cut_both(conv.weight, outputs, inputs, move)
     assert not isinstance(conv.padding, str)  # no backbone's
+    if type(groups) is not int:  # a graph leaves it open, which a convolution's number of groups cannot be
+        geometry = Geometry(conv.stride, conv.padding, conv.dilation, groups)  # type: ignore[arg-type]
+        return by_columns(x, weight[None], None if bias is None else bias[None], geometry)
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, groups)
 
 
@@ -108,10 +116,15 @@ def _batch_norm(norm: nn.BatchNorm2d, x: Tensor, channels: Channels, move: Move)
 
 
 def _cut(parameter: Tensor, channels: Channels, dim: int, move: Move) -> Tensor:
-    if channels is None or len(channels) == parameter.shape[dim]:
+    if channels is None or _are_all(channels, parameter.shape[dim]):
         return parameter
     cut: Tensor = move(parameter.index_select, dim, channels)
     return cut
+
+
+def _are_all(channels: Tensor, count: int) -> bool:
+    """Whether so many channels are all there are; not asked where a graph leaves their number open."""
+    return type(channels.shape[0]) is int and channels.shape[0] == count
 
 
 def _cut_both(weight: Tensor, outputs: Channels, inputs: Channels, move: Move) -> Tensor:
@@ -124,7 +137,11 @@ def _cut_both(weight: Tensor, outputs: Channels, inputs: Channels, move: Move) -
 
 def _pairs(weight: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
     pairs = (outputs[:, None] * weight.shape[1] + inputs).view(-1)  # (outputs * inputs,)
-    return weight.view(-1, *weight.shape[2:]).index_select(0, pairs).view(len(outputs), len(inputs), *weight.shape[2:])
+    return (
+        weight.view(-1, *weight.shape[2:])
+        .index_select(0, pairs)
+        .view(outputs.shape[0], inputs.shape[0], *weight.shape[2:])
+    )
 
 
 def _cut_or_none(parameter: Tensor | None, channels: Channels, move: Move) -> Tensor | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 
 import torch
 from torch import Tensor, nn
@@ -108,8 +109,8 @@ class _Answers(nn.Module):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of exporters about themselves; what came out is checked."""
-    with warnings.catch_warnings():
+    """Without what exporters print and warn of, the whole graph where one failed; what came out is checked."""
+    with warnings.catch_warnings(), redirect_stderr(StringIO()):
         for kind in (UserWarning, DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", kind)
         yield

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dyncomp._version import __version__
 from dyncomp.core import Net
+from dyncomp.core.branches import GraphForm
 from dyncomp.core.modes import evaluating
 from dyncomp.errors import CannotExport, OutputError
 from dyncomp.export.formats import Format, format_of
@@ -50,7 +51,7 @@ def export_network(
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
             unfinished = Path(folder) / path.name
             _write(kind, graph, facts, unfinished)
-            _compare(load_exported(unfinished)(images.cpu().numpy()), wanted, kind)
+            _compare(_answers_of(unfinished, images, kind, graph.form), wanted, kind)
             for source, target in zip(kind.files(unfinished), kind.files(path), strict=True):
                 _put(source, target)
     except OSError as error:
@@ -78,6 +79,15 @@ def _write(kind: Format, graph: Graph, facts: Mapping[str, Any], path: Path) -> 
         raise
     except Exception as error:  # each library has errors of its own for what it cannot hold
         raise CannotExport(f"{kind.name} cannot hold the {graph.form} form ({one_line(error)})") from error
+
+
+def _answers_of(path: Path, images: torch.Tensor, kind: Format, form: GraphForm) -> NDArray[Any]:
+    """What the engine makes of images (B, C, H, W): logits (B, Y)."""
+    try:
+        return load_exported(path)(images.cpu().numpy())
+    except Exception as error:  # each has errors of its own for what it can read and cannot run
+        other = "--dense, or in another format" if form == "routed" else "in another format"
+        raise CannotExport(f"{kind.name} cannot run the {form} form ({one_line(error)}); export it {other}") from error
 
 
 def _put(source: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.divided import images_for
-from dyncomp.core import Net
+from dyncomp.core import Net, narrow
 from dyncomp.errors import CannotExport, InvalidValue, OutputError, UnknownName
 from dyncomp.export import Exported, export_network, formats, load_exported, write
 from dyncomp.export.formats import FORMATS
@@ -19,10 +19,11 @@ from tests.export.test_graph_forms import ROUTED, SPECS, net_of
 MISSING = [name for name, form in FORMATS.items() if any(importlib.util.find_spec(m) is None for m in form.needs)]
 CASES = [
     *((spec, name, False) for spec in SPECS for name in FORMATS),
-    *((spec, name, True) for spec in ROUTED for name in FORMATS),
+    *((spec, name, True) for spec in ROUTED for name in FORMATS if (spec, name) != ("lkam", "openvino")),
 ]
 QUICK = {("skipnet", "onnx", True), ("early_exit", "torch.export", True), ("condconv", "torch.export", True)}
-QUICK |= {("frame_gate", "openvino", True), ("lkam", "onnx", False)}
+QUICK |= {("frame_gate", "openvino", True), ("lkam", "onnx", True), ("dynconv", "onnx", True)}
+QUICK |= {("fbs", "openvino", True)}
 
 
 def case(spec: str, name: str, routed: bool) -> object:
@@ -52,6 +53,25 @@ def test_a_file_answers_as_the_network_does(spec: str, name: str, routed: bool, 
     assert {file.suffix for file in tmp_path.iterdir()} == {f.suffix for f in FORMATS[name].files(Path("net.xml"))} or (
         len(list(tmp_path.iterdir())) == 1
     )
+
+
+@pytest.mark.skipif("openvino" in MISSING, reason="the extra `export` is not installed")
+def test_what_an_engine_cannot_run_is_one_line_and_no_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """OpenVINO has no convolution whose kernels differ in size from image to image."""
+    with pytest.raises(CannotExport, match=r"openvino cannot run the routed form .*export it --dense, or in another"):
+        exported(net_of("lkam"), tmp_path, "openvino", routed=True)
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_torch_cannot_export_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The exporter prints its whole graph when it fails at a size that images decide."""
+    monkeypatch.setattr(narrow, "_are_all", lambda channels, count: len(channels) == count)
+    with pytest.raises(CannotExport, match=r"torch.export cannot take the routed form \(GuardOnDataDependent"):
+        exported(net_of("lkam"), tmp_path, routed=True)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import dyncomp
 from benchmarks.divided import divided, images_for
-from dyncomp.core import Certainty, Exit, Gated, Net, RecurrentGate, shared_recurrence
+from dyncomp.core import Certainty, Decision, Exit, Gated, Net, Op, RecurrentGate, shared_recurrence
 from dyncomp.core.branches import in_graph
 from dyncomp.core.columns import by_columns
 from dyncomp.core.deploy import plainly_folded
@@ -21,10 +21,8 @@ from tests.small import C, conv, images, network, residual
 
 CASCADE = "model_ensemble(cascade=True)"
 SPECS = [*dyncomp.list_methods(), CASCADE]
-DENSE_ONLY = {"dynconv", "fbs", "lkam"}
-"""Pixels and filters: a graph cannot leave single ones out and save by it."""
 NOTHING_DECIDED = {"static", "distill", "model_ensemble", "branch_ensemble", "snapshot_ensemble"}
-ROUTED = [spec for spec in SPECS if spec not in DENSE_ONLY | NOTHING_DECIDED]
+ROUTED = [spec for spec in SPECS if spec not in NOTHING_DECIDED]
 BACKBONE = "cifar_resnet8(width=0.25)"
 SHAPE = {"classes": 5, "in_channels": 1, "image_size": 16}
 
@@ -53,17 +51,65 @@ def test_graph_forms_equal_the_network(spec: str) -> None:
         assert output.trace.distinct() > 1 or not any(op.takes_one_image for op in net.sites.values())
 
 
-@pytest.mark.parametrize("spec", sorted(DENSE_ONLY | NOTHING_DECIDED))
+@pytest.mark.parametrize("spec", sorted(NOTHING_DECIDED))
 def test_what_cannot_be_routed_says_so(spec: str) -> None:
     with pytest.raises(CannotExport, match="export it --dense") as caught:
         graph_of(net_of(spec), routed=True)
     assert "\n" not in str(caught.value)
 
 
+class Doubled(Op):
+    """Of a plugin: x, or twice x, by its mean; without a form of its own for graphs."""
+
+    units = 1
+
+    def decide(self, x: Tensor) -> Decision:
+        used = (x.mean(dim=(1, 2, 3)) > 0).to(x)[:, None]
+        return Decision(used, used, used)
+
+    def dense(self, x: Tensor, decision: Decision) -> Tensor:
+        return x + x * decision.used[:, :, None, None]
+
+    sparse = dense
+
+    def unit_parts(self) -> tuple[nn.Module | None, ...]:
+        return (None,)
+
+    def least(self) -> Tensor:
+        return torch.zeros(1)
+
+    def forced(self, used: Tensor, weight: Tensor) -> Decision:
+        return Decision(used, used, used)
+
+
+def test_an_op_without_a_form_for_graphs_says_so() -> None:
+    net = network(lambda: [Doubled()])
+    net.costs = dyncomp.measure_costs(net, images(1))
+    with pytest.raises(CannotExport, match=r"Doubled has no form with branches in the graph; export it --dense"):
+        graph_of(net, routed=True)
+    x = images(6)
+    assert torch.allclose(graph_of(net, routed=False).program.module()(x), net(x).logits, atol=1e-6)
+
+
 class Halving(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = (x.mean(dim=(1, 2, 3)) > 0).to(x)[:, None]
         return y
+
+
+@pytest.mark.parametrize("method", ["fbs", "lkam"])
+@pytest.mark.parametrize("backbone", ["mobilenet_v1(width=0.25)", "vgg11(width=0.125)"])
+def test_chains_of_switched_filters_have_a_routed_form(method: str, backbone: str) -> None:
+    """Depthwise convolutions in between, a linear layer behind, a switch that reads the channels that there are."""
+    net = divided(method, backbone, classes=5, in_channels=3, image_size=32).double()
+    x = images_for(net, 4, seed=1)
+    with torch.no_grad():
+        wanted = net(x).logits
+    found = torch.cat([in_form(net, "routed", image[None]) for image in x])
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-12)
+    if backbone.startswith("vgg"):  # the other takes its time
+        program = graph_of(net, routed=True).program.module()
+        assert torch.allclose(torch.cat([program(image[None]) for image in x]), wanted, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("outer_first", [True, False])
