@@ -265,13 +265,13 @@ def test_images_of_another_type_than_the_networks_are_torchs_to_refuse(method: s
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows whenever generated code runs."""
     calls: list[str] = []
-    before = native.Code.run
+    before = native.Code.call
 
-    def run(code: native.Code, count: int, *arguments: int) -> None:
+    def call(code: native.Code, count: int, packed: native.Arguments) -> None:
         calls.append(type(code).__name__)
-        before(code, count, *arguments)
+        before(code, count, packed)
 
-    monkeypatch.setattr(native.Code, "run", run)
+    monkeypatch.setattr(native.Code, "call", call)
     return calls
 
 

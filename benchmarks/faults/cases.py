@@ -140,20 +140,20 @@ def _learn(seed: int, draw: Random, made: Made, allocate: Allocate, seen: Seen) 
 @contextmanager
 def _noting(seen: Seen) -> Iterator[None]:
     """Note whether generated code runs inside, and whether layers run in one go."""
-    run, call, ran, runs = native.Code.run, Run.__call__, [], []
+    code_runs, call, ran, runs = native.Code.call, Run.__call__, [], []
 
-    def noted(code: native.Code, count: int, *arguments: int) -> None:
+    def noted(code: native.Code, count: int, packed: native.Arguments) -> None:
         ran.append(True)
-        run(code, count, *arguments)
+        code_runs(code, count, packed)
 
     def asked(one: Run, x: Tensor) -> Tensor | None:
         y = call(one, x)
         runs.extend([True] if y is not None else [])
         return y
 
-    native.Code.run, Run.__call__ = noted, asked  # type: ignore[method-assign]
+    native.Code.call, Run.__call__ = noted, asked  # type: ignore[method-assign]
     try:
         yield
     finally:
-        native.Code.run, Run.__call__ = run, call  # type: ignore[method-assign]
+        native.Code.call, Run.__call__ = code_runs, call  # type: ignore[method-assign]
         seen.ran, seen.runs = seen.ran + bool(ran), seen.runs + bool(runs)

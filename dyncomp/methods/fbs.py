@@ -119,9 +119,11 @@ class Saliency(Switch):
 
 def _chance(scores: Tensor, last: Tensor) -> Tensor:
     """How surely each filter is among the winners: its score's distance from the last winner's (B, 1), squashed."""
-    if scores.shape[1] == 1 or len(scores) == 0:  # there is no spread to measure by
+    if scores.shape[1] == 1:  # there is no spread to measure by
         return torch.ones_like(scores)
-    scale = scores.detach().std(dim=1, keepdim=True).clamp_min(1e-6) / 4
+    centred = scores.detach() - scores.detach().mean(dim=1, keepdim=True)
+    # the standard deviation, spelled out: torch's own warns of a batch without images, and `len` would fix a graph's
+    scale = (centred.square().sum(dim=1, keepdim=True) / (scores.shape[1] - 1)).sqrt().clamp_min(1e-6) / 4
     return ((scores - last) / scale).sigmoid()  # (B, C')
 
 

@@ -51,6 +51,16 @@ def test_graph_forms_equal_the_network(spec: str) -> None:
         assert output.trace.distinct() > 1 or not any(op.takes_one_image for op in net.sites.values())
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_dense_graph_takes_any_batch(spec: str) -> None:
+    net = net_of(spec)
+    x, program = images_for(net, 5, seed=1), graph_of(net, routed=False).program.module()
+    with torch.no_grad():
+        wanted = net(x).logits
+    assert torch.allclose(program(x), wanted, rtol=0, atol=1e-5)
+    assert torch.allclose(program(x[:1]), wanted[:1], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("spec", sorted(NOTHING_DECIDED))
 def test_what_cannot_be_routed_says_so(spec: str) -> None:
     with pytest.raises(CannotExport, match="export it --dense") as caught:

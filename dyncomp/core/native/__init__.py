@@ -5,7 +5,7 @@ in cache, images picked out of a batch and written back to their places, in one 
 """
 
 from dyncomp.core.native.activation import activation_for
-from dyncomp.core.native.build import Code
+from dyncomp.core.native.build import Arguments, Code
 from dyncomp.core.native.convolution import code_for
 from dyncomp.core.native.emit import Number
 from dyncomp.core.native.finish import Finish, FinishArgument, finish_for
@@ -26,6 +26,7 @@ from dyncomp.core.native.trial import works
 
 __all__ = [
     "Argument",
+    "Arguments",
     "Code",
     "Finish",
     "FinishArgument",
