@@ -9,7 +9,7 @@ from dyncomp.conformance import Case, examples, failures
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import METHODS
 
-LARGE = ("resnet18", "resnet50", "efficientnet_b0", "mnasnet_a1")
+LARGE = ("resnet18", "resnet50", "efficientnet_b0", "mnasnet_a1", "mobilenet_v2")
 """backbones of many layers or millions of parameters, on which a case takes several seconds"""
 
 

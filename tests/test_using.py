@@ -293,8 +293,7 @@ with ThreadPoolExecutor(3) as pool:
 """
 
 
-@pytest.mark.parametrize("method", ["static", "skipnet"])
-@pytest.mark.parametrize("ready", [False, True], ids=["as it is", "deployed"])
+@pytest.mark.parametrize(("method", "ready"), [("static", False), ("skipnet", True)])
 def test_threads_do_not_see_each_other(method: str, ready: bool) -> None:
     """In a process of its own, which may die of what threads do to each other."""
     command = [sys.executable, "-c", THREADS, method, str(ready)]

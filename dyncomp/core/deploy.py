@@ -103,8 +103,9 @@ def _copied(net: Net) -> Net:
 def _image(net: Net, like: Tensor) -> Tensor:
     """An image (1, C, H, W) of the size that the network is for, always the same one."""
     assert net.costs is not None  # `_copied` said so
-    draw = torch.Generator().manual_seed(0)
-    return torch.rand(1, *net.costs.image_shape, generator=draw, dtype=torch.float64).to(like)
+    return torch.rand(1, *net.costs.image_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(
+        like
+    )
 
 
 def _in_both_forms(net: Net, image: Tensor) -> list[tuple[Tensor, dict[str, Tensor]]]:
