@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dyncomp.core import Net, deployed
-from dyncomp.core.deploy import batch_norms
+from dyncomp.core.folding import batch_norms
 from dyncomp.errors import CannotDeploy
 from dyncomp.samples.forms import COMPILED, DENSE, SPARSE
 

@@ -16,7 +16,8 @@ from dyncomp import build
 from dyncomp.conformance.deployment import stirred
 from dyncomp.conformance.examples import backbone_examples
 from dyncomp.core import Net, deployed, measure_costs
-from dyncomp.core.deploy import batch_norms, folded
+from dyncomp.core.deploy import folded
+from dyncomp.core.folding import batch_norms
 from dyncomp.errors import CannotDeploy
 from dyncomp.train import load_checkpoint, save_checkpoint
 from tests.small import C, images, mixed, network
