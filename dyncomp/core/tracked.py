@@ -1,8 +1,9 @@
 """Parameters that notice when their memory is handed out, to be written where no version tells of it.
 
 Torch counts what its operators write into a tensor, and copies of a parameter are made anew when that count changes.
-What is written through `.data`, numpy or DLPack is not counted. A tracked tensor that gives its memory away so is
-compared, from then on, with what it held: exact, and only then with a cost.
+What fused optimizers write is counted here, after each step. What is written through `.data`, numpy or DLPack is not: a
+tracked tensor that gives its memory away so is compared, from then on, with what it held: exact, and only then with a
+cost.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 
 class _Handed:
@@ -177,6 +179,16 @@ def _hand_out(tensor: Any) -> None:
     if owner.held is None and not torch.compiler.is_compiling():
         owner.held = _copy(owner.plain())
         _Handed.times += 1
+
+
+def _tell_versions(optimizer: Optimizer, args: Any, options: Any) -> None:
+    """After a step: count what fused kernels (`fused=True`) wrote into tracked tensors, which torch does not."""
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            torch.autograd.graph.increment_version(filter(is_tracked, group["params"]))
+
+
+register_optimizer_step_post_hook(_tell_versions)
 
 
 def _copy(numbers: Tensor) -> Tensor:

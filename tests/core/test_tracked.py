@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import dyncomp
 from dyncomp.conformance.deployment import stirred
 from dyncomp.core import Net
-from dyncomp.core.tracked import TrackedParameter, edits_of, is_handed_out, track
+from dyncomp.core.copies import copied
+from dyncomp.core.tracked import TrackedParameter, edits_of, is_handed_out, is_tracked, numbers_of, track
 from dyncomp.core.tuner import by_last_ways
 
 METHODS = dyncomp.list_methods()
@@ -53,7 +54,23 @@ def by_other_memory(weight: Tensor) -> None:
     weight.data = weight.detach() * 1.5
 
 
-WAYS = [by_other_memory, by_data, by_numpy, by_numpy_of_an_alias, by_an_array, by_dlpack, by_an_operator]
+def by_a_fused_optimizer(weight: Tensor) -> None:
+    """Its kernels tell no version."""
+    weight.grad = -0.5 * weight.detach()
+    torch.optim.SGD([weight], lr=1.0, fused=True).step()
+    weight.grad = None
+
+
+WAYS = [
+    by_a_fused_optimizer,
+    by_other_memory,
+    by_data,
+    by_numpy,
+    by_numpy_of_an_alias,
+    by_an_array,
+    by_dlpack,
+    by_an_operator,
+]
 
 
 @cache
@@ -76,7 +93,7 @@ def answers(net: Net, x: Tensor) -> Tensor:
 def fresh(net: Net) -> Net:
     """The same parameters in a network that never had others."""
     other = copy.deepcopy(net)
-    other.load_state_dict({name: value.plain().clone() for name, value in net.state_dict().items()})
+    other.load_state_dict({name: numbers_of(value).clone() for name, value in net.state_dict().items()})
     return other
 
 
@@ -117,6 +134,20 @@ def test_averaged_weights_of_a_network_that_is_not_deployed_are_seen() -> None:
     other = copy.deepcopy(net)
     assert not torch.allclose(answers(net, x), was)
     torch.testing.assert_close(answers(net, x), answers(other, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad])
+def test_copies_of_experts_are_made_anew_after_a_fused_step(kind: Callable[..., torch.optim.Optimizer]) -> None:
+    """A network that is trained keeps copies of its experts, too."""
+    net = dyncomp.build("condconv", "cifar_resnet8(width=0.5)", **SHAPE)
+    experts = next(parameter for parameter in net.parameters() if is_tracked(parameter))
+    optimizer = kind([experts], lr=0.1, fused=True)
+    for _ in range(3):
+        assert torch.equal(copied(experts, "twice", lambda numbers: 2 * numbers), 2 * experts)
+        experts.grad = torch.ones_like(experts)
+        optimizer.step()
+    assert torch.equal(copied(experts, "twice", lambda numbers: 2 * numbers), 2 * experts)
+    assert not is_handed_out(experts)
 
 
 def overwritten(net: Net, x: Tensor, record: bool) -> set[str]:
