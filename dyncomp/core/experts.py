@@ -52,7 +52,9 @@ class ExpertLayer(nn.Module, ABC):
 
     def kernel(self, expert: int) -> Tensor:
         """One expert's kernel, (O, ...)."""
-        return self.weight[expert].view(self.kernel_shape)
+        # not `weight[expert]`, which holds Python's lock while it waits for the parameter's: threads that record
+        # gradients, one of them in another operator on it, would wait for each other
+        return self.weight.select(0, expert).view(self.kernel_shape)
 
     def by_kernels(self, x: Tensor, mix: Mix) -> Tensor:
         """Each image by its own mixed kernel, in the form that is fastest here."""

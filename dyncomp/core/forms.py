@@ -26,7 +26,7 @@ SMALL, LARGE = 4 << 20, 16 << 20  # bytes of a tile: close to the core, and well
 def of_convolution(x: Tensor, mixing: Mixing, geometry: Geometry) -> Mapping[str, Form]:
     """The forms that can convolve features x (B, C, H, W), at least one image, here and now."""
     if not _tiles_pay(x):
-        alike = mixing.experts[0].view(mixing.shape).expand(x.shape[0], *mixing.shape)
+        alike = mixing.experts.select(0, 0).view(mixing.shape).expand(x.shape[0], *mixing.shape)
         able = kernels.forms(alike, geometry)
         return {name: partial(_whole_convolution, form, geometry) for name, form in able.items()}
     unfolds = kernels.unfolded_numbers(x[:1], mixing.shape, geometry) * power_of_two(len(x)) * x.element_size() <= LARGE
@@ -88,7 +88,9 @@ def _tiles_pay(x: Tensor) -> bool:
 
 def _several_tiles(mixing: Mixing) -> bool:
     """Alike for all batches that share a choice."""
-    return power_of_two(mixing.weight.shape[0]) * mixing.experts[0].numel() * mixing.experts.element_size() > SMALL
+    return (
+        power_of_two(mixing.weight.shape[0]) * mixing.experts.shape[1:].numel() * mixing.experts.element_size() > SMALL
+    )
 
 
 def _whole_convolution(form: PerImageConv, geometry: Geometry, x: Tensor, mixing: Mixing) -> Tensor:

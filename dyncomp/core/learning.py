@@ -121,7 +121,7 @@ def of_learning(x: Tensor, mixing: Mixing, geometry: Geometry) -> Learning | Non
 
 def _pays(x: Tensor, mixing: Mixing, geometry: Geometry) -> bool:
     height, width = places(x, mixing.shape, geometry)
-    return len(x) * height * width * mixing.experts[0].numel() >= _WORTH
+    return len(x) * height * width * mixing.experts.shape[1:].numel() >= _WORTH
 
 
 @cache

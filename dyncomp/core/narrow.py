@@ -27,7 +27,7 @@ class Shift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return x + self.bias[:, None, None].to(x.dtype)
+        return x + self.bias.view(-1, 1, 1).to(x.dtype)
 
 
 def narrowed(module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels, move: Move) -> Tensor:
@@ -129,7 +129,7 @@ def _are_all(channels: Tensor, count: int) -> bool:
 
 def _cut_both(weight: Tensor, outputs: Channels, inputs: Channels, move: Move) -> Tensor:
     """A kernel (O, I, K, K) cut in both dimensions; where it lies pair by pair, in one go over the pairs left."""
-    if inputs is None or outputs is None or weight[0, 0].numel() == 1 or not weight.is_contiguous():
+    if inputs is None or outputs is None or weight.shape[2:].numel() == 1 or not weight.is_contiguous():
         return _cut(_cut(weight, outputs, 0, move), inputs, 1, move)
     cut: Tensor = move(_pairs, weight, outputs, inputs)
     return cut

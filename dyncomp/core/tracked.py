@@ -9,6 +9,8 @@ cost.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ class _Handed:
 _data: Any = Tensor.data  # the property that the classes below put another in front of
 
 
-class _Tracked:
+class Tracked:
     """What both kinds of tracked tensors do; `owner` is the tensor whose memory it is."""
 
     owner: Any = None
@@ -36,6 +38,8 @@ class _Tracked:
     """how often other numbers were found"""
     alias: Tensor | None = None
     """the same memory and version as a plain tensor"""
+    copies: Any = None
+    """see `copies.py`"""
 
     @property
     def data(self) -> Tensor:
@@ -63,35 +67,63 @@ class _Tracked:
         _hand_out(self)
         return Tensor.__dlpack__(self, **options)  # type: ignore[arg-type]
 
-    def detach(self) -> Tensor:
-        """See `torch.Tensor.detach`; what comes back is tracked, too."""
-        plain = Tensor.detach(self)  # type: ignore[arg-type]
-        if torch.compiler.is_compiling() or type(plain) is not Tensor:
-            return plain
-        alias = plain.as_subclass(TrackedTensor)
-        alias.owner = self if self.owner is None else self.owner
-        return alias
-
     def plain(self) -> Tensor:
         """The same numbers in the same memory, untracked."""
         alias: Tensor = _data.__get__(self)
         return alias
 
 
-class TrackedParameter(_Tracked, nn.Parameter):
+def _alias_of(tracked: Any, made: Any) -> Any:
+    """What an operator made of a tracked tensor: where that lies in the tensor's memory, tracked too."""
+    if isinstance(made, tuple | list):
+        return type(made)(_alias_of(tracked, each) for each in made)
+    if torch.compiler.is_compiling() or type(made) is not Tensor:
+        return made
+    if made.untyped_storage().data_ptr() != Tensor.untyped_storage(tracked).data_ptr():
+        return made  # a copy
+    alias = made.as_subclass(TrackedTensor)
+    alias.owner = tracked if tracked.owner is None else tracked.owner
+    return alias
+
+
+def _aliasing(name: str) -> Callable[..., Any]:
+    found = getattr(Tensor, name)
+    method = found if callable(found) else found.__get__
+
+    @wraps(method)
+    def call(self: Any, *given: Any, **options: Any) -> Any:
+        return _alias_of(self, method(self, *given, **options))
+
+    return call
+
+
+ALIASES = (  # noqa: SIM905 (a line each otherwise)
+    "__getitem__ detach view view_as reshape reshape_as flatten unflatten ravel unbind select narrow split chunk "
+    "unfold tensor_split split_with_sizes squeeze unsqueeze transpose swapaxes swapdims t permute movedim moveaxis "
+    "expand expand_as as_strided diagonal contiguous to cpu"
+).split()
+"""methods whose result may lie in the memory of the tensor that has them"""
+
+for _name in ALIASES:
+    setattr(Tracked, _name, _aliasing(_name))
+for _name in ("T", "mT", "H", "mH"):
+    setattr(Tracked, _name, property(_aliasing(_name)))
+
+
+class TrackedParameter(Tracked, nn.Parameter):
     """A parameter that is tracked; its copies are, too."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrackedParameter:
         if id(self) not in memo:
-            memo[id(self)] = _tracked(nn.Parameter(copy.deepcopy(self.plain(), memo), self.requires_grad))
+            memo[id(self)] = track_parameter(nn.Parameter(copy.deepcopy(self.plain(), memo), self.requires_grad))
         found: TrackedParameter = memo[id(self)]
         return found
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _tracked, (nn.Parameter(self.plain(), self.requires_grad),)
+        return track_parameter, (nn.Parameter(self.plain(), self.requires_grad),)
 
 
-class TrackedTensor(_Tracked, Tensor):
+class TrackedTensor(Tracked, Tensor):
     """A tracked buffer; or what `detach` gives of a tracked tensor, which files and copies have as a plain one."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -107,7 +139,8 @@ class TrackedTensor(_Tracked, Tensor):
         return (_tracked_buffer, (self.plain(),)) if self.owner is None else self.plain().__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
 
-def _tracked(parameter: nn.Parameter) -> nn.Parameter:
+def track_parameter(parameter: Tensor) -> Tensor:
+    """Track a parameter of torch's own class; any other tensor stays what it is. Gives it back."""
     if type(parameter) is nn.Parameter:
         parameter.__class__ = TrackedParameter
     return parameter
@@ -122,14 +155,14 @@ def _tracked_buffer(buffer: Tensor) -> Tensor:
 def track(module: nn.Module) -> None:
     """Track the parameters and buffers of a module and of those in it; other classes than torch's own stay theirs."""
     for parameter in module.parameters():
-        _tracked(parameter)
+        track_parameter(parameter)
     for buffer in module.buffers():
         _tracked_buffer(buffer)
 
 
 def numbers_of(tensor: Tensor) -> Tensor:
     """A tensor's numbers in their memory, which this keeps, without a graph; the tensor itself is not kept by it."""
-    return tensor.plain() if isinstance(tensor, _Tracked) else tensor.detach()
+    return tensor.plain() if isinstance(tensor, Tracked) else tensor.detach()
 
 
 def times_handed_out() -> int:
@@ -144,12 +177,12 @@ def times_replaced() -> int:
 
 def is_tracked(tensor: Tensor) -> bool:
     """Whether a tensor notices when its memory is handed out or exchanged."""
-    return isinstance(tensor, _Tracked)
+    return isinstance(tensor, Tracked)
 
 
 def versioned(tensor: Tensor) -> Tensor:
     """The same memory and version as a plain tensor, which tells all of itself in a third of the time."""
-    if not isinstance(tensor, _Tracked):
+    if not isinstance(tensor, Tracked):
         return tensor
     alias = tensor.alias
     if alias is None:
@@ -160,12 +193,12 @@ def versioned(tensor: Tensor) -> Tensor:
 
 def is_handed_out(tensor: Tensor) -> bool:
     """Whether somebody may write into a tensor without its version telling."""
-    return isinstance(tensor, _Tracked) and tensor.held is not None
+    return isinstance(tensor, Tracked) and tensor.held is not None
 
 
 def edits_of(tensor: Tensor) -> int:
     """How often a tensor was found written since its memory was handed out; looks now."""
-    if not _Handed.times or not isinstance(tensor, _Tracked) or tensor.held is None:
+    if not _Handed.times or not isinstance(tensor, Tracked) or tensor.held is None:
         return 0
     now = tensor.plain()
     if tensor.held.shape != now.shape or tensor.held.dtype != now.dtype or not _equal(tensor.held, now):

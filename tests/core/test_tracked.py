@@ -17,7 +17,14 @@ import dyncomp
 from dyncomp.conformance.deployment import stirred
 from dyncomp.core import Net
 from dyncomp.core.copies import copied
-from dyncomp.core.tracked import TrackedParameter, edits_of, is_handed_out, is_tracked, numbers_of, track
+from dyncomp.core.tracked import (
+    TrackedParameter,
+    edits_of,
+    is_handed_out,
+    is_tracked,
+    numbers_of,
+    track,
+)
 from dyncomp.core.tuner import by_last_ways
 
 METHODS = dyncomp.list_methods()
