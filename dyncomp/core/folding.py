@@ -18,6 +18,9 @@ FOLDS = MappingProxyType(
 )
 """layers that take a scale and a shift into their parameters, and the dimensions of an output (B, O, ...)"""
 
+UNHEARD = (nn.Linear, nn.Conv1d, nn.Conv3d, ExpertLayer)
+"""those among them that do not keep what a hook was given, or whose output an op around them hands on (see `Heard`)"""
+
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """normalisations that are a scale and a shift per channel in evaluation"""
 
@@ -46,7 +49,16 @@ def fold_all(model: nn.Module, run: Callable[[], Any]) -> None:
             _fold(layer, *_scale_and_shift(norm))
             _neutralise(norm)
             gone.add(norm)
+            if isinstance(layer, UNHEARD):
+                _keep_outputs(model)
     _leave_out(model, gone)
+
+
+def _keep_outputs(model: nn.Module) -> None:
+    """Let no activation overwrite what it reads."""
+    for module in model.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
 
 
 def _is_plain(module: nn.Module) -> bool:

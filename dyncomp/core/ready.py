@@ -18,11 +18,12 @@ from torch.nn.modules import module as everywhere
 from dyncomp.core import direct
 from dyncomp.core.direct import WHOLE, Picks
 from dyncomp.core.kernels import Geometry
+from dyncomp.core.listeners import Heard
 from dyncomp.core.loaded import Loaded, Shelf
 from dyncomp.core.tuner import chosen, power_of_two
 
 
-class ReadyConv2d(nn.Conv2d):
+class ReadyConv2d(Heard, nn.Conv2d):
     """A convolution that nobody trains any more; (B, C, H, W) -> (B, O, H', W').
 
     Its code has a copy of the parameters, made anew when they change.

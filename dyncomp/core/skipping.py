@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dyncomp.core.backbone import ResidualBlock, in_place
 from dyncomp.core.branches import either
+from dyncomp.core.listeners import is_heard
 from dyncomp.core.op import Op
 from dyncomp.core.reuse import makes_new
 from dyncomp.core.rows import Rows, put, take
@@ -67,8 +68,8 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
         residual = op.unit(unit, block.body, part)
     joined = block.join(residual, part if shortcut is x else op.moving(take, shortcut, rows))
     skipped = _skipped(block, shortcut, form, lost)
-    # an activation's output is its own, but for a gradient it is read again
-    over = lost or (skipped is not shortcut and not torch.is_grad_enabled())
+    # an activation's output is its own, but for a gradient it is read again, and a hook may have kept it
+    over = lost or (skipped is not shortcut and not torch.is_grad_enabled() and not is_heard(block.activation))
     y: Tensor = op.moving(put, skipped, rows, joined, over)
     return y
 

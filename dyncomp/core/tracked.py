@@ -50,6 +50,7 @@ class Tracked:
 
     @data.setter
     def data(self, value: Tensor) -> None:
+        """See `torch.Tensor.data`."""
         _Handed.replaced += 1
         self.alias = None
         _data.__set__(self, value)

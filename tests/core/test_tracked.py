@@ -157,47 +157,6 @@ def test_copies_of_experts_are_made_anew_after_a_fused_step(kind: Callable[..., 
     assert not is_handed_out(experts)
 
 
-def overwritten(net: Net, x: Tensor, record: bool) -> set[str]:
-    """Modules whose outputs, or what they were given, hold other numbers after the pass than a hook saw."""
-    kept: list[tuple[str, Tensor, Tensor]] = []
-
-    def listen(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def keep(module: nn.Module, given: tuple[object, ...], output: object) -> None:
-            kept.extend((name, value, value.clone()) for value in (*given, output) if isinstance(value, Tensor))
-
-        return module.register_forward_hook(keep)
-
-    hooks = [listen(name, module) for name, module in net.model.named_modules()]
-    with torch.inference_mode(), by_last_ways():
-        net(x, record=record)
-    for hook in hooks:
-        hook.remove()
-    assert kept
-    return {name for name, now, then in kept if not torch.equal(now, then)}
-
-
-@every_method
-def test_features_that_hooks_keep_without_a_copy_stay_what_they_were(method: str) -> None:
-    plain, x = copy.deepcopy(built(method)), images()
-    for module in plain.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # which writes over what stands before it in any network
-    net = dyncomp.deployed(plain)
-    before = answers(net, x)
-    assert not overwritten(net, x, record=False)
-    assert not overwritten(net, x, record=True)
-    assert torch.equal(answers(net, x), before)
-
-
-def test_a_hook_on_a_single_block_is_enough() -> None:
-    net = dyncomp.deployed(built("convnet_aig"))
-    kept: list[Tensor] = []
-    block = next(op for op in net.sites.values())
-    block.register_forward_hook(lambda module, given, output: kept.extend((output, output.clone())))
-    answers(net, images())
-    assert torch.equal(*kept)
-
-
 def test_a_deployed_network_that_is_trained_answers_by_its_new_weights() -> None:
     net = dyncomp.deployed(built("static"))
     was = answers(net, images())
