@@ -282,7 +282,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
         self._signals += 1
         if self._signals > 1:
-            signal.signal(sig, signal.SIG_DFL)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port, answer what has come or comes within the grace, close what is left."""
