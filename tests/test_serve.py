@@ -306,7 +306,7 @@ def test_what_has_come_is_answered_however_long_it_takes() -> None:
         server = Server(make_app(batcher), grace_s=0.0)
         slow.may.clear()
         with served(batcher, server=server) as client:
-            lines = [Line(client) for _ in range(5)]
+            idle, *lines = [Line(client) for _ in range(6)]
             for line in lines:
                 line.send(png(arrays(1)[0]))
             while batcher._waiting.qsize() < 3:
@@ -316,6 +316,7 @@ def test_what_has_come_is_answered_however_long_it_takes() -> None:
                 time.sleep(0.001)
             with pytest.raises(ConnectionRefusedError):
                 Line(client)
+            assert idle.rest() == b""  # from then on only what has come is waited for, as there is no grace
             slow.may.set()
             answers = [line.rest() for line in lines]
     for answer in answers:
