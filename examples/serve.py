@@ -6,8 +6,8 @@
     {"class":"sneaker","confidence":0.98,"batch":3,"ms":1.4}
 
 The body of a request is an image file (PNG, JPEG, whatever PIL reads) or an array in NumPy's format (.npy), uint8 or
-floats from 0 to 1. `GET /health` tells what is served and how fast. Ctrl-C ends it, answers what is waiting, and prints
-the latencies. See docs/from-checkpoint-to-service.md.
+floats from 0 to 1. `GET /health` tells what is served and how fast. Ctrl-C or SIGTERM ends it: what has come is
+answered, what is on its way has a few seconds, and the latencies are printed. See docs/from-checkpoint-to-service.md.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import io
 import math
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -28,7 +29,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
 import dyncomp
@@ -48,6 +51,10 @@ REMEMBERED = 100_000
 """requests whose latency is kept for the percentiles"""
 QUEUE_PER_BATCH = 16
 """full batches that may wait per worker; more is refused, as nobody would wait for it"""
+GRACE_S = 5.0
+"""seconds that requests have for the rest of their bodies once the service ends"""
+SETTLE_S = 0.2
+"""seconds that connections without a request stay open once the service ends: theirs may be on its way"""
 
 
 @dataclass(frozen=True)
@@ -231,10 +238,13 @@ def make_app(batcher: Batcher, most_bytes: int = 16 * MIB) -> FastAPI:
     async def predict(request: Request) -> JSONResponse:
         """The class of the image in the body."""
         body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > most_bytes:
-                return _refused(413, f"the body is longer than {most_bytes} bytes; send a smaller image")
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > most_bytes:
+                    return _refused(413, f"the body is longer than {most_bytes} bytes; send a smaller image")
+        except ClientDisconnect:  # who hung up does not hear this, but who was too slow for the end does
+            return _refused(503, "the service ends; send this one again later")
         try:
             image = await run_in_threadpool(prepared, net, bytes(body))
             answer = await asyncio.wrap_future(batcher.submit(image))
@@ -249,6 +259,94 @@ def make_app(batcher: Batcher, most_bytes: int = 16 * MIB) -> FastAPI:
         return JSONResponse({"class": name, "confidence": confidence, "batch": answer.batch, "ms": answer.ms})
 
     return app
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with an end in order: whose body has come gets an answer, the others have `grace_s` seconds.
+
+    By itself uvicorn waits for open requests for ever, or cancels those that it should answer; it resets connections
+    that it has not read from yet; and it lets SIGTERM kill the process in the end.
+    """
+
+    def __init__(self, app: ASGIApp, grace_s: float = GRACE_S) -> None:
+        # loop and http are named since the end was written for these; `auto` takes others where they are installed
+        options: dict[str, Any] = {"loop": "asyncio", "http": "h11", "ws": "none", "lifespan": "off"}
+        super().__init__(uvicorn.Config(self._ending(app), interface="asgi3", log_level="warning", **options))
+        self.grace_s = grace_s
+        self._signals = 0
+        self._until: float | None = None  # bodies have to be here by then, by the loop's clock; None while it serves
+        self._limits: set[asyncio.Timeout] = set()  # of those that wait for more of a body
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the end, the second takes the grace away, the third ends the process."""
+        self.should_exit = True
+        self._signals += 1
+        if self._signals > 1:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port, answer what has come or comes within the grace, close what is left."""
+        clock, state = asyncio.get_running_loop().time, self.server_state
+        self._end_by(clock() + self.grace_s)
+        await self._close_port(sockets or [])
+        await asyncio.sleep(SETTLE_S)
+        for connection in list(state.connections):
+            connection.shutdown()  # at once where there is no request, otherwise after the answer
+        while state.tasks or (state.connections and self._until is not None and clock() < self._until):
+            if self._signals > 1:
+                self._end_by(clock())
+            await asyncio.sleep(0.02)
+        for connection in list(state.connections):  # who does not fetch the answer
+            connection.transport.abort()
+
+    def _end_by(self, until: float) -> None:
+        self._until = until
+        for limit in self._limits:
+            limit.reschedule(until)
+
+    async def _close_port(self, sockets: Sequence[socket.socket]) -> None:
+        """Take the connections that the system has made for us already, which closing would reset, and no others."""
+        made = []
+        for listening in sockets:
+            with suppress(OSError):  # there are no more
+                while True:
+                    made.append(listening.accept()[0])
+        for server in self.servers:
+            server.close()
+        for connection in made:
+            with suppress(OSError):  # it has hung up
+                await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state={}
+        )
+        return made
+
+    def _ending(self, app: ASGIApp) -> ASGIApp:
+        """The application; towards the end bodies have a limit, and answers say that no more are taken."""
+
+        async def ending(scope: Scope, receive: Receive, send: Send) -> None:
+            async def received() -> Message:
+                limit = asyncio.timeout_at(self._until)
+                self._limits.add(limit)
+                try:
+                    async with limit:
+                        return await receive()
+                except TimeoutError:
+                    return {"type": "http.disconnect"}
+                finally:
+                    self._limits.discard(limit)
+
+            async def sent(message: Message) -> None:
+                if message["type"] == "http.response.start" and self._until is not None:
+                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+                await send(message)
+
+            await app(scope, received, sent)
+
+        return ending
 
 
 def prepared(net: dyncomp.Net, body: bytes) -> Tensor:
@@ -295,10 +393,18 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--most-mib", type=_whole(1, 100_000), default=16, help="longest body of a request (default: 16)"
     )
+    parser.add_argument(
+        "--grace-s",
+        type=float,
+        default=GRACE_S,
+        help=f"seconds that open requests have for their bodies when it ends (default: {GRACE_S:g})",
+    )
     parser.add_argument("--quiet", action="store_true", help="do not print every batch")
     found = parser.parse_args(given)
     if not 0 <= found.wait_ms <= 60_000:
         parser.error(f"--wait-ms {found.wait_ms}: give milliseconds from 0 to 60000")
+    if not 0 <= found.grace_s <= 3600:
+        parser.error(f"--grace-s {found.grace_s}: give seconds from 0 to 3600")
     if found.threads is None:
         found.threads = max(1, (os.cpu_count() or 1) // found.torch_threads)
     return found
@@ -318,7 +424,7 @@ def _whole(least: int, most: int) -> Any:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Serve until interrupted; the exit status: 2 for what the user can mend, told in one line."""
+    """Serve until a signal ends it, with status 0; 2 is for what the user can mend, told in one line."""
     options = arguments(given)
     Image.MAX_IMAGE_PIXELS = 50_000_000  # of a photograph; a small file may unfold to far more
     warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -340,12 +446,12 @@ def main(given: Sequence[str] | None = None) -> int:
         quiet=options.quiet,
     )
     with batcher:
+        server = Server(make_app(batcher, options.most_mib * MIB), options.grace_s)
+        for number in (signal.SIGINT, signal.SIGTERM):  # from the line below on, before uvicorn listens to them
+            signal.signal(number, server.handle_exit)
         host, port = listening.getsockname()[:2]
         print(f"serving {net.spec} on {net.backbone} at http://{host}:{port}, {options.threads} workers", flush=True)
-        app = make_app(batcher, options.most_mib * MIB)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan="off"))
-        with suppress(KeyboardInterrupt):  # uvicorn has ended in order, and says why
-            server.run(sockets=[listening])
+        server.run(sockets=[listening])
     print(batcher.times, flush=True)
     return 0
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -31,9 +32,7 @@ from dyncomp.core import Net, Prediction
 
 pytest.importorskip("fastapi", reason="the service's own packages are not installed: pip install 'dyncomp[serve]'")
 
-import uvicorn
-
-from examples.serve import Batcher, Busy, Times, main, make_app, prepared
+from examples.serve import Batcher, Busy, Server, Times, main, make_app, prepared
 
 ROOT = Path(__file__).parents[1]
 SIZE, CLASSES = 12, 5
@@ -119,10 +118,9 @@ class Client:
 
 
 @contextmanager
-def served(batcher: Batcher, most_bytes: int = 1_000_000) -> Iterator[Client]:
+def served(batcher: Batcher, most_bytes: int = 1_000_000, server: Server | None = None) -> Iterator[Client]:
     """The service in a thread of this process."""
-    config = uvicorn.Config(make_app(batcher, most_bytes), log_level="warning", ws="none", lifespan="off")
-    server = uvicorn.Server(config)
+    server = server or Server(make_app(batcher, most_bytes))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -268,6 +266,133 @@ def test_a_network_that_fails_is_told_and_the_worker_goes_on(capfd: pytest.Captu
     assert capfd.readouterr().err == "error: RuntimeError: out of memory\n"
 
 
+class Line:
+    """A connection to a service, by hand: half of a request can be sent."""
+
+    def __init__(self, client: Client) -> None:
+        host, port = client.address.removeprefix("http://").split(":")
+        self.socket = socket.create_connection((host, int(port)), timeout=30)
+
+    def send(self, body: bytes) -> None:
+        """A whole request."""
+        head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.socket.sendall(head.encode() + body)
+
+    def begin(self, length: int) -> None:
+        """Everything but the body; the service reads it when this returns."""
+        head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+        self.socket.sendall(head.encode())
+        found = b""
+        while not found.endswith(b"\r\n\r\n"):
+            found += self.socket.recv(1)
+        assert found.startswith(b"HTTP/1.1 100 ")
+
+    def rest(self) -> bytes:
+        """All that comes until the service closes the connection."""
+        with self.socket:
+            return b"".join(iter(lambda: self.socket.recv(65536), b""))
+
+
+def image_batcher(**more: Any) -> tuple[Slow, Batcher]:
+    """A slow network that takes images."""
+    slow, batcher = slow_batcher(**more)
+    batcher.net.preprocess = network().preprocess  # type: ignore[method-assign]
+    return slow, batcher
+
+
+def test_what_has_come_is_answered_however_long_it_takes() -> None:
+    slow, batcher = image_batcher(batch=2)
+    with batcher:
+        server = Server(make_app(batcher), grace_s=0.0)
+        slow.may.clear()
+        with served(batcher, server=server) as client:
+            idle, *lines = [Line(client) for _ in range(6)]
+            for line in lines:
+                line.send(png(arrays(1)[0]))
+            while batcher._waiting.qsize() < 3:
+                time.sleep(0.001)  # two run at most, the others wait
+            server.should_exit = True
+            while server.servers[0].is_serving():
+                time.sleep(0.001)
+            with pytest.raises(ConnectionRefusedError):
+                Line(client)
+            assert idle.rest() == b""  # from then on only what has come is waited for, as there is no grace
+            slow.may.set()
+            answers = [line.rest() for line in lines]
+    for answer in answers:
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nconnection: close\r\n" in answer
+
+
+def test_what_the_port_holds_at_the_end_is_answered() -> None:
+    _, batcher = image_batcher()
+    lines: list[Line] = []
+
+    class Ends(Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            kept.send(png(arrays(1)[0]))  # on a connection that is open
+            for _ in range(3):  # on connections that nobody has taken, as the loop stands still
+                lines.append(Line(client))
+                lines[-1].send(png(arrays(1)[0]))
+            await super().shutdown(sockets)
+
+    with batcher:
+        server = Ends(make_app(batcher))
+        with served(batcher, server=server) as client:
+            kept = Line(client)
+            kept.send(b"no image")
+            assert kept.socket.recv(65536).startswith(b"HTTP/1.1 400 ")
+            server.should_exit = True
+        answers = [line.rest() for line in (kept, *lines)]  # the system keeps them
+    assert len(answers) == 4
+    for answer in answers:
+        assert b"HTTP/1.1 200 " in answer
+
+
+def test_a_body_that_comes_within_the_grace_is_answered() -> None:
+    _, batcher = image_batcher()
+    body = png(arrays(1)[0])
+    with batcher:
+        server = Server(make_app(batcher), grace_s=30)
+        with served(batcher, server=server) as client:
+            line, idle = Line(client), Line(client)
+            line.begin(len(body))
+            line.socket.sendall(body[:10])
+            server.should_exit = True
+            assert idle.rest() == b""  # closed: it had no request
+            line.socket.sendall(body[10:])
+            assert line.rest().startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_second_signal_takes_the_grace_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, batcher = image_batcher()
+    defaults: list[tuple[int, Any]] = []
+    monkeypatch.setattr(signal, "signal", lambda *given: defaults.append(given))
+    with batcher:
+        server = Server(make_app(batcher), grace_s=3600)
+        with served(batcher, server=server) as client:
+            line = Line(client)
+            line.begin(1000)
+            server.handle_exit(signal.SIGTERM, None)
+            assert defaults == []
+            server.handle_exit(signal.SIGINT, None)
+            answer = line.rest()
+    assert defaults == [(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"the service ends; send this one again later" in answer
+
+
+def test_a_client_that_hangs_up_in_its_body_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
+    _, batcher = image_batcher()
+    with batcher, served(batcher) as client:
+        line = Line(client)
+        line.begin(1000)
+        line.socket.sendall(b"abc")
+        line.socket.close()
+        assert client.predict(png(arrays(1)[0])).status == 200
+    assert capfd.readouterr() == ("", "")
+
+
 def test_nothing_answered_has_no_percentiles() -> None:
     assert str(Times()) == "no images were answered"
     assert Times().figures()["latency_ms_p50"] is None
@@ -305,7 +430,9 @@ def test_what_cannot_be_served_is_one_line_and_status_2(
     assert re.fullmatch(message, err.strip())
 
 
-@pytest.mark.parametrize("option", [["--threads", "0"], ["--batch", "many"], ["--wait-ms", "-1"], ["--port", "99999"]])
+@pytest.mark.parametrize(
+    "option", [["--threads", "0"], ["--batch", "many"], ["--wait-ms", "-1"], ["--grace-s", "nan"], ["--port", "99999"]]
+)
 def test_options_out_of_range_are_status_2(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["net.safetensors", *option])
@@ -313,11 +440,13 @@ def test_options_out_of_range_are_status_2(option: list[str], capsys: pytest.Cap
     assert "error: " in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_it_serves_until_it_is_interrupted(saved: Path) -> None:
+@contextmanager
+def process(saved: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """The service in a process of its own."""
     command = [sys.executable, str(ROOT / "examples" / "serve.py"), str(saved), "--port", "0", "--threads", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as service:
         try:
             assert service.stdout is not None
@@ -326,17 +455,31 @@ def test_it_serves_until_it_is_interrupted(saved: Path) -> None:
                 service.stdout.readline().strip(),
             )
             assert found
-            net, images = dyncomp.load(saved), arrays(20)
-
-            client = Client(found[1])
-            with ThreadPoolExecutor(5) as pool:
-                told = [reply.told["class"] for reply in pool.map(client.predict, map(png, images))]
-            assert told == [prediction.class_name for prediction in net.predict(images)]
-            service.send_signal(signal.SIGINT)
-            out, err = service.communicate(timeout=30)
+            yield service, Client(found[1])
         finally:
             service.kill()
+
+
+def test_it_serves_until_it_is_interrupted_though_a_body_is_half_sent(saved: Path) -> None:
+    with process(saved, "--grace-s", "0.1") as (service, client):
+        net, images = dyncomp.load(saved), arrays(20)
+        with ThreadPoolExecutor(5) as pool:
+            told = [reply.told["class"] for reply in pool.map(client.predict, map(png, images))]
+        assert told == [prediction.class_name for prediction in net.predict(images)]
+        half = Line(client)
+        half.begin(1000)
+        half.socket.sendall(b"abc")
+        service.send_signal(signal.SIGINT)
+        assert half.rest().startswith(b"HTTP/1.1 503 ")
+        out, err = service.communicate(timeout=30)
     assert service.returncode == 0, err
     assert err == ""
     assert out.count("batch of ") >= 1
     assert re.search(r"^20 images in \d+ batches; latency p50 ", out.splitlines()[-1])
+
+
+def test_sigterm_at_once_prints_the_latencies_too(saved: Path) -> None:
+    with process(saved) as (service, _):
+        service.send_signal(signal.SIGTERM)
+        out, err = service.communicate(timeout=30)
+    assert (service.returncode, out, err) == (0, "no images were answered\n", "")
