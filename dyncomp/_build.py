@@ -46,6 +46,20 @@ def build(
     return net.eval()
 
 
+def numbers_of(method: Method, family: BackboneFamily, shape: tuple[int, int, int]) -> int | None:
+    """How many numbers the network of (classes, channels, image size) has, for which no memory is taken.
+
+    None where its code cannot do without numbers.
+    """
+    try:
+        with torch.random.fork_rng([]), torch.device("meta"):
+            net = Net(method.build(_maker(family, shape, _Names())))
+        tensors: dict[int, Tensor] = {id(value): value for value in net.state_dict(keep_vars=True).values()}
+        return sum(tensor.numel() for tensor in tensors.values())
+    except Exception:  # whatever a plugin's code asks of tensors that hold nothing
+        return None
+
+
 _Names = dict[int, tuple[Tensor, str]]
 """A tensor's id, the tensor (so that the id stays its own), and what it was called in the plain backbone."""
 

@@ -22,7 +22,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from torchvision.models import get_model
 
 import dyncomp
-from dyncomp._checkpoint import rebuilding_facts
+from dyncomp._facts import rebuilding_facts
 from dyncomp.core import Net
 from dyncomp.core.tuner import in_turn
 from dyncomp.errors import BrokenPlugin, DeviceNotAvailable, DyncompError, InvalidValue, OutputError, UnknownName
@@ -261,10 +261,10 @@ BAD: dict[str, tuple[Callable[[Path], None], type[DyncompError], str]] = {
     "no size": (rewritten(image_size=None), InvalidValue, "does not say its image_size"),
     "odd identity": (rewritten(identity={"method": "static"}), InvalidValue, r"does not say its identity\.backbone"),
     "text as identity": (rewritten(identity="static"), InvalidValue, "identity"),
-    "odd classes": (rewritten(classes="many"), InvalidValue, "what it says of its network cannot be read"),
+    "odd classes": (rewritten(classes="many"), InvalidValue, "says classes='many', where an integer above 0 belongs"),
     "odd mean": (rewritten(mean=[0.1, 0.2]), InvalidValue, "for 1 channels; give one value per channel"),
-    "odd type": (rewritten(dtype="int3"), InvalidValue, "its parameters are of type 'int3'; give one of float32"),
-    "another size": (rewritten(classes=5), InvalidValue, "holds the weights of another network"),
+    "odd type": (rewritten(dtype="int3"), InvalidValue, "says dtype='int3', where one of float32, float64"),
+    "another size": (rewritten(classes=5, class_names=None), InvalidValue, "holds the weights of another network"),
     "another method": (rewritten(method="condconv"), InvalidValue, "holds the weights of another network"),
     "plain as deployed": (rewritten(deployed=True), InvalidValue, "holds the weights of another network"),
     "missing plugin": (
