@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from dyncomp._build import build, numbers_of
+from dyncomp._build import build, numbers_of, sizes_of
 from dyncomp._facts import DTYPES, check_size, rebuilding_facts
 from dyncomp._version import __version__
 from dyncomp.core import BackboneFamily, Card, Method, Net, deployed
@@ -46,8 +46,9 @@ def save(net: Net, path: str | Path, *, overwrite: bool = False) -> None:
 
     The file has its parameters and its card; not its code, which is the method's and the backbone's: their plugins have
     to be at hand where it is loaded, and what was changed by hand on the modules is not in it. Raises InvalidValue for
-    a file that exists, unless `overwrite`, and for a network without a card or of a type that files do not keep;
-    UnknownName for a method or backbone that is not registered; OutputError where the file cannot be written.
+    a file that exists, unless `overwrite`, and for a network without a card, with another number of classes than its
+    card names, or of a type that files do not keep; UnknownName for a method or backbone that is not registered;
+    OutputError where the file cannot be written.
     """
     path = Path(path)
     card = net.card
@@ -62,16 +63,34 @@ def save(net: Net, path: str | Path, *, overwrite: bool = False) -> None:
         "seed": card.seed,
         "version": __version__,
     }
+    _check_names(net, card)
     facts = {"identity": identity, **facts_of(net)}
-    if path.is_dir() or (path.exists() and not overwrite):
-        what = (
-            "is a folder; give the name of a file" if path.is_dir() else "exists; give another name, or overwrite=True"
-        )
-        raise InvalidValue(f"{path} {what}")
     try:
+        if path.is_dir():
+            raise InvalidValue(f"{path} is a folder; give the name of a file")
+        if path.exists() and not overwrite:
+            raise InvalidValue(f"{path} exists; give another name, or overwrite=True")
         save_checkpoint(net, path, facts)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror or error}); give another place") from error
+
+
+def _check_names(net: Net, card: Card) -> None:
+    """Raise InvalidValue for a card whose names of classes are not as many as the network's weights have."""
+    method, family = METHODS.create(card.spec), _untrained(BACKBONES.create(card.backbone))
+    count, state = len(card.classes), net.state_dict()
+    if not count:
+        raise InvalidValue(
+            "the network's card names 0 classes, which does not fit; set net.card = dataclasses.replace(net.card, "
+            "classes=(...)), one name for each class"
+        )
+    fewer, more = (sizes_of(method, family, (n, card.in_channels, card.image_size)) for n in (count, count + 1))
+    for name, size in fewer.items():
+        if size != more.get(name, size) and name in state and state[name].shape != size:
+            raise InvalidValue(
+                f"the network's card names {count} classes, which {name} of shape {tuple(state[name].shape)} does not "
+                "fit; set net.card = dataclasses.replace(net.card, classes=(...)), one name for each class"
+            )
 
 
 def facts_of(net: Net) -> dict[str, Any]:
