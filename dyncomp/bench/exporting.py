@@ -24,6 +24,7 @@ def export_checkpoint(checkpoint: Path, format: str, routed: bool, output: Path 
     path = output or Path(f"{checkpoint.stem}.{FORMS[routed]}{kind.suffix}")
     free_path(path, kind)
     kind.check_installed()
+    kind.check_imports()
     identity = rebuilding_facts(checkpoint)["identity"]
     net, _ = rebuild(checkpoint, torch.device("cpu"))
     about = {name: identity[name] for name in ("method", "backbone", "dataset", "seed") if name in identity}
