@@ -46,6 +46,31 @@ def build(
     return net.eval()
 
 
+def numbers_of(method: Method, family: BackboneFamily, shape: tuple[int, int, int]) -> int | None:
+    """How many numbers the network of (classes, channels, image size) has, for which no memory is taken.
+
+    None where its code cannot do without numbers.
+    """
+    tensors = {id(tensor): tensor for tensor in _outline(method, family, shape).values()}
+    return sum(tensor.numel() for tensor in tensors.values()) if tensors else None
+
+
+def sizes_of(method: Method, family: BackboneFamily, shape: tuple[int, int, int]) -> dict[str, torch.Size]:
+    """The shapes of its tensors by name, as `numbers_of` finds them; empty where they cannot be known so."""
+    return {name: tensor.shape for name, tensor in _outline(method, family, shape).items()}
+
+
+def _outline(method: Method, family: BackboneFamily, shape: tuple[int, int, int]) -> dict[str, Tensor]:
+    """The tensors of a network, with shapes and without numbers."""
+    try:
+        with torch.random.fork_rng([]), torch.device("meta"):
+            net = Net(method.build(_maker(family, shape, _Names())))
+        found: dict[str, Tensor] = net.state_dict(keep_vars=True)
+    except Exception:  # whatever a plugin's code asks of tensors that hold nothing
+        return {}
+    return found
+
+
 _Names = dict[int, tuple[Tensor, str]]
 """A tensor's id, the tensor (so that the id stays its own), and what it was called in the plain backbone."""
 

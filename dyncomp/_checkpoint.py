@@ -10,24 +10,16 @@ from typing import Any
 import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from dyncomp._build import build
+from dyncomp._build import build, numbers_of, sizes_of
+from dyncomp._facts import DTYPES, check_size, rebuilding_facts
 from dyncomp._version import __version__
 from dyncomp.core import BackboneFamily, Card, Method, Net, deployed
-from dyncomp.errors import DeviceNotAvailable, InvalidValue, OutputError, UnknownName
+from dyncomp.errors import DeviceNotAvailable, DyncompError, InvalidValue, OutputError, UnknownName
 from dyncomp.registry import BACKBONES, METHODS, Registry, include_path
 from dyncomp.spec import full_spec, spec_of
-from dyncomp.train import load_checkpoint, read_facts, save_checkpoint
+from dyncomp.train import load_checkpoint, save_checkpoint
 
-SHAPE = ("classes", "in_channels", "image_size")
-"""what `build` is told beside specs and seed"""
-
-NEEDED = ("method", "backbone", "seed")
-"""of an identity, what builds the network"""
-
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.bfloat16)}
-"""types that a network's parameters may have in a file, by name"""
-
-Paths = str | Path | Sequence[str | Path]
+Paths = str | Path | Sequence[str | Path] | None
 _include = include_path
 
 
@@ -42,7 +34,7 @@ def load(
     package; UnknownName where a plugin is missing; BrokenPlugin for a file that holds none; CannotDeploy;
     DeviceNotAvailable.
     """
-    for path in [include_path] if isinstance(include_path, str | Path) else include_path:
+    for path in [include_path] if isinstance(include_path, str | Path) else include_path or ():
         _include(path)
     net, _ = restored(Path(checkpoint), find_device(str(device)))
     assert net.card is not None  # `restored` writes it
@@ -54,8 +46,9 @@ def save(net: Net, path: str | Path, *, overwrite: bool = False) -> None:
 
     The file has its parameters and its card; not its code, which is the method's and the backbone's: their plugins have
     to be at hand where it is loaded, and what was changed by hand on the modules is not in it. Raises InvalidValue for
-    a file that exists, unless `overwrite`, and for a network without a card or of a type that files do not keep;
-    UnknownName for a method or backbone that is not registered; OutputError where the file cannot be written.
+    a file that exists, unless `overwrite`, and for a network without a card, with another number of classes than its
+    card names, or of a type that files do not keep; UnknownName for a method or backbone that is not registered;
+    OutputError where the file cannot be written.
     """
     path = Path(path)
     card = net.card
@@ -70,16 +63,34 @@ def save(net: Net, path: str | Path, *, overwrite: bool = False) -> None:
         "seed": card.seed,
         "version": __version__,
     }
+    _check_names(net, card)
     facts = {"identity": identity, **facts_of(net)}
-    if path.is_dir() or (path.exists() and not overwrite):
-        what = (
-            "is a folder; give the name of a file" if path.is_dir() else "exists; give another name, or overwrite=True"
-        )
-        raise InvalidValue(f"{path} {what}")
     try:
+        if path.is_dir():
+            raise InvalidValue(f"{path} is a folder; give the name of a file")
+        if path.exists() and not overwrite:
+            raise InvalidValue(f"{path} exists; give another name, or overwrite=True")
         save_checkpoint(net, path, facts)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror or error}); give another place") from error
+
+
+def _check_names(net: Net, card: Card) -> None:
+    """Raise InvalidValue for a card whose names of classes are not as many as the network's weights have."""
+    method, family = METHODS.create(card.spec), _untrained(BACKBONES.create(card.backbone))
+    count, state = len(card.classes), net.state_dict()
+    if not count:
+        raise InvalidValue(
+            "the network's card names 0 classes, which does not fit; set net.card = dataclasses.replace(net.card, "
+            "classes=(...)), one name for each class"
+        )
+    fewer, more = (sizes_of(method, family, (n, card.in_channels, card.image_size)) for n in (count, count + 1))
+    for name, size in fewer.items():
+        if size != more.get(name, size) and name in state and state[name].shape != size:
+            raise InvalidValue(
+                f"the network's card names {count} classes, which {name} of shape {tuple(state[name].shape)} does not "
+                "fit; set net.card = dataclasses.replace(net.card, classes=(...)), one name for each class"
+            )
 
 
 def facts_of(net: Net) -> dict[str, Any]:
@@ -100,13 +111,9 @@ def restored(checkpoint: Path, device: torch.device) -> tuple[Net, Method]:
     method, family = created(METHODS, identity), created(BACKBONES, identity)
     try:
         card = Card.from_facts(spec_of(method), spec_of(family), identity["seed"], facts)
-        dtype = DTYPES[facts.get("dtype", "float32")]
-    except (InvalidValue, KeyError, TypeError) as error:
-        raise InvalidValue(f"{checkpoint}: {_unreadable(error)}") from error
-    shape = (card.in_channels, card.image_size)
-    net = build(
-        method, _untrained(family), classes=len(card.classes), in_channels=shape[0], image_size=shape[1], seed=card.seed
-    ).to(device, dtype)
+    except InvalidValue as error:
+        raise InvalidValue(f"{checkpoint}: {error}") from error
+    net = _untrained_net(checkpoint, card, method, family).to(device, DTYPES[facts.get("dtype", "float32")])
     if card.deployed:
         net = deployed(net)
     load_checkpoint(net, checkpoint)
@@ -115,16 +122,17 @@ def restored(checkpoint: Path, device: torch.device) -> tuple[Net, Method]:
     return net, method
 
 
-def rebuilding_facts(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's facts, if they are enough to make its network again. Raises InvalidValue."""
-    facts = read_facts(checkpoint)
-    missing = [name for name in ("identity", *SHAPE) if name not in facts]
-    missing += [f"identity.{name}" for name in NEEDED if not missing and name not in facts["identity"]]
-    if missing:
-        raise InvalidValue(
-            f"{checkpoint} does not say its {', '.join(missing)}; give a checkpoint that a benchmark run wrote"
-        )
-    return facts
+def _untrained_net(checkpoint: Path, card: Card, method: Method, family: BackboneFamily) -> Net:
+    """The network of a card, if it can be what the file holds; that is found before memory is taken."""
+    family, shape = _untrained(family), (len(card.classes), card.in_channels, card.image_size)
+    check_size(checkpoint, numbers_of(method, family, shape))
+    try:
+        return build(method, family, classes=shape[0], in_channels=shape[1], image_size=shape[2], seed=card.seed)
+    except DyncompError:
+        raise
+    except Exception as error:  # whatever code of plugins and torch do with sizes that cannot be
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InvalidValue(f"{checkpoint}: the network that it names cannot be built ({told})") from error
 
 
 def created(registry: Registry[Any], identity: Mapping[str, Any]) -> Any:
@@ -157,9 +165,3 @@ def _untrained(family: BackboneFamily) -> BackboneFamily:
     if is_dataclass(family) and getattr(family, "weights", None) is not None:
         return replace(family, weights=None)
     return family
-
-
-def _unreadable(error: Exception) -> str:
-    if isinstance(error, InvalidValue):
-        return str(error)
-    return f"its parameters are of type {error.args[0]!r}; give one of {', '.join(DTYPES)}"

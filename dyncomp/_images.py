@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from dyncomp.errors import InvalidValue
 
-AnyImage = Image.Image | npt.NDArray[Any] | Tensor | str | Path | bytes
+AnyImage = Image.Image | npt.NDArray[Any] | Tensor | str | Path | bytes | bytearray | memoryview
 """A PIL image, an array (H, W) or (H, W, C), a tensor (C, H, W), the path of an image file, or the bytes of one."""
 
 MODES = {1: "L", 3: "RGB"}
@@ -49,6 +49,8 @@ class Preparation:
         Files and PIL images are converted to grey or RGB; arrays and tensors are uint8, or floating point from 0 to 1,
         and have the network's channels. Raises InvalidValue for anything else.
         """
+        if isinstance(image, bytearray | memoryview):
+            image = bytes(image)
         if isinstance(image, str | Path | bytes):
             image = _decoded(image)
         if isinstance(image, np.ndarray):

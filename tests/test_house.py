@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 # The private modules at the top belong to the public one that they were split from.
 OWNERS = {
+    "_facts": "_checkpoint",
     "_literal": "spec",
     "_fit": "spec",
     "_options": "spec",

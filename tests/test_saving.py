@@ -7,6 +7,8 @@ import io
 import json
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +17,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torchvision.models import get_model
 
 import dyncomp
-from dyncomp._checkpoint import rebuilding_facts
+from dyncomp._facts import rebuilding_facts
 from dyncomp.core import Net
 from dyncomp.core.tuner import in_turn
 from dyncomp.errors import BrokenPlugin, DeviceNotAvailable, DyncompError, InvalidValue, OutputError, UnknownName
@@ -171,6 +173,59 @@ def test_no_file_is_written_over(tmp_path: Path) -> None:
         dyncomp.save(network(), path / "inside")
 
 
+FULL = """
+import resource, sys
+import dyncomp, dyncomp.errors
+net = dyncomp.build("static", "cifar_resnet8", classes=3, in_channels=1, image_size=12)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    dyncomp.save(net, sys.argv[1], overwrite=True)
+except dyncomp.errors.OutputError as error:
+    print(error)
+"""
+
+
+def test_a_file_that_grows_too_large_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    path.write_text("precious")
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r".*net\.safetensors cannot be written \(.*\); give another place\n", done.stdout)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("net.safetensors", "precious")]
+
+
+def test_what_the_library_cannot_write_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(net: object, name: str, metadata: object) -> None:
+        Path(name).write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device\n(os error 28)")
+
+    monkeypatch.setattr("dyncomp.train.checkpoint.save_model", full)
+    path = tmp_path / "net.safetensors"
+    path.write_text("precious")
+    with pytest.raises(OutputError, match=r"cannot be written \(I/O error: No space left on device \(os error 28\)\);"):
+        dyncomp.save(network(), path, overwrite=True)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("net.safetensors", "precious")]
+
+
+@pytest.mark.parametrize("place", ["/proc/net.safetensors", "a" * 300, "/dev/null/net"])
+def test_a_place_that_cannot_be_written_is_told(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        dyncomp.save(network(), place)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", SOME)
+@pytest.mark.parametrize("names", [("cat",), ("cat", "dog", "gnu", "yak"), ()])
+def test_a_card_with_another_number_of_names_is_not_saved(method: str, names: tuple[str, ...], tmp_path: Path) -> None:
+    for net in (network(method), dyncomp.deployed(network(method))):
+        assert net.card is not None
+        net.card = replace(net.card, classes=names)
+        with pytest.raises(InvalidValue, match=rf"card names {len(names)} classes, which .*does not fit; set net.card"):
+            dyncomp.save(net, tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_read_with_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*given: object, **more: object) -> None:
         raise AssertionError("something was unpickled")
@@ -261,10 +316,10 @@ BAD: dict[str, tuple[Callable[[Path], None], type[DyncompError], str]] = {
     "no size": (rewritten(image_size=None), InvalidValue, "does not say its image_size"),
     "odd identity": (rewritten(identity={"method": "static"}), InvalidValue, r"does not say its identity\.backbone"),
     "text as identity": (rewritten(identity="static"), InvalidValue, "identity"),
-    "odd classes": (rewritten(classes="many"), InvalidValue, "what it says of its network cannot be read"),
+    "odd classes": (rewritten(classes="many"), InvalidValue, "says classes='many', where an integer above 0 belongs"),
     "odd mean": (rewritten(mean=[0.1, 0.2]), InvalidValue, "for 1 channels; give one value per channel"),
-    "odd type": (rewritten(dtype="int3"), InvalidValue, "its parameters are of type 'int3'; give one of float32"),
-    "another size": (rewritten(classes=5), InvalidValue, "holds the weights of another network"),
+    "odd type": (rewritten(dtype="int3"), InvalidValue, "says dtype='int3', where one of float32, float64"),
+    "another size": (rewritten(classes=5, class_names=None), InvalidValue, "holds the weights of another network"),
     "another method": (rewritten(method="condconv"), InvalidValue, "holds the weights of another network"),
     "plain as deployed": (rewritten(deployed=True), InvalidValue, "holds the weights of another network"),
     "missing plugin": (
@@ -309,6 +364,8 @@ def test_a_plugin_of_a_loose_file(tmp_path: Path) -> None:
         dyncomp.save(net, tmp_path / "net")
     with pytest.raises(UnknownName, match="include_path="):
         dyncomp.load(tmp_path / "net")
+    with pytest.raises(UnknownName, match="include_path="):
+        dyncomp.load(tmp_path / "net", include_path=None)
     for named in (file, str(file), [file]):
         other = dyncomp.load(tmp_path / "net", include_path=named)
         assert other.spec == "loose_method(width=4)"

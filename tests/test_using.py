@@ -249,6 +249,34 @@ def test_predictions_are_the_softmax_of_the_logits(method: str, ready: bool) -> 
     assert net.predict(normalised[:0]) == []
 
 
+def test_the_bytes_of_a_file_may_be_of_any_kind() -> None:
+    net, file = network(), io.BytesIO()
+    Image.fromarray(pixels()[0].numpy()).save(file, "PNG")
+    wanted = net.predict(file.getvalue())
+    for kind in (bytearray, memoryview):
+        assert net.predict(kind(file.getvalue())) == wanted
+        assert net.predict([kind(file.getvalue()), file.getvalue()]) == net.predict([file.getvalue()] * 2)
+        with pytest.raises(InvalidValue, match="the file of these bytes is no image"):
+            net.predict(kind(b"hello"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", ["static", "skipnet", "model_ensemble"])
+def test_answers_that_are_no_numbers_are_told(value: float, method: str) -> None:
+    batch = torch.randn(3, 1, 12, 12)
+    batch[1] = value
+    with pytest.raises(InvalidValue, match="answers to 1 of 3 images are no finite numbers"):
+        network(method=method).predict(batch)
+
+
+def test_names_that_are_too_few_are_told() -> None:
+    net = network()
+    assert net.card is not None
+    net.card = replace(net.card, classes=("a", "b"))
+    with pytest.raises(InvalidValue, match=r"tells 3 classes, and its card names 2; set net\.card"):
+        net.predict(torch.randn(1, 1, 12, 12))
+
+
 def test_an_ensembles_confidence_is_its_share() -> None:
     net = network(method="model_ensemble(members=3)")
     batch = torch.cat([net.preprocess(image) for image in pixels(count=4)])

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 
 from dyncomp._build import build
-from dyncomp._checkpoint import SHAPE, find_device
+from dyncomp._checkpoint import find_device
+from dyncomp._facts import SHAPE
 from dyncomp._version import __version__
 from dyncomp.bench.config import Config
 from dyncomp.bench.names import check_names, named_in, specs_in

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dyncomp._checkpoint import created, rebuilding_facts, restored
+from dyncomp._checkpoint import created, restored
+from dyncomp._facts import check_run, rebuilding_facts
 from dyncomp.bench.plan import Cell, Group
 from dyncomp.core import Method, Net
 from dyncomp.data import load
@@ -71,4 +73,5 @@ def _facts_of_run(checkpoint: Path) -> dict[str, Any]:
             f"{checkpoint} does not say its {', '.join(missing)}: dyncomp.save wrote it; give a checkpoint that a "
             "benchmark run wrote"
         )
+    check_run(checkpoint, facts["identity"], {field.name for field in fields(Recipe)})
     return facts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,12 +43,11 @@ def export(
     from dyncomp.bench import export_checkpoint  # torch is imported here, after the options were checked
 
     written, exported = export_checkpoint(checkpoint, format, routed, output)
-    typer.echo(f"{written}: {_in_words(exported.facts['form'], exported.facts['one_image'])}")
+    typer.echo(f"{written}: {_in_words(exported.facts)}")
 
 
-def _in_words(form: str, one_image: bool) -> str:
-    if form == "dense":
+def _in_words(facts: Mapping[str, Any]) -> str:
+    if facts["form"] == "dense":
         return "the dense form: right for every image and batch; every unit runs, so nothing is saved"
-    if one_image:
-        return "the routed form: one image at a time; what it does not use is not run"
-    return "the routed form: each image by its own mixed kernels, any batch"
+    images = "one image at a time" if facts["one_image"] else "any batch"
+    return f"the routed form: {' and '.join(facts['routes'])}, {images}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,8 @@ class Card:
             values = getattr(self, name)
             if values is not None and len(values) != self.in_channels:
                 raise InvalidValue(f"{name}={values!r} for {self.in_channels} channels; give one value per channel")
+            if values is not None and not all(map(math.isfinite, values)):
+                raise InvalidValue(f"{name}={values!r}; give finite numbers")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise InvalidValue(f"std={self.std!r}; give deviations above 0")
         if self.shorter_side is not None and self.shorter_side < self.image_size:
@@ -62,8 +65,8 @@ class Card:
             "in_channels": self.in_channels,
             "image_size": self.image_size,
             "class_names": list(self.classes),
-            "mean": None if self.mean is None else list(self.mean),
-            "std": None if self.std is None else list(self.std),
+            "mean": None if self.mean is None else list(map(float, self.mean)),
+            "std": None if self.std is None else list(map(float, self.std)),
             "shorter_side": self.shorter_side,
             "deployed": self.deployed,
         }
@@ -85,7 +88,7 @@ class Card:
                 shorter_side=None if side is None else int(side),
                 deployed=bool(facts.get("deployed", False)),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidValue(
                 f"what it says of its network cannot be read ({error}); give a file that dyncomp wrote"
             ) from error

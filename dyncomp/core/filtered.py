@@ -141,6 +141,8 @@ class Filtered(Op):
         y: Tensor = self.moving(torch.cat, parts)
         return y if len(groups) == len(x) else self.moving(_in_order, y, order)
 
+    kept_by = "gathered kernels"
+
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
         """One image on kernels cut to its filters: how many those are is a size, which a graph may leave open.
 

@@ -89,6 +89,7 @@ class Masked(Op):
         return self.block.join(y, shortcut)
 
     takes_one_image = False  # pixels of all images run together, however many there are
+    kept_by = "gathered pixels"
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
         """The sparse form as it is: what differs from image to image is a size, which a graph may leave open."""

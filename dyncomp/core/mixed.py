@@ -24,6 +24,7 @@ class Mixed(Op):
     """
 
     takes_one_image = False
+    kept_by = "mixed kernels"
 
     def __init__(
         self,

@@ -53,6 +53,9 @@ class Op(Taped, ABC):
     takes_one_image = True
     """Whether `branched` puts conditional operators into the graph, and so takes one image at a time."""
 
+    kept_by = "conditional operators"
+    """What `branched` keeps an image's route by, in the words of who exports the network"""
+
     reads: Op | None = None
     """The op whose used units are the input channels of this one: its coupled cost grows with both."""
 

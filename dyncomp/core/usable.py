@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -63,7 +64,8 @@ class Usable(nn.Module):
         `images` is an image as `preprocess` takes it, a sequence of them, an array (B, H, W, C) or a tensor of bytes
         (B, C, H, W); or a tensor of floats (B, C, H, W), taken for normalised already. Where logits are logarithms of
         shares, as those of ensembles are, the confidence is the share. Nothing is kept on the network. Raises
-        InvalidValue for images that do not fit, RuntimeError in training mode.
+        InvalidValue for images that do not fit, and for answers that are no numbers or more than the classes that the
+        card names; RuntimeError in training mode.
         """
         card = self._known_card()
         batch = self._batch(card, images)
@@ -72,6 +74,7 @@ class Usable(nn.Module):
         with torch.inference_mode():
             batch = batch.contiguous(memory_format=torch.channels_last)  # the layout of its kernels
             logits: Tensor = self(batch, sparse=True, record=False).logits
+            _check(logits, card)
             confidence, chosen = logits.float().softmax(dim=1).max(dim=1)
         names = [card.classes[label] for label in chosen.tolist()]
         return [Prediction(name, value) for name, value in zip(names, confidence.tolist(), strict=True)]
@@ -109,6 +112,21 @@ class Usable(nn.Module):
         return self.card
 
 
+def _check(logits: Tensor, card: Card) -> None:
+    """Raise InvalidValue for logits (B, Y) that name no class."""
+    if logits.shape[1] != len(card.classes):
+        raise InvalidValue(
+            f"the network tells {logits.shape[1]} classes, and its card names {len(card.classes)}; set net.card = "
+            "dataclasses.replace(net.card, classes=(...)), one name for each class"
+        )
+    wrong = logits.isnan().any(dim=1) | (logits == math.inf).any(dim=1) | (logits == -math.inf).all(dim=1)
+    if bool(wrong.any()):
+        raise InvalidValue(
+            f"the network's answers to {int(wrong.sum())} of {len(logits)} images are no finite numbers; give images "
+            "of finite numbers, and check that the network's parameters are finite"
+        )
+
+
 def _are_pixels(images: Tensor) -> bool:
     """Whether numbers lie from 0 to 1, and are not all 0: normalised images have pixels below their mean."""
     return bool(images.numel()) and 0 <= float(images.min()) <= float(images.max()) <= 1 and bool(images.any())
@@ -120,4 +138,4 @@ def _is_several(images: object) -> bool:
         return images.ndim == 4
     if isinstance(images, Tensor):
         return images.dim() == 4
-    return isinstance(images, Sequence) and not isinstance(images, str | bytes | Image.Image)
+    return isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview | Image.Image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import json
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from dyncomp.errors import CannotExport, UnknownName
 from dyncomp.export.graph import Graph, quiet
+from dyncomp.export.text import one_line
 
 Facts = Mapping[str, Any]
 Run = Callable[[NDArray[Any]], NDArray[Any]]
@@ -42,6 +44,21 @@ class Format(ABC):
             raise CannotExport(
                 f"format {self.name} needs {', '.join(missing)}, which is not installed; pip install 'dyncomp[export]'"
             )
+
+    def check_imports(self) -> None:
+        """Raises CannotExport where a module is there and cannot be imported."""
+        for module in self.needs:
+            try:
+                importlib.import_module(module)
+            except Exception as error:  # a library that is half installed raises what it likes
+                raise self.broken(error, module) from error
+
+    def broken(self, error: Exception, module: str = "") -> CannotExport:
+        """What to raise where a module, if it is known which, or one that it needs cannot be imported."""
+        what = f"{module or 'a module that it is run by'}, which cannot be imported ({one_line(error)})"
+        return CannotExport(
+            f"format {self.name} needs {what}; pip install 'dyncomp[export]' anew, with --force-reinstall"
+        )
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files that the format writes for `path`."""

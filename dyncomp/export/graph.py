@@ -23,11 +23,15 @@ from dyncomp.export.text import one_line
 
 @dataclass(frozen=True)
 class Graph:
-    """`program` maps images (B, C, H, W) to logits (B, Y); with `one_image`, B is 1, else any number from 1."""
+    """`program` maps images (B, C, H, W) to logits (B, Y); with `one_image`, B is 1, else any number from 1.
+
+    `routes` says what keeps the routes of a routed form: see `Op.kept_by`.
+    """
 
     program: ExportedProgram
     form: GraphForm
     one_image: bool
+    routes: tuple[str, ...] = ()
 
 
 def graph_of(net: Net, routed: bool) -> Graph:
@@ -53,12 +57,20 @@ def graph_of(net: Net, routed: bool) -> Graph:
             f"torch.export cannot take the {form} form ({one_line(error)}); the op has to do without Python's `if` on "
             "tensors and without a fixed number of images"
         ) from error
-    return Graph(program, form, one_image)
+    routes = {op.kept_by for op in net.sites.values()} if routed else set[str]()
+    return Graph(program, form, one_image, tuple(sorted(routes)))
 
 
 def _check(net: Net, routed: bool) -> None:
     if net.costs is None:
         raise CannotExport("the network does not know its images; set net.costs = measure_costs(net, images[:1]) first")
+    narrow = {value.dtype for value in net.state_dict().values()} & {torch.bfloat16, torch.float16}
+    if narrow:
+        types = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in narrow))
+        raise CannotExport(
+            f"the network is in {types}, and formats hold float32 or float64; export net.float(), or save that by "
+            "dyncomp.save and export the file"
+        )
     modules = list(net.modules())
     if any(isinstance(m, ReadyConv2d) or (isinstance(m, ResidualBlock) and m.ready is not None) for m in modules):
         raise CannotExport("the network runs code of this machine; export the one that `deployed` was given")

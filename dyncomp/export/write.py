@@ -30,19 +30,21 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def export_network(
-    net: Net, path: Path, format: str, routed: bool = False, about: Mapping[str, Any] = _NOTHING
+    net: Net, path: str | Path, format: str, routed: bool = False, about: Mapping[str, Any] = _NOTHING
 ) -> Exported:
     """Write the network to `path` in a format of `FORMATS`, whole or not at all; gives what was written, ready to run.
 
     The dense form is right for every image and batch, and saves nothing. With `routed`, what an image does not use is
-    not run: experts for any batch, everything else for one image at a time. `about` is JSON that is kept in the file
-    beside `form`, `one_image`, `image_shape`, `classes`, `dtype`, `dyncomp`. What is written was compared with the
-    network on a few random images. Raises OutputError where a file exists or the folder does not, UnknownName for
-    another format, and CannotExport where the format is not installed or cannot hold the network in that form.
+    not run: experts and pixels for any batch, everything else for one image at a time. `about` is JSON that is kept in
+    the file beside `form`, `one_image`, `routes`, `image_shape`, `classes`, `dtype`, `dyncomp`. What is written was
+    compared with the network on a few random images. Raises OutputError where a file exists or the folder does not,
+    UnknownName for another format, and CannotExport where the format is not installed or cannot hold the network in
+    that form.
     """
-    kind = format_of(format)
+    kind, path = format_of(format), Path(path)
     free_path(path, kind)
     kind.check_installed()
+    kind.check_imports()
     graph, images = graph_of(net, routed), _images(net)
     with evaluating(net):
         wanted = net(images, sparse=True, record=False).logits.cpu().numpy()
@@ -65,6 +67,7 @@ def _facts(net: Net, graph: Graph, wanted: NDArray[Any], about: Mapping[str, Any
         **about,
         "form": graph.form,
         "one_image": graph.one_image,
+        "routes": list(graph.routes),
         "image_shape": list(net.costs.image_shape),
         "classes": wanted.shape[1],
         "dtype": str(wanted.dtype),

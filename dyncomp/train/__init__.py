@@ -1,6 +1,6 @@
 """Runs a method's stages on a built network, and keeps what was learnt."""
 
-from dyncomp.train.checkpoint import load_checkpoint, read_facts, save_checkpoint
+from dyncomp.train.checkpoint import load_checkpoint, read_facts, save_checkpoint, stored_numbers
 from dyncomp.train.clock import Diverged, Progress, StageLog
 from dyncomp.train.initial import start_from
 from dyncomp.train.loop import train
@@ -16,6 +16,7 @@ __all__ = [
     "read_facts",
     "save_checkpoint",
     "start_from",
+    "stored_numbers",
     "train",
     "trains_in_bfloat16",
 ]

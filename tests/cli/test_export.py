@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from dyncomp._build import build
+from dyncomp._checkpoint import save
 from dyncomp.cli import dyncomp_main
+from dyncomp.errors import CannotExport
 from dyncomp.export import load_exported
+from dyncomp.export.formats import FORMATS
 from dyncomp.train import save_checkpoint
 
 SHAPE = {"classes": 3, "in_channels": 1, "image_size": 8}
@@ -78,7 +81,6 @@ def test_bad_checkpoints_are_one_line(
     (foreign := tmp_path / "foreign.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     assert "is not a checkpoint of dyncomp" in fails(monkeypatch, capsys, foreign)
     assert "no such file" in fails(monkeypatch, capsys, "absent.safetensors")
-    assert "was written by dyncomp 99.1" in fails(monkeypatch, capsys, checkpoint(tmp_path, version="99.1"))
     assert "give its file by --include-path" in fails(monkeypatch, capsys, checkpoint(tmp_path, method="of_a_plugin"))
     assert "holds the weights of another network" in fails(monkeypatch, capsys, checkpoint(tmp_path, method="lkam"))
 
@@ -92,3 +94,57 @@ def test_bad_options_are_one_line(
     assert "exists, and nothing is written over" in fails(monkeypatch, capsys, net, "--format", "torch.export")
     assert "there is no folder" in fails(monkeypatch, capsys, net, "--output", "absent/net.onnx")
     assert "ends in .onnx" in fails(monkeypatch, capsys, net, "--output", "net.pt2")
+
+
+WORDS = {
+    "skipnet": "conditional operators, one image at a time",
+    "early_exit": "conditional operators, one image at a time",
+    "fbs": "gathered kernels, one image at a time",
+    "dynconv": "gathered pixels, any batch",
+    "condconv": "mixed kernels, any batch",
+}
+
+
+@pytest.mark.parametrize("method", WORDS)
+def test_the_routed_form_is_told_by_what_keeps_its_routes(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "net.safetensors"
+    save(build(method, "cifar_resnet8", **SHAPE), path)
+    assert not exports(monkeypatch, path, "--format", "torch.export", "--routed")
+    assert f"net.routed.pt2: the routed form: {WORDS[method]}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["--dense", "--routed"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_narrow_type_is_one_line(
+    form: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino")
+    path = tmp_path / "net.safetensors"
+    save(build("skipnet", "cifar_resnet8", **SHAPE).bfloat16(), path)
+    message = "the network is in bfloat16, and formats hold float32 or float64; export net.float()"
+    assert message in fails(monkeypatch, capsys, path, "--format", name, form)
+
+
+BROKEN = "raise ImportError('libonnx.so: no such file')"
+
+
+def test_a_broken_extra_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in FORMATS["openvino"].needs:
+        (tmp_path / "broken" / name).mkdir(parents=True)
+        (tmp_path / "broken" / name / "__init__.py").write_text(BROKEN)
+        for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.syspath_prepend(str(tmp_path / "broken"))
+    for name in ("onnx", "openvino"):
+        line = fails(monkeypatch, capsys, checkpoint(tmp_path), "--format", name)
+        assert f"format {name} needs onnx, which cannot be imported (ImportError: libonnx.so: no such file)" in line
+        assert "pip install 'dyncomp[export]'" in line
+    (written := tmp_path / "net.onnx").write_bytes(b"")
+    with pytest.raises(
+        CannotExport, match=r"format onnx needs .* cannot be imported .*pip install 'dyncomp\[export\]'"
+    ):
+        load_exported(written)

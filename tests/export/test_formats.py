@@ -87,6 +87,31 @@ def test_images_that_do_not_fit_are_one_line(static: Net, tmp_path: Path) -> Non
             found(wrong)
 
 
+def test_what_is_no_array_is_one_line_and_paths_may_be_text(static: Net, tmp_path: Path) -> None:
+    given = export_network(static, str(tmp_path / "text.pt2"), "torch.export")
+    assert given.facts["routes"] == []
+    found = load_exported(str(tmp_path / "text.pt2"))
+    for wrong in (None, [[1.0]], torch.zeros(2, 1, 16, 16), "images", 3):
+        with pytest.raises(
+            InvalidValue, match=r"images of type \w+; give a NumPy array \(images, 1, 16, 16\) of float32"
+        ):
+            found(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValue, match=r"gone\.pt2: no such file"):
+        load_exported(str(tmp_path / "gone.pt2"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("routed", [False, True])
+def test_a_narrow_type_is_told_before_any_work(dtype: torch.dtype, name: str, routed: bool, tmp_path: Path) -> None:
+    if name in MISSING:
+        pytest.skip("the extra `export` is not installed")
+    net = net_of("skipnet").to(dtype)
+    with pytest.raises(CannotExport, match=rf"the network is in {str(dtype)[6:]}, .*; export net\.float\(\)"):
+        exported(net, tmp_path, name, routed)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_written_over(static: Net, tmp_path: Path) -> None:
     (tmp_path / "net.pt2").write_text("mine")
     with pytest.raises(OutputError, match=r"net\.pt2 exists, and nothing is written over"):
