@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +15,7 @@ from dyncomp.core.branches import graph_form, is_traced
 from dyncomp.core.columns import in_graph
 from dyncomp.core.forms import Form, of_convolution, of_linear
 from dyncomp.core.kernels import Geometry, convolve
+from dyncomp.core.locks import making
 from dyncomp.core.mixture import Mix, Mixture
 from dyncomp.core.shape_key import shape_key
 from dyncomp.core.tiles import Mixing
@@ -134,6 +135,13 @@ class ExpertLayer(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output for features x, each image by its own mix."""
+        recording = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        held = _held((self.weight, self.bias)) if recording else ()
+        y = self._forward(x)
+        del held  # from here on the graph of y holds them
+        return y
+
+    def _forward(self, x: Tensor) -> Tensor:
         mix = self.mixture.mix
         if graph_form() == "routed":
             return in_graph(x, self._mixing(mix), self.geometry)
@@ -210,6 +218,17 @@ class ExpertLinear(ExpertLayer):
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One linear layer for all images."""
         return F.linear(x, weight, bias)
+
+
+def _held(parameters: Iterable[Tensor | None]) -> list[Tensor]:
+    """Keeps the nodes alive by which parameters stand in graphs, as long as what comes back is kept.
+
+    Torch makes such a node under a lock of the parameter, for which it may need Python's lock; an autograd function has
+    Python's lock when it asks for the node. Threads that share a network would wait for each other for ever, unless the
+    node is there (torch 2.14, without any dyncomp: one thread takes `p[0]`, another `p.flatten()`, again and again).
+    """
+    with making:
+        return [p.view_as(p) for p in parameters if p is not None and p.requires_grad]
 
 
 def _drawn_alike(parameter: Tensor, experts: int) -> Tensor:

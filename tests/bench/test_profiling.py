@@ -13,7 +13,7 @@ from torch import nn
 
 import dyncomp
 from dyncomp.bench import profiling
-from dyncomp.core.deploy import batch_norms
+from dyncomp.core.folding import batch_norms
 from dyncomp.errors import BrokenPlugin, DyncompError, InvalidValue
 from dyncomp.store.files import plain
 from tests.bench.profile_modules import Plain, make
