@@ -360,3 +360,11 @@ TABLE = (Path(__file__).parents[1] / "docs" / "types-and-modes.md").read_text(en
 
 def test_the_table_names_the_methods_that_are_exceptions() -> None:
     assert set(re.findall(r"`(\w+)`", TABLE)) & set(list_methods()) == {*ONE_SIZE, *MIXING, *ENSEMBLES}
+
+
+@every_method
+@both_kinds
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_images_of_another_type_than_the_parameters_are_one_line(method: str, kind: str, dtype: torch.dtype) -> None:
+    with pytest.raises(InvalidValue, match=rf"^images of {dtype}, and a network of torch\.float32; give images\.to"):
+        network(method, kind)(images(dtype=dtype))

@@ -60,7 +60,7 @@ class ResidualBlock(nn.Module):
 
     def on(self, x: Tensor, shortcut: Tensor) -> Tensor:
         """The block's output, its shortcut (B, C', H', W') given."""
-        code = None if self.ready is None else self.ready.code(x, shortcut, len(x), self.body)
+        code = None if self.ready is None else self.ready.code(x, shortcut, x.shape[0], self.body)
         if code is None:
             return self.join(self.body(x), shortcut)
         return code.run(x, shortcut, code.new(x))

@@ -54,7 +54,7 @@ class ReadyBody:
         `layers` runs the body layer by layer.
         """
         first = self.convolutions[0]._parameters.get("weight")
-        if not images or first is None or not direct.serves(x, first) or not nobody_listens(self.layers):
+        if first is None or not direct.serves(x, first) or not images or not nobody_listens(self.layers):
             return None
         if not self._parts.are_the_same():
             return None

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from dyncomp.core.remembered import Remembered
 from dyncomp.core.tape import Tape
@@ -51,16 +52,21 @@ def graph_form() -> GraphForm | None:
 
 def is_traced() -> bool:
     """Whether a graph is made that other images will go through: by `in_graph`, torch.export or the old tracer."""
+    if torch.compiler.is_exporting():
+        return True
     if torch.compiler.is_dynamo_compiling():
         return False
-    return _form.get() is not None or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    return _form.get() is not None or torch._C._get_tracing_state() is not None
 
 
 def freezes_routes() -> bool:
     """Whether the sparse form, run now, would leave these images' routes in a graph, unknown to who asked for it."""
+    if torch.compiler.is_exporting():
+        return torch.compiler.is_dynamo_compiling() or not _one_route.get()
     if torch.compiler.is_dynamo_compiling():  # a compiler reads each decision anew
         return False
-    traced = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    traced = torch._C._get_tracing_state() is not None
+    traced = traced or (torch._C._len_torch_dispatch_stack() > 0 and get_proxy_mode() is not None)  # make_fx
     return traced and not _one_route.get()
 
 

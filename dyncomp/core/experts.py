@@ -166,7 +166,8 @@ class ExpertLayer(nn.Module, ABC):
 
     def _key(self, x: Tensor) -> tuple[object, ...]:
         weight = self.weight
-        parameter = (self.kernel_shape, self.mixture.experts, weight.dtype, weight.is_inference())
+        inference = not torch.compiler.is_compiling() and weight.is_inference()  # compilers cannot ask
+        parameter = (self.kernel_shape, self.mixture.experts, weight.dtype, inference)
         return (*shape_key(x), *parameter, torch.is_grad_enabled())
 
     def _step(self, form: Callable[[Tensor, Mix], Tensor], x: Tensor, mix: Mix) -> None:

@@ -113,12 +113,26 @@ class Net(Usable):
         outer, self._tapes.current = self._tapes.current, tape
         try:
             logits = self.model(images)
+        except RuntimeError:  # torch's, of layers that the user did not write
+            self._check_type(images)
+            raise
         finally:
             self._tapes.current = outer
         if not record:
             return Output(logits, Trace({}, {}, tape.images), self.costs, tape.said)
         again, trace = self._again(images, sparse), self._trace(tape, logits)
         return Output(logits, trace, self.costs, tape.said, again, images.shape[1:])
+
+    def _check_type(self, images: Tensor) -> None:
+        """Raise InvalidValue where images are of another type than the parameters, and nothing converts them."""
+        types = {parameter.dtype for parameter in self.parameters()}
+        device = images.device.type
+        if len(types) == 1 and images.dtype not in types and not torch.is_autocast_enabled(device):
+            (wanted,) = types
+            raise InvalidValue(
+                f"images of {images.dtype}, and a network of {wanted}; give images.to({wanted}), or net.to"
+                f"({images.dtype})"
+            )
 
     @property
     def tape(self) -> Tape:

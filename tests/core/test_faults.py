@@ -208,6 +208,27 @@ def test_a_fork_in_the_middle_answers_alike(of_parent: int, of_child: int, besid
     assert ended.returncode == 0, ended.stderr
 
 
+AFTER_SEVERAL_THREADS = """
+import os, torch, dyncomp
+torch.set_num_threads(2)
+net = dyncomp.deployed(dyncomp.build("skipnet", "cifar_resnet8", classes=4, in_channels=1, image_size=16))
+x = torch.randn(64, 1, 16, 16)
+with torch.inference_mode():
+    wanted = net(x, record=False).logits.clone()
+    child = os.fork()
+    if not child:
+        os._exit(int(not torch.allclose(net(x, record=False).logits, wanted, atol=1e-5)))
+assert os.waitpid(child, 0)[1] == 0
+assert torch.get_num_threads() == 2
+"""
+
+
+def test_a_child_of_a_process_that_ran_on_several_threads_answers_on_one() -> None:
+    """Torch's operators would wait for threads that the child does not have."""
+    ended = run_python(AFTER_SEVERAL_THREADS)
+    assert ended.returncode == 0, ended.stderr
+
+
 def answer_there(net: Net, x: Tensor) -> list[list[float]]:
     """In a process of its own."""
     torch.set_num_threads(1)

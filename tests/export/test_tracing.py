@@ -7,9 +7,10 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from benchmarks.divided import images_for
-from dyncomp.core import Net
+from dyncomp.core import Net, deployed
 from dyncomp.core.branches import one_route
 from dyncomp.errors import CannotExport
 from tests.export.test_graph_forms import NOTHING_DECIDED, SPECS, net_of
@@ -80,3 +81,29 @@ def test_torch_export_of_the_sparse_form_says_what_to_use_instead() -> None:
     net = net_of("skipnet")
     with pytest.raises(CannotExport, match="`dyncomp export`"):
         torch.export.export(Logits(net, True), (images_for(net, 1, seed=1),), strict=False)
+
+
+@pytest.mark.parametrize("spec", ["skipnet", "condconv", "fbs", "dynconv"])
+def test_strict_torch_export_of_the_sparse_form_says_what_to_use_instead(spec: str) -> None:
+    net = net_of(spec)
+    with pytest.raises(Exception, match="`dyncomp export`"):  # in a page of the compiler's own
+        torch.export.export(Logits(net, True), (images_for(net, 1, seed=1),), strict=True)
+
+
+def test_make_fx_of_the_sparse_form_says_what_to_use_instead() -> None:
+    net = net_of("fbs")
+    with pytest.raises(CannotExport, match="`dyncomp export`"):
+        make_fx(Logits(net, True))(images_for(net, 2, seed=1))
+
+
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")  # of the pass's own tape
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "not strict"])
+@pytest.mark.parametrize("ready", [False, True], ids=["as it is", "deployed"])
+@pytest.mark.parametrize("spec", ["static", "skipnet", "condconv", "fbs", "early_exit"])
+def test_torch_export_of_the_dense_form_takes_any_batch(spec: str, ready: bool, strict: bool) -> None:
+    net = deployed(net_of(spec)) if ready else net_of(spec)
+    x, batch = images_for(net, 5, seed=1), {"x": {0: torch.export.Dim("batch", min=1)}}
+    with torch.no_grad():
+        program = torch.export.export(Logits(net, False), (x[:3],), strict=strict, dynamic_shapes=batch)
+        assert torch.allclose(program.module()(x), net(x, sparse=False).logits, atol=1e-5)
+        assert torch.allclose(program.module()(x[:1]), net(x[:1], sparse=False).logits, atol=1e-5)

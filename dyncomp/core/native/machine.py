@@ -64,8 +64,10 @@ class _Team(threading.local):
     lost = False
 
     def forked(self) -> None:
-        """In a child process, which has nothing but the thread that forked."""
+        """In a child process, which has nothing but the thread that forked: torch would wait there for the others."""
         self.lost = self.kept
+        if self.lost:
+            torch.set_num_threads(1)
 
 
 _team = _Team()
@@ -82,8 +84,7 @@ class Threads:
         """Call the function at that address on `count` threads at once, each with the same arguments.
 
         In the child of a fork, the thread that forked goes on alone if it ran such code on several threads before:
-        OpenMP would wait for those for ever. So it does in torch's own operators, on which nothing is gained here: a
-        child calls `torch.set_num_threads(1)`, or runs networks in threads that it starts itself.
+        OpenMP would wait for those for ever. So it does in torch's own operators, which have one thread from then on.
         """
         if count > 1:
             if _team.lost:
