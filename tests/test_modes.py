@@ -29,7 +29,7 @@ from dyncomp.core.gates import RecurrentGate
 from dyncomp.core.masked import Masked
 from dyncomp.core.planned import Planned
 from dyncomp.core.tuner import by_last_ways
-from dyncomp.errors import CannotDeploy, DyncompError, InvalidValue
+from dyncomp.errors import CannotDeploy, InvalidValue
 
 SIDE, MANY, CLASSES = 16, 7, 5
 ROUNDINGS = 16
@@ -251,14 +251,6 @@ def test_what_are_no_images_of_the_network(method: str, kind: str, case: str) ->
     with pytest.raises(InvalidValue, match=f"^{says}") as caught:
         network(method, kind)(given)
     assert "\n" not in str(caught.value)
-
-
-@every_method
-@both_kinds
-def test_images_of_another_type_than_the_networks_are_torchs_to_refuse(method: str, kind: str) -> None:
-    with pytest.raises(RuntimeError) as caught, torch.no_grad():
-        network(method, kind)(images(dtype=torch.float64))
-    assert not isinstance(caught.value, DyncompError) and "\n" not in str(caught.value)
 
 
 @pytest.fixture
