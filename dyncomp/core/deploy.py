@@ -35,11 +35,12 @@ def deployed(net: Net) -> Net:
     that is made for their shapes wherever a trial finds that faster than torch's (`ready.py`). In inference mode,
     blocks that images skip overwrite features that nobody else reads, unless the network has a hook, which may keep
     them. Layers that are replaced, hooks, and parameters that change are seen, whether torch's operators and optimizers
-    write them or somebody by `.data`, numpy or a view; writing through a storage or a raw pointer is not, nor may be
-    what is set on a layer by hand, a stride, a router's temperature, a `forward` of its own. Sites keep their names;
-    parameters do not. The network given stays as it is. Raises RuntimeError where it does not know its costs, and with
-    them its images, and CannotDeploy where the copy answers otherwise: the network runs layers by another way than
-    calling them. In bfloat16 and float16 it is folded and compared in float32.
+    write them or somebody by `.data` or numpy, of a parameter or a view that one of its methods made. Not seen: writing
+    through storages, raw pointers, or `.data` of a view by a function (`torch.flatten(p)`); nor, perhaps, what is set
+    on a layer by hand, a stride, a router's temperature, a `forward` of its own. Sites keep their names; parameters do
+    not. The network given stays as it is. Raises RuntimeError where it does not know its costs, and with them its
+    images, and CannotDeploy where the copy answers otherwise: the network runs layers by another way than calling them.
+    In bfloat16 and float16 it is folded and compared in float32.
     """
     plain = _copied(net)
     narrow = widened(plain)
