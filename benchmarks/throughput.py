@@ -24,7 +24,7 @@ from dyncomp.core import Net
 
 BACKBONES = {"cifar_resnet14(width=0.5)": (1, 28), "cifar_resnet38": (3, 32)}
 """and the channels and the side of their images"""
-ROUNDS, SECONDS, IMAGES = 11, 0.5, 64
+ROUNDS, SECONDS, IMAGES = 7, 0.5, 64
 RECORDS = Path(__file__).with_name("throughput.json")
 TABLE = RECORDS.with_suffix(".md")
 
