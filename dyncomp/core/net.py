@@ -99,14 +99,7 @@ class Net(Usable):
         """
         if self.costs is not None and torch._C._get_tracing_state() is None:  # where a comparison would be a tensor
             _check_images(images, self.costs.image_shape)
-        sparse = not self.training if sparse is None else sparse
-        if sparse and self.training:
-            raise RuntimeError("the sparse form is for evaluation: call net.eval() first")
-        if sparse and self.sites and freezes_routes():
-            raise CannotExport(
-                "traced in the sparse form, the network would send every image down the route of this one; write it by "
-                "`dyncomp export` or dyncomp.export.export_network, or trace net(images, sparse=False).logits"
-            )
+        sparse = self._is_sparse(sparse)
         if decisions:
             self._check(decisions, len(images))
         tape = Tape(images.shape[0], sparse, record, decisions, self.sampling, meter)
@@ -122,6 +115,18 @@ class Net(Usable):
             return Output(logits, Trace({}, {}, tape.images), self.costs, tape.said)
         again, trace = self._again(images, sparse), self._trace(tape, logits)
         return Output(logits, trace, self.costs, tape.said, again, images.shape[1:])
+
+    def _is_sparse(self, asked: bool | None) -> bool:
+        """The form of a pass. Raises RuntimeError and CannotExport where the sparse one cannot be had."""
+        sparse = not self.training if asked is None else asked
+        if sparse and self.training:
+            raise RuntimeError("the sparse form is for evaluation: call net.eval() first")
+        if sparse and self.sites and freezes_routes():
+            raise CannotExport(
+                "traced in the sparse form, the network would send every image down the route of this one; write it by "
+                "`dyncomp export` or dyncomp.export.export_network, or trace net(images, sparse=False).logits"
+            )
+        return sparse
 
     def _check_type(self, images: Tensor) -> None:
         """Raise InvalidValue where images are of another type than the parameters, and nothing converts them."""

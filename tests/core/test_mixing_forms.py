@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -305,12 +306,20 @@ def test_packed_experts_follow_their_parameter() -> None:
 @needs_packing
 def test_copies_go_with_their_parameter() -> None:
     layer, x, _ = packing("3x3 without bias", 5)
-    held = len(copies._copies)
     with torch.no_grad():
         packed_output(layer, x)
+        held = weakref.ref(layer.weight.copies)  # type: ignore[attr-defined]  # it is tracked
         packed_output(layer, x)
-    assert len(copies._copies) == held + 1
+    assert held() is layer.weight.copies  # type: ignore[attr-defined]
     del layer
+    assert held() is None
+
+
+def test_copies_of_a_tensor_that_is_not_tracked_go_with_it_too() -> None:
+    held, numbers = len(copies._copies), torch.ones(3)
+    assert copies.copied(numbers, "twice", lambda all_: 2 * all_) is copies.copied(numbers, "twice", lambda all_: all_)
+    assert len(copies._copies) == held + 1
+    del numbers
     assert len(copies._copies) == held
 
 
