@@ -14,7 +14,7 @@ from dyncomp._build import build, numbers_of, sizes_of
 from dyncomp._facts import DTYPES, check_size, rebuilding_facts
 from dyncomp._version import __version__
 from dyncomp.core import BackboneFamily, Card, Method, Net, deployed
-from dyncomp.errors import DeviceNotAvailable, DyncompError, InvalidValue, OutputError, UnknownName
+from dyncomp.errors import DeviceNotAvailable, DyncompError, InvalidValue, OutputError, UnknownName, in_one_line
 from dyncomp.registry import BACKBONES, METHODS, Registry, include_path
 from dyncomp.spec import full_spec, spec_of
 from dyncomp.train import load_checkpoint, save_checkpoint
@@ -131,7 +131,7 @@ def _untrained_net(checkpoint: Path, card: Card, method: Method, family: Backbon
     except DyncompError:
         raise
     except Exception as error:  # whatever code of plugins and torch do with sizes that cannot be
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        told = in_one_line(error, 200)
         raise InvalidValue(f"{checkpoint}: the network that it names cannot be built ({told})") from error
 
 

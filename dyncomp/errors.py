@@ -39,6 +39,7 @@ __all__ = [
     "OutputError",
     "UnknownName",
     "UnpricedOperators",
+    "in_one_line",
 ]
 
 
@@ -104,3 +105,9 @@ class DeviceNotAvailable(DyncompError):
 
 class BadAnswer(DyncompError):
     """A network that fails on a batch, or whose answers have the wrong shape, are no numbers, or are not repeatable."""
+
+
+def in_one_line(error: BaseException, most: int = 300) -> str:
+    """An exception's kind and text, so many characters of it."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= most else f"{text[:most]}..."

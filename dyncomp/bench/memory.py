@@ -18,10 +18,10 @@ from dyncomp.bench.plugins import Plugins, known_plugins
 from dyncomp.bench.rebuild import rebuild
 from dyncomp.core import Method, Net
 from dyncomp.data import ImageSplit, Split
+from dyncomp.errors import in_one_line
 from dyncomp.profile.activations import activation_bytes
 from dyncomp.profile.apart import Apart, NotMeasured
 from dyncomp.profile.peak import MIB, Work
-from dyncomp.profile.sanity import in_one_line
 from dyncomp.train import Recipe, train
 
 BATCH_SIZE = 64

@@ -15,10 +15,10 @@ from torch.optim import SGD
 
 from dyncomp.bench.memory import OF, figures_of
 from dyncomp.core import Net
-from dyncomp.errors import BrokenPlugin, InvalidValue
+from dyncomp.errors import BrokenPlugin, InvalidValue, in_one_line
 from dyncomp.profile.apart import Apart
 from dyncomp.profile.peak import Work, load_libraries, rise_bytes
-from dyncomp.profile.sanity import in_one_line, tensors_in
+from dyncomp.profile.sanity import tensors_in
 
 FORM = (
     "give module:name, such as my.module:make_model, where the name is a module of torch or a function that makes one"

@@ -27,7 +27,7 @@ from dyncomp.core.counter import MacCounter
 from dyncomp.core.deploy import folded
 from dyncomp.core.modes import evaluating
 from dyncomp.data import ImageSplit, Split
-from dyncomp.errors import BadAnswer, CannotDeploy, InvalidValue
+from dyncomp.errors import BadAnswer, CannotDeploy, InvalidValue, in_one_line
 from dyncomp.profile import (
     Alone,
     LatencyRounds,
@@ -39,7 +39,7 @@ from dyncomp.profile import (
     measure_latency,
 )
 from dyncomp.profile.apart import Apart
-from dyncomp.profile.sanity import check_module, in_one_line
+from dyncomp.profile.sanity import check_module
 from dyncomp.samples import verdict
 
 T = TypeVar("T")

@@ -14,9 +14,9 @@ from dyncomp.bench.stamp import now
 from dyncomp.bench.timeshares import where_time_goes
 from dyncomp.bench.timing import said_what_to_do
 from dyncomp.core import Net
+from dyncomp.errors import in_one_line
 from dyncomp.profile import as_timed, environment
 from dyncomp.profile.apart import Apart
-from dyncomp.profile.sanity import in_one_line
 from dyncomp.store import Store
 
 

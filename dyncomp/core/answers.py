@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from dyncomp.errors import CannotDeploy
+from dyncomp.errors import CannotDeploy, in_one_line
 
 NARROW = (torch.bfloat16, torch.float16)
 """types so coarse that two right answers may differ by as much as a right and a wrong one"""
@@ -35,7 +35,7 @@ def answers_in_float32(run: Callable[[], Any], narrow: torch.dtype | None) -> An
         return run()
     except Exception as error:  # whatever the network's own code meets
         raise CannotDeploy(
-            f"a network in {_name(narrow)} is made ready for use in float32, in which it fails ({_in_one_line(error)}):"
+            f"a network in {_name(narrow)} is made ready for use in float32, in which it fails ({_told(error)}):"
             f" let its code follow the type of its parameters"
         ) from error
 
@@ -45,7 +45,7 @@ def check_same(before: Any, run: Callable[[], Any]) -> None:
     try:
         pairs = list(zip(tree_leaves(before), tree_leaves(run()), strict=True))
     except Exception as error:  # whatever the network's own code meets where a layer was
-        raise CannotDeploy(f"made ready for use, the network fails ({_in_one_line(error)}): {_WHY}") from error
+        raise CannotDeploy(f"made ready for use, the network fails ({_told(error)}): {_WHY}") from error
     for one, other in pairs:
         if isinstance(one, Tensor) and one.is_floating_point():
             allowed = 10 * torch.finfo(one.dtype).eps ** 0.5 * float(one.nan_to_num().abs().max())
@@ -59,9 +59,7 @@ def check_runs(run: Callable[[], Any], narrow: torch.dtype) -> None:
     try:
         run()
     except Exception as error:  # whatever the network's own code meets, and what torch cannot do in the type
-        raise CannotDeploy(
-            f"made ready for use in {_name(narrow)}, the network fails ({_in_one_line(error)})"
-        ) from error
+        raise CannotDeploy(f"made ready for use in {_name(narrow)}, the network fails ({_told(error)})") from error
 
 
 _WHY = (
@@ -70,8 +68,8 @@ _WHY = (
 )
 
 
-def _in_one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+def _told(error: Exception) -> str:
+    return in_one_line(error, most=200)
 
 
 def _name(dtype: torch.dtype) -> str:

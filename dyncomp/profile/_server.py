@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import torch
 
+from dyncomp.errors import in_one_line
 from dyncomp.profile.peak import Work, load_libraries, rise_bytes
-from dyncomp.profile.sanity import in_one_line
 
 
 def serve() -> None:

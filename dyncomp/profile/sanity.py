@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dyncomp.core import Net, Output
 from dyncomp.core.modes import evaluating
-from dyncomp.errors import BadAnswer
+from dyncomp.errors import BadAnswer, in_one_line
 
 SAME = 1e-3
 """share of the largest value by which rounding may move an answer that is asked for again"""
@@ -105,12 +105,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def in_one_line(error: BaseException) -> str:
-    """An exception's kind and text."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _check_numbers(tensor: Tensor, where: str) -> None:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyncomp.errors import in_one_line
 from dyncomp.profile.allocator import USUAL, keep_freed_memory
 from dyncomp.profile.child import live_with_parent
 from dyncomp.profile.clock import Run, clock_of
 from dyncomp.profile.rest import wait_for_own_threads
-from dyncomp.profile.sanity import in_one_line
 
 Make = Callable[[], Run]
 """what builds a form of a network; it travels to another process, so: a `functools.partial` of a module's function"""
