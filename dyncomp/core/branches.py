@@ -1,13 +1,14 @@
 """Decisions in a graph: a network that is exported leaves Python behind, and with it every `if` of the sparse form.
 
-Two forms of a network fit into a graph: the dense one, gates as masks, and the routed one, in which each decision is
-a conditional operator of the graph (`torch.cond`; `If` in ONNX and OpenVINO), for one image at a time.
+Two forms of a network fit into a graph: the dense one, gates as masks, and the routed one, in which what an image does
+not use is not run (`Op.branched`). Ops that skip modules put conditional operators (`torch.cond`; `If` in ONNX and
+OpenVINO) into it, for one image at a time; others gather the kernels or pixels that are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from dyncomp.core.during import during
 from dyncomp.core.remembered import Remembered
 from dyncomp.core.tape import Tape
 
@@ -25,24 +27,14 @@ _form: ContextVar[GraphForm | None] = ContextVar("form", default=None)
 _one_route: ContextVar[bool] = ContextVar("one_route", default=False)
 
 
-@contextmanager
-def in_graph(form: GraphForm) -> Iterator[None]:
+def in_graph(form: GraphForm) -> AbstractContextManager[None]:
     """Inside, passes in the dense form become a graph of that form; `routed` takes one image."""
-    token = _form.set(form)
-    try:
-        yield
-    finally:
-        _form.reset(token)
+    return during(_form, form)
 
 
-@contextmanager
-def one_route() -> Iterator[None]:
+def one_route() -> AbstractContextManager[None]:
     """Inside, the sparse form may be traced, by someone who wants the one route of the images given and no other."""
-    token = _one_route.set(True)
-    try:
-        yield
-    finally:
-        _one_route.reset(token)
+    return during(_one_route, True)
 
 
 def graph_form() -> GraphForm | None:

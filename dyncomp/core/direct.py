@@ -6,8 +6,7 @@ same multiply-adds as any other form, which no counter sees: whoever counts gets
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from dyncomp.core import native
 from dyncomp.core.copies import copied
+from dyncomp.core.during import during
 from dyncomp.core.kernels import Geometry
 from dyncomp.core.memory import empty, kept
 from dyncomp.core.rows import is_channels_last
@@ -34,14 +34,9 @@ WHOLE: Picks = (False, False)
 _wanted: ContextVar[bool] = ContextVar("wanted", default=True)
 
 
-@contextmanager
-def left_out() -> Iterator[None]:
+def left_out() -> AbstractContextManager[None]:
     """Inside, nothing runs by code of our own: for comparisons with what torch alone can do."""
-    token = _wanted.set(False)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
+    return during(_wanted, False)
 
 
 def able_to_make_code() -> bool:

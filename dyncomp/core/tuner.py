@@ -6,14 +6,15 @@ The choice changes speed and rounding, never the mathematics. It is made once pe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
+from dyncomp.core.during import during
 from dyncomp.core.locks import making
 
 W = TypeVar("W")
@@ -82,24 +83,14 @@ def is_watched() -> bool:
     )
 
 
-@contextmanager
-def in_turn() -> Iterator[None]:
+def in_turn() -> AbstractContextManager[None]:
     """Inside, nothing is timed: the ways are taken in turn, so that a test sees all of them, always alike."""
-    token = _turn.set([0])
-    try:
-        yield
-    finally:
-        _turn.reset(token)
+    return during(_turn, [0])
 
 
-@contextmanager
-def by_last_ways() -> Iterator[None]:
+def by_last_ways() -> AbstractContextManager[None]:
     """Inside, nothing is timed: of all ways the last is taken, which is code of our own where there is some."""
-    token = _turn.set([_LAST])
-    try:
-        yield
-    finally:
-        _turn.reset(token)
+    return during(_turn, [_LAST])
 
 
 def takes_turns() -> bool:
