@@ -19,7 +19,6 @@ from dyncomp.core.parts import Parts
 from dyncomp.core.picked import Picked
 from dyncomp.core.ready import ReadyConv2d, nobody_listens
 from dyncomp.core.trace import Decision
-from dyncomp.core.tracked import is_handed_out
 from dyncomp.core.tuner import chosen, power_of_two
 
 if TYPE_CHECKING:
@@ -121,8 +120,6 @@ class ReadyFilters:
     def code_to_read(self, image: torch.Size) -> Loaded | None:
         """The consumer's code for images (C, H, W) that each have some of the channels; None where there is none."""
         if isinstance(self.consumer, nn.Linear):
-            if is_handed_out(self.consumer.weight):
-                return None  # the view below would not tell of what is written then
             weight = self.consumer.weight[:, :, None, None]
             return self._linear.code(image, (True, False), weight, self.consumer.bias, lambda: _POINT)
         assert isinstance(self.consumer, ReadyConv2d)  # `of` asked

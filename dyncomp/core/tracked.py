@@ -125,7 +125,7 @@ class TrackedParameter(Tracked, nn.Parameter):
 
 
 class TrackedTensor(Tracked, Tensor):
-    """A tracked buffer; or what `detach` gives of a tracked tensor, which files and copies have as a plain one."""
+    """A tracked buffer; or a view of a tracked tensor, which files and copies have as a plain one."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -198,8 +198,12 @@ def is_handed_out(tensor: Tensor) -> bool:
 
 
 def edits_of(tensor: Tensor) -> int:
-    """How often a tensor was found written since its memory was handed out; looks now."""
-    if not _Handed.times or not isinstance(tensor, Tracked) or tensor.held is None:
+    """How often a tensor, or the one it is a view of, was found written since its memory was handed out; looks now."""
+    if not _Handed.times or not isinstance(tensor, Tracked):
+        return 0
+    if tensor.owner is not None:
+        return edits_of(tensor.owner)
+    if tensor.held is None:
         return 0
     now = tensor.plain()
     if tensor.held.shape != now.shape or tensor.held.dtype != now.dtype or not _equal(tensor.held, now):

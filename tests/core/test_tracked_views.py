@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import dyncomp
+from dyncomp.conformance.deployment import stirred
 from dyncomp.core.tracked import numbers_of, track_parameter
 from tests.core.test_tracked import answers, built, fresh, images
 
@@ -79,3 +80,18 @@ def test_parameters_may_be_exchanged_by_torch(method: str, form: str) -> None:
     now = answers(net, images())
     assert not torch.allclose(now, was)
     torch.testing.assert_close(now, answers(fresh(net), images()), rtol=1e-9, atol=1e-9)
+
+
+def test_a_linear_layer_that_reads_filters_is_seen() -> None:
+    """Its code has a copy of a view of its weight."""
+    net = dyncomp.deployed(stirred(dyncomp.build("fbs", "vgg11(width=0.125)", classes=4, in_channels=1, image_size=32)))
+    x = torch.randn(5, 1, 32, 32, generator=torch.Generator().manual_seed(3)).to(memory_format=torch.channels_last)
+    readers = [op.consumer for op in net.sites.values() if isinstance(getattr(op, "consumer", None), nn.Linear)]
+    assert readers
+    for write in (by_data, by_numpy, by_an_operator):
+        was = answers(net, x)
+        for reader in readers:
+            write(reader.weight)
+        now = answers(net, x)
+        assert not torch.allclose(now, was)
+        torch.testing.assert_close(now, answers(fresh(net), x), rtol=1e-4, atol=1e-4)
