@@ -77,6 +77,8 @@ class Filtered(Op):
     `ready` for use, all images run at once wherever that is faster.
     """
 
+    kept_by = "gathered kernels"
+
     def __init__(
         self, producer: nn.Conv2d, before: nn.Sequential, after: nn.Sequential, consumer: nn.Module, switch: Switch
     ) -> None:
@@ -140,8 +142,6 @@ class Filtered(Op):
                 parts.append(self._on(self.moving(here, x), channels, some, self._active(some)))
         y: Tensor = self.moving(torch.cat, parts)
         return y if len(groups) == len(x) else self.moving(_in_order, y, order)
-
-    kept_by = "gathered kernels"
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
         """One image on kernels cut to its filters: how many those are is a size, which a graph may leave open.

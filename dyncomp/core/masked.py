@@ -31,6 +31,9 @@ class Masked(Op):
     from it by dilation. Sparse form: the pixels needed, of all images together, as rows of one matrix product.
     """
 
+    takes_one_image = False  # pixels of all images run together, however many there are
+    kept_by = "gathered pixels"
+
     def __init__(self, block: ResidualBlock, masker: nn.Module, size: Size) -> None:
         """`size`: height and width of the features that enter the block."""
         super().__init__()
@@ -87,9 +90,6 @@ class Masked(Op):
             values = after(self.unit(span, applied, conv, seen)[:, :, None, None]).flatten(1)  # (pixels, O)
             y = self.moving(placed, (image, row, column), values, (x.shape[0], *size))
         return self.block.join(y, shortcut)
-
-    takes_one_image = False  # pixels of all images run together, however many there are
-    kept_by = "gathered pixels"
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
         """The sparse form as it is: what differs from image to image is a size, which a graph may leave open."""

@@ -64,8 +64,8 @@ class Mixed(Op):
         return self._run(x, decision.weight, dense=False)
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
-        """Nothing branches: each image's own kernel in batched matrix products, whatever the batch."""
-        return self._run(x, decision.weight, dense=False)
+        """Nothing branches: the sparse form, whose layers are batched matrix products in a graph, for any batch."""
+        return self.sparse(x, decision)
 
     def _run(self, x: Tensor, weight: Tensor, dense: bool) -> Tensor:
         self.mixture.use(Mix(weight, dense, self.overhead))

@@ -51,7 +51,7 @@ class Op(Taped, ABC):
     """Whether an image that does not use the one unit counts as a frame without an answer."""
 
     takes_one_image = True
-    """Whether `branched` puts conditional operators into the graph, and so takes one image at a time."""
+    """Whether `branched` is for one image at a time, as where it puts conditional operators into the graph."""
 
     kept_by = "conditional operators"
     """What `branched` keeps an image's route by, in the words of who exports the network"""
@@ -72,7 +72,7 @@ class Op(Taped, ABC):
         """Only the units that the decision uses."""
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
-        """The form of one image in which the decision is a conditional operator of a graph (see `branches.py`).
+        """The form for graphs in which an image's route is kept (see `branches.py`).
 
         Raises CannotExport where the op has none.
         """

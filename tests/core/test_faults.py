@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -23,19 +22,14 @@ from dyncomp.core import Net, Switch, deployed, native
 from dyncomp.core.direct import left_out
 from dyncomp.core.memory import allocated_by, empty
 from dyncomp.core.tuner import by_last_ways
-from tests.guarded import NOT_AN_INDEX, before_a_fault, behind_a_fault, forget_scratch, guard_parameters, guarded
+from tests.guarded import NOT_AN_INDEX, before_a_fault, behind_a_fault, guard_parameters, guarded
 
-pytestmark = pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+pytestmark = [
+    pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine"),
+    pytest.mark.usefixtures("memory_before_faults"),
+]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-@pytest.fixture(autouse=True)
-def _guarded() -> Iterator[None]:
-    with allocated_by(before_a_fault), by_last_ways():
-        forget_scratch()
-        yield
-        forget_scratch()
 
 
 def images(count: int, seed: int = 0) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,20 +10,13 @@ from torch import Tensor, nn
 
 from dyncomp.core import Decision, Filtered, Gated, Mixed, Net, Planned, ResidualBlock, Switch, native
 from dyncomp.core.gates import Gate, Products
-from dyncomp.core.memory import allocated_by
-from dyncomp.core.tuner import by_last_ways
 from tests.core.test_faults import answer, images, made, one_by_one
-from tests.guarded import before_a_fault, forget_scratch, guarded
+from tests.guarded import guarded
 
-pytestmark = pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
-
-
-@pytest.fixture(autouse=True)
-def _guarded() -> Iterator[None]:
-    with allocated_by(before_a_fault), by_last_ways():
-        forget_scratch()
-        yield
-        forget_scratch()
+pytestmark = [
+    pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine"),
+    pytest.mark.usefixtures("memory_before_faults"),
+]
 
 
 class Fixed(nn.Module):

@@ -8,8 +8,8 @@ from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as everywhere
 
+from dyncomp.core.listeners import Listeners
 from dyncomp.core.parts import Parts
 from dyncomp.core.tracked import edits_of, is_tracked, times_handed_out, times_replaced, versioned
 
@@ -38,8 +38,7 @@ class Watched:
         self._replaced, self._edits = times_replaced(), [edits_of(tensor) for tensor in some]
         self._untracked = [tensor for tensor in some if not is_tracked(tensor)]
         self._addresses = list(map(_address, self._untracked))
-        lists = [hooks for module in each for hooks in (module._forward_hooks, module._forward_pre_hooks)]
-        self._hooks = [*lists, everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks]
+        self._listeners = Listeners(each)
 
     def is_the_same(self) -> bool:
         """Whether nothing has changed; never where parameters cannot be watched, which inference mode has made."""
@@ -62,4 +61,4 @@ class Watched:
 
     def nobody_listens(self) -> bool:
         """Whether no hook has to be called, nor a gradient to go through the modules."""
-        return not (torch.is_grad_enabled() or any(self._hooks))
+        return not (torch.is_grad_enabled() or bool(self._listeners))
