@@ -70,6 +70,8 @@ def save(net: Net, path: str | Path, *, overwrite: bool = False) -> None:
             raise InvalidValue(f"{path} is a folder; give the name of a file")
         if path.exists() and not overwrite:
             raise InvalidValue(f"{path} exists; give another name, or overwrite=True")
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: there is no folder {path.parent}; make it, or give another place")
         save_checkpoint(net, path, facts)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror or error}); give another place") from error

@@ -10,7 +10,13 @@ from dyncomp.bench import Config, Outcome, run
 from dyncomp.bench.events import CellStarted, Event, TimingStarted
 from dyncomp.spec import spec_of
 
-TINY: dict[str, Any] = {"backbone": "cifar_resnet8", "budget": "0.2", "batch_sizes": "2", "device": "cpu"}
+TINY: dict[str, Any] = {
+    "backbone": "cifar_resnet8",
+    "budget": "0.2",
+    "batch_sizes": "2",
+    "device": "cpu",
+    "controls": "none",  # those have tests of their own
+}
 HEAD = """
 from dataclasses import dataclass
 from pathlib import Path

@@ -73,6 +73,7 @@ HIDDEN = {"dyncomp/report/__init__.py": {"words"}, "dyncomp/conformance/__init__
 # Functions with more parameters than the house has patience for, and why.
 OPTIONS = "dyncomp/cli/benchmark.py:benchmark"
 MANY_PARAMETERS = {
+    "dyncomp/train/loop.py:train": "what is trained, on what, how, and what was done before",
     OPTIONS: "its parameters are the options of the command line",
     "dyncomp/cli/profile.py:profile": "its parameters are the options of the command line",
     "dyncomp/_build.py:build": "what a network is built from; all but two by keyword",

@@ -79,3 +79,8 @@ def keep_last(strides: list[int], kept: int) -> list[int]:
     strided = [index for index, stride in enumerate(strides) if stride > 1]
     dropped = strided[: len(strided) - kept]
     return [1 if index in dropped else stride for index, stride in enumerate(strides)]
+
+
+def widths_around(width: float) -> list[float]:
+    """Factors on channels along a ladder of cost, from a tenth to twice the given one."""
+    return [round(width * twentieth / 20, 6) for twentieth in range(2, 41)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from torch import nn
@@ -36,6 +36,13 @@ class CifarResNet(BackboneFamily):
     def __post_init__(self) -> None:
         super().__post_init__()
         blocks_per_stage(self.depth)  # a wrong depth fails with the spec, not in the middle of a run
+
+    def scaled(self, by: Literal["width", "depth"]) -> Sequence[BackboneFamily]:
+        """See `BackboneFamily.scaled`."""
+        if by == "depth":
+            return [replace(self, depth=depth) for depth in range(8, 3 * self.depth, 6)]
+        narrowest = round(16 * self.width)
+        return [replace(self, width=channels / 16) for channels in range(1, 2 * narrowest + 1)]
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         """See `BackboneFamily.build`."""

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from dyncomp.backbones._layers import activated, convolution, halvings_for, initialise, keep_last, scaled, stem
+from dyncomp.backbones._layers import (
+    activated,
+    convolution,
+    halvings_for,
+    initialise,
+    keep_last,
+    scaled,
+    stem,
+    widths_around,
+)
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
 from dyncomp.registry import register_backbone
 from dyncomp.spec import option
@@ -58,6 +67,10 @@ class MnasNetA1(BackboneFamily):
     halvings: int | None = option(
         None, "how many of the five strides to keep; None: as the image size allows", ge=0, le=5
     )
+
+    def scaled(self, by: Literal["width", "depth"]) -> Sequence[BackboneFamily]:
+        """See `BackboneFamily.scaled`."""
+        return [replace(self, width=width) for width in widths_around(self.width)] if by == "width" else ()
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         """See `BackboneFamily.build`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.backbones._layers import classify, convolution, halvings_for, keep_last, scaled, stem
+from dyncomp.backbones._layers import classify, convolution, halvings_for, keep_last, scaled, stem, widths_around
 from dyncomp.core.backbone import Backbone, BackboneFamily
 from dyncomp.registry import register_backbone
 from dyncomp.spec import option
@@ -43,6 +44,10 @@ class MobileNetV1(BackboneFamily):
     halvings: int | None = option(
         None, "how many of the five strides to keep; None: as the image size allows", ge=0, le=5
     )
+
+    def scaled(self, by: Literal["width", "depth"]) -> Sequence[BackboneFamily]:
+        """See `BackboneFamily.scaled`."""
+        return [replace(self, width=width) for width in widths_around(self.width)] if by == "width" else ()
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         """See `BackboneFamily.build`."""

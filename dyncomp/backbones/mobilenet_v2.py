@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.backbones._layers import pooled
+from dyncomp.backbones._layers import pooled, widths_around
 from dyncomp.backbones._stem import stem_convolution
 from dyncomp.backbones._weights import load_weights
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
@@ -33,6 +34,12 @@ class MobileNetV2(BackboneFamily):
         "imagenet", "first layers: torchvision's own, or without halvings, for small images"
     )
     weights: str | None = option(None, "file with a state_dict of torchvision's network")
+
+    def scaled(self, by: Literal["width", "depth"]) -> Sequence[BackboneFamily]:
+        """See `BackboneFamily.scaled`."""
+        return (
+            [replace(self, width=width, weights=None) for width in widths_around(self.width)] if by == "width" else ()
+        )
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         """See `BackboneFamily.build`."""

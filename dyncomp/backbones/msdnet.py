@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
 from typing import ClassVar, Literal
@@ -56,6 +57,10 @@ class MSDNet(BackboneFamily):
             raise InvalidValue(
                 f"msdnet: {len(self.factors)} factors and {len(self.bottlenecks)} bottlenecks; give one for each scale"
             )
+
+    def scaled(self, by: Literal["width", "depth"]) -> Sequence[BackboneFamily]:
+        """See `BackboneFamily.scaled`."""
+        return [replace(self, blocks=blocks) for blocks in range(1, 2 * self.blocks + 1)] if by == "depth" else ()
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         """See `BackboneFamily.build`."""

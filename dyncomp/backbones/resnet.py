@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import nn
@@ -32,6 +33,11 @@ class ResNet(BackboneFamily):
         "imagenet", "first layers: torchvision's own, or without halvings, for small images"
     )
     weights: str | None = option(None, "file with a state_dict of torchvision's network")
+
+    def scaled(self, by: Literal["width", "depth"]) -> Sequence[BackboneFamily]:
+        """See `BackboneFamily.scaled`."""
+        depths: tuple[Literal[18, 34, 50, 101, 152], ...] = (18, 34, 50, 101, 152)
+        return [replace(self, depth=depth, weights=None) for depth in depths] if by == "depth" else ()
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         """See `BackboneFamily.build`."""

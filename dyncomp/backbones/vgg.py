@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.backbones._layers import initialise, scaled
+from dyncomp.backbones._layers import initialise, scaled, widths_around
 from dyncomp.backbones._weights import load_weights
 from dyncomp.core.backbone import Backbone, BackboneFamily
 from dyncomp.errors import InvalidValue
@@ -51,6 +52,12 @@ class VGG11(BackboneFamily):
             raise InvalidValue(
                 "vgg11: weights are those of torchvision's network; give head='imagenet', and neither groups nor width"
             )
+
+    def scaled(self, by: Literal["width", "depth"]) -> Sequence[BackboneFamily]:
+        """See `BackboneFamily.scaled`."""
+        return (
+            [replace(self, width=width, weights=None) for width in widths_around(self.width)] if by == "width" else ()
+        )
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         """See `BackboneFamily.build`. Raises InvalidValue for more poolings than the image has halvings."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dyncomp._checkpoint import facts_of
-from dyncomp.bench.plan import Cell
+from dyncomp.bench.group import Cell
+from dyncomp.bench.rebuild import sources_of
 from dyncomp.bench.stamp import git_commit, now
 from dyncomp.bench.strict import check_priced
 from dyncomp.core import Method, Net
@@ -36,7 +38,7 @@ from dyncomp.profile.sanity import check_network, check_untrained
 from dyncomp.registry import METHODS
 from dyncomp.spec import full_options, name_of, spec_of
 from dyncomp.store import Store
-from dyncomp.train import Progress, StageLog, save_checkpoint, start_from, train
+from dyncomp.train import Progress, StageLog, once, own_randomness, save_checkpoint, train
 
 Images = Mapping[str, Any]
 """Per test image, in order: label, prediction, macs, route."""
@@ -90,7 +92,9 @@ def _head(cell: Cell) -> dict[str, Any]:
         "spec": spec_of(cell.method),
         "hyperparameters": full_options(cell.method),
         "paper": METHODS.entry(name_of(cell.method)).paper,
-        "role": "static" if cell.is_reference else "method",
+        "role": cell.role,
+        "control_of": cell.method.control_of,
+        "sources": {name: source.key for name, source in cell.sources.items()},
         "backbone": spec_of(group.backbone),
         "dataset": spec_of(group.dataset),
         "seed": group.seed,
@@ -113,8 +117,10 @@ def _train_and_measure(
     if strict_macs and net.costs is not None:  # before anything is trained
         check_priced(net.costs.uncounted)
     begin = time.perf_counter()
-    stages = start_from(net, group.init, cell.method.stages()) if group.init else cell.method.stages()
-    logs = train(net, group.splits.train, stages, group.recipe, group.seed, report)
+    with own_randomness(group.device, group.seed):
+        batches = partial(once, group.splits.train, group.device)
+        cell.method.inherit(net, sources_of(cell, store), batches)
+    logs = train(net, group.splits.train, cell.method.stages(), group.recipe, group.seed, report, cell.spent)
     record: dict[str, Any] = {"train_seconds": time.perf_counter() - begin, "stages": [_stage(log) for log in logs]}
     figures, images = measure(net, cell)
     record |= figures

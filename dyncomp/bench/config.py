@@ -6,7 +6,7 @@ import math
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +14,9 @@ from typing import Any
 from dyncomp.errors import InvalidValue, UnknownName
 
 BUDGETS = ("quick", "standard")
+CONTROLS = ("auto", "none")
+RECIPE = ("batch_size", "learning_rate", "momentum", "weight_decay", "warmup", "clip", "augment", "milestones")
+"""hyperparameters of the training that a config file may set, for all networks of the run alike"""
 MOST_JOBS = 64
 
 
@@ -35,6 +38,8 @@ class Config:
     data_dir: str = ""
     output: str = ""
     init: str = ""
+    controls: str = "auto"
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     include_path: tuple[str, ...] = ()
     jobs: int | None = None
     latency_width: float = 3.0
@@ -124,6 +129,22 @@ def _budget(value: Any, option: str) -> str:
     return repr(epochs).removesuffix(".0")
 
 
+def _controls(value: Any, option: str) -> str:
+    if value not in CONTROLS:
+        raise InvalidValue(f"{option}={value!r}: give {' or '.join(CONTROLS)}")
+    return str(value)
+
+
+def _recipe(value: Any, option: str) -> dict[str, Any]:
+    """Hyperparameters of the recipe in place of the tuned ones; `Recipe` checks the values."""
+    if not isinstance(value, Mapping):
+        raise InvalidValue(f"{option}={value!r}: give a table, such as [recipe] with learning_rate = 0.1 below it")
+    for name in value:
+        if name not in RECIPE:
+            raise UnknownName.among("hyperparameter", str(name), list(RECIPE), "of the recipe")
+    return {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
+
+
 def _percent(value: Any, option: str) -> float:
     number = _number(value)
     if not 0 < number < math.inf:
@@ -202,6 +223,8 @@ _FITS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "data_dir": _path,
         "output": _path,
         "init": _path,
+        "controls": _controls,
+        "recipe": _recipe,
         "include_path": _paths,
         "jobs": _jobs,
         "latency_width": _percent,

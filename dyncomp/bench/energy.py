@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dyncomp.bench.group import Cell
 from dyncomp.bench.memory import BATCH_SIZE, sample
-from dyncomp.bench.plan import Cell
 from dyncomp.core import Net
 from dyncomp.profile.energy import NoCounter, counter_for, measure_energy
 

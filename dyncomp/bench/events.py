@@ -6,16 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dyncomp.bench.plan import Cell, Plan
+from dyncomp.bench.group import Cell
+from dyncomp.bench.plan import Plan
 from dyncomp.train import Progress
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The work is known: all cells, those left out, and how many cells have a record already."""
+    """The work is known: all cells, those left out, how many cells have a record already.
+
+    `beforehand` counts the networks that are trained only because cells begin with them.
+    """
 
     plan: Plan
     finished: int
+    beforehand: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ core makes it little faster. Two cells on a core each then take half the time of
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -20,7 +19,7 @@ import torch
 from dyncomp.bench.cell import run_cell, write_failure
 from dyncomp.bench.config import Config
 from dyncomp.bench.events import CellEnded, CellStarted, CellTrains, Listener
-from dyncomp.bench.plan import Cell
+from dyncomp.bench.group import Cell
 from dyncomp.bench.plugins import Plugins, known_plugins
 from dyncomp.bench.rebuild import cell_from
 from dyncomp.bench.stamp import now
@@ -43,6 +42,7 @@ class Job:
     device: str
     data_dir: Path | None
     init: Path | None
+    is_source: bool
     folder: Path
     strict_macs: bool
     plugins: Plugins
@@ -70,12 +70,16 @@ def jobs_for(cells: Sequence[Cell], config: Config) -> int:
 
 
 def run_cells(cells: Sequence[Cell], store: Store, config: Config, jobs: int, tell: Listener) -> list[Cell]:
-    """Train and measure the cells, `jobs` at a time, write their records; returns those that failed."""
+    """Train and measure the cells, `jobs` at a time, write their records; returns those that failed.
+
+    A cell waits for those that it begins with, and fails where one of them has failed.
+    """
     run = _Run(len(cells), store, config, tell)
     jobs = min(jobs, len(cells))
     left = cells if jobs == 1 else _SideBySide(run, jobs).run(cells)
     for cell in left:
-        run.here(cell)
+        if not run.lacks_source(cell):
+            run.here(cell)
     return run.failed
 
 
@@ -92,6 +96,16 @@ class _Run:
         if cell.key not in self._told:
             self._told.add(cell.key)
             self.tell(CellStarted(cell, len(self._told), self.total))
+
+    def lacks_source(self, cell: Cell) -> bool:
+        """Whether a cell that this one begins with has failed; then this one has, too."""
+        failed = next((one for one in cell.sources.values() if one.key in {cell.key for cell in self.failed}), None)
+        if failed is None:
+            return False
+        self.started(cell)
+        error = f"{failed}, which it begins with, has failed; see the error of that cell"
+        self.ended(cell, write_failure(cell, self.store, error, now()))
+        return True
 
     def here(self, cell: Cell) -> None:
         """Train a cell in this process."""
@@ -123,11 +137,13 @@ class _SideBySide:
 
     def run(self, cells: Sequence[Cell]) -> list[Cell]:
         """Run the cells; returns those that are left. On leaving, by whatever way, no process is."""
-        waiting = deque(cells)
+        waiting = list(cells)
         try:
             while waiting or self.at_work:
-                while waiting and len(self.at_work) < self.jobs:
-                    self._start(waiting.popleft())
+                while len(self.at_work) < self.jobs and (cell := self._next(waiting)):
+                    waiting.remove(cell)
+                    if not self.all.lacks_source(cell):
+                        self._start(cell)
                 for child in first_to_speak(list(self.at_work)):
                     self._hear(child)
         finally:
@@ -135,7 +151,15 @@ class _SideBySide:
                 child.end()
         return self.left
 
+    def _next(self, waiting: Sequence[Cell]) -> Cell | None:
+        """The first of the waiting cells whose sources wait no longer and are not at work."""
+        busy = {cell.key for cell in waiting} | {one.cell.key for one in self.at_work.values()}
+        return next((cell for cell in waiting if busy.isdisjoint(one.key for one in cell.sources.values())), None)
+
     def _start(self, cell: Cell) -> None:
+        if any(source.key in {one.key for one in self.left} for source in cell.sources.values()):
+            self.left.append(cell)
+            return
         try:
             child = Child(work, self._job(cell))
         except Failed:  # no process can be started here
@@ -152,6 +176,7 @@ class _SideBySide:
             device=str(cell.group.device),
             data_dir=Path(config.data_dir).absolute() if config.data_dir else None,
             init=cell.group.init,
+            is_source=cell.is_source,
             folder=self.all.store.folder.absolute(),
             strict_macs=config.strict_macs,
             plugins=self.plugins,
@@ -194,7 +219,7 @@ def work(pipe: Connection, job: Job) -> None:
 def _made_again(job: Job) -> Cell | None:
     try:
         job.plugins.register()
-        cell = cell_from(job.identity, torch.device(job.device), job.data_dir, job.init)
+        cell = cell_from(job.identity, torch.device(job.device), job.data_dir, job.init, job.is_source)
         return cell if cell.key == job.key else None
     except Exception:  # a plugin that only the program knows, in a way that nobody foresaw
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dyncomp.bench.plan import Cell
+from dyncomp._build import build
+from dyncomp.bench.group import Cell
 from dyncomp.bench.plugins import Plugins, known_plugins
 from dyncomp.bench.rebuild import rebuild
 from dyncomp.core import Method, Net
@@ -22,7 +24,7 @@ from dyncomp.errors import in_one_line
 from dyncomp.profile.activations import activation_bytes
 from dyncomp.profile.apart import Apart, NotMeasured
 from dyncomp.profile.peak import MIB, Work
-from dyncomp.train import Recipe, train
+from dyncomp.train import Recipe, once, train
 
 BATCH_SIZE = 64
 """images of the batch that memory in use is measured on; training has the recipe's own"""
@@ -100,11 +102,18 @@ def inference(checkpoint: str, images: str, device: str, plugins: Mapping[str, A
 def training(checkpoint: str, images: str, device: str, plugins: Mapping[str, Any], recipe: Mapping[str, Any]) -> Work:
     """Two steps of every stage of the method, on one batch, by the recipe of the run."""
     net, method = _loaded(checkpoint, device, plugins)
+    assert net.card is not None  # `rebuild` writes it
+    shape = {"classes": len(net.card.classes), "in_channels": net.card.in_channels, "image_size": net.card.image_size}
+    untrained = {name: build(one.method, net.backbone, **shape) for name, one in method.sources().items()}
     stages = method.stages()
     stages = [replace(stage, share=1 / len(stages)) for stage in stages]
     tensors = load_file(images)
     channels = tensors["images"].shape[1]
     split = ImageSplit(tensors["images"], tensors["labels"], torch.zeros(channels), torch.ones(channels))
+
+    method.inherit(
+        net, {name: one.to(device) for name, one in untrained.items()}, partial(once, split, torch.device(device))
+    )
 
     def steps(count: int) -> None:
         train(net, split, stages, replace(Recipe(**recipe), epochs=count * len(stages)), seed=0)

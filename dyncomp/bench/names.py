@@ -11,6 +11,10 @@ from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry, include_pat
 from dyncomp.spec import Spec, parse_specs
 
 ALL = Spec("all")
+GATE_CONTROLS = ("fixed", "random")
+LADDER = "ladder"
+CONTROLS = (*GATE_CONTROLS, LADDER)
+"""methods that `all` does not stand for: a run adds them to what they are controls of"""
 
 
 def check_names(config: Config) -> None:
@@ -28,11 +32,11 @@ def check_names(config: Config) -> None:
 
 
 def specs_in(registry: Registry[Any], text: str) -> list[Spec]:
-    """The specs in a text, in order; among methods, `all` stands for every one that is registered."""
+    """The specs in a text, in order; among methods, `all` stands for every one that is no control."""
     specs = parse_specs(text)
     if registry is not METHODS:
         return specs
-    every = [Spec(name) for name in registry.names()]
+    every = [Spec(name) for name in registry.names() if name not in CONTROLS]
     return [spec for one in specs for spec in (every if one == ALL else [one])]
 
 

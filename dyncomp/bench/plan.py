@@ -2,115 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
-from dyncomp._build import build
 from dyncomp._checkpoint import find_device
 from dyncomp._facts import SHAPE
-from dyncomp._version import __version__
 from dyncomp.bench.config import Config
-from dyncomp.bench.names import check_names, named_in, specs_in
-from dyncomp.core import BackboneFamily, Method, Net
-from dyncomp.core.card import class_names
-from dyncomp.data import Dataset, Splits, load
+from dyncomp.bench.controls import controls_of
+from dyncomp.bench.group import REFERENCE, Cell, Group
+from dyncomp.bench.names import LADDER, check_names, named_in, specs_in
+from dyncomp.core import Method
+from dyncomp.core.initial import PLAIN
+from dyncomp.data import Dataset, load
 from dyncomp.errors import DyncompError, InvalidValue
 from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry
 from dyncomp.spec import Spec, full_spec, name_of, spec_of
-from dyncomp.store import cell_key
-from dyncomp.train import Recipe, read_facts
+from dyncomp.train import Recipe, check_budget, read_facts
 
 T = TypeVar("T")
-
-REFERENCE = "static"
-
-
-@dataclass(frozen=True)
-class Group:
-    """What the networks of one comparison have in common; they are trained alike and timed together.
-
-    `init` is a checkpoint of the plain backbone that training begins from; None where it begins from random weights.
-    """
-
-    backbone: BackboneFamily
-    dataset: Dataset
-    splits: Splits
-    seed: int
-    device: torch.device
-    budget: str
-    recipe: Recipe
-    init: Path | None = None
-
-    def build(self, method: Method) -> Net:
-        """A method's network for this comparison; its card says what the data set's images and classes are."""
-        splits = self.splits
-        shape = {name: getattr(splits, name) for name in SHAPE}
-        net = build(method, self.backbone, seed=self.seed, **shape)
-        assert net.card is not None  # `build` writes it
-        net.card = replace(
-            net.card,
-            classes=class_names(splits.classes, splits.class_names),
-            mean=splits.mean,
-            std=splits.std,
-            shorter_side=splits.shorter_side,
-        )
-        return net
-
-    @cached_property
-    def static_macs(self) -> int:
-        """MACs of the plain backbone for one image."""
-        costs = self.build(METHODS.create(REFERENCE)).costs
-        assert costs is not None  # `build` measures them
-        return costs.full
-
-    @cached_property
-    def init_hash(self) -> str:
-        """16 hex digits of the SHA-256 of the checkpoint that training begins from; empty without one."""
-        return hashlib.sha256(self.init.read_bytes()).hexdigest()[:16] if self.init else ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One measured thing: a method in a group."""
-
-    method: Method
-    group: Group
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """All that determines the result; `source` are hashes of the files of the plugins."""
-        group = self.group
-        plugins = ((METHODS, self.method), (BACKBONES, group.backbone), (DATASETS, group.dataset))
-        return {
-            **{registry.kind: full_spec(plugin) for registry, plugin in plugins},
-            "source": {registry.kind: registry.entry(name_of(plugin)).source_hash for registry, plugin in plugins},
-            "seed": group.seed,
-            "budget": group.budget,
-            "recipe": asdict(group.recipe),
-            "device": group.device.type,
-            "version": __version__,
-            **({"init": group.init_hash} if group.init else {}),
-        }
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of the identity."""
-        return cell_key(self.identity)
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether this is the plain backbone that the others are set against."""
-        return spec_of(self.method) == REFERENCE
-
-    def __str__(self) -> str:
-        group = self.group
-        return f"{spec_of(self.method)} on {spec_of(group.backbone)}, {spec_of(group.dataset)}, seed {group.seed}"
 
 
 @dataclass(frozen=True)
@@ -154,8 +67,27 @@ def make_plan(config: Config) -> Plan:
         refused = _try_to_build([Cell(method, alike[0]) for method in methods], named)
         left_out |= dict.fromkeys(refused.values())
         fitting = [method for method in methods if full_spec(method) not in refused]
+        if config.controls == "auto":
+            fitting += _fitting_controls(fitting, alike[0])
         groups += [tuple(Cell(method, group) for method in fitting) for group in alike]
     return Plan(tuple(groups), tuple(left_out))
+
+
+def _fitting_controls(methods: Sequence[Method], group: Group) -> list[Method]:
+    """The controls of the methods that there are in a group: those that find gates to replace, or a rung.
+
+    Rungs that are the same network are there once.
+    """
+    there = {full_spec(method) for method in methods}
+    controls = [control for control in controls_of(methods) if full_spec(control) not in there]
+    refused = _try_to_build([Cell(control, group) for control in controls], ())
+    rungs: dict[int, Method] = {}
+    for rung in (one for one in controls if name_of(one) == LADDER and full_spec(one) not in refused):
+        costs = group.build(rung).costs
+        assert costs is not None  # `build` measures them
+        rungs.setdefault(costs.full, rung)
+    fitting = [one for one in controls if full_spec(one) not in refused and name_of(one) != LADDER]
+    return [*fitting, *rungs.values()]
 
 
 def _create_all(registry: Registry[T], specs: Iterable[Spec]) -> list[T]:
@@ -169,7 +101,7 @@ def _groups(config: Config, device: torch.device) -> Iterator[list[Group]]:
     init = Path(config.init) if config.init else None
     for dataset in _create_all(DATASETS, specs_in(DATASETS, config.dataset)):
         backbones = _create_all(BACKBONES, specs_in(BACKBONES, config.backbone or dataset.default_backbone))
-        recipe = Recipe(epochs=_epochs(config, dataset))
+        recipe = replace(Recipe.tuned(_epochs(config, dataset)), **config.recipe)
         splits = {seed: load(dataset, data_dir, seed) for seed in config.seeds}
         for backbone in backbones:
             yield [
@@ -185,15 +117,15 @@ def _epochs(config: Config, dataset: Dataset) -> float:
 
 
 def _try_to_build(cells: Sequence[Cell], named: Collection[str]) -> dict[str, LeftOut]:
-    """Build each network once; what cannot be built and is not `named` is left out, by its full spec.
+    """Build each network once, and those that it begins with; by full spec what cannot be built and is not `named`.
 
-    What the user can mend in a named one is raised; a method's own fault becomes its cell's record.
+    That is left out. What the user can mend in a named one is raised; a method's own fault becomes its cell's record.
     """
     _check_init(cells[0])
     left_out = {}
     for cell in cells:
         try:
-            cell.group.build(cell.method)
+            _check(cell)
         except DyncompError as error:
             if full_spec(cell.method) in named:
                 raise
@@ -202,6 +134,33 @@ def _try_to_build(cells: Sequence[Cell], named: Collection[str]) -> dict[str, Le
         except Exception:  # the cell raises it again when it is run, and the others run on
             continue
     return left_out
+
+
+def _check(cell: Cell) -> None:
+    """Raise a DyncompError where the cell's network, or one that it begins with, cannot be made or trained so."""
+    cell.group.build(cell.method)
+    own = cell.group.recipe.epochs * (1 - cell.spent)
+    check_budget(cell.method.stages(), own, spec_of(cell.method))
+    for source in cell.sources.values():
+        _check(source)
+    for name, path in cell.checkpoints.items():
+        if name != PLAIN:
+            _check_shape(cell, name, path)
+
+
+def _check_shape(cell: Cell, name: str, path: Path) -> None:
+    """Raise InvalidValue where a checkpoint is of a network for other images or classes than the cell's."""
+    facts, splits = read_facts(path), cell.group.splits
+    wrong = [
+        f"{fact}={facts.get(fact)}, not {wanted}"
+        for fact in SHAPE
+        if facts.get(fact) != (wanted := getattr(splits, fact))
+    ]
+    if wrong:
+        raise InvalidValue(
+            f"{spec_of(cell.method)}: {path} is no checkpoint for {spec_of(cell.group.dataset)} ({'; '.join(wrong)}); "
+            "give one of a network that was trained on this data set"
+        )
 
 
 def _check_init(reference: Cell) -> None:

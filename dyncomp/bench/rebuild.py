@@ -11,11 +11,12 @@ import torch
 
 from dyncomp._checkpoint import created, restored
 from dyncomp._facts import check_run, rebuilding_facts
-from dyncomp.bench.plan import Cell, Group
+from dyncomp.bench.group import Cell, Group
 from dyncomp.core import Method, Net
 from dyncomp.data import load
 from dyncomp.errors import InvalidValue
 from dyncomp.registry import BACKBONES, DATASETS, METHODS
+from dyncomp.store import Store
 from dyncomp.train import Recipe
 
 RUN = ("dataset", "recipe", "budget", "device")
@@ -30,6 +31,12 @@ def rebuild(checkpoint: Path, device: torch.device) -> tuple[Net, Method]:
     return restored(checkpoint, device)
 
 
+def sources_of(cell: Cell, store: Store) -> dict[str, Net]:
+    """The trained networks that a cell's training begins with, by name. Raises what `dyncomp.load` raises."""
+    paths = {name: store.checkpoint_path(source.key) for name, source in cell.sources.items()} | cell.checkpoints
+    return {name: restored(path, cell.group.device)[0] for name, path in paths.items()}
+
+
 def cell_of(checkpoint: Path, device: torch.device, data_dir: Path | None) -> Cell:
     """The cell that a checkpoint is of, its data loaded; on `device`, whatever the run's was.
 
@@ -39,7 +46,11 @@ def cell_of(checkpoint: Path, device: torch.device, data_dir: Path | None) -> Ce
 
 
 def cell_from(
-    identity: Mapping[str, Any], device: torch.device, data_dir: Path | None, init: Path | None = None
+    identity: Mapping[str, Any],
+    device: torch.device,
+    data_dir: Path | None,
+    init: Path | None = None,
+    is_source: bool = False,
 ) -> Cell:
     """The cell of that identity, its data loaded; `init` is the checkpoint that its training begins from.
 
@@ -50,7 +61,7 @@ def cell_from(
     recipe = Recipe(**identity["recipe"])
     backbone = created(BACKBONES, identity)
     group = Group(backbone, dataset, splits, identity["seed"], device, identity["budget"], recipe, init)
-    return Cell(created(METHODS, identity), group)
+    return Cell(created(METHODS, identity), group, is_source)
 
 
 def device_of(checkpoint: Path) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from dyncomp.bench.energy import energy_of_cell
 from dyncomp.bench.events import Listener, ResourcesStarted
+from dyncomp.bench.group import Cell
 from dyncomp.bench.memory import memory_figures
-from dyncomp.bench.plan import Cell
 from dyncomp.bench.rebuild import rebuild
 from dyncomp.bench.stamp import now
 from dyncomp.bench.timeshares import where_time_goes
@@ -28,7 +28,7 @@ def add_resources(cells: Sequence[Cell], store: Store, apart: Apart, tell: Liste
     lacking = [cell for cell in cells if _lacks(cell, store)]
     if not lacking:
         return
-    reference = next((cell for cell in cells if cell.is_reference), None)
+    reference = next((cell for cell in cells if cell.role == "static"), None)
     plain = None if reference is None else _plain(reference, store)
     for number, cell in enumerate(lacking, 1):
         tell(ResourcesStarted(cell, number, len(lacking)))

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from dyncomp.bench.config import Config
 from dyncomp.bench.events import CellEnded, Listener, Planned, ReportStarted, silent
+from dyncomp.bench.group import Cell
 from dyncomp.bench.jobs import jobs_for, run_cells
-from dyncomp.bench.plan import Cell, Plan, make_plan
+from dyncomp.bench.names import GATE_CONTROLS
+from dyncomp.bench.plan import Plan, make_plan
 from dyncomp.bench.resources import add_resources
 from dyncomp.bench.strict import unpriced
 from dyncomp.bench.timing import time_group
 from dyncomp.errors import InvalidValue
 from dyncomp.profile.apart import Apart
-from dyncomp.spec import spec_of
+from dyncomp.spec import name_of, spec_of
 from dyncomp.store import Store
 
 if TYPE_CHECKING:
@@ -40,21 +42,23 @@ def run(config: Config, tell: Listener = silent) -> Outcome | None:
     folder = output_folder(config, plan)
     if config.dry_run:
         store = Store.open(folder) if folder.exists() else Store(folder)
-        tell(Planned(plan, len(plan.cells) - len(_wanted(plan, store, config.force))))
+        tell(_planned(plan, _wanted(plan, store, config.force)))
         return None
     jobs = jobs_for(plan.cells, config)
     store = Store.create(folder, config.as_json() | {"left_out": [asdict(one) for one in plan.left_out]})
     wanted = _wanted(plan, store, config.force)
-    tell(Planned(plan, len(plan.cells) - len(wanted)))
+    _compare(plan, store)
+    tell(_planned(plan, wanted))
     failed = run_cells(wanted, store, config, jobs, tell)
     if config.strict_macs:
         failed += _unpriced([cell for cell in plan.cells if cell not in wanted], store, tell)
     groups = [[cell for cell in group if _finished(cell, store)] for group in plan.groups]
     with Apart() as apart:
         for group in groups:
-            add_resources(group, store, apart, tell)
+            add_resources([cell for cell in group if cell.role != "control"], store, apart, tell)
     for group in filter(None, groups):
-        failed += time_group(group, store, config, tell)
+        timed = [cell for cell in group if name_of(cell.method) not in GATE_CONTROLS]  # those are about accuracy
+        failed += time_group(timed, store, config, tell)
     tell(ReportStarted())
     from dyncomp.report import write_report  # plotting libraries, needed only now
 
@@ -86,8 +90,34 @@ def output_folder(config: Config, plan: Plan) -> Path:
     return Path("reports") / safe[:100]
 
 
+def _planned(plan: Plan, wanted: Sequence[Cell]) -> Planned:
+    begun = [cell for cell in wanted if cell.is_source]
+    return Planned(plan, finished=len(plan.cells) - (len(wanted) - len(begun)), beforehand=len(begun))
+
+
 def _wanted(plan: Plan, store: Store, force: bool) -> list[Cell]:
-    return [cell for cell in plan.cells if force or not _finished(cell, store)]
+    """The cells that have to be trained, each behind those that it begins with."""
+    own = {cell.key: cell for cell in plan.cells}
+    wanted: dict[str, Cell] = {}
+
+    def want(cell: Cell) -> None:
+        if cell.key in wanted or not (force or not _finished(cell, store)):
+            return
+        for source in cell.sources.values():
+            want(own.get(source.key, source))
+        wanted[cell.key] = cell
+
+    for cell in plan.cells:
+        want(cell)
+    return list(wanted.values())
+
+
+def _compare(plan: Plan, store: Store) -> None:
+    """Let the records of an earlier run, in which a cell was only begun with, say that it is compared now."""
+    for cell in plan.cells:
+        record = store.cell(cell.key)
+        if record is not None and record["role"] != cell.role:
+            store.add_to_cell(cell.key, {"role": cell.role})
 
 
 def _finished(cell: Cell, store: Store) -> bool:

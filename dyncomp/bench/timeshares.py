@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyncomp.bench.plan import Cell
+from dyncomp.bench.group import Cell
 from dyncomp.core import Net
 from dyncomp.profile import attribute, audit_operators
 
@@ -31,7 +31,7 @@ def where_time_goes(net: Net, plain: Net | None, cell: Cell, uncounted: Sequence
     found: dict[str, Any] = {"operators": None, "gaps": None, "time_error": None}
     try:
         found["operators"] = audit_operators(net, _drawn(cell, AUDITED, 2), uncounted).as_record()
-        if cell.is_reference:
+        if cell.role == "static":
             found["gaps"] = []
         elif plain is not None:
             found["gaps"] = [

@@ -13,7 +13,7 @@ import torch
 from dyncomp.bench.config import Config
 from dyncomp.bench.events import Listener, TimingStarted
 from dyncomp.bench.forms import timed_form
-from dyncomp.bench.plan import Cell, Group
+from dyncomp.bench.group import Cell, Group
 from dyncomp.bench.plugins import known_plugins
 from dyncomp.bench.stamp import now
 from dyncomp.errors import InvalidValue
@@ -58,7 +58,7 @@ def time_group(cells: Sequence[Cell], store: Store, config: Config, tell: Listen
         for size in wanted:
             tell(TimingStarted(len(cells), size))
             started, until = now(), _until(config, len(team.names))
-            reference = next((cell.key for cell in cells if cell.is_reference), None)
+            reference = next((cell.key for cell in cells if cell.role == "static"), None)
             measured = measure_latency(team, group.splits.test, size, group.seed, until, reference)
             record = {"key": keys[size], "cells": [cell.key for cell in cells], "wanted": asdict(until)}
             store.write_timing(record | _record(measured, group, reference) | {"started_at": started})

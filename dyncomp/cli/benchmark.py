@@ -28,6 +28,10 @@ def benchmark(
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint of the plain backbone (.safetensors) that training begins from.")
     ] = None,
+    controls: Annotated[
+        Text,
+        typer.Option(help="auto (default): fixed and random decisions for gated methods, and static nets; or none."),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with these options; the command line goes before it.")
     ] = None,
@@ -60,6 +64,7 @@ def benchmark(
         "data_dir": data_dir,
         "output": output,
         "init": init,
+        "controls": controls,
         "include_path": include_path or None,
         "jobs": jobs,
         "latency_width": latency_width,

@@ -38,7 +38,8 @@ def export(
         include(path)
     if not checkpoint.is_file():
         raise InvalidValue(
-            f"{checkpoint}: no such file; give a checkpoint of a run (OUTPUT/checkpoints/KEY.safetensors)"
+            f"{checkpoint}: {'a folder' if checkpoint.is_dir() else 'no such file'}; give a checkpoint of a run "
+            "(OUTPUT/checkpoints/KEY.safetensors)"
         )
     from dyncomp.bench import export_checkpoint  # torch is imported here, after the options were checked
 

@@ -131,9 +131,11 @@ class Marks:
 def in_words(event: Event, mark: str) -> str:
     """The event in a line or several; `mark` stands for its cell."""
     match event:
-        case Planned(plan, finished):
+        case Planned(plan, finished, beforehand):
             lines = [f"  {cell}" for cell in plan.cells]
             head = f"{len(plan.cells)} cells, {finished} finished before"
+            if beforehand:
+                head += f"; {beforehand} networks that they begin with are trained first"
             return "\n".join([head, *lines, *(f"left out: {one}" for one in plan.left_out)])
         case CellStarted(cell):
             return f"{mark} {cell}"

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import torch
+from torch import Tensor
 
 from dyncomp.conformance.case import Case, NotConforming
 from dyncomp.core import Net, Stage, measure_costs
-from dyncomp.core.decisions import all_on
 from dyncomp.core.tuner import in_turn
 
 BATCHES = 3
@@ -48,11 +48,16 @@ def _check_stage(case: Case, stage: Stage) -> None:
 
 def _begun(case: Case, stage: Stage) -> Net:
     """The network that the stage trains, as its training begins."""
-    whole = case.fresh()
-    if stage.prepare is not None:
-        with in_turn():
-            stage.prepare(whole, lambda: [(case.images(seed=batch), case.labels()) for batch in range(BATCHES)])
-    net = stage.trained(whole).double().train()
+    net = case.fresh()
+
+    def batches() -> list[tuple[Tensor, Tensor]]:
+        return [(case.images(seed=batch), case.labels()) for batch in range(BATCHES)]
+
+    with in_turn():
+        case.method.inherit(net, {name: case.build(one.method) for name, one in case.method.sources().items()}, batches)
+        if stage.prepare is not None:
+            stage.prepare(net, batches)
+    net = net.double().train()
     if net.costs is None:
         net.costs = measure_costs(net, case.images()[:1])
     stage.hold_batch_norms(net)
@@ -66,8 +71,7 @@ def _backward(case: Case, net: Net, stage: Stage, batch: int) -> None:
     torch.manual_seed(batch)
     net.zero_grad(set_to_none=True)
     with in_turn():
-        decisions = all_on(net, case.count) if stage.all_on else None
-        loss = stage.loss(net(case.images(seed=batch), decisions=decisions), case.labels(), 1.0)
+        loss = stage.loss(net(case.images(seed=batch)), case.labels(), 1.0)
     loss.backward()  # type: ignore[no-untyped-call]
     for name, parameter in net.named_parameters():
         gradient = parameter.grad

@@ -18,6 +18,7 @@ from dyncomp.core.filtered import Filtered, Switch, SwitchProducts
 from dyncomp.core.filtering import with_switches
 from dyncomp.core.gated import Gated
 from dyncomp.core.gates import Attention, Concrete, FeedForwardGate, RecurrentGate, Router, open_bias, shared_recurrence
+from dyncomp.core.initial import Source, adopt, pretrained
 from dyncomp.core.masked import Masked, steps_of
 from dyncomp.core.method import Method
 from dyncomp.core.mixed import Mixed, is_channel_attention
@@ -62,11 +63,13 @@ __all__ = [
     "Router",
     "Seen",
     "SiteCost",
+    "Source",
     "Stage",
     "Switch",
     "SwitchProducts",
     "Trace",
     "Voter",
+    "adopt",
     "categorical_information",
     "chain",
     "count_executed_macs",
@@ -76,6 +79,7 @@ __all__ = [
     "is_channel_attention",
     "measure_costs",
     "open_bias",
+    "pretrained",
     "price",
     "shared_recurrence",
     "steps_of",

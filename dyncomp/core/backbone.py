@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class Backbone(nn.Module):
     `blocks` are the dotted names of its blocks in order of execution (the stem is none of them); `classifier` is the
     dotted name of the last linear layer. Where blocks pass on a tuple of maps, one for each scale, `multi_scale` is
     true. `heads` are classifiers of the backbone's own for exits behind some of the blocks. `image_shape` (C, H, W) is
-    that of the images it was made for, where that is known.
+    that of the images it was made for, and `family` the one that made it, where these are known.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class Backbone(nn.Module):
         self.multi_scale = multi_scale
         self.heads = dict(heads)
         self.image_shape: tuple[int, int, int] | None = None
+        self.family: BackboneFamily | None = None
         for part in (*self.blocks, classifier):
             self.part(part)  # a wrong name fails here, not in the middle of a run
 
@@ -163,8 +164,12 @@ class BackboneFamily(Configurable, ABC):
     def make(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         """A fresh backbone that knows the shape of its images."""
         backbone = self.build(classes, in_channels, image_size)
-        backbone.image_shape = (in_channels, image_size, image_size)
+        backbone.image_shape, backbone.family = (in_channels, image_size, image_size), self
         return backbone
+
+    def scaled(self, by: Literal["width", "depth"]) -> Sequence[BackboneFamily]:
+        """The family's networks along a ladder of cost, the cheapest first; none where it has no such scale."""
+        return ()
 
     @abstractmethod
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:

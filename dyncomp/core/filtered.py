@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from dyncomp.core.narrow import Channels, narrowed, spread
 from dyncomp.core.op import Op, with_strongest
 from dyncomp.core.picked import Picked
 from dyncomp.core.rows import rows_using, take
+from dyncomp.core.rules import Rule
 from dyncomp.core.trace import Decision
 
 
@@ -23,8 +24,7 @@ class SwitchProducts:
     """What makes a switch's logits (B, U) of each channel's mean: a linear layer.
 
     A unit is used where its logit is above 0, and where none is, the one of the greatest. `keep`: instead, so many of
-    the greatest are used, with ReLU of their logits as weights; and they are made of mean absolute values, each divided
-    by their mean over the channels.
+    the greatest are used, with ReLU of their logits as weights; and they are made of mean absolute values.
     """
 
     layer: nn.Linear
@@ -195,6 +195,12 @@ class Filtered(Op):
         """What (B, U) says of units, of their filters, (B, filters)."""
         return value.repeat_interleave(self.size, dim=1) if self.size > 1 else value  # (B, filters)
 
+    def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
+        """See `Op.follow`."""
+        rule = make(self.units, True)
+        self.switch = _RuledSwitch(rule)
+        return rule
+
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
         """None: a filter is a part of a kernel, not a module."""
         return (None,) * self.units
@@ -211,6 +217,22 @@ class Filtered(Op):
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
         """What the switch allows."""
         return self.switch.forced(used, weight)
+
+
+class _RuledSwitch(Switch):
+    """A switch that follows a rule, its weights those of the units in use."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        self.units = rule.units
+        self.rule = rule
+
+    def forward(self, pooled: Tensor) -> Decision:
+        """See `Switch.forward`."""
+        scores = self.rule.scores(pooled)  # (B, U)
+        used = with_strongest((scores > 0.5).to(pooled), scores)
+        assert self.rule.weights is not None  # made so
+        return Decision(used, used * self.rule.weights.to(used), used)
 
 
 def alike(used: Tensor) -> list[list[int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.gates import Gate, chance, opened
 from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.rows import Rows, rows_of, rows_where
+from dyncomp.core.rules import Rule, RuledGate
 from dyncomp.core.skipping import Form, skip_branched, skip_dense, skip_sparse
 from dyncomp.core.trace import Decision
 
@@ -54,6 +57,12 @@ class Gated(Op):
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
         """See `Op.branched`."""
         return skip_branched(self, 0, self.block, x, decision, self.form)
+
+    def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
+        """See `Op.follow`."""
+        rule = make(1, False)
+        self.gate = RuledGate(rule)
+        return rule
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
         """The body."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.narrow import is_depthwise, opened
-from dyncomp.core.op import Op, hard_decision
+from dyncomp.core.op import Op, Taped, hard_decision
 from dyncomp.core.pixels import applied, dilated, neighbourhoods, placed
+from dyncomp.core.rules import Rule
 from dyncomp.core.tape import Tapes
 from dyncomp.core.trace import Decision
 from dyncomp.errors import InvalidValue
@@ -95,6 +96,17 @@ class Masked(Op):
         """The sparse form as it is: what differs from image to image is a size, which a graph may leave open."""
         return self.sparse(x, decision)
 
+    def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
+        """See `Op.follow`; the rule decides about the output's pixels."""
+        height, width = self.sizes[-1]
+        rule = make(height * width, False)
+        self.masker = _RuledMasker(rule, (height, width))
+        return rule
+
+    def wished(self, decision: Decision) -> Tensor:
+        """The output's pixels, (B, H'*W')."""
+        return decision.used[:, self.spans[-1].start :]
+
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
         """None: a pixel is a part of a map, not a module."""
         return (None,) * self.units
@@ -108,6 +120,21 @@ class Masked(Op):
         span = self.spans[-1]
         used = self._needed(used[:, span.start : span.stop])
         return Decision(used, used, used)
+
+
+class _RuledMasker(Taped):
+    """A masker that follows a rule; it says what learned maskers say."""
+
+    def __init__(self, rule: Rule, size: Size) -> None:
+        super().__init__()
+        self.rule = rule
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, C, H, W) -> 0 or 1 for each pixel of the output, (B, 1, H', W')."""
+        used: Tensor = self.rule(x)  # (B, H'*W')
+        self.tape.say(self.site, used)
+        return used.view(-1, 1, *self.size)
 
 
 def steps_of(body: nn.Module) -> list[tuple[nn.Conv2d, nn.Sequential]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,10 @@ from dyncomp.core.branches import graph_form, is_traced
 from dyncomp.core.counter import MOVING, Part
 from dyncomp.core.tape import Tape, Tapes
 from dyncomp.core.trace import Decision
-from dyncomp.errors import CannotExport
+from dyncomp.errors import CannotAttach, CannotExport
+
+if TYPE_CHECKING:
+    from dyncomp.core.rules import Rule
 
 
 class Taped(nn.Module):
@@ -96,6 +99,25 @@ class Op(Taped, ABC):
     @abstractmethod
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
         """An allowed decision out of wishes (B, U): which units to use, and with what weight."""
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether training settles which of the units an image uses, and not all of them always are."""
+        return self.learns_to_decide and not bool(self.always().all())
+
+    def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
+        """Let a rule decide in place of the gate, which is thrown away; see `rules.py`.
+
+        `make(units, weighted)` makes it. Raises CannotAttach where the op has no gate that a rule could replace.
+        """
+        raise CannotAttach(
+            f"{type(self).__name__} has no gate that a rule could take the place of; give a method whose gates choose "
+            "blocks, filters, pixels or branches, such as skipnet"
+        )
+
+    def wished(self, decision: Decision) -> Tensor:
+        """The part (B, R) of a decision that a rule with R units makes; the others follow from it."""
+        return decision.used
 
     def forward(self, x: Tensor) -> Tensor:
         """Features in, features out, in the form and by the decision that the tape asks for."""

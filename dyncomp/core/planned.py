@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from dyncomp.core.backbone import Backbone, ResidualBlock
 from dyncomp.core.branches import graph_form
 from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.rows import Rows, rows_of_each
+from dyncomp.core.rules import Rule
 from dyncomp.core.skipping import Form, skip_branched, skip_dense, skip_sparse
 from dyncomp.core.trace import Decision
 
@@ -72,6 +73,12 @@ class Planned(Op):
         finally:
             tape.taken(self.site)
         return y
+
+    def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
+        """See `Op.follow`."""
+        rule = make(self.units, False)
+        self.policy, self.bound, self.first_free = rule, 0.0, 0
+        return rule
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
         """The bodies, in order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from dyncomp.core.branches import either
 from dyncomp.core.net import Net
 from dyncomp.core.op import Op, with_strongest
 from dyncomp.core.rows import Rows, images_in, put, rows_of_each, take
+from dyncomp.core.rules import Rule
 from dyncomp.core.trace import Decision
 
 
@@ -107,6 +108,12 @@ class Routed(Op):
         term: Tensor = output * _column(weight, unit, output)
         return term
 
+    def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
+        """See `Op.follow`; of the branches those are taken whose scores are the greatest."""
+        rule = make(self.units, True)
+        self.gate = _RuledScores(rule, self.most)
+        return rule
+
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
         """The branches."""
         return tuple(self.branches)
@@ -124,6 +131,26 @@ class Routed(Op):
         used = with_strongest(used, weight)
         shares = _shares((weight + 1e-3) * used)
         return Decision(used, shares, shares)
+
+
+class _RuledScores(nn.Module):
+    """Scores of branches by a rule: softmax of those that it takes gives the rule's weights, as shares."""
+
+    def __init__(self, rule: Rule, most: int) -> None:
+        super().__init__()
+        self.rule = rule
+        self.most = most
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, C, H, W) -> scores (B, U)."""
+        scores = self.rule.scores(x)
+        taken = torch.zeros_like(scores).scatter(1, scores.topk(self.most, dim=1).indices, 1.0)  # (B, U)
+        assert self.rule.weights is not None  # made so
+        return torch.where(taken > 0, self.rule.weights.to(scores), -NEVER)
+
+
+NEVER = 100.0
+"""by how much a score lies below those of branches that a rule takes; of their chances nothing is left"""
 
 
 def harden(net: Net, progress: float, at_last: float) -> None:

@@ -22,16 +22,16 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 class Stage:
     """One part of a method's training.
 
-    `share` of the whole budget; `loss`; `learns`: patterns of the parameters' names that train (the others are held);
-    `sampling`: gates draw their decisions instead of thresholding them; `learning_rate`: factor on the recipe's own;
-    `adam`: Adam with this learning rate and no weight decay in place of the recipe's SGD; `warmup`: whether the rate
-    rises before it falls; `hold_statistics`: patterns of the modules whose batch norms use their running statistics and
-    leave them as they are; `all_on`: every unit runs, and gates rest.
+    `share` of the budget that is the method's own; `loss`; `learns`: patterns of the parameters' names that train (the
+    others are held); `sampling`: gates draw their decisions instead of thresholding them; `learning_rate`: factor on
+    the recipe's own; `adam`: Adam with this learning rate and no weight decay in place of the recipe's SGD;
+    `hold_statistics`: patterns of the modules whose batch norms use their running statistics and leave them as they
+    are.
 
-    `prepare(net, batches)` is called once at the beginning, `adjust(net, progress)` before every step. `trained` picks
-    the network that the stage trains, where it is not the method's own (a teacher). `pretrains`: the stage does nothing
-    but train the plain backbone inside; where the user gives a checkpoint of it, the stage is left out and the others
-    share the whole budget.
+    All stages of a method follow one curve of the learning rate, which rises once and falls once. A stage that
+    `restarts` begins a curve of its own, without a rise, which the stages behind it follow too. `prepare(net, batches)`
+    is called once at the beginning, `adjust(net, progress)` before every step. `epochs`: the fewest epochs in which the
+    stage makes sense; a smaller budget is refused.
     """
 
     name: str
@@ -41,13 +41,11 @@ class Stage:
     sampling: bool = False
     learning_rate: float = 1.0
     adam: float | None = None
-    warmup: bool = True
+    restarts: bool = False
     hold_statistics: tuple[str, ...] = ()
-    all_on: bool = False
     prepare: Callable[[Net, Batches], None] | None = None
     adjust: Callable[[Net, float], None] | None = None
-    trained: Callable[[Net], Net] = lambda net: net
-    pretrains: bool = False
+    epochs: float = 0.0
 
     def trains(self, parameter: str) -> bool:
         """Whether the parameter of that name learns in this stage."""

@@ -38,7 +38,7 @@ class FileSplit(Split):
     augmented: Transform
 
     def batches(
-        self, batch_size: int, *, epoch: int | None = None, seed: int = 0, augment: bool = False
+        self, batch_size: int, *, epoch: int | None = None, seed: int = 0, augment: float = 0.0
     ) -> Iterator[Batch]:
         """See `Split.batches`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 import numpy as np
@@ -29,6 +29,10 @@ class Augmentation:
     flip: bool = False
     border: Literal["black", "mean"] = "black"
 
+    def weakened(self, strength: float) -> Augmentation:
+        """The same with shifts of that share of the distance, from 0 to 1, in whole pixels."""
+        return replace(self, padding=round(self.padding * strength))
+
     def maps(self, height: int, width: int) -> Tensor:
         """(M, H*W) per shift and flip: which pixel each pixel shows; H*W stands for the padding."""
         shifts = torch.arange(-self.padding, self.padding + 1)
@@ -53,28 +57,29 @@ class ImageSplit(Split):
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def batches(
-        self, batch_size: int, *, epoch: int | None = None, seed: int = 0, augment: bool = False
+        self, batch_size: int, *, epoch: int | None = None, seed: int = 0, augment: float = 0.0
     ) -> Iterator[Batch]:
         """See `Split.batches`."""
         check_batches(batch_size, epoch, augment)
         order = epoch_order(len(self), seed, epoch)
-        change = self._changes(seed, epoch) if augment and epoch is not None else None
+        augmentation = self.augmentation.weakened(augment)
+        change = self._changes(augmentation, seed, epoch) if augment and epoch is not None else None
         for index in torch.split(order[: whole_batches(len(self), batch_size, epoch)], batch_size):
             images = self.images[index]
             if change is not None:
-                images = self._moved(images, change[index])
+                images = self._moved(augmentation, images, change[index])
             yield Batch(normalised(images, self.mean, self.std), self.labels[index], index)
 
-    def _changes(self, seed: int, epoch: int) -> Tensor:
+    def _changes(self, augmentation: Augmentation, seed: int, epoch: int) -> Tensor:
         """(N,) which of the augmentation's maps each image goes through."""
-        count = (2 * self.augmentation.padding + 1) ** 2 * (2 if self.augmentation.flip else 1)
+        count = (2 * augmentation.padding + 1) ** 2 * (2 if augmentation.flip else 1)
         return torch.randint(count, (len(self),), generator=generator(seed, epoch, CHANGE))
 
-    def _moved(self, images: Tensor, change: Tensor) -> Tensor:
+    def _moved(self, augmentation: Augmentation, images: Tensor, change: Tensor) -> Tensor:
         batch, channels, height, width = images.shape
         border = self._border().expand(batch, channels, 1)
         pixels = torch.cat([images.flatten(2), border], dim=2)  # (B, C, H*W + 1)
-        source = self.augmentation.maps(height, width)[change]  # (B, H*W)
+        source = augmentation.maps(height, width)[change]  # (B, H*W)
         return pixels.gather(2, source[:, None].expand(-1, channels, -1)).view_as(images)
 
     def _border(self) -> Tensor:
@@ -83,12 +88,14 @@ class ImageSplit(Split):
         return (value if self.images.is_floating_point() else value.round()).to(self.images.dtype)[:, None]
 
 
-def check_batches(batch_size: int, epoch: int | None, augment: bool) -> None:
+def check_batches(batch_size: int, epoch: int | None, augment: float) -> None:
     """Refuse what `Split.batches` cannot do."""
     if batch_size < 1:
         raise InvalidValue(f"batch_size={batch_size} is below 1; give the number of images of a batch")
+    if not 0 <= augment <= 1:
+        raise InvalidValue(f"augment={augment} is no strength; give a number from 0 to 1")
     if augment and epoch is None:
-        raise InvalidValue("augment=True without an epoch; give one, it seeds what happens to each image")
+        raise InvalidValue(f"augment={augment} without an epoch; give one, it seeds what happens to each image")
 
 
 def whole_batches(images: int, batch_size: int, epoch: int | None) -> int:

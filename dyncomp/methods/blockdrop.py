@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Decision, Method, Net, Output, Planned, Stage, hard_decision
+from dyncomp.core import Backbone, Decision, Method, Net, Output, Planned, Source, Stage, hard_decision, pretrained
 from dyncomp.core.attach import residual_blocks
 from dyncomp.core.balance import binary_information
 from dyncomp.core.losses import cross_entropy
@@ -51,11 +51,13 @@ class BlockDrop(Method):
 
     penalty: float = option(1.0, "what a wrong answer costs (code: 1 to 10)", ge=0.0)
     entropy: float = option(0.1, "weight of the entropy bonus in the curriculum", ge=0.0)
-    balance: float = option(3.0, "weight of the mutual information of image and decision", ge=0.0)
+    balance: float = option(0.0, "weight of the mutual information of image and decision", ge=0.0)
     width: float = option(1.0, "factor on the policy network's channels", gt=0.0)
     start: float = option(0.5, "chance with which blocks are kept at first", gt=0.0, lt=1.0)
     rate: float = option(3e-3, "Adam's learning rate in the curriculum (paper: 1e-3)", gt=0.0)
     joint_rate: float = option(3e-3, "Adam's learning rate in the joint stage (paper: 1e-4)", gt=0.0)
+
+    pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", gt=0.0, lt=1.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
@@ -65,14 +67,17 @@ class BlockDrop(Method):
         policy = Policy(backbone.image_shape, len(names), self.width, self.start)
         return nn.Sequential(OrderedDict([(PLAN, Planned(backbone, names, policy, BOUND))]))
 
+    def sources(self) -> Mapping[str, Source]:
+        """The plain backbone, trained."""
+        return pretrained(self.pretraining)
+
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
         policy, backbone = f"model.{PLAN}.policy.*", f"model.{PLAN}.backbone.*"
         return (
-            Stage("pretrain", 0.3, cross_entropy, learns=(backbone,), all_on=True, pretrains=True),
             Stage(
                 "curriculum",
-                0.2,
+                0.3,
                 self._curriculum,
                 learns=(policy,),
                 sampling=True,
@@ -80,7 +85,7 @@ class BlockDrop(Method):
                 hold_statistics=(backbone,),
                 adjust=_open_from_the_end,
             ),
-            Stage("joint", 0.5, self._joint, sampling=True, adam=self.joint_rate, adjust=_loosen),
+            Stage("joint", 0.7, self._joint, sampling=True, adam=self.joint_rate, adjust=_loosen),
         )
 
     def _curriculum(self, output: Output, labels: Tensor, progress: float) -> Tensor:

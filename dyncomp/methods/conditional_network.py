@@ -59,7 +59,7 @@ class ConditionalNetwork(Method):
     )
     hidden: int | None = option(None, "units of the routers' hidden layer; None: no such layer", ge=1)
     implicit: int = option(2, "groups of the convolutions below the first router (implicit routing)", ge=1)
-    balance: float = option(1.0, "weight of the mutual information of image and leaf", ge=0.0)
+    balance: float = option(0.0, "weight of the mutual information of image and leaf", ge=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

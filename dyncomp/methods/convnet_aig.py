@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Gated, Method, Net, Output, Stage
+from dyncomp.core import Backbone, Gated, Method, Net, Output, ResidualBlock, Source, Stage, pretrained
 from dyncomp.core.attach import residual_blocks
 from dyncomp.core.balance import binary_information
 from dyncomp.core.losses import cross_entropy
@@ -31,12 +31,13 @@ class ConvNetAIG(Method):
     official code keeps the noise on when it evaluates; here two evaluations agree.) The loss is cross-entropy +
     `weight` * mean over gates of (t - rate over the batch)^2 (section 3.3), with one target rate t for all gates, or
     one for each: None stands for a block without a gate, where the paper's code has a gate that its loss leaves out.
-    0.6 and 2 are the values for CIFAR.
+    0.6 and 2 are the values for CIFAR. The first block and those that change the shape have no gate, as the paper
+    advises for ImageNet, unless no other block is left, or `everywhere` says so.
 
     Against collapse: gates begin open for 87 %, the target is each gate's own, so that none may stay shut or open for
     all images, and noise lets shut blocks be tried. Tossing coins at the target rate would satisfy that loss too, and
-    thresholding would turn it into one fixed route: so `balance` rewards decisions that depend on the image, and the
-    last part of the training (`quiet`) has no noise. Both are additions; at 0 the training is the paper's.
+    thresholding would turn it into one fixed route: so the last part of the training (`quiet`, an addition) has no
+    noise.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("convnet_aig(targets=(None, 0.3, 0.9), balance=0.0)",)
@@ -46,9 +47,11 @@ class ConvNetAIG(Method):
     targets: tuple[float | None, ...] | None = option(
         None, "a share for each residual block, the last for those behind; None in it: no gate"
     )
+    everywhere: bool = option(False, "gates also for the first block and for those that change the shape")
     weight: float = option(2.0, "weight of the rates' loss", ge=0.0)
-    balance: float = option(0.2, "weight of the mutual information of image and decision", ge=0.0)
+    balance: float = option(0.0, "weight of the mutual information of image and decision (not the paper's)", ge=0.0)
     quiet: float = option(0.5, "share of the training, at its end, without noise", ge=0.0, le=1.0)
+    pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +64,7 @@ class ConvNetAIG(Method):
         """See `Method.build`."""
         backbone = new()
         blocks = residual_blocks(backbone, "convnet_aig")
-        targets = self._targets(len(blocks))
+        targets = self._targets(list(blocks.values()))
         if set(targets) == {None}:
             raise CannotAttach(
                 f"convnet_aig: targets={self.targets} leaves no gate in the {len(blocks)} residual blocks of "
@@ -72,10 +75,16 @@ class ConvNetAIG(Method):
                 backbone.swap(name, Gated(block, Masker(block.in_channels, HIDDEN, BIASES), form="residual"))
         return backbone
 
-    def _targets(self, blocks: int) -> list[float | None]:
-        """The target of each of that many residual blocks."""
-        given = (self.target,) if self.targets is None else self.targets
-        return [given[min(block, len(given) - 1)] for block in range(blocks)]
+    def _targets(self, blocks: Sequence[ResidualBlock]) -> list[float | None]:
+        """The target of each of the residual blocks; None for those without a gate."""
+        if self.targets is not None:
+            return [self.targets[min(at, len(self.targets) - 1)] for at in range(len(blocks))]
+        free = [self.everywhere or (at > 0 and isinstance(one.shortcut, nn.Identity)) for at, one in enumerate(blocks)]
+        return [self.target if gated or not any(free) else None for gated in free]
+
+    def sources(self) -> Mapping[str, Source]:
+        """The plain backbone, trained."""
+        return pretrained(self.pretraining)
 
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""

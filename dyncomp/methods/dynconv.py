@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Concrete, Masked, Method, Net, Output, ResidualBlock, Stage, open_bias, steps_of
+from dyncomp.core import (
+    Backbone,
+    Concrete,
+    Masked,
+    Method,
+    Net,
+    Output,
+    ResidualBlock,
+    Source,
+    Stage,
+    open_bias,
+    pretrained,
+    steps_of,
+)
 from dyncomp.core.balance import binary_information
 from dyncomp.core.gates import as_chance
 from dyncomp.core.losses import cross_entropy, outside_of_bounds
@@ -38,10 +51,11 @@ class DynConv(Method):
     examples: ClassVar[tuple[str, ...]] = ("dynconv(target=0.3)",)
     all_on_is_plain: ClassVar[bool] = True
 
-    target: float = option(0.5, "multiply-adds as a share of the plain backbone's", gt=0.0, le=1.0)
+    target: float = option(0.5, "multiply-adds of the bodies as a share of those of all their pixels", gt=0.0, le=1.0)
     weight: float = option(10.0, "weight of the budget loss and of the bounds", ge=0.0)
-    balance: float = option(1.0, "weight of the mutual information of image and decision", ge=0.0)
+    balance: float = option(0.0, "weight of the mutual information of image and decision", ge=0.0)
     temperature: float = option(1.0, "of the noisy decision in training", gt=0.0)
+    pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
@@ -60,16 +74,36 @@ class DynConv(Method):
             backbone.swap(name, Masked(block, masker, (height, width)))
         return backbone
 
+    def sources(self) -> Mapping[str, Source]:
+        """The plain backbone, trained."""
+        return pretrained(self.pretraining)
+
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
         return (Stage("train", 1.0, self._loss, adjust=_quiet_at_the_end),)
 
     def _loss(self, output: Output, labels: Tensor, progress: float) -> Tensor:
-        shares = torch.stack([_share(output, site) for site in output.trace])  # (blocks,)
-        budget = (output.share().mean() - self.target).square() + outside_of_bounds(shares, self.target, progress)
+        used, full = zip(*(self._macs(output, site) for site in output.trace), strict=True)
+        shares = torch.stack([part / whole for part, whole in zip(used, full, strict=True)])  # (blocks,)
+        share = torch.stack(used).sum() / torch.stack(full).sum()
+        budget = (share - self.target).square() + outside_of_bounds(shares, self.target, progress)
         loss = cross_entropy(output, labels) + self.weight * budget.float()
-        chances = torch.cat([output.said[f"{site}.masker"] for site in output.trace], dim=1)  # (B, pixels)
-        return loss - self.balance * min(1.0, progress * 3) * binary_information(chances, chances)
+        if self.balance:
+            chances = torch.cat([output.said[f"{site}.masker"] for site in output.trace], dim=1)  # (B, pixels)
+            loss = loss - self.balance * min(1.0, progress * 3) * binary_information(chances, chances)
+        return loss
+
+    def _macs(self, output: Output, site: str) -> tuple[Tensor, Tensor]:
+        """Multiply-adds of a block's body, mean over the batch, and those of all its pixels.
+
+        The mask's own pixels pass a gradient; those that it needs of inner convolutions, by dilation, do not.
+        """
+        assert output.costs is not None  # a network in training has them
+        costs = output.logits.new_tensor(output.costs.sites[site].units, dtype=torch.float64)  # (U,)
+        used = output.trace[site].used.double()  # (B, U)
+        inner = used.shape[1] - output.said[f"{site}.masker"].shape[1]
+        macs = torch.cat([used[:, :inner].detach(), used[:, inner:]], dim=1) @ costs  # (B,)
+        return macs.mean(), costs.sum()
 
 
 START = 0.8
@@ -97,13 +131,6 @@ class Masker(Taped):
         self.tape.say(self.site, as_chance(logits).sigmoid().flatten(1))
         chances: Tensor = self.concrete(logits)
         return chances
-
-
-def _share(output: Output, site: str) -> Tensor:
-    """The multiply-adds of a block's body that the batch's images use, as a share of all of them."""
-    assert output.costs is not None  # a network in training has them
-    costs = output.logits.new_tensor(output.costs.sites[site].units, dtype=torch.float64)
-    return (output.trace[site].used.double() @ costs).mean() / costs.sum()
 
 
 def _quiet_at_the_end(net: Net, progress: float) -> None:

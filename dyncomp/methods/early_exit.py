@@ -6,16 +6,15 @@ Teerapittayanon, McDanel and Kung, 2016 (ICPR), which begins with a deep backbon
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Certainty, Exit, Method, Net, Output, Point, Seen, Stage, chain
+from dyncomp.core import Backbone, Certainty, Exit, Method, Net, Output, Point, Seen, Source, Stage, chain, pretrained
 from dyncomp.core.calibrate import exit_points, exit_sites
-from dyncomp.core.losses import cross_entropy
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -51,7 +50,7 @@ class EarlyExit(Method):
 
     examples: ClassVar[tuple[str, ...]] = (
         'early_exit(after=(1,), head="linear", criterion="entropy", threshold=1.5, weights=(1.0, 0.3))',
-        "early_exit(pretrain=0.5)",
+        "early_exit(pretraining=0.0)",
     )
     all_on_is_plain: ClassVar[bool] = True
 
@@ -67,7 +66,7 @@ class EarlyExit(Method):
     weights: tuple[float, ...] | None = option(
         None, "of the cross-entropies of the exits in order and of the end; None: all 1", ge=0.0
     )
-    pretrain: float = option(0.0, "share of the budget that trains the backbone alone beforehand", ge=0.0, lt=1.0)
+    pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,13 +122,13 @@ class EarlyExit(Method):
         limit = UNCALIBRATED[self.criterion] if self.threshold is None else self.threshold
         return limit if self.criterion == "confidence" else -limit
 
+    def sources(self) -> Mapping[str, Source]:
+        """The plain backbone, trained."""
+        return pretrained(self.pretraining)
+
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
-        joint = Stage("joint", 1 - self.pretrain, lambda output, labels, progress: self.loss(output, labels))
-        if self.pretrain == 0.0:
-            return (joint,)
-        alone = Stage("backbone", self.pretrain, cross_entropy, learns=("*trunk.*",), all_on=True, pretrains=True)
-        return alone, joint
+        return (Stage("joint", 1.0, lambda output, labels, progress: self.loss(output, labels)),)
 
     def loss(self, output: Output, labels: Tensor) -> Tensor:
         """The weighted sum of the cross-entropies of all exits and of the end (paper, section III-C)."""

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Decision, Filtered, Method, Net, Output, Stage, Switch, SwitchProducts
+from dyncomp.core import (
+    Backbone,
+    Decision,
+    Filtered,
+    Method,
+    Net,
+    Output,
+    Source,
+    Stage,
+    Switch,
+    SwitchProducts,
+    pretrained,
+)
 from dyncomp.core.balance import binary_information
 from dyncomp.core.filtering import switch_backbone
 from dyncomp.core.losses import cross_entropy
@@ -48,7 +60,9 @@ class Fbs(Method):
 
     density: float = option(0.5, "share of each layer's filters that an image uses", gt=0.0, le=1.0)
     l1: float = option(1e-8, "weight of the sum of the gammas in use, a mean over images", ge=0.0)
-    balance: float = option(0.5, "weight of the mutual information of image and choice", ge=0.0)
+    balance: float = option(0.0, "weight of the mutual information of image and choice", ge=0.0)
+
+    pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
@@ -61,12 +75,24 @@ class Fbs(Method):
     def _saliency(self, producer: nn.Conv2d) -> Switch:
         return Saliency(producer.in_channels, producer.out_channels, self.density)
 
+    def sources(self) -> Mapping[str, Source]:
+        """The plain backbone, trained."""
+        return pretrained(self.pretraining)
+
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
-        return (Stage("train", 1.0, self._loss, adjust=self._lower),)
+        return (
+            Stage("gates", 0.1, self._loss, learns=("*.switch.*",), adjust=self._whole),
+            Stage("train", 0.9, self._loss, adjust=self._lower),
+        )
+
+    def _whole(self, net: Net, progress: float) -> None:
+        self._set(net, 1.0)
 
     def _lower(self, net: Net, progress: float) -> None:
-        density = 1 - (1 - self.density) * min(1.0, progress / 0.5)
+        self._set(net, 1 - (1 - self.density) * min(1.0, progress / 0.5))
+
+    def _set(self, net: Net, density: float) -> None:
         for module in net.modules():
             if isinstance(module, Saliency):
                 module.density = density
@@ -79,11 +105,7 @@ class Fbs(Method):
 
 
 class Saliency(Switch):
-    """Predicts gamma (B, C') from the incoming channels' mean absolute values, and keeps the greatest.
-
-    Magnitudes are taken relative to the image's mean over the channels (an interpretation): otherwise gamma grows with
-    the features and the features with gamma, and through dozens of residual blocks they explode.
-    """
+    """Predicts gamma (B, C') from the incoming channels' mean absolute values, and keeps the greatest."""
 
     def __init__(self, inputs: int, outputs: int, density: float) -> None:
         super().__init__()
@@ -108,8 +130,7 @@ class Saliency(Switch):
 
     def forward(self, pooled: Tensor) -> Decision:
         """The filters of the greatest gamma, with gamma as weight, for magnitudes (B, C)."""
-        relative = pooled / pooled.mean(dim=1, keepdim=True).clamp_min(1e-6)
-        scores = self.linear(relative)  # (B, C')
+        scores = self.linear(pooled)  # (B, C')
         gamma = scores.relu()
         # scores and not gamma: there, zeros would tie; of scores alike the first, so that every form keeps the same
         best, order = scores.detach().sort(dim=1, descending=True, stable=True)

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Batches, Decision, Method, Net, Output, ResidualBlock, Routed, Stage, chain
+from dyncomp.core import (
+    Backbone,
+    Batches,
+    Method,
+    Net,
+    Output,
+    ResidualBlock,
+    Routed,
+    Source,
+    Stage,
+    chain,
+    pretrained,
+)
 from dyncomp.core.attach import needs_single_maps
 from dyncomp.core.gates import pooled
+from dyncomp.core.initial import PLAIN
+from dyncomp.core.modes import evaluating
 from dyncomp.core.op import Taped
 from dyncomp.core.routed import harden
 from dyncomp.errors import CannotAttach, InvalidValue
+from dyncomp.methods._partition import balanced_partition
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 
@@ -37,11 +51,11 @@ class HydraNet(Method):
     paper makes branches narrower than the stage they come from. A backbone's width is fixed, so here `slim` ones are
     shorter: they leave out residual blocks that keep the shape.
 
-    Stage "partition" trains everything with soft weights. Then the mean features of each class are clustered by k-means
-    and each branch is given its share of the classes, balanced; stage "gated" teaches the gate the branch of the label,
-    beside the cross-entropy, while the weights move from soft ones to those of use, top-k. The sources give neither a
-    schedule nor the gate's loss: the stages, their shares, the cross-entropy on the gate and its weight, and the
-    gradual change of weights are interpretations.
+    The features of a trained plain backbone, their mean for each class, are clustered by k-means, and each branch is
+    given its share of the classes, balanced (section 3.2). Stem, branches and gate begin with that backbone's weights.
+    Training teaches the gate the branch of the label, beside the cross-entropy, while the weights move from soft ones
+    to those of use, top-k. The sources give neither a schedule nor the gate's loss: that the weights begin as the
+    backbone's, the cross-entropy on the gate and its weight, and the gradual change of weights are interpretations.
 
     Against collapse: the partition is balanced, so the gate's loss asks for every branch equally often.
     """
@@ -54,6 +68,7 @@ class HydraNet(Method):
     slim: bool = option(True, "branches and gate leave out residual blocks that keep the shape")
     gate: Literal["block", "linear"] = option("block", "a sub-network like a branch, or one linear layer when pooled")
     gate_weight: float = option(0.5, "weight of the gate's loss", ge=0.0)
+    pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", gt=0.0, lt=1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,10 +81,9 @@ class HydraNet(Method):
         start, flat = self._cuts(backbone)
         layers = backbone.layers()
         classifier = _linear(backbone)
-        gate = Gate(self._judge(new(), start, flat), classifier.out_features)
+        gate = Gate(self._judge(new(), start, flat), classifier.out_features, self.branches)
         routed = Routed([self._branch(new(), start, flat) for _ in range(self.branches)], gate, self.top, soft=1.0)
-        head = [layers[flat], ("features", Features()), *layers[flat + 1 :]]
-        return chain([*layers[:start], ("branches", routed), *head])
+        return chain([*layers[:start], ("branches", routed), *layers[flat:]])
 
     def _cuts(self, backbone: Backbone) -> tuple[int, int]:
         """Among the backbone's layers, where the branches begin, and the one that flattens, before which they end."""
@@ -108,12 +122,19 @@ class HydraNet(Method):
         part = backbone.layers()[start:flat]
         return [part[0], *(layer for layer in part[1:] if not (self.slim and _keeps_shape(layer[1])))]
 
+    def sources(self) -> Mapping[str, Source]:
+        """The plain backbone, trained."""
+        return pretrained(self.pretraining)
+
+    def inherit(self, net: Net, trained: Mapping[str, Net], batches: Batches) -> None:
+        """With the plain backbone's weights, and classes divided among the branches by its features."""
+        super().inherit(net, trained, batches)
+        if PLAIN in trained and any(isinstance(module, Gate) for module in net.modules()):  # controls have none
+            divide_classes(net, trained[PLAIN], batches)
+
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
-        return (
-            Stage("partition", 0.4, lambda output, labels, progress: self.loss(output, labels)),
-            Stage("gated", 0.6, self._gated, prepare=divide_classes, adjust=partial(harden, at_last=SOFT_AT_LAST)),
-        )
+        return (Stage("gated", 1.0, self._gated, adjust=partial(harden, at_last=SOFT_AT_LAST)),)
 
     def _gated(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         (site,) = output.trace
@@ -124,13 +145,15 @@ class HydraNet(Method):
 class Gate(Taped):
     """Scores the branches, and keeps which branch each class belongs to, a buffer (Y,), for the loss to read.
 
+    Until the classes are divided they are dealt out in turn.
+
     In the dense form the classes' branches are said under the gate's site, a row (Y,) for each image.
     """
 
-    def __init__(self, judge: nn.Module, classes: int) -> None:
+    def __init__(self, judge: nn.Module, classes: int, branches: int) -> None:
         super().__init__()
         self.judge = judge
-        self.register_buffer("partition", torch.zeros(classes, dtype=torch.long))
+        self.register_buffer("partition", torch.arange(classes) % branches)
         self.partition: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,72 +171,29 @@ class Pooled(nn.Module):
         return pooled(x)
 
 
-class Features(Taped):
-    """Says the combined features (B, F) on their way to the prediction layer."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, F) -> (B, F)."""
-        self.tape.say(self.site, x)
-        return x
-
-
-def divide_classes(net: Net, batches: Batches) -> None:
+def divide_classes(net: Net, plain: Net, batches: Batches) -> None:
     """Cluster the classes by their mean features on the training split and give each branch its share of them.
 
-    Features are those that the prediction layer has learnt to read: of all branches, by soft weights.
+    Features are what the trained plain backbone's last linear layer reads.
     """
     (gate,) = (module for module in net.modules() if isinstance(module, Gate))
-    (features,) = (module for module in net.modules() if isinstance(module, Features))
     (op,) = net.sites.values()
-    sums: Tensor | None = None
+    assert isinstance(plain.model, Backbone)  # the plain method changes nothing
+    seen: list[Tensor] = []
+    handle = _linear(plain.model).register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
     counts = torch.zeros(len(gate.partition), dtype=torch.float64)
-    with torch.no_grad():
-        for images, labels in batches():
-            said = net(images, sparse=False, decisions=_soft(net, images)).said[features.site].double().cpu()  # (B, F)
-            sums = said.new_zeros(len(counts), said.shape[1]) if sums is None else sums  # (Y, F)
-            sums.index_add_(0, labels.cpu(), said)
-            counts += labels.cpu().bincount(minlength=len(counts))
-    assert sums is not None  # a training split has images
+    sums = torch.zeros(len(counts), _linear(plain.model).in_features, dtype=torch.float64)
+    try:
+        with evaluating(plain):
+            for images, labels in batches():
+                plain(images, record=False)
+                features = seen.pop().double().cpu()  # (B, F)
+                sums.index_add_(0, labels.cpu(), features)
+                counts += labels.cpu().bincount(minlength=len(counts))
+    finally:
+        handle.remove()
     means = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), sums.sum(0) / counts.sum())
     gate.partition.copy_(balanced_partition(means, op.units))
-
-
-def _soft(net: Net, images: Tensor) -> dict[str, Decision]:
-    """All branches, weighted by the gate's chances."""
-    ((site, decision),) = net(images, sparse=False).trace.items()
-    return {site: replace(decision, used=torch.ones_like(decision.used), weight=decision.probability)}
-
-
-def balanced_partition(means: Tensor, groups: int) -> Tensor:
-    """The group of each class, (Y,): every group has floor(Y/groups) or ceil(Y/groups) classes of mean features (Y, F).
-
-    k-means gives the centroids; pairs of class and centroid are then taken by distance, the nearest first, as long as
-    the class is free and the group has room. With no more classes than groups, each class has its own.
-    """
-    size, larger = divmod(len(means), groups)  # `larger` groups have one class more
-    distances = torch.cdist(means, _centroids(means, groups))  # (Y, groups)
-    partition = torch.full((len(means),), -1)
-    taken = [0] * groups
-    for pair in distances.flatten().argsort(stable=True).tolist():
-        label, group = divmod(pair, distances.shape[1])
-        room = taken[group] < size or (taken[group] == size and larger > 0)
-        if room and partition[label] < 0:
-            larger -= taken[group] == size
-            taken[group] += 1
-            partition[label] = group
-    return partition
-
-
-def _centroids(means: Tensor, groups: int) -> Tensor:
-    """Centroids (groups, F), or the points themselves where there are no more of them."""
-    if len(means) <= groups:
-        return means
-    points = np.unique(means.numpy(), axis=0)  # classes without images are all one point
-    from sklearn.cluster import KMeans  # slow to import: not needed to be listed
-
-    fitted = KMeans(min(groups, len(points)), n_init=10, random_state=0).fit(points)
-    centroids = torch.from_numpy(fitted.cluster_centers_)
-    return torch.cat([centroids, means.mean(0).expand(groups - len(centroids), -1)])
 
 
 def _before_last_stage(backbone: Backbone) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Decision, Method, Net, Output, Stage, Switch, SwitchProducts
+from dyncomp.core import Backbone, Decision, Method, Net, Output, Source, Stage, Switch, SwitchProducts, pretrained
 from dyncomp.core.balance import binary_information
 from dyncomp.core.filtering import switch_backbone
 from dyncomp.core.gates import as_chance, open_bias
@@ -17,6 +17,9 @@ from dyncomp.core.losses import cross_entropy, off_budget
 from dyncomp.core.op import with_strongest
 from dyncomp.registry import register_method
 from dyncomp.spec import option
+
+RAMP = 0.4
+"""share of the training over which the pressure grows from nothing to its full height"""
 
 
 @register_method("lkam", paper="arXiv:1701.05221")
@@ -58,8 +61,9 @@ class Lkam(Method):
         0.5, "share of the training with thresholded switches; 0: none, as in the paper", ge=0.0, lt=1.0
     )
     budget_weight: float = option(10.0, "weight of the budget loss", ge=0.0)
-    balance: float = option(0.5, "weight of the mutual information of image and decision", ge=0.0)
+    balance: float = option(0.0, "weight of the mutual information of image and decision", ge=0.0)
     start: float = option(0.9, "value at which switches begin", gt=0.5, lt=1.0)
+    pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
@@ -68,20 +72,22 @@ class Lkam(Method):
     def _module(self, producer: nn.Conv2d) -> Switch:
         return SwitchingModule(producer, self.groups, self.start)
 
+    def sources(self) -> Mapping[str, Source]:
+        """The plain backbone, trained."""
+        return pretrained(self.pretraining)
+
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
-        soft = Stage("soft", 1 - self.hard, self._soft, adjust=_thresholds(False))
-        if self.hard == 0:
-            return (soft,)
-        return (soft, Stage("hard", self.hard, self._hard, adjust=_thresholds(True), warmup=False))
+        return (Stage("train", 1.0, self._loss, adjust=self._threshold),)
 
-    def _soft(self, output: Output, labels: Tensor, progress: float) -> Tensor:
-        return self._loss(output, labels, min(1.0, progress / 0.5))
+    def _threshold(self, net: Net, progress: float) -> None:
+        """Let the switches be thresholded in training, too, towards the end."""
+        for module in net.modules():
+            if isinstance(module, SwitchingModule):
+                module.hard = progress >= 1 - self.hard
 
-    def _hard(self, output: Output, labels: Tensor, progress: float) -> Tensor:
-        return self._loss(output, labels, 1.0)
-
-    def _loss(self, output: Output, labels: Tensor, pressure: float) -> Tensor:
+    def _loss(self, output: Output, labels: Tensor, progress: float) -> Tensor:
+        pressure = min(1.0, progress / RAMP)
         loss = cross_entropy(output, labels)
         switches = [decision.probability.float() for decision in output.trace.values()]  # (B, U) each
         activity = torch.stack([sw.mean() for sw in switches]).sum()  # sum(sw) / m, summed over the modules
@@ -122,14 +128,3 @@ class SwitchingModule(Switch):
         used = chosen + (switches - switches.detach()) if switches.requires_grad else chosen
         soft = self.training and not self.hard
         return Decision(used, switches if soft else used, switches)
-
-
-def _thresholds(hard: bool) -> Callable[[Net, float], None]:
-    """What tells all switching modules whether to threshold in training."""
-
-    def adjust(net: Net, progress: float) -> None:
-        for module in net.modules():
-            if isinstance(module, SwitchingModule):
-                module.hard = hard
-
-    return adjust

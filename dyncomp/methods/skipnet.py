@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -17,9 +17,11 @@ from dyncomp.core import (
     Method,
     Output,
     RecurrentGate,
+    Source,
     Stage,
     Trace,
     hard_decision,
+    pretrained,
     shared_recurrence,
 )
 from dyncomp.core.attach import residual_blocks
@@ -57,9 +59,12 @@ class SkipNet(Method):
     )
     alpha: float = option(0.1, "reward for skipping all gated blocks (target=None)", ge=0.0)
     rl_weight: float = option(0.01, "weight of the policy gradient in stage 2", ge=0.0)
+    hybrid: float = option(0.1, "share of the training for stage 2; 0: none, supervised alone", ge=0.0, lt=1.0)
+    hybrid_rate: float = option(0.02, "learning rate of stage 2, as a factor on the recipe's (paper: 0.001)", gt=0.0)
     budget_weight: float = option(10.0, "weight of the budget loss", ge=0.0)
-    balance: float = option(0.1, "weight of the mutual information of image and decision", ge=0.0)
+    balance: float = option(0.0, "weight of the mutual information of image and decision", ge=0.0)
     start: float = option(0.9, "probability with which gates begin open", gt=0.5, lt=1.0)
+    pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
@@ -75,12 +80,25 @@ class SkipNet(Method):
             return lambda channels: RecurrentGate(channels, cell, head)
         return lambda channels: FeedForwardGate(channels, self.gate == "ff1", self.start)
 
+    def sources(self) -> Mapping[str, Source]:
+        """The plain backbone, trained."""
+        return pretrained(self.pretraining)
+
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
-        return (
-            Stage("supervised", 0.9, self._supervised),
-            Stage("hybrid", 0.1, self._hybrid, sampling=True, learning_rate=0.001, hold_statistics=("*",)),
+        supervised = Stage("supervised", 1 - self.hybrid, self._supervised)
+        if self.hybrid == 0:
+            return (supervised,)
+        hybrid = Stage(
+            "hybrid",
+            self.hybrid,
+            self._hybrid,
+            sampling=True,
+            learning_rate=self.hybrid_rate,
+            restarts=True,
+            hold_statistics=("*",),
         )
+        return supervised, hybrid
 
     def _supervised(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         pressure = min(1.0, progress / 0.5)

@@ -60,7 +60,8 @@ class SnapshotEnsemble(Method):
             partial(_own_loss, member),
             learns=(f"model.voters.{member}.*",),
             learning_rate=self.restart,
-            warmup=False,
+            restarts=True,
+            epochs=1.0,
             prepare=partial(_go_on, member),
         )
 

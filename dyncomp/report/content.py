@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from dyncomp.report import numbers as n
 from dyncomp.report.details import Detail, Failure, detail, failures, place, warnings_of
 from dyncomp.report.latency import timings_of
+from dyncomp.report.published import published_table
 from dyncomp.report.reading import Reading, Record
 from dyncomp.report.spent import gap_table
-from dyncomp.report.tables import Table, results_table, summary_table
+from dyncomp.report.tables import Table, control_table, results_table, summary_table
 from dyncomp.report.words import Sentence, words_of
 from dyncomp.samples.verdicts import LEAST_ROUNDS, MOST_DRIFT, MOST_LOAD, MOST_SPREAD
 
@@ -78,6 +79,14 @@ CONVENTIONS = (
         "and early stopping see the calibration split only.",
     ),
     (
+        "controls",
+        "Static nets of several sizes, trained alike, and the accuracy between two of them at a method's "
+        "multiply-adds, by the logarithm of the cost. Fixed: the method's trained network, each gate's decision the "
+        "same for all images, at the method's cost, trained on. Random: each gate draws at its trained rate, trained "
+        "on so. Intervals are 95 %, from the same images, and from how much accuracies vary over seeds, where there "
+        "are several.",
+    ),
+    (
         "exchange",
         "Accuracy when every image is computed along the route of another one: where that costs "
         "nothing, the routes do not depend on the image in a way that matters.",
@@ -91,10 +100,14 @@ class Content:
 
     sentences: tuple[Sentence, ...]
     table: Table
+    controls: Table | None
+    """what static nets of equal cost and rules in the gates' place reach; None without controls"""
     gap: Table | None
     """where each method's time goes; None where that was not measured"""
     summary: Table | None
     """over the seeds; None where there is one seed alone"""
+    published: Table | None
+    """what papers report of the same methods; None where nothing is known of them"""
     details: tuple[Detail, ...]
     failures: tuple[Failure, ...]
     problems: tuple[str, ...]
@@ -116,8 +129,10 @@ def content(reading: Reading, frame: pd.DataFrame) -> Content:
     return Content(
         sentences=tuple(words_of(reading, frame)),
         table=results_table(frame),
+        controls=control_table(frame),
         gap=gap_table(done, frame),
         summary=summary_table(frame) if frame["seed"].nunique() > 1 else None,
+        published=published_table(frame),
         details=tuple(detail(cell) for cell in done),
         failures=tuple(failures(reading, frame)),
         problems=reading.problems,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import numbers as n
+from dyncomp.report.controls import RUNG
 from dyncomp.report.plotdata import Bars, Figure, Histogram, Panel, Point, Row, Scatter, Series
 from dyncomp.report.reading import Reading
 from dyncomp.report.table import summary
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BINS = 40
+LADDERS = (Path(__file__).with_name("ladders"), Path(__file__).parents[2] / "baselines/ladders")
+"""where an installed package has the curves of static nets, and where a checkout has them"""
 TOP1 = "top-1 accuracy on test images, %"
 
 
@@ -26,9 +31,11 @@ def figures(reading: Reading, frame: pd.DataFrame) -> list[Figure]:
     for (dataset, backbone), rows in groups:
         suffix = f"-{slug(dataset)}-{slug(backbone)}" if len(groups) > 1 else ""
         setting = _setting(rows)
-        for prepare in (_accuracy_macs, _accuracy_latency, _speedup):
-            drawn.append(prepare(rows, suffix, setting))
-        drawn.append(_histogram(rows, suffix, setting, reading))
+        compared = rows[rows["role"] != "control"]
+        drawn.append(_accuracy_macs(rows, suffix, setting))
+        drawn.append(_accuracy_latency(rows, suffix, setting))
+        drawn.append(_speedup(compared, suffix, setting))
+        drawn.append(_histogram(compared, suffix, setting, reading))
     return [figure for figure in drawn if figure is not None]
 
 
@@ -57,7 +64,7 @@ def labeller(rows: pd.DataFrame) -> Callable[[Any], str]:
 
 def _points(rows: pd.DataFrame, x: str, scale: float) -> tuple[Point, ...]:
     label = labeller(rows)
-    table = summary(rows)
+    table = summary(rows[rows["role"] != "control"])
     table = table[table[f"{x}_mean"].notna() & table["top1_mean"].notna()]
     return tuple(
         Point(
@@ -73,18 +80,43 @@ def _points(rows: pd.DataFrame, x: str, scale: float) -> tuple[Point, ...]:
     )
 
 
+def _ladder(rows: pd.DataFrame, x: str, scale: float) -> tuple[tuple[float, float], ...]:
+    """Static nets of several sizes, static itself among them; none where there is no other."""
+    table = summary(rows[(rows["role"] == "static") | (rows["method"] == RUNG)])
+    known = table[table[f"{x}_mean"].notna() & table["top1_mean"].notna()].sort_values(f"{x}_mean")
+    points = zip(known[f"{x}_mean"] / scale, known["top1_mean"], strict=True)
+    own = tuple((float(at), float(top1)) for at, top1 in points) if len(known) > 1 else ()
+    return own or (_kept_ladder(rows, scale) if x == "macs" else ())
+
+
+def _kept_ladder(rows: pd.DataFrame, scale: float) -> tuple[tuple[float, float], ...]:
+    """That of `baselines/ladders` for the same data set, backbone and budget, if there is one."""
+    named = {"-".join(str(row[name]) for name in ("dataset", "backbone", "budget")) for _, row in rows.iterrows()}
+    files = [folder / f"{slug(name)}.csv" for name in named for folder in LADDERS]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None or len(named) > 1:
+        return ()
+    with file.open(encoding="utf-8", newline="") as text:
+        return tuple((float(row["macs"]) / scale, float(row["top1"])) for row in csv.DictReader(text))
+
+
 def _accuracy_macs(rows: pd.DataFrame, suffix: str, setting: str) -> Scatter | None:
     cells = rows.drop_duplicates("key").assign(batch_size=0)
     scale, unit = n.macs_unit(float(cells["macs"].max()))
     points = _points(cells, "macs", scale)
-    panel = Panel("", f"{unit} per image (mean over test images)", points)
+    panel = Panel("", f"{unit} per image (mean over test images)", points, _ladder(cells, "macs", scale))
     title = "Accuracy against multiply-adds"
     return Scatter(f"accuracy_macs{suffix}", title, setting, TOP1, (panel,)) if points else None
 
 
 def _accuracy_latency(rows: pd.DataFrame, suffix: str, setting: str) -> Scatter | None:
     panels = [
-        Panel(f"batch of {size}", "ms per batch (median)", _points(group, "latency_ms_p50", 1.0))
+        Panel(
+            f"batch of {size}",
+            "ms per batch (median)",
+            _points(group, "latency_ms_p50", 1.0),
+            _ladder(group, "latency_ms_p50", 1.0),
+        )
         for size, group in rows[rows["latency_ms_p50"].notna()].groupby("batch_size")
     ]
     title = "Accuracy against latency"

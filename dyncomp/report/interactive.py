@@ -43,11 +43,30 @@ def _scatter(figure: Scatter, colour: Mapping[str, str]) -> Description:
     layout: Description = {"grid": grid, "shapes": crosses}
     for place, panel in enumerate(figure.panels):
         axis = _axis(place)
+        data += [_ladder(panel, axis, place == 0)] if panel.ladder else []
         data += [_trace(point, axis, place == 0, colour) for point in panel.points]
         titles = {f"xaxis{axis}": _x_title(panel), f"yaxis{axis}": figure.y_label}
         layout |= {name: {"title": {"text": text}} for name, text in titles.items()}
         crosses += _cross(panel, axis)
     return {"data": data, "layout": layout, "height": 120 + 340 * count}
+
+
+def _ladder(panel: Panel, axis: str, legend: bool) -> Description:
+    x, y = zip(*panel.ladder, strict=True)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": "static nets of several sizes",
+        "legendgroup": "ladder",
+        "showlegend": legend,
+        "x": list(x),
+        "y": list(y),
+        "xaxis": f"x{axis}",
+        "yaxis": f"y{axis}",
+        "line": {"color": STATIC_SHOWN, "width": 1.5},
+        "marker": {"size": 5, "color": STATIC_SHOWN},
+        "hovertemplate": "%{x:.4g}, %{y:.2f} %<extra>static net</extra>",
+    }
 
 
 def _x_title(panel: Panel) -> str:

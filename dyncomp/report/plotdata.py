@@ -30,11 +30,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes of a scatter plot."""
+    """One pair of axes of a scatter plot; `ladder` are static nets of several sizes (x, y), the cheapest first."""
 
     title: str
     x_label: str
     points: tuple[Point, ...]
+    ladder: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,9 @@ def _of(item: Any, colour: Mapping[str, str]) -> str:
 
 def _means(panel: Panel) -> str:
     several = any(not math.isnan(point.y_std) for point in panel.points)
-    return "bars: standard deviation over seeds" if several else ""
+    said = ["bars: standard deviation over seeds"] if several else []
+    said += ["grey line: static nets of several sizes"] if panel.ladder else []
+    return "; ".join(said)
 
 
 def _panel(axes: Any, panel: Panel, colour: Mapping[str, str]) -> None:
@@ -116,6 +118,8 @@ def _panel(axes: Any, panel: Panel, colour: Mapping[str, str]) -> None:
         if point.static:
             axes.axvline(point.x, color=STATIC_COLOUR, linestyle="--", linewidth=1, zorder=1)
             axes.axhline(point.y, color=STATIC_COLOUR, linestyle="--", linewidth=1, zorder=1)
+    if panel.ladder:
+        axes.plot(*zip(*panel.ladder, strict=True), color=STATIC_COLOUR, marker=".", linewidth=1.2, zorder=1.5)
     for method in dict.fromkeys(p.method for p in panel.points if not p.static):
         line = sorted((p.x, p.y) for p in panel.points if p.method == method)
         axes.plot(*zip(*line, strict=True), color=colour[method], linewidth=1, alpha=0.5, zorder=2)

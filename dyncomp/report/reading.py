@@ -62,10 +62,10 @@ def read(store: Store) -> Reading:
 
 
 def _current(cells: Sequence[Record]) -> list[Record]:
-    """Of cells that differ in nothing but the version of the code, the latest finished."""
+    """Of cells that differ in nothing but the version of the code, the latest finished; no sources of others."""
     latest: dict[str, Record] = {}
-    for cell in cells:  # the latest finished comes last
+    for cell in (cell for cell in cells if cell.get("role") != "source"):  # the latest finished comes last
         identity = cell.get("identity") or {"key": cell["key"]}
-        kept = {name: identity[name] for name in identity if name not in ("source", "version")}
+        kept = {name: identity[name] for name in identity if name not in ("source", "sources", "version")}
         latest[json.dumps(kept, sort_keys=True, default=str)] = cell
     return list(latest.values())

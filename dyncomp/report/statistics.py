@@ -82,3 +82,57 @@ def over_seeds(differences: Sequence[Difference]) -> Difference:
     images = max(difference.images for difference in differences)
     paired = all(difference.paired for difference in differences)
     return Difference(mean, margin, abs(mean) > margin, images, paired)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much the accuracies of one network vary from seed to seed, in points, known by so many degrees of freedom."""
+
+    deviation: float
+    degrees: int
+
+    @classmethod
+    def of(cls, values: Sequence[Sequence[float]]) -> Spread:
+        """Pooled over networks, each with the accuracies of its seeds: all are taken to vary alike."""
+        squares, degrees = 0.0, 0
+        for own in values:
+            mean = math.fsum(own) / len(own)
+            squares += math.fsum((value - mean) ** 2 for value in own)
+            degrees += len(own) - 1
+        return cls(math.sqrt(squares / degrees) if degrees else 0.0, degrees)
+
+    def margin(self, weights: Sequence[float], seeds: int) -> float:
+        """95 % margin in points of a weighted sum of means over so many seeds; 0 where no network has two seeds."""
+        from scipy.stats import t
+
+        if not self.degrees:
+            return 0.0
+        weight = math.sqrt(math.fsum(weight**2 for weight in weights) / seeds)
+        return float(t.ppf(0.975, self.degrees)) * self.deviation * weight
+
+
+def contrast(seeds: Sequence[Sequence[tuple[float, pd.DataFrame | None]]], spread: Spread) -> Difference | None:
+    """A weighted sum of the accuracies of networks in points, from the same test images; one list for each seed.
+
+    Two margins go into the interval, as the root of the sum of their squares: that of the images, from the weighted
+    sum of right answers of each image, mean over seeds; and that of the seeds (`Spread`). None without per-image data
+    of the same images.
+    """
+    import numpy as np
+
+    sums = []
+    for networks in seeds:
+        frames = [frame for _, frame in networks if frame is not None]
+        if len(frames) < len(networks) or any(len(f) != len(frames[0]) for f in frames):
+            return None
+        if any((frame["label"].to_numpy() != frames[0]["label"].to_numpy()).any() for frame in frames):
+            return None
+        right = [(f["prediction"] == f["label"]).to_numpy(dtype=float) for f in frames]
+        sums.append(sum(weight * one for (weight, _), one in zip(networks, right, strict=True)))
+    if not sums or not len(sums[0]):
+        return None
+    each = np.mean(sums, axis=0)  # (N,)
+    points, images = 100 * float(each.mean()), len(each)
+    by_images = 100 * Z95 * float(each.std()) / math.sqrt(images)
+    margin = math.hypot(by_images, spread.margin([weight for weight, _ in seeds[0]], len(seeds)))
+    return Difference(points, margin, abs(points) > margin, images, True)

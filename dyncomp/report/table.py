@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import latency
+from dyncomp.report.controls import columns, settings
 from dyncomp.report.numbers import missing
 from dyncomp.report.reading import Reading, read
 from dyncomp.store import Store
@@ -28,19 +29,24 @@ COLUMNS = (
     *("macs_right", "macs_wrong", "macs_difficulty_rank_correlation", "time_share_free", "time_share_unknown"),
     *("form", "latency_ms_p50_dense", "speedup_realised_dense"),
     *("latency_ms_p50_compiled", "speedup_realised_compiled", "graph_breaks", "not_compiled"),
-    *("role", "warnings", "error", "key"),
+    *("static_top1_at_equal_macs", "over_static_at_equal_macs_points", "over_static_at_equal_macs_margin"),
+    *("fixed_top1", "fixed_macs", "over_fixed_points", "over_fixed_margin"),
+    *("random_top1", "random_macs", "over_random_points", "over_random_margin"),
+    *("role", "control_of", "warnings", "error", "key"),
 )
 COUNTS = (
     *("seed", "params", "batch_size", "images", "routes", "gates"),
     *("gates_always_on", "gates_always_off", "rounds", "macs_max", "macs_full", "macs_static", "graph_breaks"),
     *("memory_batch_size", "memory_batch_size_training", "energy_batch_size"),
 )
-TEXTS = (*(name for name in LABELS if name != "seed"), "role", "verdict", "form", "not_compiled")
+TEXTS = (*(name for name in LABELS if name != "seed"), "role", "control_of", "verdict", "form", "not_compiled")
 TEXTS += ("warnings", "error", "key")
 SUMMARISED = (
     *("top1", "macs", "flops", "speedup_claimed", "speedup_executed"),
     *("latency_ms_p50", "latency_ms_p99", "images_per_s", "speedup_realised"),
 )
+ROLES = {"static": 0, "method": 1, "control": 2}
+"""in which order they stand"""
 GROUP = ("method", "spec", "backbone", "dataset", "budget", "device", "role", "batch_size")
 
 
@@ -53,7 +59,8 @@ def results(store: Store) -> pd.DataFrame:
     can be relied on. They are of the sparse form, and for static of the faster of that and compiled:
     `form` says which. Other forms timed in the same rounds have columns of their own.
     `time_share_free` and `time_share_unknown` are from 0 to 1, of the time in operators. A cell that
-    was not timed has one row without latency; a failed one has its error.
+    was not timed has one row without latency; a failed one has its error. What controls say of a method is the mean
+    over its seeds: `over_..._points` is by how much it is better, with a 95 % margin.
     """
     return results_of(read(store))
 
@@ -69,13 +76,24 @@ def results_of(reading: Reading) -> pd.DataFrame:
             frame[name] = pd.to_numeric(frame[name])
         if name in COUNTS:
             frame[name] = frame[name].round().astype("Int64")
+    return _with_controls(frame, reading)
+
+
+def _with_controls(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
+    """The table with what controls say of each method, the same in all of its rows: means over the seeds."""
+    for setting in settings(reading, frame):
+        methods = setting.rows[setting.rows["role"] == "method"]
+        for spec in methods["spec"].unique():
+            rows = methods.index[methods["spec"] == spec]
+            for name, value in columns(setting, str(spec)).items():
+                frame.loc[rows, name] = value
     return frame
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Where a row stands: static first, then by name, so that no order of running shows."""
+    """Where a row stands: static first, controls last, then by name, so that no order of running shows."""
     setting = (str(row["dataset"]), str(row["backbone"]), str(row["budget"]), str(row["device"]))
-    named = (row["role"] != "static", str(row["method"]), str(row["spec"]), row["seed"] or 0)
+    named = (ROLES.get(row["role"], 1), str(row["method"]), str(row["spec"]), row["seed"] or 0)
     return (*setting, *named, row.get("batch_size") or 0)
 
 
@@ -94,7 +112,7 @@ def _rows(cell: Mapping[str, Any], reading: Reading) -> list[dict[str, Any]]:
 
 
 def _labels(cell: Mapping[str, Any]) -> dict[str, Any]:
-    named = {name: cell.get(name) for name in (*LABELS, "role", "error", "key")}
+    named = {name: cell.get(name) for name in (*LABELS, "role", "control_of", "error", "key")}
     return named | {"warnings": "; ".join(map(str, cell.get("warnings") or ())) or None}
 
 

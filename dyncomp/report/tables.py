@@ -115,6 +115,43 @@ def _summarised(row: pd.Series, table: pd.DataFrame) -> Iterable[tuple[str, Any]
         yield f"{write(mean)}{spread}", mean
 
 
+def control_table(frame: pd.DataFrame) -> Table | None:
+    """One row per method: static nets of equal cost, and what is left where rules decide in its gates' place."""
+    methods = frame[(frame["role"] == "method") & (frame["status"] == "ok")]
+    known = methods[[name for name in CONTROLS if name in methods]].notna().any(axis=1)
+    rows = [row_of(*_controlled(own)) for _, own in methods[known].groupby(list(_SETTING), sort=False, dropna=False)]
+    headers = ["method", "top-1", "MACs", "static at equal MACs", "above it"]
+    headers += ["fixed: top-1", "MACs", "gain over it", "random: top-1", "MACs", "gain over it", "routes exchanged"]
+    return Table(tuple(headers), tuple(rows)) if rows else None
+
+
+_SETTING = ("spec", "dataset", "backbone", "budget", "device")
+CONTROLS = ("static_top1_at_equal_macs", "fixed_top1", "random_top1")
+
+
+def _controlled(own: pd.DataFrame) -> Iterable[tuple[str, Any]]:
+    cells = own.drop_duplicates("key")
+    yield str(cells["spec"].iloc[0]), str(cells["spec"].iloc[0])
+    yield from ((write(cells[name].mean()), cells[name].mean()) for name, write in (("top1", _two), ("macs", n.macs)))
+    yield _two(cells["static_top1_at_equal_macs"].iloc[0]), cells["static_top1_at_equal_macs"].iloc[0]
+    yield _gain(cells, "static_at_equal_macs")
+    for control in ("fixed", "random"):
+        for name, write in ((f"{control}_top1", _two), (f"{control}_macs", n.macs)):
+            yield write(cells[name].iloc[0]), cells[name].iloc[0]
+        yield _gain(cells, control)
+    yield _two(cells["route_exchange_top1"].mean()), cells["route_exchange_top1"].mean()
+
+
+def _two(value: Any) -> str:
+    return n.fixed(value, 2)
+
+
+def _gain(cells: pd.DataFrame, over: str) -> tuple[str, Any]:
+    points, margin = (cells[f"over_{over}_{name}"].iloc[0] for name in ("points", "margin"))
+    text = n.MISSING if n.missing(points) else f"{points:+.2f} ± {margin:.2f}"
+    return text, points
+
+
 def gate_table(gates: Sequence[Record]) -> Table | None:
     """One row per gate: how often it is on, what it decides about, what is wrong with it."""
     headers = ("site", "unit", "on (test)", "on (calibration)", "unit MACs", "unit FLOPs", "gate MACs", "gate FLOPs")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import numbers as n
+from dyncomp.report.controls import Setting, clauses_of, settings
 from dyncomp.report.reading import Reading, read
 from dyncomp.report.speed import speed
 from dyncomp.report.spent import clauses
@@ -53,22 +54,30 @@ def words(store: Store) -> list[Sentence]:
 def words_of(reading: Reading, frame: pd.DataFrame) -> list[Sentence]:
     """`words` of a folder that has been read already."""
     sentences = []
-    for setting, rows in frame.groupby(list(SETTING), sort=False, dropna=False):
+    shown = frame[frame["role"] != "control"]
+    found = {_named(setting.rows): setting for setting in settings(reading, frame)}
+    for setting, rows in shown.groupby(list(SETTING), sort=False, dropna=False):
         static = rows[(rows["role"] == "static") & (rows["status"] == "ok")]
         for spec, own in rows.groupby("spec", sort=False):
-            text, failed = _told(own, static, reading)
+            text, failed = _told(own, static, reading, found.get(_named(own)))
             method, dataset, backbone = own["method"].iloc[0], setting[0], setting[1]
             sentences.append(Sentence(method, str(spec), dataset, backbone, text, failed))
     return sorted(sentences, key=lambda sentence: sentence.failed)
 
 
-def _told(own: pd.DataFrame, static: pd.DataFrame, reading: Reading) -> tuple[str, bool]:
+def _named(rows: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(str(rows[name].iloc[0]) for name in SETTING)
+
+
+def _told(own: pd.DataFrame, static: pd.DataFrame, reading: Reading, setting: Setting | None) -> tuple[str, bool]:
     done = own[own["status"] == "ok"]
     if done.empty:
         return f"failed: {_first(own['error'])}.", True
     cells = done.drop_duplicates("key")
     is_static = own["role"].iloc[0] == "static"
     clauses = [_static(cells, done)] if is_static else [*_method(cells, done, static, reading)]
+    if not is_static and setting is not None:
+        clauses[1:1] = clauses_of(setting, str(cells["spec"].iloc[0]))
     failures = own["key"].nunique() - len(cells)
     if failures:
         clauses.append(f"{failures} of {own['key'].nunique()} seeds failed")

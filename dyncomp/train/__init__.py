@@ -2,8 +2,7 @@
 
 from dyncomp.train.checkpoint import load_checkpoint, read_facts, save_checkpoint, stored_numbers
 from dyncomp.train.clock import Diverged, Progress, StageLog
-from dyncomp.train.initial import start_from
-from dyncomp.train.loop import train
+from dyncomp.train.loop import check_budget, once, own_randomness, train
 from dyncomp.train.precision import trains_in_bfloat16
 from dyncomp.train.recipe import Recipe
 
@@ -12,10 +11,12 @@ __all__ = [
     "Progress",
     "Recipe",
     "StageLog",
+    "check_budget",
     "load_checkpoint",
+    "once",
+    "own_randomness",
     "read_facts",
     "save_checkpoint",
-    "start_from",
     "stored_numbers",
     "train",
     "trains_in_bfloat16",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from dyncomp.core import Net, Stage, measure_costs
-from dyncomp.core.decisions import all_on
 from dyncomp.data import Batch, Split
+from dyncomp.errors import InvalidValue
 from dyncomp.train.clock import Clock, Progress, StageLog
 from dyncomp.train.precision import trains_in_bfloat16
 from dyncomp.train.recipe import Recipe
@@ -29,46 +34,80 @@ def train(
     recipe: Recipe,
     seed: int,
     report: Callable[[Progress], None] = lambda progress: None,
+    spent: float = 0.0,
 ) -> list[StageLog]:
-    """Train `net` on `split` through the stages, each for its share of the budget's steps.
+    """Train `net` on `split` through the stages, each for its share of the steps of the budget that is left.
 
+    `spent` is the share of the budget that was used beforehand (pretraining); the stream of batches goes on behind it.
     The batches and their order depend on `seed` alone, never on the method; what gates draw depends on it too, and the
     caller's random state is left as it is. Only the parameters that a stage names learn; the others are held. The
     network is left in evaluation mode, thresholding, its kernels channels-last. Raises Diverged.
     """
     per_epoch = max(1, len(split) // recipe.batch_size)
-    steps = _apportion(max(len(stages), round(recipe.epochs * per_epoch)), stages)
-    with _own_randomness(_device(net), seed):
-        training = _Training(net, split, recipe, seed, Clock(per_epoch, sum(steps), report))
-        return [training.run(stage, number) for stage, number in zip(stages, steps, strict=True)]
+    total = round(recipe.epochs * per_epoch) - round(recipe.epochs * spent * per_epoch)
+    steps = _apportion(max(len(stages), total), stages)
+    with own_randomness(_device(net), seed):
+        clock = Clock(per_epoch, sum(steps), report)
+        training = _Training(net, split, recipe, seed, clock, first_epoch=math.ceil(recipe.epochs * spent))
+        planned = zip(stages, steps, curves_of(stages, steps), strict=True)
+        return [training.run(stage, number, curve) for stage, number, curve in planned]
+
+
+class Curve(NamedTuple):
+    """Where on its curve of the learning rate a stage begins, the steps of that curve, and whether it rises."""
+
+    begin: int
+    steps: int
+    rises: bool
+
+
+def curves_of(stages: Sequence[Stage], steps: Sequence[int]) -> list[Curve]:
+    """For each stage, of so many steps, its part of a curve; one that `restarts` begins a new one."""
+    starts = [index for index, stage in enumerate(stages) if index == 0 or stage.restarts]
+    curves = []
+    for start, end in pairwise([*starts, len(stages)]):
+        length, rises = sum(steps[start:end]), not stages[start].restarts
+        curves += [Curve(sum(steps[start:index]), length, rises) for index in range(start, end)]
+    return curves
+
+
+def check_budget(stages: Sequence[Stage], epochs: float, spec: str) -> None:
+    """Raise InvalidValue where a stage of a method's own `epochs` has fewer than it needs."""
+    for stage in stages:
+        if stage.share * epochs < stage.epochs - 1e-9:
+            raise InvalidValue(
+                f"{spec}: stage {stage.name!r} has {stage.share * epochs:.2g} epochs of the budget and needs "
+                f"{stage.epochs:g}; give a budget of {stage.epochs / stage.share:g} epochs for the method's own stages"
+            )
 
 
 class _Training:
     """What all stages share: the stream of batches, the recipe and the clock."""
 
-    def __init__(self, net: Net, split: Split, recipe: Recipe, seed: int, clock: Clock) -> None:
+    def __init__(self, net: Net, split: Split, recipe: Recipe, seed: int, clock: Clock, first_epoch: int) -> None:
         self.net, self.split, self.recipe, self.clock = net, split, recipe, clock
         self.device = _device(net)
-        self.batches = _endless(split, recipe.batch_size, seed)
+        self.batches = _endless(split, recipe, seed, first_epoch)
+        self.optimizer: Optimizer | None = None
         self.probe = self._images(next(iter(split.batches(min(PROBE, len(split))))))
 
-    def run(self, stage: Stage, steps: int) -> StageLog:
+    def run(self, stage: Stage, steps: int, curve: Curve) -> StageLog:
         """Train one stage."""
         net = self._ready(stage)
         try:
-            self._steps(net, stage, steps)
+            self._steps(net, stage, steps, curve)
         finally:
             net.sampling = False
             net.requires_grad_(True)
             net.eval()
         return self.clock.log
 
-    def _steps(self, net: Net, stage: Stage, steps: int) -> None:
+    def _steps(self, net: Net, stage: Stage, steps: int, curve: Curve) -> None:
         low = trains_in_bfloat16(net, self.probe[:1])
         learning = _hold_all_but(net, stage)
-        optimizer = self.recipe.optimizer(learning, stage)
-        schedule = self.recipe.schedule(optimizer, steps, stage.warmup)
-        self.clock.start(stage.name, steps, watch=None if stage.all_on else GateWatch(net, self.probe))
+        optimizer = self._optimizer(learning, stage)
+        schedule = LambdaLR(optimizer, lambda step: self.recipe.factor(curve.begin + step, curve.steps, curve.rises))
+        self.clock.start(stage.name, steps, watch=GateWatch(net, self.probe))
         for step in range(steps):
             if stage.adjust is not None:
                 stage.adjust(net, step / steps)
@@ -80,12 +119,22 @@ class _Training:
             schedule.step()
             self.clock.tick(loss.detach(), share, last=step + 1 == steps)
 
+    def _optimizer(self, learning: Mapping[str, nn.Parameter], stage: Stage) -> Optimizer:
+        """The stage's optimizer; on one curve of the learning rate it goes on with the momentum of the stage before."""
+        optimizer, before = self.recipe.optimizer(learning, stage), self.optimizer
+        if before is not None and type(before) is type(optimizer) and not stage.restarts:
+            for parameter in learning.values():
+                if parameter in before.state:
+                    optimizer.state[parameter] = before.state[parameter]
+        self.optimizer = optimizer
+        return optimizer
+
     def _ready(self, stage: Stage) -> Net:
-        """The network that the stage trains, as it begins."""
+        """The network as the stage begins."""
+        net = self.net
         if stage.prepare is not None:
-            self.net.eval()
-            stage.prepare(self.net, self._once)
-        net = stage.trained(self.net).to(self.device)
+            net.eval()
+            stage.prepare(net, partial(once, self.split, self.device))
         if net.costs is None:
             net.costs = measure_costs(net, self.probe[:1])
         convert_conv2d_weight_memory_format(net, torch.channels_last)
@@ -94,21 +143,26 @@ class _Training:
         net.sampling = stage.sampling
         return net
 
-    def _once(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.split.batches(PROBE):
-            yield self._images(batch), batch.labels.to(self.device)
-
     def _images(self, batch: Batch) -> Tensor:
-        return batch.images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        return images_of(batch, self.device)
 
     def _forward(self, net: Net, stage: Stage, progress: float, low: bool) -> tuple[Tensor, Tensor]:
         batch = next(self.batches)
-        images = self._images(batch)
-        decisions = all_on(net, len(images)) if stage.all_on else None
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
-            output = net(images, decisions=decisions)
+            output = net(self._images(batch))
         loss = stage.loss(output, batch.labels.to(self.device), progress)
         return loss, output.share().detach().mean()
+
+
+def once(split: Split, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The split's images (B, C, H, W), in order and as they are, and their labels (B,), on the device."""
+    for batch in split.batches(PROBE):
+        yield images_of(batch, device), batch.labels.to(device)
+
+
+def images_of(batch: Batch, device: torch.device) -> Tensor:
+    """A batch's images on the device, channels-last."""
+    return batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
 
 
 def _device(net: Net) -> torch.device:
@@ -116,7 +170,7 @@ def _device(net: Net) -> torch.device:
 
 
 @contextmanager
-def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
+def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """Random numbers seeded by `seed` inside, the caller's state afterwards as it was before."""
     gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
     with torch.random.fork_rng(list(gpus)):
@@ -141,6 +195,6 @@ def _apportion(total: int, stages: Sequence[Stage]) -> list[int]:
     return [end - start for start, end in pairwise(ends)]
 
 
-def _endless(split: Split, batch_size: int, seed: int) -> Iterator[Batch]:
-    for epoch in count():
-        yield from split.batches(batch_size, epoch=epoch, seed=seed, augment=True)
+def _endless(split: Split, recipe: Recipe, seed: int, first_epoch: int) -> Iterator[Batch]:
+    for epoch in count(first_epoch):
+        yield from split.batches(recipe.batch_size, epoch=epoch, seed=seed, augment=recipe.augment)

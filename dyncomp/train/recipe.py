@@ -5,29 +5,57 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from dyncomp.core import Stage
+from dyncomp.errors import InvalidValue
+
+FULL_AUGMENTATION = 30
+"""epochs"""
+LEAST_AUGMENTATION = 0.01
+"""strength at which images are flipped and hardly shifted"""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with Nesterov momentum; each stage's learning rate rises from 0 and falls to 0 along a cosine.
+    """SGD with Nesterov momentum; the learning rate rises from 0 and falls to 0 along a cosine, once (see `Stage`).
 
     `epochs` is the whole budget, all stages together. `learning_rate` is for `batch_size` images. Weight decay acts on
-    kernels and matrices, not on biases and normalisation.
+    kernels and matrices, not on biases and normalisation. `augment` is the strength of the augmentation, from 0 to 1
+    (see `Split.batches`). With `milestones`, shares of the curve in rising order, the rate falls to a tenth at each of
+    them, in place of the cosine.
     """
 
     epochs: float
-    batch_size: int = 128
-    learning_rate: float = 0.05
+    batch_size: int = 64
+    learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 0.1
     clip: float = 5.0
+    augment: float = 1.0
+    milestones: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))  # which a record has as a list
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise InvalidValue(f"recipe: {name}={value!r}; give a number from {low:g} to {high:g}")
+        if not all(0 < share < 1 for share in self.milestones) or list(self.milestones) != sorted(self.milestones):
+            raise InvalidValue(f"recipe: milestones={list(self.milestones)}; give shares between 0 and 1, rising")
+
+    @classmethod
+    def tuned(cls, epochs: float) -> Recipe:
+        """The recipe for a budget of that many epochs, as it was tuned on the plain network alone.
+
+        Shifted images are more to learn, which a short training has no time for: the augmentation is at full strength
+        from `FULL_AUGMENTATION` epochs on, and grows with the budget below.
+        """
+        return cls(epochs, augment=max(LEAST_AUGMENTATION, min(1.0, epochs / FULL_AUGMENTATION)))
 
     def optimizer(self, parameters: Mapping[str, nn.Parameter], stage: Stage) -> Optimizer:
         """The optimizer of a stage; `parameters` by name.
@@ -45,13 +73,24 @@ class Recipe:
         rate = self.learning_rate * stage.learning_rate
         return SGD([g for g in groups if g["params"]], lr=rate, momentum=self.momentum, nesterov=True)
 
-    def schedule(self, optimizer: Optimizer, steps: int, warmup: bool) -> LambdaLR:
-        """The learning rate over a stage of that many steps."""
-        rise = max(1, round(self.warmup * steps)) if warmup else 0
+    def factor(self, step: int, steps: int, rises: bool = True) -> float:
+        """The learning rate at a step of a curve of that many, as a factor on its height: a rise, then a cosine."""
+        rise = max(1, round(self.warmup * steps)) if rises else 0
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        if self.milestones:
+            return 0.1 ** sum(step >= share * steps for share in self.milestones)
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
-        def factor(step: int) -> float:
-            if step < rise:
-                return (step + 1) / (rise + 1)
-            return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
-        return LambdaLR(optimizer, factor)
+_RANGES = MappingProxyType(
+    {
+        "batch_size": (1, 65536),
+        "learning_rate": (0.0, 100.0),
+        "momentum": (0.0, 1.0),
+        "weight_decay": (0.0, 1.0),
+        "warmup": (0.0, 1.0),
+        "clip": (0.0, math.inf),
+        "augment": (0.0, 1.0),
+    }
+)

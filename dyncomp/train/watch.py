@@ -19,7 +19,7 @@ class GateWatch:
     def __init__(self, net: Net, images: Tensor) -> None:
         self.net = net
         self.images = images
-        self.sites = [site for site, op in net.sites.items() if op.learns_to_decide and not bool(op.always().all())]
+        self.sites = [site for site, op in net.sites.items() if op.is_gate]
         self.routes = 1
 
     def look(self, stage: str, epoch: int, last: bool) -> str:

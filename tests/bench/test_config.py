@@ -39,6 +39,7 @@ from dyncomp.errors import DyncompError, InvalidValue, UnknownName
         ("latency_width", 2, 2.0),
         ("latency_seconds", "30", 30.0),
         ("latency_seconds", None, None),
+        ("controls", "none", "none"),
         ("force", True, True),
     ],
 )
@@ -65,6 +66,7 @@ WRONG = [
     *[("data_dir", value) for value in (3, None, ["a"])],
     *[("output", value) for value in (3, None)],
     *[("init", value) for value in (3, None, ["a"])],
+    *[("controls", value) for value in ("", "all", "None", None, True, ["auto"])],
     *[("include_path", value) for value in (3, [3], [None])],
     *[("latency_width", value) for value in ("", "narrow", 0, -1, "nan", "inf", True, None, [3])],
     *[("latency_seconds", value) for value in ("", "long", 0, -1, "nan", "inf", True, [3])],

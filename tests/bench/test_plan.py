@@ -11,7 +11,8 @@ import torch
 from dyncomp import include_path
 from dyncomp._checkpoint import find_device
 from dyncomp.bench import Config, plan
-from dyncomp.bench.plan import Cell, make_plan
+from dyncomp.bench.group import Cell
+from dyncomp.bench.plan import make_plan
 from dyncomp.errors import CannotAttach, DeviceNotAvailable, DyncompError, InvalidValue, UnknownName
 from dyncomp.registry import METHODS
 from dyncomp.spec import spec_of

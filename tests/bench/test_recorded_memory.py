@@ -9,8 +9,9 @@ import torch
 
 from dyncomp import build
 from dyncomp.bench import energy
+from dyncomp.bench.group import Cell
 from dyncomp.bench.memory import inference, memory_figures, sample, training
-from dyncomp.bench.plan import Cell, make_plan
+from dyncomp.bench.plan import make_plan
 from dyncomp.bench.rebuild import rebuild
 from dyncomp.errors import InvalidValue, UnknownName
 from dyncomp.profile.apart import Apart

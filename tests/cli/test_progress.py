@@ -22,7 +22,8 @@ from dyncomp.bench.events import (
     ResourcesStarted,
     TimingStarted,
 )
-from dyncomp.bench.plan import Cell, LeftOut, Plan, make_plan
+from dyncomp.bench.group import Cell
+from dyncomp.bench.plan import LeftOut, Plan, make_plan
 from dyncomp.cli import progress
 from dyncomp.cli.progress import watching
 from dyncomp.train import Progress
@@ -80,6 +81,12 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         "timing 2 networks in turns, batch size 64",
         "writing the report",
     ]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_networks_trained_beforehand_are_said(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch, [Planned(PLAN, 1, beforehand=3)], terminal)
+    assert "2 cells, 1 finished before; 3 networks that they begin with are trained first" in text
 
 
 def test_plain_lines_come_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

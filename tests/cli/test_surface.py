@@ -27,7 +27,7 @@ from tests.records import make_store
 OPTIONS: dict[Callable[..., None], set[str]] = {
     benchmark: {
         *("--methods", "--backbone", "--dataset", "--budget", "--seeds", "--seed", "--batch-sizes", "--batch-size"),
-        *("--device", "--data-dir", "--output", "--init", "--config", "--include-path", "--jobs"),
+        *("--device", "--data-dir", "--output", "--init", "--controls", "--config", "--include-path", "--jobs"),
         *("--latency-width", "--latency-seconds", "--compile", "--no-compile"),
         *("--force", "--no-force", "--strict-macs", "--no-strict-macs", "--dry-run", "--no-dry-run"),
     },

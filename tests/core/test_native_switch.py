@@ -58,8 +58,6 @@ class Switched:
 
     def logits(self) -> Tensor:
         means = self.x.abs().mean(dim=1) if self.plan.keep else self.x.mean(dim=1)
-        if self.plan.keep:
-            means = means / means.mean(dim=1, keepdim=True).clamp_min(1e-6)
         return F.linear(means, self.weight, self.bias)
 
     def used(self) -> Tensor:

@@ -40,7 +40,7 @@ def splits(folder: Path) -> Splits:
     return load(ImageNet(size=32), folder)
 
 
-def epoch(split: Split, number: int = 0, *, seed: int = 0, size: int = 8, augment: bool = True) -> list[Batch]:
+def epoch(split: Split, number: int = 0, *, seed: int = 0, size: int = 8, augment: float = 1.0) -> list[Batch]:
     return list(split.batches(size, epoch=number, seed=seed, augment=augment))
 
 
@@ -93,7 +93,7 @@ def test_an_epoch_follows_seed_and_epoch_alone(splits: Splits) -> None:
 def test_augmentation_does_not_depend_on_batches_and_differs_between_epochs(splits: Splits) -> None:
     one, other = by_index(epoch(splits.train, size=2)), by_index(epoch(splits.train, size=27))
     assert all(torch.equal(image, other[index]) for index, image in one.items())
-    later, plain = by_index(epoch(splits.train, 1, size=2)), by_index(epoch(splits.train, size=2, augment=False))
+    later, plain = by_index(epoch(splits.train, 1, size=2)), by_index(epoch(splits.train, size=2, augment=0.0))
     for batches in (later, plain):
         assert sum(torch.equal(image, batches[index]) for index, image in one.items()) == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def indices(batches: list[Batch]) -> list[int]:
     return torch.cat([batch.index for batch in batches]).tolist()
 
 
-def epoch(part: ImageSplit, *, epoch: int = 0, seed: int = 0, augment: bool = False, size: int = 4) -> list[Batch]:
+def epoch(part: ImageSplit, *, epoch: int = 0, seed: int = 0, augment: float = 0.0, size: int = 4) -> list[Batch]:
     return list(part.batches(size, epoch=epoch, seed=seed, augment=augment))
 
 
@@ -112,6 +113,21 @@ def test_augmentation_is_crop_and_flip_and_reaches_every_one(padding: int, flip:
     assert seen == set(range(len(possible[0])))
 
 
+@pytest.mark.parametrize(("strength", "padding"), [(0.01, 0), (0.25, 1), (0.5, 2), (0.6, 2), (1.0, 4)])
+def test_a_strength_is_a_share_of_the_distance_and_flips_as_ever(strength: float, padding: int) -> None:
+    part = split(4, Augmentation(padding=4, flip=True))
+    weaker = split(4, Augmentation(padding=padding, flip=True))
+    for number in range(5):
+        assert same(epoch(part, epoch=number, augment=strength), epoch(weaker, epoch=number, augment=1.0))
+
+
+def test_no_strength_changes_nothing_and_true_is_the_whole() -> None:
+    part = split(augmentation=Augmentation(padding=2, flip=True))
+    assert same(epoch(part, augment=0.0), epoch(split()))
+    assert same(epoch(part, augment=True), epoch(part, augment=1.0))
+    assert not same(epoch(part, augment=0.5), epoch(part, augment=1.0))
+
+
 def test_a_mean_border_is_zero_after_normalisation() -> None:
     images = torch.rand(8, 3, 6, 6)
     pair = images, torch.zeros(8, dtype=torch.int64)
@@ -141,11 +157,19 @@ def test_a_constant_channel_does_not_divide_by_zero() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"batch_size": 0}, "batch_size=0"), ({"batch_size": 2, "augment": True}, "without an epoch")],
+    [
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 2, "augment": 0.5}, "augment=0.5 without an epoch"),
+        *[
+            ({"batch_size": 2, "epoch": 0, "augment": wrong}, f"augment={wrong} is no strength; give")
+            for wrong in (-0.1, 1.5, float("nan"))
+        ],
+    ],
 )
-def test_what_cannot_be_done_is_said(arguments: dict[str, int], words: str) -> None:
-    with pytest.raises(InvalidValue, match=words):
+def test_what_cannot_be_done_is_said(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidValue, match=words) as caught:
         list(split().batches(**arguments))
+    assert "\n" not in str(caught.value)
 
 
 def test_an_epoch_of_a_thousand_small_images_takes_no_time() -> None:

@@ -36,8 +36,9 @@ def drawn(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return chances, kept, logits, greedy, torch.arange(IMAGES) % CLASSES
 
 
+@pytest.mark.parametrize("stage", [0, 1])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_policy_gradient_is_self_critical(seed: int) -> None:
+def test_the_policy_gradient_is_self_critical(seed: int, stage: int) -> None:
     chances, kept, logits, greedy_logits, labels = drawn(seed)
     asked: list[Tensor] = []
 
@@ -47,7 +48,7 @@ def test_the_policy_gradient_is_self_critical(seed: int) -> None:
 
     trace = Trace({"plan": Decision(kept, kept, chances)}, {"plan": None}, IMAGES)
     method = BlockDrop(penalty=2.0, balance=0.0, entropy=0.0)
-    loss = method.stages()[1].loss(Output(logits, trace, None, {}, again), labels, 1.0)
+    loss = method.stages()[stage].loss(Output(logits, trace, None, {}, again), labels, 1.0)
     (ours,) = torch.autograd.grad(loss, chances)
     assert torch.equal(asked[0], (chances > 0.5).float())
     by_hand = torch.zeros_like(chances)
@@ -81,7 +82,7 @@ def test_draws_and_gradient_use_the_bounded_chances() -> None:
 def test_the_curriculum_opens_blocks_from_the_end() -> None:
     net = build("blockdrop", "cifar_resnet14", **SMALL).train()
     net.sampling = True
-    _, curriculum, joint = BlockDrop().stages()
+    curriculum, joint = BlockDrop().stages()
     assert curriculum.adjust is not None
     assert joint.adjust is not None
     opened = []
@@ -97,13 +98,13 @@ def test_the_curriculum_opens_blocks_from_the_end() -> None:
 
 
 def test_the_stages_train_what_the_paper_says() -> None:
-    pretrain, curriculum, joint = BlockDrop().stages()
+    curriculum, joint = BlockDrop().stages()
     policy, block = "model.plan.policy.head.weight", "model.plan.backbone.model.stem.conv.weight"
-    assert (pretrain.trains(policy), pretrain.trains(block)) == (False, True)
     assert (curriculum.trains(policy), curriculum.trains(block)) == (True, False)
     assert (joint.trains(policy), joint.trains(block)) == (True, True)
     assert curriculum.holds("model.plan.backbone.model.stem.bn")
     assert not curriculum.holds("model.plan.policy.stem.bn")
+    assert not joint.holds("model.plan.backbone.model.stem.bn")
 
 
 @pytest.mark.parametrize(("side", "blocks", "macs"), [(32, 15, 12.24e6), (224, 33, 0.236e9)])

@@ -1,8 +1,7 @@
-"""Distillation: the soft loss by hand, a teacher that is no part of the student, and stages that train each in turn."""
+"""Distillation: the soft loss by hand, a teacher that is no part of the student, and what the student begins with."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -14,7 +13,8 @@ from torch import Tensor
 from dyncomp import build, create_method
 from dyncomp.conformance import Case
 from dyncomp.conformance.training import stages_train_what_they_claim
-from dyncomp.core import Net, Output, Seen, Stage
+from dyncomp.core import Method, Net, Output, Seen
+from dyncomp.core.initial import PLAIN
 from dyncomp.core.losses import divergence
 from dyncomp.errors import CannotAttach, DyncompError
 from dyncomp.methods.distill import TEACHER, Distill
@@ -26,13 +26,17 @@ IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0), d
 LABELS = torch.arange(6) % 5
 
 
-def begun(method: Distill, stage: int, backbone: str = "cifar_resnet8") -> tuple[Net, Stage]:
-    """The student's network in float64 as that stage begins."""
-    net = build(method, backbone, **SMALL).double()
-    chosen = method.stages()[stage]
-    if chosen.prepare is not None:
-        chosen.prepare(net, lambda: [(IMAGES, LABELS)])
-    return net, chosen
+def trained(method: Method, backbone: str = "cifar_resnet8") -> dict[str, Net]:
+    """A network in float64 for each source of the method, each with weights of its own."""
+    sources = enumerate(method.sources().items(), start=1)
+    return {name: build(one.method, backbone, seed=seed, **SMALL).double() for seed, (name, one) in sources}
+
+
+def begun(method: Distill, backbone: str = "cifar_resnet8") -> tuple[Net, Net]:
+    """The student's network in float64 as its training begins, and its teacher."""
+    net, given = build(method, backbone, **SMALL).double(), trained(method, backbone)
+    method.inherit(net, given, lambda: [(IMAGES, LABELS)])
+    return net, given[TEACHER]
 
 
 def soft_loss(student: Sequence[float], teacher: Sequence[float], t: float) -> float:
@@ -64,87 +68,83 @@ def test_hot_distillation_matches_logits() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9])
 def test_the_students_loss_weighs_its_own_and_the_soft_one(alpha: float) -> None:
-    net, stage = begun(Distill(alpha=alpha, temperature=3.0), -1)
+    method = Distill(alpha=alpha, temperature=3.0)
+    net, _ = begun(method)
+    (stage,) = method.stages()
     output = net.train()(IMAGES)
     own, soft = F.cross_entropy(output.logits, LABELS), divergence(output.logits, output.said[TEACHER], 3.0)
-    torch.testing.assert_close(
-        stage.loss(output, LABELS, 0.5).double(), (1 - alpha) * own + alpha * soft, rtol=1e-5, atol=1e-6
-    )
+    for loss in (stage.loss(output, LABELS, 0.5), method.loss(output, LABELS)):
+        torch.testing.assert_close(loss.double(), (1 - alpha) * own + alpha * soft, rtol=1e-5, atol=1e-6)
 
 
-def teacher_of(method: Distill, net: Net) -> Net:
-    return method.stages()[0].trained(net)
+def test_the_loss_without_gates_is_the_students_without_gates_and_the_soft_one() -> None:
+    method = Distill(teacher="static", student="skipnet(target=0.3)", alpha=0.25)
+    net, _ = begun(method)
+    output = net.train()(IMAGES)
+    own, soft = F.cross_entropy(output.logits, LABELS), divergence(output.logits, output.said[TEACHER], 4.0)
+    wanted = 0.75 * own + 0.25 * soft
+    torch.testing.assert_close(method.loss(output, LABELS).double(), wanted, rtol=1e-5, atol=1e-6)
+    with_budget = method.stages()[0].loss(output, LABELS, 1.0)
+    assert float((with_budget - wanted).detach()) > 0.1
 
 
 @pytest.mark.parametrize("spec", ["model_ensemble(members=2)", "model_ensemble(members=2, threshold=0.0)"])
-def test_the_teacher_answers_as_in_evaluation_and_nobody_leaves_it(spec: str) -> None:
-    method = Distill(teacher=spec)
-    net, _ = begun(method, -1)
-    teacher = teacher_of(method, net)
-    teacher.train()  # as a stage of its own left it
+def test_the_teacher_answers_as_it_would_in_use(spec: str) -> None:
+    net, teacher = begun(Distill(teacher=spec))
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     said = net.train()(IMAGES).said[TEACHER]
     assert not said.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-    plain = copy.deepcopy(teacher).eval()
-    members = [voter.member for name, voter in plain.named_modules() if hasattr(voter, "member")]
-    mean = sum(member(IMAGES).softmax(1) for member in members) / 2
-    torch.testing.assert_close(said.softmax(1), mean, rtol=0, atol=1e-12)
+    members = [voter.member for voter in teacher.modules() if hasattr(voter, "member")]
+    answers = [member(IMAGES).softmax(1) for member in members]
+    wanted = answers[0] if "threshold" in spec else (answers[0] + answers[1]) / 2  # there everybody leaves at once
+    torch.testing.assert_close(said.softmax(1), wanted.detach(), rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
 def test_the_network_is_the_students_alone() -> None:
     net, alone = build("distill", "cifar_resnet14", **SMALL), build("static", "cifar_resnet14", **SMALL)
     assert net.costs == alone.costs
+    images = IMAGES.float()
+    torch.testing.assert_close(net(images).logits, alone(images).logits)
+    net, _ = begun(Distill(), "cifar_resnet14")
     assert list(net.state_dict()) == list(alone.state_dict())
     assert [name for name, _ in net.named_modules()] == [name for name, _ in alone.named_modules()]
     assert net.origins == alone.origins
-    images = IMAGES.float()
-    torch.testing.assert_close(net(images).logits, alone(images).logits)
-    begin = create_method("distill").stages()[-1].prepare
-    assert begin is not None
-    begin(net, list)
-    begin(net, list)  # a second stage of the student
-    assert net.eval()(images).said.keys() == alone.eval()(images).said.keys()
-    assert len(net._forward_hooks) == 1
+    assert net.eval()(IMAGES).said.keys() == alone.eval()(images).said.keys()
 
 
-def test_a_copy_has_a_teacher_of_its_own() -> None:
-    method = Distill(teacher="static")
-    net, _ = begun(method, -1)
-    other = copy.deepcopy(net)
-    first, second = teacher_of(method, net), teacher_of(method, other)
-    assert first is not second
-    said = net.train()(IMAGES).said[TEACHER]
-    torch.testing.assert_close(other.train()(IMAGES).said[TEACHER], said)
-    with torch.no_grad():
-        next(second.parameters()).zero_()
-    assert torch.equal(net(IMAGES).said[TEACHER], said)
-    assert not torch.equal(other(IMAGES).said[TEACHER], said)
+@pytest.mark.parametrize("checkpoint", ["", "teacher.safetensors"])
+def test_the_teacher_is_a_source_beside_the_students_own(checkpoint: str) -> None:
+    method = Distill(teacher="snapshot_ensemble(cycles=2, members=2)", student="skipnet", checkpoint=checkpoint)
+    sources = dict(method.sources())
+    teacher = sources.pop(TEACHER)
+    assert (teacher.share, teacher.counted, teacher.checkpoint) == (1.0, 0.0, checkpoint)
+    assert teacher.method == method.teacher
+    student = create_method("skipnet")
+    assert sources == dict(student.sources()) != {}
+    names = [(stage.name, stage.share, stage.sampling) for stage in method.stages()]
+    assert names == [(stage.name, stage.share, stage.sampling) for stage in student.stages()]
 
 
-def test_the_teacher_follows_the_precision() -> None:
-    method = Distill(teacher="static")
-    net = build(method, "cifar_resnet8", **SMALL)
-    assert next(teacher_of(method, net).parameters()).dtype == torch.float32
-    assert next(teacher_of(method, net.double()).parameters()).dtype == torch.float64
+def test_the_student_begins_as_it_would_alone() -> None:
+    method, student = Distill(teacher="static", student="skipnet"), create_method("skipnet")
+    net, alone = (build(one, "cifar_resnet8", **SMALL).double() for one in (method, student))
+    given = trained(method)
+    method.inherit(net, given, list)
+    student.inherit(alone, {PLAIN: given[PLAIN]}, list)
+    theirs = alone.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in net.state_dict().items())
 
 
-@pytest.mark.parametrize("share", [0.5, 0.8])
-def test_the_teacher_trains_first_then_the_student(share: float) -> None:
-    method = Distill(teacher="snapshot_ensemble(cycles=2, members=2)", student="skipnet", teacher_share=share)
-    stages = method.stages()
-    assert [stage.name.partition(":")[0] for stage in stages] == ["teacher"] * 2 + ["student"] * 2
-    assert sum(stage.share for stage in stages[:2]) == pytest.approx(share)
-    assert sum(stage.share for stage in stages) == pytest.approx(1.0)
-    net = build(method, "cifar_resnet8", **SMALL).double()
-    assert [stage.trained(net) is net for stage in stages] == [False, False, True, True]
-    assert stages[1].prepare is not None
-    stages[1].prepare(net, list)  # the second snapshot goes on from the first, in the teacher
-    values = teacher_of(method, net).state_dict()
-    first = [name for name in values if ".voters.0." in name]
-    assert first
-    assert all(torch.equal(values[name], values[name.replace("voters.0", "voters.1")]) for name in first)
+def test_a_student_may_have_a_teacher_of_its_own() -> None:
+    method = Distill(teacher="static", student="laudnet")
+    net, given = build(method, "cifar_resnet8", **SMALL).double(), trained(method)
+    method.inherit(net, given, list)
+    said = net.train()(IMAGES).said
+    for name, teacher in (("teacher", given[PLAIN]), (TEACHER, given[TEACHER])):
+        torch.testing.assert_close(said[name], teacher(IMAGES).logits)
+    assert not torch.equal(said["teacher"], said[TEACHER])
 
 
 def test_the_students_own_loss_sees_what_it_would_see_alone() -> None:
@@ -155,7 +155,7 @@ def test_the_students_own_loss_sees_what_it_would_see_alone() -> None:
         seen.append(set(output.said))
         return torch.zeros(())
 
-    net, _ = begun(method, -1)
+    net, _ = begun(method)
     method._distilled(own, net.train()(IMAGES), LABELS, 0.0)
     assert seen == [{"members", "members.score", "members.head", "members.rest"}]
 
@@ -194,19 +194,17 @@ def test_any_method_is_a_teacher_and_a_student(name: str, role: str) -> None:
     inner = {"teacher": "static", "student": "static", role: name}
     method = Distill(**inner)
     stages_train_what_they_claim(Case(method, "cifar_resnet8"))
-    net, stage = begun(method, -1)
-    own = len(create_method(inner["student"]).stages())
-    assert len(method.stages()) == own + len(create_method(inner["teacher"]).stages())
+    net, _ = begun(method)
+    student = create_method(inner["student"])
+    assert [stage.name for stage in method.stages()] == [stage.name for stage in student.stages()]
+    assert TEACHER in net.train()(IMAGES).said
     with torch.no_grad():
-        alone = net.eval()(IMAGES)  # in use nothing of the teacher's is there
-    assert TEACHER not in alone.said
-    assert stage.name.startswith("student: ")
+        assert TEACHER not in net.eval()(IMAGES).said  # in use nothing of the teacher's is there
 
 
-@pytest.mark.parametrize("role", ["teacher", "student"])
-def test_what_finds_no_place_says_so(role: str) -> None:
+def test_a_student_that_finds_no_place_says_so() -> None:
     with pytest.raises(CannotAttach, match=r"^skipnet: mobilenet_v1"):
-        build(f'distill({role}="skipnet")', "mobilenet_v1(width=0.25)", **SMALL)
+        build('distill(student="skipnet")', "mobilenet_v1(width=0.25)", **SMALL)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dyncomp import build, create_method
-from dyncomp.core import Masked, Output
+from dyncomp.core import Masked, Output, Trace
 from dyncomp.core.pixels import applied, dilated, neighbourhoods
 from dyncomp.methods.dynconv import DynConv, Masker
 
@@ -76,16 +77,39 @@ def test_the_loss_by_hand(progress: float, tight: float, rate: float) -> None:
         output: Output = net(images, sparse=False, decisions=forced)
     (stage,) = method.stages()
     low, high = 0.4 * tight, 1 - 0.6 * tight
-    bounds, spent = [], 0.0
+    bounds, spent, whole = [], 0.0, 0.0  # of the bodies alone: what always runs, and masks, are not the budget's
     assert net.costs is not None
     for site, cost in net.costs.sites.items():
         used = float((output.trace[site].used @ torch.tensor(cost.units, dtype=torch.float32)).mean())
         share = used / sum(cost.units)
         bounds.append(max(0.0, low - share) ** 2 + max(0.0, share - high) ** 2)
-        spent += used + cost.overhead
-    share = (net.costs.always + spent) / net.costs.without_overhead
+        spent, whole = spent + used, whole + sum(cost.units)
+    share = spent / whole
     expected = F.cross_entropy(output.logits, labels) + 2 * ((share - 0.4) ** 2 + sum(bounds) / len(bounds))
     torch.testing.assert_close(stage.loss(output, labels, progress), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_budget_pulls_at_the_masks_own_pixels_and_not_at_those_that_they_need() -> None:
+    method = create_method("dynconv(target=0.4, weight=2.0)")
+    net = build(method, "cifar_resnet8", classes=3, in_channels=1, image_size=8).double()
+    images = torch.randn(4, 1, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        output: Output = net(images, sparse=False)
+    trace = {site: d.map(lambda t: t.clone().requires_grad_()) for site, d in output.trace.items()}
+    seen = replace(output, trace=Trace(trace, output.trace.parents, 4))
+    (stage,) = method.stages()
+    stage.loss(seen, torch.tensor([0, 1, 2, 0]), 1.0).backward()  # bounds have let go
+    assert net.costs is not None
+    costs = {site: torch.tensor(net.costs.sites[site].units, dtype=torch.float64) for site in trace}
+    whole = sum(float(cost.sum()) for cost in costs.values())
+    share = sum(float((d.used.detach() @ costs[site]).mean()) for site, d in trace.items()) / whole
+    for site, decision in trace.items():
+        op = net.sites[site]
+        assert isinstance(op, Masked)
+        wanted = 2 * 2 * (share - 0.4) * costs[site].expand(4, -1) / 4 / whole
+        wanted[:, : op.spans[-1].start] = 0
+        torch.testing.assert_close(decision.used.grad, wanted, rtol=1e-5, atol=1e-9)
+        assert bool(wanted.any())
 
 
 def test_masks_are_noisy_in_training_until_the_last_fifth() -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp import build, create_method
-from dyncomp.core import Net, Output, Seen
+from dyncomp.core import Net, Output, Seen, Source
 from dyncomp.core.decisions import all_on
+from dyncomp.core.initial import PLAIN
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.methods.early_exit import EarlyExit, side_head
 from dyncomp.registry import BACKBONES
@@ -130,11 +131,13 @@ def test_points_begin_with_the_default() -> None:
     assert others == list(points[1:])
 
 
-def test_the_first_stage_trains_the_plain_backbone_and_nothing_else() -> None:
-    alone, joint = EarlyExit(pretrain=0.25).stages()
-    assert (alone.share, joint.share, alone.pretrains, alone.all_on) == (0.25, 0.75, True, True)
-    net = build("early_exit(pretrain=0.25)", "cifar_resnet14", **SMALL)
-    plain = {name for name in net.origins if name in dict(net.named_parameters())}
-    assert {name for name, _ in net.named_parameters() if alone.trains(name)} == plain
-    assert plain < dict(net.named_parameters()).keys()
-    assert [stage.name for stage in EarlyExit().stages()] == ["joint"]
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_it_begins_from_the_plain_backbone_trained_for_a_share_of_the_budget(share: float) -> None:
+    method = EarlyExit(pretraining=share)
+    assert method.sources() == ({PLAIN: Source("static", share=share, counted=share)} if share else {})
+    assert [(stage.name, stage.share, stage.learns) for stage in method.stages()] == [("joint", 1.0, ("*",))]
+    net, plain = build(method, "cifar_resnet14", **SMALL), build("static", "cifar_resnet14", seed=1, **SMALL)
+    method.inherit(net, {PLAIN: plain} if share else {}, list)
+    x = torch.randn(4, 3, 16, 16)
+    end, alone = (one(x, sparse=False, decisions=all_on(one, 4)).logits for one in (net, plain))
+    assert torch.allclose(end, alone, atol=1e-5) == (share > 0)

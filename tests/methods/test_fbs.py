@@ -36,7 +36,7 @@ def test_the_ceiling_of_the_density_is_kept(density: float, filters: int, kept: 
 def test_winners_have_the_greatest_gamma() -> None:
     torch.manual_seed(0)
     switch, pooled = Saliency(4, 9, 0.4), torch.rand(16, 4)
-    gamma = switch.linear(pooled / pooled.mean(1, keepdim=True)).relu()
+    gamma = switch.linear(pooled).relu()
     wanted = torch.zeros(16, 9)
     for row, best in zip(wanted, gamma.argsort(dim=1, descending=True)[:, : math.ceil(0.4 * 9)], strict=True):
         row[best] = 1
@@ -61,7 +61,7 @@ def test_a_layer_is_the_papers_formula(backbone: str) -> None:
         y = (y - mean[:, None, None]) / (variance[:, None, None] + norm.eps).sqrt()
     seen = x.abs().mean((2, 3))
     linear = op.switch.linear
-    gamma = (seen / seen.mean(1, keepdim=True) @ linear.weight.T + linear.bias).relu()
+    gamma = (seen @ linear.weight.T + linear.bias).relu()
     mask = torch.zeros_like(gamma).scatter(1, gamma.topk(gamma.shape[1] // 2).indices, 1.0)[..., None, None]
     y = (mask * (gamma[..., None, None] * y + shift[:, None, None])).relu()
     for rest in list(op.after)[2:]:  # behind shift and ReLU
@@ -80,12 +80,25 @@ def test_every_image_costs_the_same(backbone: str) -> None:
 
 def test_density_falls_from_one_in_the_first_half() -> None:
     net = build("fbs(density=0.2)", "cifar_resnet8", **SMALL)
-    (stage,) = create_method("fbs(density=0.2)").stages()
+    stage = create_method("fbs(density=0.2)").stages()[1]
     assert stage.adjust is not None
     for progress, wanted in ((0.0, 1.0), (0.25, 0.6), (0.5, 0.2), (0.9, 0.2)):
         stage.adjust(net, progress)
         found = [module.density for module in net.modules() if isinstance(module, Saliency)]
         assert found == pytest.approx([wanted] * 3)
+
+
+def test_the_switches_learn_alone_first_with_every_filter_in_use() -> None:
+    gates, rest = create_method("fbs(density=0.2)").stages()
+    assert (gates.share, rest.share) == (pytest.approx(0.1), pytest.approx(0.9))
+    net = build("fbs(density=0.2)", "cifar_resnet8", **SMALL).double().train()
+    learning = {name for name, _ in net.named_parameters() if gates.trains(name)}
+    assert learning == {f"model.{site}.switch.linear.{part}" for site in net.sites for part in ("weight", "bias")}
+    assert all(rest.trains(name) for name, _ in net.named_parameters())
+    assert gates.adjust is not None
+    for progress in (0.0, 0.5, 1.0):
+        gates.adjust(net, progress)
+        assert all(bool((decision.used == 1).all()) for decision in net(images()).trace.values())
 
 
 def test_gamma_and_beta_begin_as_the_normalisations_scale_and_shift() -> None:
@@ -111,5 +124,5 @@ def test_loss_adds_the_gammas_in_use() -> None:
     output = net(images())
     gammas = sum(decision.weight.sum() for decision in output.trace.values()) / 6
     wanted = F.cross_entropy(output.logits.float(), labels) + 0.5 * gammas.float()
-    (stage,) = create_method("fbs(l1=0.5, balance=0.0)").stages()
-    torch.testing.assert_close(stage.loss(output, labels, 1.0), wanted, rtol=1e-5, atol=1e-5)
+    for stage in create_method("fbs(l1=0.5, balance=0.0)").stages():
+        torch.testing.assert_close(stage.loss(output, labels, 1.0), wanted, rtol=1e-5, atol=1e-5)

@@ -113,7 +113,7 @@ def calibration_of(net: Net, splits: Splits) -> Seen:
 def test_a_trained_gate_abandons_bad_frames_and_saves_work() -> None:
     splits = load(DATASETS.create("frames(streams=100)"))
     net, method = network(), FrameGate()
-    train(net, splits.train, method.stages(), Recipe(epochs=6), seed=0)
+    train(net, splits.train, method.stages(), Recipe(epochs=6, batch_size=128, learning_rate=0.05), seed=0)
     assert splits.streams is not None
     method.points(net, calibration_of(net, splits))[0].apply(net)
     found = stream_figures(net, SITE, splits.test, splits.streams, seed=0)

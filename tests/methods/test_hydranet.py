@@ -6,12 +6,14 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyncomp import build, create_method
 from dyncomp.core import Decision, Net, Output, Routed, Trace
+from dyncomp.core.initial import PLAIN
 from dyncomp.errors import CannotAttach, InvalidValue
-from dyncomp.methods.hydranet import Gate, HydraNet, balanced_partition, divide_classes
+from dyncomp.methods._partition import balanced_partition
+from dyncomp.methods.hydranet import Gate, HydraNet, divide_classes
 from dyncomp.train import load_checkpoint, save_checkpoint
 
 SMALL = {"classes": 6, "image_size": 16}
@@ -89,7 +91,7 @@ def test_the_partition_is_that_of_the_class_means_and_survives_a_checkpoint(tmp_
     labels = torch.arange(6).repeat(5)
     images = prototypes[labels % 3] + 0.01 * torch.randn(30, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     batches = [(images[:10], labels[:10]), (images[10:], labels[10:])]
-    divide_classes(net, lambda: batches)
+    divide_classes(net, build("static", "cifar_resnet8", **SMALL), lambda: batches)
     partition = gate_of(net).partition
     assert torch.equal(partition[:3], partition[3:])  # classes 0 and 3 look alike, and so on
     assert len(partition.unique()) == 3
@@ -99,29 +101,41 @@ def test_the_partition_is_that_of_the_class_means_and_survives_a_checkpoint(tmp_
     assert torch.equal(gate_of(other).partition, partition)
 
 
+@pytest.mark.parametrize("backbone", ["cifar_resnet8", "vgg11(width=0.125, norm='batch')"])
 @torch.no_grad()
-def test_the_partition_sees_all_branches_by_soft_weights() -> None:
-    net = build("hydranet(branches=3, top=1)", "cifar_resnet8", **SMALL).double()
+def test_the_partition_is_by_what_the_plain_backbones_last_layer_reads(backbone: str) -> None:
+    net, plain = (build(name, backbone, seed=3, **SMALL).double() for name in ("hydranet(branches=3)", "static"))
     images = torch.randn(60, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = torch.arange(60) % 6
-    layers = dict(net.model.named_children())
-    op = layers["branches"]
-    assert isinstance(op, Routed)
-    x = images
-    for name, layer in layers.items():
-        if name == "branches":
-            break
-        x = layer(x)
-    chances = gate_of(net).judge(x).softmax(1)
-    every = torch.stack([branch(x).mean((2, 3)) for branch in op.branches], dim=1)  # (B, U, F)
-    soft = (chances[:, :, None] * every).sum(1)
-    hard = every[torch.arange(60), chances.argmax(1)]
-    by_soft, by_hard = (
-        balanced_partition(torch.stack([f[labels == y].mean(0) for y in range(6)]), 3) for f in (soft, hard)
+    last = [module for module in plain.modules() if isinstance(module, nn.Linear)][-1]
+    read: list[Tensor] = []
+    handle = last.register_forward_pre_hook(lambda layer, given: read.append(given[0]))
+    plain(images)
+    handle.remove()
+    means = torch.stack([read[0][labels == label].mean(0) for label in range(6)])
+    before = {name: value.clone() for name, value in plain.state_dict().items()}
+    divide_classes(net, plain.train(), lambda: [(images[:25], labels[:25]), (images[25:], labels[25:])])
+    assert torch.equal(gate_of(net).partition, balanced_partition(means, 3))
+    assert plain.training
+    assert not last._forward_pre_hooks
+    assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
+
+
+def test_it_begins_with_the_plain_backbones_weights_and_partition() -> None:
+    method = create_method("hydranet(branches=2, slim=False)")
+    net, plain = build(method, "cifar_resnet8", **SMALL), build("static", "cifar_resnet8", seed=3, **SMALL)
+    batches = [(torch.randn(30, 3, 16, 16), torch.arange(30) % 6)]
+    method.inherit(net, {PLAIN: plain}, lambda: batches)
+    theirs = plain.state_dict()
+    assert net.origins
+    assert all(
+        torch.equal(value, theirs[f"model.model.{net.origins[name]}"])
+        for name, value in net.state_dict().items()
+        if name in net.origins
     )
-    divide_classes(net, lambda: [(images[:25], labels[:25]), (images[25:], labels[25:])])
-    assert torch.equal(gate_of(net).partition, by_soft)
-    assert not torch.equal(by_soft, by_hard)
+    other = build(method, "cifar_resnet8", **SMALL)
+    divide_classes(other, plain, lambda: batches)
+    assert torch.equal(gate_of(net).partition, gate_of(other).partition)
 
 
 def test_the_gated_loss_by_hand() -> None:
@@ -131,17 +145,17 @@ def test_the_gated_loss_by_hand() -> None:
     even = Decision(*[torch.full((2, 2), 0.5)] * 3)
     said = {"model.b": scores, "model.b.gate": partition.expand(2, -1)}
     output = Output(logits, Trace({"model.b": even}, {"model.b": None}, 2), None, said)
-    loss = HydraNet(gate_weight=2.0).stages()[1].loss(output, torch.tensor([2, 0]), 0.5)
+    method, labels = HydraNet(gate_weight=2.0), torch.tensor([2, 0])
+    (stage,) = method.stages()
     gate = -(math.log(3 / 4) + math.log(1 / 5)) / 2  # both labels belong to branch 1
-    assert float(loss) == pytest.approx(math.log(3) + 2 * gate, rel=1e-6)
-    first = HydraNet(gate_weight=2.0).stages()[0].loss(output, torch.tensor([2, 0]), 0.5)
-    assert float(first) == pytest.approx(math.log(3), rel=1e-6)
+    assert float(stage.loss(output, labels, 0.5)) == pytest.approx(math.log(3) + 2 * gate, rel=1e-6)
+    assert float(method.loss(output, labels)) == pytest.approx(math.log(3), rel=1e-6)
 
 
 @pytest.mark.parametrize(("progress", "soft"), [(0.0, 1.0), (0.25, 1.0), (0.5, 0.5), (0.75, 0.05), (1.0, 0.05)])
 def test_weights_move_from_soft_ones_to_those_of_use(progress: float, soft: float) -> None:
     net = build("hydranet(branches=3)", "cifar_resnet8", **SMALL)
-    stage = HydraNet(branches=3).stages()[1]
+    (stage,) = HydraNet(branches=3).stages()
     assert stage.adjust is not None
     stage.adjust(net, progress)
     decision = next(iter(net.train()(torch.randn(4, 3, 16, 16)).trace.values()))

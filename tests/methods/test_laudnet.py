@@ -7,10 +7,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp import build, create_method
 from dyncomp.core import Costs, Decision, Gated, Net, Output, SiteCost, Trace
+from dyncomp.core.decisions import all_on
+from dyncomp.core.initial import PLAIN
 from dyncomp.core.losses import divergence
 from dyncomp.core.masker import Masker
 from dyncomp.errors import CannotAttach
@@ -18,7 +21,6 @@ from dyncomp.methods.laudnet import LAUDNet
 
 IMAGES, GATES, CLASSES = 4, 2, 3
 SMALL = {"classes": CLASSES, "image_size": 16}
-PAPER = {"balance": 0.0, "quiet": 0.0}
 
 
 def output(used: Tensor, logits: Tensor, teacher: Tensor | None = None) -> Output:
@@ -36,7 +38,7 @@ def test_budget_and_bounds_by_hand(progress: float, tight: float) -> None:
     share = (40 + 20 + 40 / 4) / 100
     low, high = 0.6 * tight, 1 - 0.4 * tight
     bounds = (max(0.0, 1 - high) ** 2 + max(0.0, low - 0.25) ** 2) / 2
-    finetune = LAUDNet(target=0.6, weight=10.0, distillation=0.0, **PAPER).stages()[-1]
+    finetune = LAUDNet(target=0.6, weight=10.0, distillation=0.0).stages()[0]
     loss = finetune.loss(output(used, torch.zeros(IMAGES, CLASSES)), torch.zeros(IMAGES, dtype=torch.long), progress)
     assert float(loss) == pytest.approx(math.log(CLASSES) + 10 * ((share - 0.6) ** 2 + bounds), rel=1e-5)
 
@@ -50,57 +52,66 @@ def test_the_distillation_by_hand() -> None:
         total += sum(a / sum(p) * math.log((a / sum(p)) / (b / sum(q))) for a, b in zip(p, q, strict=True))
     assert float(divergence(logits, teacher, 4.0)) == pytest.approx(16 * total / IMAGES, rel=1e-4)
     used, labels = torch.ones(IMAGES, GATES), torch.arange(IMAGES) % CLASSES
-    stage = LAUDNet(weight=0.0, distillation=0.5, **PAPER).stages()[-1]
+    method = LAUDNet(weight=0.0, distillation=0.5)
+    (stage,) = method.stages()
     without = stage.loss(output(used, logits), labels, 1.0)
     with_teacher = stage.loss(output(used, logits, teacher), labels, 1.0)
     assert float(with_teacher - without) == pytest.approx(0.5 * 16 * total / IMAGES, rel=1e-4)
+    alone = method.loss(output(used, logits, teacher), labels)  # what is not about gates
+    assert float(alone) == pytest.approx(float(F.cross_entropy(logits, labels)) + 8 * total / IMAGES, rel=1e-4)
 
 
-def prepared() -> Net:
-    net = build("laudnet", "cifar_resnet8", **SMALL)
-    finetune = LAUDNet().stages()[-1]
-    assert finetune.prepare is not None
-    finetune.prepare(net, list)
-    return net
+def begun(spec: str = "laudnet") -> tuple[Net, Net]:
+    """The network as its training begins, and the plain backbone that it begins with."""
+    method = create_method(spec)
+    net, plain = build(method, "cifar_resnet8", **SMALL), build("static", "cifar_resnet8", seed=1, **SMALL)
+    method.inherit(net, {PLAIN: plain}, list)
+    return net, plain
 
 
 def test_the_teacher_is_the_plain_net_of_before_and_stays_so() -> None:
-    net, images = prepared(), torch.randn(5, 3, 16, 16)
-    plain = build("static", "cifar_resnet8", **SMALL)(images).logits
+    net, plain = begun()
+    images = torch.randn(5, 3, 16, 16)
+    wanted = copy.deepcopy(plain)(images).logits.detach()
+    torch.testing.assert_close(net(images, decisions=all_on(net, 5)).logits.detach(), wanted)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(1.0)
     said = net.train()(images).said["teacher"]
-    torch.testing.assert_close(said, plain.detach())
+    torch.testing.assert_close(said, wanted)
     assert not said.requires_grad
     assert "teacher" not in net.eval()(images, sparse=False).said
 
 
+def test_without_distillation_nobody_teaches() -> None:
+    net, _ = begun("laudnet(distillation=0.0)")
+    assert "teacher" not in net.train()(torch.randn(5, 3, 16, 16)).said
+
+
 def test_the_teacher_is_neither_saved_nor_counted_but_copied_and_converted() -> None:
-    net, fresh = prepared(), build("laudnet", "cifar_resnet8", **SMALL)
+    net, plain = begun()
+    fresh = build("laudnet", "cifar_resnet8", **SMALL)
     assert list(net.state_dict()) == list(fresh.state_dict())
     assert [name for name, _ in net.named_parameters()] == [name for name, _ in fresh.named_parameters()]
     images = torch.randn(5, 3, 16, 16, dtype=torch.float64)
     said = copy.deepcopy(net).double().train()(images).said["teacher"]
     assert said.dtype == torch.float64
-    plain = build("static", "cifar_resnet8", **SMALL).double()
-    torch.testing.assert_close(said, plain(images).logits.detach())
+    torch.testing.assert_close(said, copy.deepcopy(plain).double()(images).logits.detach())
 
 
-def test_stage_one_trains_the_plain_backbone_inside() -> None:
-    net = build("laudnet", "cifar_resnet8", **SMALL)
-    stage = create_method("laudnet").stages()[0]
-    plain = stage.trained(net)
-    assert stage.pretrains
-    assert not plain.sites
-    ours = {id(p) for p in net.parameters()}
-    maskers = {id(p) for m in net.modules() if isinstance(m, Masker) for p in m.parameters()}
-    assert {id(p) for p in plain.parameters()} == ours - maskers
+def test_it_is_fine_tuned_at_a_fifth_of_the_rate_with_maskers_that_begin_open() -> None:
+    (stage,) = LAUDNet().stages()
+    assert (stage.name, stage.share, stage.learning_rate, stage.restarts) == ("finetune", 1.0, 0.2, False)
+    assert LAUDNet(learning_rate=0.5).stages()[0].learning_rate == 0.5
+    net, _ = begun()
+    with torch.no_grad():
+        chances = torch.cat([d.probability for d in net(torch.randn(5, 3, 16, 16)).trace.values()])
+    assert float(chances.mean()) == pytest.approx(1 / (1 + math.exp(-5.0)), abs=0.005)
 
 
 def test_the_temperature_falls_from_5_to_a_tenth_exponentially() -> None:
     net = build("laudnet", "cifar_resnet8", **SMALL)
-    adjust = LAUDNet().stages()[-1].adjust
+    adjust = LAUDNet().stages()[0].adjust
     assert adjust is not None
     seen = []
     for progress in (0.0, 0.5, 1.0):
@@ -110,7 +121,7 @@ def test_the_temperature_falls_from_5_to_a_tenth_exponentially() -> None:
 
 
 def test_every_residual_block_has_a_masker_of_the_papers_form() -> None:
-    net = build("laudnet(hidden=0)", "cifar_resnet14", **SMALL)
+    net = build("laudnet", "cifar_resnet14", **SMALL)
     assert len(net.sites) == 6
     for op in net.sites.values():
         assert isinstance(op, Gated)

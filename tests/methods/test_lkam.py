@@ -36,16 +36,16 @@ def test_switches_multiply_softly_first_and_are_thresholded_later() -> None:
     chosen = (switches > 0.5).float()
     assert 0 < chosen.mean() < 1
     assert chosen.sum(1).min() > 0
-    soft, hard = create_method("lkam").stages()
-    for stage, weight in ((soft, switches), (hard, chosen)):
-        assert stage.adjust is not None
-        stage.adjust(nn.ModuleList([module]), 0.0)
+    (stage,) = create_method("lkam(hard=0.25)").stages()
+    assert stage.adjust is not None
+    for progress, weight in ((0.0, switches), (0.74, switches), (0.75, chosen), (1.0, chosen)):
+        stage.adjust(nn.ModuleList([module]), progress)
         decision = module.train()(pooled)
         torch.testing.assert_close(decision.weight, weight)
         assert torch.equal(decision.used, chosen)
         (gradient,) = torch.autograd.grad(decision.used.sum(), module.linear.bias)  # straight through the threshold
         torch.testing.assert_close(gradient, (switches * (1 - switches)).sum(0))
-    soft.adjust(nn.ModuleList([module]), 0.0)
+    stage.adjust(nn.ModuleList([module]), 0.0)
     assert torch.equal(module.eval()(pooled).weight, chosen)  # in use always
 
 
@@ -57,13 +57,13 @@ def test_the_strongest_switch_stays_on() -> None:
     assert torch.equal(decision.used.argmax(1), decision.probability.argmax(1))
 
 
-@pytest.mark.parametrize("progress", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("progress", [0.0, 0.2, 0.4, 1.0])
 @pytest.mark.parametrize("target", [None, 0.5])
 def test_loss_is_the_papers_penalty_and_the_budget(progress: float, target: float | None) -> None:
     method = Lkam(target=target, gain=3.0, balance=0.0, budget_weight=7.0)
     net, labels = build(method, "cifar_resnet8", **SMALL).train(), torch.arange(6) % 5
     output: Output = net(torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
-    pressure = min(1.0, 2 * progress)
+    pressure = min(1.0, progress / 0.4)
     wanted = F.cross_entropy(output.logits, labels)
     for decision in output.trace.values():
         m = decision.probability.shape[1]
@@ -82,13 +82,18 @@ def test_balance_rewards_decisions_that_depend_on_the_image() -> None:
     alike = Trace({s: d.map(lambda t: t[:1].expand(6, -1)) for s, d in output.trace.items()}, {}, 6)
     plain = F.cross_entropy(output.logits, labels)
     same = Output(output.logits, alike, output.costs)
-    loss = method.stages()[1].loss
+    loss = method.stages()[0].loss
     mixed = {s: d.map(lambda t: (torch.arange(6)[:, None] % 2).expand_as(t).float()) for s, d in output.trace.items()}
     varied = Output(output.logits, Trace(mixed, {}, 6), output.costs)
     assert float(plain - loss(varied, labels, 1.0)) == pytest.approx(0.693, abs=0.01)  # log 2: half of the images each
     assert float(loss(same, labels, 1.0)) > float(loss(varied, labels, 1.0)) + 0.4
 
 
-def test_without_the_hard_stage_there_is_one_as_in_the_paper() -> None:
+@pytest.mark.parametrize("progress", [0.0, 0.5, 0.999])
+def test_without_a_hard_part_switches_stay_soft_as_in_the_paper(progress: float) -> None:
+    module = SwitchingModule(nn.Conv2d(3, 4, 1), groups=1, start=0.9).train()
     (stage,) = create_method("lkam(hard=0.0, target=None)").stages()
-    assert (stage.name, stage.share) == ("soft", 1.0)
+    assert stage.adjust is not None
+    stage.adjust(nn.ModuleList([module]), progress)
+    decision = module(torch.randn(8, 3))
+    assert torch.equal(decision.weight, decision.probability)

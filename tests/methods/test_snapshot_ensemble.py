@@ -11,7 +11,8 @@ from torch.optim import SGD
 from dyncomp import build, create_method
 from dyncomp.core import Net, Voter
 from dyncomp.errors import InvalidValue
-from dyncomp.train import Recipe
+from dyncomp.train import Recipe, check_budget
+from dyncomp.train.loop import curves_of
 
 SMALL = {"classes": 5, "image_size": 16}
 IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -37,17 +38,23 @@ def test_the_last_cycles_have_a_member_each(cycles: int, members: int) -> None:
 @pytest.mark.parametrize("restart", [1.0, 4.0])
 def test_the_rate_is_the_papers_at_every_step(restart: float) -> None:
     """a(t) = a0 / 2 * (cos(pi * mod(t, T/M) / (T/M)) + 1), equation 2 with t from 0."""
-    steps = 8
+    steps = [8, 5]
     recipe = Recipe(epochs=1)
-    for stage in create_method(f"snapshot_ensemble(cycles=2, members=2, restart={restart})").stages():
+    stages = create_method(f"snapshot_ensemble(cycles=2, members=2, restart={restart})").stages()
+    for stage, count, curve in zip(stages, steps, curves_of(stages, steps), strict=True):
         optimizer = recipe.optimizer({"w": torch.nn.Parameter(torch.zeros(2, 2))}, stage)
         assert isinstance(optimizer, SGD)
-        schedule = recipe.schedule(optimizer, steps, stage.warmup)
-        for step in range(steps):
-            expected = recipe.learning_rate * restart / 2 * (math.cos(math.pi * step / steps) + 1)
-            assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
-            optimizer.step()
-            schedule.step()
+        assert curve == (0, count, False)
+        for step in range(count):
+            rate = optimizer.param_groups[0]["lr"] * recipe.factor(step, curve.steps, curve.rises)
+            assert rate == pytest.approx(recipe.learning_rate * restart / 2 * (math.cos(math.pi * step / count) + 1))
+
+
+def test_a_budget_with_less_than_an_epoch_for_each_cycle_is_refused() -> None:
+    stages = create_method("snapshot_ensemble(cycles=4, members=2)").stages()
+    check_budget(stages, 4.0, "snapshot")
+    with pytest.raises(InvalidValue, match=r"^snapshot: stage 'cycle 1' has 0.75 epochs .* give a budget of 4 epochs"):
+        check_budget(stages, 3.0, "snapshot")
 
 
 def test_each_member_goes_on_from_the_one_before_and_leaves_it_alone() -> None:

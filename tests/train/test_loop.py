@@ -41,16 +41,16 @@ def stage(name: str = "only", share: float = 1.0, **more: object) -> Stage:
 class Recording(Split):
     """A split that notes which images were taken for training, in order."""
 
-    def __init__(self, split: Split) -> None:
-        self.split, self.labels = split, split.labels
+    def __init__(self, split: Split, strength: float = 1.0) -> None:
+        self.split, self.labels, self.strength = split, split.labels, strength
         self.seen: list[list[int]] = []
 
     def batches(
-        self, batch_size: int, *, epoch: int | None = None, seed: int = 0, augment: bool = False
+        self, batch_size: int, *, epoch: int | None = None, seed: int = 0, augment: float = 0.0
     ) -> Iterator[Batch]:
         for batch in self.split.batches(batch_size, epoch=epoch, seed=seed, augment=augment):
             if epoch is not None:
-                assert augment
+                assert augment == self.strength
                 self.seen.append(batch.index.tolist())
             yield batch
 
@@ -262,23 +262,11 @@ def test_hooks_are_called_with_the_network_and_the_progress() -> None:
     assert told == [-1.0, *[step / 6 for step in range(6)]]
 
 
-def test_a_stage_may_train_another_network_than_the_methods_own() -> None:
-    net, teacher = network(), network(seed=1)
-    before = {name: p.clone() for name, p in net.named_parameters()}
-    first = {name: p.clone() for name, p in teacher.named_parameters()}
-    train(net, SPLITS.train, [stage(trained=lambda own: teacher)], RECIPE, 0)
-    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
-    assert not any(torch.equal(p, first[name]) for name, p in teacher.named_parameters())
-    assert not teacher.training
-
-
-def test_gates_rest_in_a_stage_with_everything_on() -> None:
-    net = network("skipnet")
-    before = {name: p.clone() for name, p in net.named_parameters() if ".gate." in name}
-    logs = train(net, SPLITS.train, [stage(all_on=True)], RECIPE, 0)
-    assert before
-    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters() if name in before)
-    assert logs[0].routes == []
+@pytest.mark.parametrize("strength", [0.0, 0.4, 1.0])
+def test_images_are_augmented_as_the_recipe_says(strength: float) -> None:
+    split = Recording(SPLITS.train, strength)
+    train(network(), split, [stage()], dataclasses.replace(RECIPE, augment=strength), 0)
+    assert len(split.seen) == 6
 
 
 def closing(output: Output, labels: Tensor, progress: float) -> Tensor:

@@ -40,26 +40,7 @@ class _Switch(Means):
         self.ret_void()
 
     def _means(self, image: Value) -> None:
-        means = self.sums_of(image)
-        self.mean_to(image, means)
-        if not self.plan.keep:
-            return
-        whole = self.local(self.number.type)
-        self.store(self.number.type(0.0), whole)
-
-        def add(channel: Value) -> None:
-            self.store(self.fadd(self.load(whole, typ=self.number.type), self.one(self.at(means, channel))), whole)
-
-        self.loop(integer(0), integer(self.plan.channels), add)
-        mean = self.fdiv(self.load(whole, typ=self.number.type), self.number.type(float(self.plan.channels)))
-        least = self.number.type(1e-6)
-        mean = self.select(self.fcmp_ordered("<", mean, least), least, mean)
-
-        def share(channel: Value) -> None:
-            there = self.at(means, channel)
-            self.write(self.fdiv(self.one(there), mean), there)
-
-        self.loop(integer(0), integer(self.plan.channels), share)
+        self.mean_to(image, self.sums_of(image))
 
     def _logits(self, task: Value, groups: list[list[int]]) -> None:
         """Some of an image's."""

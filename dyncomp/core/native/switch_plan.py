@@ -17,8 +17,8 @@ class SwitchPlan(MeansPlan):
     """Of the means of each channel, a logit for each of the `units`, which are `size` neighbouring filters each.
 
     A unit is used where its logit is above 0, and where none is, the one of the greatest. `keep`: instead, so many of
-    the greatest are used, and weighted by ReLU of their logits; they are made of mean magnitudes, as share of their own
-    mean. `picks`: each image has some of the channels only.
+    the greatest are used, and weighted by ReLU of their logits; they are made of mean magnitudes. `picks`: each image
+    has some of the channels only.
     """
 
     units: int

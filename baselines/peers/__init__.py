@@ -1,0 +1,1 @@
+"""What runs beside ours from the package index."""

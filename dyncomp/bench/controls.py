@@ -1,0 +1,24 @@
+"""The controls that a run adds by itself: what each method, and the plain backbone, has to be better than."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dyncomp.bench.names import GATE_CONTROLS, LADDER
+from dyncomp.core import Method
+from dyncomp.registry import METHODS
+from dyncomp.spec import Spec, spec_of
+
+WIDTHS = (0.25, 0.4, 0.55, 0.75, 1.25, 1.5)
+DEPTHS = (0.3, 0.65, 1.35)
+"""rungs, as shares of the backbone's multiply-adds; a family that has none near one of them does without"""
+
+
+def controls_of(methods: Sequence[Method]) -> Iterator[Method]:
+    """The controls of all that are none themselves; some of them find no gates to replace, or no rung."""
+    for method in methods:
+        for name in GATE_CONTROLS if not method.control_of else ():
+            yield METHODS.create(Spec(name, {"of": spec_of(method)}))
+    for by, shares in (("width", WIDTHS), ("depth", DEPTHS)):
+        for share in shares:
+            yield METHODS.create(Spec(LADDER, {"macs": share, "by": by}))

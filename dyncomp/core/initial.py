@@ -1,0 +1,57 @@
+"""What a network's training begins with: networks that are trained beforehand, and how their weights carry over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from dyncomp.core.exits import Voter
+from dyncomp.core.net import Net
+from dyncomp.errors import InvalidValue
+
+PLAIN = "plain"
+"""the name of the trained plain backbone among the sources of a method"""
+PLAIN_METHOD = "static"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network that is trained before a method's own: that of `method`, a spec, on the same backbone and data.
+
+    `share` of the budget trains it; `counted` is the share of the method's own budget that is spent by it, and what is
+    left is for the method's own stages. With a `checkpoint`, a path, nothing is trained, and `method` is not looked at.
+    """
+
+    method: str = PLAIN_METHOD
+    share: float = 1.0
+    counted: float = 0.0
+    checkpoint: str = ""
+
+
+def pretrained(share: float) -> Mapping[str, Source]:
+    """The sources of a method that begins from the plain backbone, trained for a share of its budget; 0: none."""
+    return {PLAIN: Source(share=share, counted=share)} if share else {}
+
+
+def adopt(net: Net, plain: Net) -> None:
+    """Copy the trained plain backbone's weights and statistics to where they are in `net`, by `Net.origins`.
+
+    Of an ensemble only the first member begins so: members that began alike, and learn from the same batches, would
+    stay alike. Raises InvalidValue for a network of another backbone.
+    """
+    kept = {origin: plain.state_dict()[name] for name, origin in plain.origins.items()}
+    others = (name for name, part in net.named_modules() if isinstance(part, Voter) and part.number > 1)
+    afresh = tuple(f"{name}." for name in others)
+    state = net.state_dict()
+    wanted = {name: origin for name, origin in net.origins.items() if not name.startswith(afresh)}
+    for name, origin in wanted.items():
+        if origin not in kept or kept[origin].shape != state[name].shape:
+            raise InvalidValue(
+                f"the plain backbone has no {origin} of shape {tuple(state[name].shape)}; give a network, or the "
+                f"checkpoint, of {PLAIN_METHOD} on the same backbone and data set"
+            )
+    with torch.no_grad():
+        for name, origin in wanted.items():
+            state[name].copy_(kept[origin])

@@ -1,0 +1,165 @@
+"""What the controls of a method's gates share: its trained network, with a rule in the place of each gate."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core import Backbone, Batches, Method, Net, Op, Output, Source, Stage
+from dyncomp.core.modes import evaluating
+from dyncomp.core.rules import Rule
+from dyncomp.errors import CannotAttach, DyncompError, InvalidValue
+from dyncomp.registry import METHODS
+from dyncomp.spec import name_of, option, spec_of
+
+TRAINED = "method"
+"""the name, among the sources, of the network that a control is a control of"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a trained network's gates did on the training split.
+
+    `rates` and `weights`, by site: the share (R,) of the images that use each unit, of those that get there, and the
+    mean weight (R,) with which they do. `macs`: the mean of an image's multiply-adds.
+    """
+
+    rates: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    macs: float
+
+
+@dataclass(frozen=True)
+class Control(Method):
+    """A method's trained network whose gates are replaced by rules, and that is trained on, at the method's expense.
+
+    It begins with the weights of the method's network as that was trained, and goes through the method's longest stage
+    once more, without what the loss says of gates; so it has had more training than what it is compared with.
+    """
+
+    rule: ClassVar[type[Rule]]
+
+    of: str = option("skipnet(target=0.5)", "spec of the method whose gates are replaced, in quotes")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            inner = self.inner
+        except DyncompError as error:
+            raise type(error)(f"{name_of(self)}: of: {error}") from None
+        if isinstance(inner, Control):
+            raise InvalidValue(f"{name_of(self)}: of={self.of!r} is a control itself; give the method that has gates")
+
+    @property
+    def inner(self) -> Method:
+        """The method that it is a control of."""
+        method: Method = METHODS.create(self.of)
+        return method
+
+    @property
+    def control_of(self) -> str:
+        """See `Method.control_of`."""
+        return spec_of(self.inner)
+
+    def build(self, new: Callable[[], Backbone]) -> nn.Module:
+        """The method's network with rules. Raises CannotAttach where it has no gates."""
+        model = self.inner.build(new)
+        gates = [op for op in model.modules() if isinstance(op, Op) and op.is_gate]
+        if not gates:
+            raise CannotAttach(
+                f"{name_of(self)}: {self.of} has no gates that a control could replace; give a method that chooses "
+                "blocks, filters, pixels or branches, such as skipnet"
+            )
+        for op in gates:
+            op.follow(self.rule)
+        return model
+
+    def sources(self) -> Mapping[str, Source]:
+        """The method's own, and its trained network."""
+        sources = self.inner.sources()
+        left = 1 - sum(one.counted for one in sources.values())
+        own = {name: replace(one, counted=0.0) for name, one in sources.items()}
+        return {**own, TRAINED: Source(self.of, counted=1 - left * self._longest.share)}
+
+    @property
+    def _longest(self) -> Stage:
+        return max(self.inner.stages(), key=lambda stage: stage.share)
+
+    def inherit(self, net: Net, trained: Mapping[str, Net], batches: Batches) -> None:
+        """With the trained network's weights, and with rules that are settled by what its gates did."""
+        method = trained[TRAINED]
+        self.inner.inherit(net, {name: one for name, one in trained.items() if name != TRAINED}, batches)
+        known = {_named(name, method): value for name, value in method.state_dict().items()}
+        with torch.no_grad():
+            for name, value in net.state_dict().items():
+                if (origin := _named(name, net)) in known and known[origin].shape == value.shape:
+                    value.copy_(known[origin])
+            seen = watched(method, batches)
+            for rule, site in zip(rules_of(net).values(), seen.rates, strict=True):
+                rule.rates.copy_(seen.rates[site])
+                if rule.weights is not None:
+                    rule.weights.copy_(seen.weights[site])
+            self.settle(net, seen)
+
+    @abstractmethod
+    def settle(self, net: Net, seen: Seen) -> None:
+        """Set the rules, whose rates and weights are those that were seen."""
+
+    def stages(self) -> Sequence[Stage]:
+        """The method's longest stage, by the part of its loss that is not about gates."""
+        longest, inner = self._longest, self.inner
+        stage = Stage("control", 1.0, _without_progress(inner), learning_rate=longest.learning_rate, adam=longest.adam)
+        return (stage,)
+
+
+def _without_progress(method: Method) -> Callable[[Output, Tensor, float], Tensor]:
+    return lambda output, labels, progress: method.loss(output, labels)
+
+
+def _named(name: str, net: Net) -> str:
+    """A tensor's name in the network that the method alone would be; `random` puts a part in front of it."""
+    inside = "model.network." if "model.network" in dict(net.named_modules()) else "model."
+    return name.removeprefix(inside)
+
+
+def rules_of(net: Net) -> dict[str, Rule]:
+    """The rules of a control's network by the site that each decides for, in the sites' order."""
+    rules = {name: module for name, module in net.model.named_modules() if isinstance(module, Rule)}
+    sites = {name: max((site for site in net.sites if name.startswith(f"{site}.")), key=len) for name in rules}
+    by_site = {site: rules[name] for name, site in sites.items()}
+    return {site: by_site[site] for site in net.sites if site in by_site}
+
+
+def watched(net: Net, batches: Batches) -> Seen:
+    """What the gates of a trained network do, over all batches."""
+    gates = {site: op for site, op in net.sites.items() if op.is_gate}
+    used, reached, weights, macs = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor](), list[Tensor]()
+    with evaluating(net):
+        for images, _ in batches():
+            output = net(images, sparse=True)
+            macs.append(output.macs().cpu())
+            for site, op in gates.items():
+                decision = output.trace[site]
+                here = op.wished(decision).double().sum(0).cpu()  # (R,)
+                weight = (decision.used * decision.weight).double().sum(0).cpu()  # (U,)
+                reach = output.trace.reach(site)
+                there = reach.double().sum().cpu() if isinstance(reach, Tensor) else torch.tensor(float(len(images)))
+                used[site] = used.get(site, 0.0) + here
+                weights[site] = weights.get(site, 0.0) + weight
+                reached[site] = reached.get(site, 0.0) + there
+    rates = {site: used[site] / reached[site].clamp_min(1) for site in gates}
+    means = {site: _mean(weights[site], used[site]) for site in gates}
+    return Seen(rates, means, float(torch.cat(macs).mean()))
+
+
+def _mean(weight: Tensor, used: Tensor) -> Tensor:
+    """The mean weight (U,) of units by the images that use them; of a unit that none uses, that of all units."""
+    if len(weight) != len(used):  # units that follow from others; their weights are not rules'
+        return weight
+    whole = weight.sum() / used.sum().clamp_min(1)
+    return torch.where(used > 0, weight / used.clamp_min(1), whole)

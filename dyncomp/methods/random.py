@@ -1,0 +1,37 @@
+"""random: a control in which each gate tosses a coin of the trained rate. Do gates look at the image?"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from dyncomp.core import Backbone, Net
+from dyncomp.core.rules import Coin, Seeds
+from dyncomp.methods._control import Control, Seen
+from dyncomp.registry import register_method
+
+
+@register_method("random")
+@dataclass(frozen=True)
+class Random(Control):
+    """A method's trained network, each gate's decision drawn for each image at the trained rate, trained on so.
+
+    Every unit is used by as large a share of the images as in the method's network, whatever they show, and units are
+    drawn independently of each other. In training each pass draws anew; in use the draw follows from the image's pixels
+    alone, so that two evaluations agree. Gates are gone, and their cost with them. A method that is no better than this
+    control has gates that might as well be blind.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = ('random(of="lkam")', 'random(of="dynconv")')
+    rule = Coin
+
+    def build(self, new: Callable[[], Backbone]) -> nn.Module:
+        """See `Control.build`; in front of it what the coins are drawn by."""
+        return nn.Sequential(OrderedDict(seeds=Seeds(), network=super().build(new)))
+
+    def settle(self, net: Net, seen: Seen) -> None:
+        """The rates that were seen are the coins'."""

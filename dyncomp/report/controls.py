@@ -1,0 +1,181 @@
+"""What a method is held against beside static: static nets of equal cost, and its own gates replaced by rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from dyncomp.report import numbers as n
+from dyncomp.report.reading import Reading
+from dyncomp.report.statistics import Difference, Spread, contrast
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUNG = "ladder"
+NEAR = 0.03
+"""share of a method's multiply-adds by which a control may cost more, or less, without a word"""
+CHANCE = {"fixed": "no better than fixed pruning", "random": "no better than random routes"}
+BETTER = {"fixed": "better than fixed pruning", "random": "better than random routes"}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of a setting, all seeds of it: mean multiply-adds and accuracy, and the cells' keys by seed."""
+
+    spec: str
+    macs: float
+    top1: float
+    keys: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Control:
+    """What came out of a control of a method, and by how much the method is better, if that can be told."""
+
+    network: Network
+    difference: Difference | None
+
+    @property
+    def is_beaten(self) -> bool:
+        """Whether the method is better than the control by more than the interval."""
+        found = self.difference
+        return found is not None and found.distinguishable and found.points > 0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The cells of one data set, backbone, budget and device; `rows` are those of `results` that are ok."""
+
+    rows: pd.DataFrame
+    reading: Reading
+
+    @cached_property
+    def networks(self) -> dict[str, Network]:
+        """All of them by spec."""
+        cells = self.rows.drop_duplicates("key")
+        return {
+            str(spec): Network(
+                str(spec), own["macs"].mean(), own["top1"].mean(), dict(zip(own["seed"], own["key"], strict=True))
+            )
+            for spec, own in cells.groupby("spec", sort=False)
+        }
+
+    @cached_property
+    def front(self) -> list[Network]:
+        """Static nets that no cheaper one equals in accuracy, the cheapest first."""
+        cells = self.rows[(self.rows["role"] == "static") | (self.rows["method"] == RUNG)]
+        rungs = sorted((self.networks[spec] for spec in cells["spec"].unique()), key=lambda one: (one.macs, -one.top1))
+        front: list[Network] = []
+        for rung in rungs:
+            if not front or rung.top1 > front[-1].top1:
+                front.append(rung)
+        return front
+
+    def static_at(self, macs: float) -> tuple[float, float] | None:
+        """Accuracy of static nets at that cost, between two rungs by the logarithm of it, and the share of the upper.
+
+        None beyond the ends of the ladder.
+        """
+        found = self._between(macs)
+        if found is None:
+            return None
+        low, high, share = found
+        return (1 - share) * low.top1 + share * high.top1, share
+
+    def _between(self, macs: float) -> tuple[Network, Network, float] | None:
+        for low, high in pairwise(self.front):
+            if low.macs <= macs <= high.macs:
+                return low, high, math.log(macs / low.macs) / math.log(high.macs / low.macs)
+        return None
+
+    def over_static(self, spec: str) -> Difference | None:
+        """By how much a network is better than static nets of equal cost; None where none are known."""
+        own = self.networks[spec]
+        found = self._between(own.macs)
+        if found is None:
+            return None
+        low, high, share = found
+        return self._contrast([(1.0, own), (share - 1, low), (-share, high)])
+
+    def control(self, spec: str, method: str) -> Control | None:
+        """The control of that method, `fixed` or `random`, of a network; None where there is none."""
+        cells = self.rows[(self.rows["method"] == method) & (self.rows["control_of"] == spec)]
+        if cells.empty:
+            return None
+        network = self.networks[str(cells["spec"].iloc[0])]
+        return Control(network, self._contrast([(1.0, self.networks[spec]), (-1.0, network)]))
+
+    def _contrast(self, weighted: Sequence[tuple[float, Network]]) -> Difference | None:
+        seeds = set.intersection(*(set(network.keys) for _, network in weighted))
+        frames = [
+            [(weight, self.reading.images(network.keys[seed])) for weight, network in weighted]
+            for seed in sorted(seeds)
+        ]
+        return contrast(frames, self.spread)
+
+    @cached_property
+    def spread(self) -> Spread:
+        """How much accuracies of one network vary from seed to seed, of all networks of the setting together."""
+        values = [list(own["top1"]) for _, own in self.rows.drop_duplicates("key").groupby("spec")]
+        return Spread.of(values)
+
+
+def settings(reading: Reading, frame: pd.DataFrame) -> Iterator[Setting]:
+    """Those of a folder, in order."""
+    done = frame[frame["status"] == "ok"]
+    for _, rows in done.groupby(["dataset", "backbone", "budget", "device"], sort=False, dropna=False):
+        yield Setting(rows, reading)
+
+
+def clauses_of(setting: Setting, spec: str) -> Iterator[str]:
+    """What the controls say of a method, for its sentence."""
+    difference = setting.over_static(spec)
+    if difference is not None:
+        yield f"{_compared(difference)} static nets of equal multiply-adds"
+    for method in CHANCE:
+        control = setting.control(spec, method)
+        if control is not None:
+            yield _verdict(setting.networks[spec], control, method)
+
+
+def _compared(difference: Difference) -> str:
+    if not difference.distinguishable:
+        return f"{_signed(difference)}, not distinguishable from"
+    size = f"{n.fixed(abs(difference.points), 1)} ± {n.fixed(difference.margin, 1)} points"
+    return f"{size} {'above' if difference.points > 0 else 'below'}"
+
+
+def _signed(difference: Difference) -> str:
+    return f"{n.points(difference.points)} ± {n.fixed(difference.margin, 1)} points"
+
+
+def _verdict(own: Network, control: Control, method: str) -> str:
+    word = (BETTER if control.is_beaten else CHANCE)[method]
+    cost = control.network.macs / own.macs
+    at = "" if abs(cost - 1) <= NEAR else f" at {n.fixed(100 * cost, 0, ' %')} of its multiply-adds"
+    by = f", {_signed(control.difference)}" if control.difference is not None else ""
+    return f"{word} ({n.percent(control.network.top1)}{at}{by})"
+
+
+def columns(setting: Setting, spec: str) -> dict[str, Any]:
+    """What `results.csv` says of a method's controls; empty for what has none."""
+    found: dict[str, Any] = {}
+    network = setting.networks[spec]
+    at = setting.static_at(network.macs)
+    if at is not None:
+        found["static_top1_at_equal_macs"] = at[0]
+    differences = {"static_at_equal_macs": setting.over_static(spec)}
+    for method in CHANCE:
+        control = setting.control(spec, method)
+        if control is not None:
+            found[f"{method}_top1"], found[f"{method}_macs"] = control.network.top1, control.network.macs
+            differences[method] = control.difference
+    for name, difference in differences.items():
+        if difference is not None:
+            found[f"over_{name}_points"], found[f"over_{name}_margin"] = difference.points, difference.margin
+    return found
