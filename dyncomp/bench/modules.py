@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
 from torch.optim import SGD
 
 from dyncomp.bench.memory import OF, figures_of
@@ -157,3 +158,10 @@ def _rise(model: str | nn.Module, batch: Tensor, apart: Apart) -> Callable[[str]
         return rise_bytes(work(copy.deepcopy(model), batch))
 
     return rise
+
+
+def with_shapes(module: nn.Module, name: str) -> nn.Module:
+    """The module as it is. Raises InvalidValue where layers are lazy: their parameters have no shape yet."""
+    if any(map(is_lazy, module.parameters())):
+        raise InvalidValue(f"{name} has lazy layers, whose parameters have no shape yet; run it on one image first")
+    return module

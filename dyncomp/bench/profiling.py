@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dyncomp._checkpoint import find_device
@@ -116,9 +115,7 @@ def profile_model(
     shape, sizes, place = _shape(image_shape), fit_option("batch_sizes", list(batch_sizes)), find_device(device)
     name, importable = modules.name_of_module(model)
     found = modules.load_module(model) if isinstance(model, str) else modules.made(model, name)
-    if any(map(is_lazy, found.parameters())):
-        raise InvalidValue(f"{name} has lazy layers, whose parameters have no shape yet; run it on one image first")
-    module = copy.deepcopy(found).to(place).eval()
+    module = copy.deepcopy(modules.with_shapes(found, name)).to(place).eval()
     convert_conv2d_weight_memory_format(module, torch.channels_last)
     errors: list[str] = []
     few, many = (modules.noise(count, shape, place) for count in (COUNTED, max(sizes)))
