@@ -81,6 +81,7 @@ def test_the_tutorials_method_gets_its_row_in_the_report(linear_gate: Path, tmp_
         batch_sizes=(8,),
         include_path=(str(linear_gate),),
         output=str(tmp_path / "out"),
+        controls="none",
     )
     assert list(table["spec"]) == ["static", "linear_gate(share=0.5)", "linear_gate(share=0.7)"]
     assert set(table["status"]) == {"ok"}

@@ -12,6 +12,7 @@ from dyncomp import include_path
 from dyncomp._checkpoint import find_device
 from dyncomp.bench import Config, plan
 from dyncomp.bench.group import Cell
+from dyncomp.bench.names import CONTROLS
 from dyncomp.bench.plan import make_plan
 from dyncomp.errors import CannotAttach, DeviceNotAvailable, DyncompError, InvalidValue, UnknownName
 from dyncomp.registry import METHODS
@@ -57,7 +58,8 @@ def test_all_means_every_method(methods: str) -> None:
     found = [spec_of(cell.method) for cell in made.cells]
     assert found[0] == "static"
     assert {"static", "condconv", "skipnet"} <= set(found)
-    assert sorted([*found, *(one.method for one in made.left_out)]) == METHODS.names()
+    every = [name for name in METHODS.names() if name not in CONTROLS]
+    assert sorted([*found, *(one.method for one in made.left_out)]) == every
 
 
 def test_all_may_stand_among_others() -> None:
@@ -98,7 +100,7 @@ def test_groups_are_data_set_by_backbone_by_seed() -> None:
     heads = [(spec_of(g[0].group.backbone), g[0].group.seed) for g in found]
     assert heads == [(name, seed) for name in ("cifar_resnet8", "cifar_resnet14") for seed in (0, 1)]
     assert all([spec_of(cell.method) for cell in group] == ["static", "condconv"] for group in found)
-    assert [cell.is_reference for group in found for cell in group] == [True, False] * 4
+    assert [cell.role for group in found for cell in group] == ["static", "method"] * 4
     assert len({cell.key for group in found for cell in group}) == 8
 
 
@@ -113,11 +115,11 @@ REAL = plan.load
 
 
 def test_backbone_and_epochs_are_the_data_sets_own() -> None:
-    (cell,) = make_plan(Config(methods="static")).cells
+    (cell,) = make_plan(Config(methods="static", controls="none")).cells
     dataset = cell.group.dataset
     assert spec_of(cell.group.backbone) == dataset.default_backbone
     assert cell.group.recipe.epochs == dataset.quick_epochs
-    (longer,) = make_plan(Config(methods="static", budget="standard")).cells
+    (longer,) = make_plan(Config(methods="static", controls="none", budget="standard")).cells
     assert longer.group.recipe.epochs == dataset.standard_epochs
 
 
@@ -269,13 +271,14 @@ def test_init_is_in_every_group_and_its_content_in_every_key(tmp_path: Path) -> 
     plans = [cells_of("condconv", init=path, seeds="0,1") for path in paths]
     for path, cells in zip(paths, plans, strict=True):
         assert {cell.group.init for cell in cells} == {path}
+        assert all(cell.checkpoints == {"plain": path} for cell in cells)
     plain, first, other, copied = (
         [cell.key for cell in cells] for cells in (cells_of("condconv", seeds="0,1"), *plans)
     )
     assert first == copied
     assert len({*plain, *first, *other}) == 3 * 4
     assert [cell.group.init for cell in cells_of("condconv")] == [None, None]
-    assert "init" not in cells_of("condconv")[0].identity  # cells without one keep their keys
+    assert "checkpoints" not in cells_of("condconv")[0].identity  # cells without one keep their keys
 
 
 @pytest.mark.parametrize(
