@@ -17,10 +17,13 @@ class Masker(Gate):
     With hidden 16 it is ConvNet-AIG's gate (Veit & Belongie 2018, arXiv:1711.11503, section 3.2), without hidden layer
     LASNet's masker for whole layers (Han et al. 2022, arXiv:2210.06223). In training the two logits get Gumbel noise
     through `noise` (of two, only their difference counts: see `Concrete`), and the chances without noise are said under
-    the gate's name (`chances_said` collects them). `biases` are the logits that it starts with.
+    the gate's name (`chances_said` collects them). `biases` are the logits that it starts with, and `std` the deviation
+    of the weights that it starts with; None: as the layer has them by itself.
     """
 
-    def __init__(self, channels: int, hidden: int | None, biases: tuple[float, float]) -> None:
+    def __init__(
+        self, channels: int, hidden: int | None, biases: tuple[float, float], std: float | None = 0.001
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         if hidden is not None:
@@ -30,7 +33,8 @@ class Masker(Gate):
         self.hidden = nn.Sequential(*layers)
         self.head = nn.Conv2d(hidden or channels, 2, 1)
         self.noise = Concrete()
-        nn.init.normal_(self.head.weight, std=0.001)
+        if std is not None:
+            nn.init.normal_(self.head.weight, std=std)
         with torch.no_grad():
             self.head.bias.copy_(torch.tensor(biases))  # type: ignore[union-attr]
 

@@ -27,8 +27,8 @@ BOUND = 0.2  # section 3.3: p * 0.8 + (1 - p) * 0.2
 class BlockDrop(Method):
     """A policy network sees the image once and decides which residual blocks are kept; its cost counts.
 
-    Stages: the plain backbone is trained; then the policy alone, blocks put at its disposal one by one from the end
-    while earlier ones are kept (curriculum, over the first half of the stage); then both. The policy learns by
+    It begins with the trained plain backbone. First the policy learns alone, blocks put at its disposal one by one from
+    the end while earlier ones are kept (curriculum, over the first half of the stage); then both. The policy learns by
     REINFORCE on decisions drawn from bounded chances 0.8 p + 0.2 (1 - p), with reward 1 - (kept / K)^2 for a right
     answer and -`penalty` for a wrong one, less the reward of the thresholded policy on the same images (self-critical
     baseline); in the joint stage the backbone learns by cross-entropy under the drawn decisions. Sums over the batch in
@@ -42,16 +42,15 @@ class BlockDrop(Method):
     The policy for small images costs 12.24 M MACs at 32 x 32, a lot beside a small backbone: `width` makes it narrower.
 
     Against collapse: a trained backbone, the curriculum, bounded chances and the paper's entropy bonus, which keep
-    every block tried; and `balance`, an addition, which rewards decisions that depend on the image, in both stages of
-    the policy.
+    every block tried.
     """
 
-    examples: ClassVar[tuple[str, ...]] = ("blockdrop(width=0.25, balance=0.0)",)
+    examples: ClassVar[tuple[str, ...]] = ("blockdrop(width=0.25, balance=0.5)",)
     all_on_is_plain: ClassVar[bool] = True
 
     penalty: float = option(1.0, "what a wrong answer costs (code: 1 to 10)", ge=0.0)
     entropy: float = option(0.1, "weight of the entropy bonus in the curriculum", ge=0.0)
-    balance: float = option(0.0, "weight of the mutual information of image and decision", ge=0.0)
+    balance: float = option(0.0, "weight of the mutual information of image and decision (not the paper's)", ge=0.0)
     width: float = option(1.0, "factor on the policy network's channels", gt=0.0)
     start: float = option(0.5, "chance with which blocks are kept at first", gt=0.0, lt=1.0)
     rate: float = option(3e-3, "Adam's learning rate in the curriculum (paper: 1e-3)", gt=0.0)
@@ -103,8 +102,8 @@ class BlockDrop(Method):
         baseline = output.again({PLAN: Decision(greedy.used, greedy.used, greedy.used)})
         advantage = self.reward(kept, output.logits, labels) - self.reward(greedy.used, baseline.logits, labels)
         taken = torch.where(kept > 0.5, chances, 1 - chances).clamp_min(1e-6)  # (B, K)
-        variety = binary_information(chances, chances)
-        return -(advantage * taken.log().sum(dim=1)).mean() - self.balance * variety
+        loss = -(advantage * taken.log().sum(dim=1)).mean()
+        return loss - self.balance * binary_information(chances, chances) if self.balance else loss
 
     def reward(self, kept: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """1 - (share of blocks kept)^2 where the answer is right, else -penalty (eq. 3), (B,)."""

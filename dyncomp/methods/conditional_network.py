@@ -41,9 +41,8 @@ class ConditionalNetwork(Method):
     of routers nor how soft training becomes single-best use. Interpretations: levels stand at every block towards the
     end; the weights move from soft ones to those of use over the middle half of the training.
 
-    Against collapse: `balance` rewards at first leaves that are used alike over a batch, and moves over half of the
-    training to the mutual information of image and leaf, so that each image is sure of its own leaf too, which also
-    makes soft weights those of use.
+    Against collapse the paper has nothing but soft weights at first. `balance`, an addition, rewards at first leaves
+    that are used alike over a batch, and moves over half of the training to the mutual information of image and leaf.
     """
 
     examples: ClassVar[tuple[str, ...]] = (
@@ -59,7 +58,7 @@ class ConditionalNetwork(Method):
     )
     hidden: int | None = option(None, "units of the routers' hidden layer; None: no such layer", ge=1)
     implicit: int = option(2, "groups of the convolutions below the first router (implicit routing)", ge=1)
-    balance: float = option(0.0, "weight of the mutual information of image and leaf", ge=0.0)
+    balance: float = option(0.0, "weight of the mutual information of image and leaf (not the paper's)", ge=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,7 +120,7 @@ class ConditionalNetwork(Method):
         return (Stage("routed", 1.0, self._routed, adjust=partial(harden, at_last=SOFT_AT_LAST)),)
 
     def _routed(self, output: Output, labels: Tensor, progress: float) -> Tensor:
-        if self.depth == 0:
+        if self.depth == 0 or not self.balance:
             return self.loss(output, labels)
         chances = leaf_chances(output.trace)
         even, sharp = evenness(chances), categorical_information(chances)  # sharp: even, and each image sure

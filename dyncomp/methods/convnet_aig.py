@@ -40,7 +40,7 @@ class ConvNetAIG(Method):
     noise.
     """
 
-    examples: ClassVar[tuple[str, ...]] = ("convnet_aig(targets=(None, 0.3, 0.9), balance=0.0)",)
+    examples: ClassVar[tuple[str, ...]] = ("convnet_aig(targets=(None, 0.3, 0.9), balance=0.1)",)
     all_on_is_plain: ClassVar[bool] = True
 
     target: float = option(0.6, "share of the images that each block runs for", ge=0.0, le=1.0)
@@ -96,9 +96,11 @@ class ConvNetAIG(Method):
     def _loss(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         rates = torch.cat([d.used for d in output.trace.values()], dim=1).float().mean(dim=0)  # (gates,)
         off_target = (rates - rates.new_tensor(self._gate_targets(len(rates)))).square().mean()
+        loss = cross_entropy(output, labels) + self.weight * off_target
+        if not self.balance:
+            return loss
         chances = chances_said(output)
-        task = cross_entropy(output, labels)
-        return task + self.weight * off_target - self.balance * binary_information(chances, chances)
+        return loss - self.balance * binary_information(chances, chances)
 
     def _gate_targets(self, gates: int) -> list[float]:
         """The targets of that many gates; blocks without one are not among them."""

@@ -40,12 +40,13 @@ class DynConv(Method):
 
     Each block's mask is decided from its input by a 3x3 convolution to one channel plus a linear layer on the pooled
     features, binary-concrete noise in training (off for the last fifth), thresholded in use. The loss adds `weight`
-    times the squared distance of the price from `target`, and bounds for each block.
+    times the squared distance of the bodies' multiply-adds from `target`, a share of what they would be at all pixels,
+    and bounds for each block. As in the official code, pixels of inner convolutions, which follow from the mask by
+    dilation, count in the sum and pass no gradient. On CIFAR the code begins with random weights (`pretraining=0.0`).
 
     What keeps it from collapse: the bounds (paper, section 3.3) hold every block near the target at first and let go
     along a squared cosine over the first third of the training, so that no block is shut or opened for all images
-    before its mask has learned; the noise lets shut pixels be tried; and `balance`, an addition to the paper, rewards
-    masks that differ between images, so that the budget is not met by blocks that are always on or always off.
+    before its mask has learned; and the noise lets shut pixels be tried.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("dynconv(target=0.3)",)
@@ -53,7 +54,7 @@ class DynConv(Method):
 
     target: float = option(0.5, "multiply-adds of the bodies as a share of those of all their pixels", gt=0.0, le=1.0)
     weight: float = option(10.0, "weight of the budget loss and of the bounds", ge=0.0)
-    balance: float = option(0.0, "weight of the mutual information of image and decision", ge=0.0)
+    balance: float = option(0.0, "weight of the mutual information of image and decision (not the paper's)", ge=0.0)
     temperature: float = option(1.0, "of the noisy decision in training", gt=0.0)
     pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
 

@@ -39,10 +39,9 @@ class EarlyExit(Method):
 
     Thresholds are set after training, on the calibration split: one for each exit, chosen for the fewest multiply-adds
     with an accuracy at most `tolerance` points below that of the last classifier (the paper screens a grid); further
-    operating points are MSDNet's anytime and budgeted ones. The paper starts from a trained backbone: `pretrain` is the
-    share of the budget that trains it alone. Its weights, 1.0 for the first exit and 0.3 for the last, are
-    `weights=(1.0, ..., 0.3)`; by default all are 1, as in MSDNet, and nothing is trained beforehand. The paper's Adam
-    is the recipe's SGD here.
+    operating points are MSDNet's anytime and budgeted ones. The paper starts from a trained backbone, MSDNet does not
+    (`pretraining=0.0`). The paper's weights, 1.0 for the first exit and 0.3 for the last, are `weights=(1.0, ...,
+    0.3)`; by default all are 1, as in MSDNet. The paper's Adam is the recipe's SGD here.
 
     Against collapse: no gate learns here. An exit that is never or always taken is what the thresholds found cheapest:
     where the first exit answers the calibration split as well as the end does, nobody goes on.

@@ -43,24 +43,22 @@ class Fbs(Method):
     image costs the same: an unused filter saves its own multiply-adds and those of the layer that would read it, so a
     layer between two others with switches is left with about density squared of its own.
 
-    Density falls from 1 to `density` over the first half of the training (the paper lowers it step by step, each time
-    fine-tuning a trained network; that begins with one trained by `--init`). Interpretations: where a convolution has
-    no normalisation, gamma scales its output and beta is its bias; a filter that is not used is zero for its reader,
-    also behind a depthwise convolution in between; `l1` is about the gammas in use alone; filters act where one layer
-    alone reads them, inside the bodies of residual blocks and along chains of plain blocks. The paper's warm-up of FC
-    alone is left out.
+    It begins with the trained plain backbone. FC alone is trained first, at density 1 (the paper's warm-up); then
+    density falls from 1 to `density` over the first half of the training, in which the paper lowers it step by step,
+    each time fine-tuning the network. Interpretations: where a convolution has no normalisation, gamma scales its
+    output and beta is its bias; a filter that is not used is zero for its reader, also behind a depthwise convolution
+    in between; `l1` is about the gammas in use alone; filters act where one layer alone reads them, inside the bodies
+    of residual blocks and along chains of plain blocks.
 
     Against collapse: density falls slowly from a network that uses everything, so that every filter has learnt
-    something before filters compete; gamma scales the output, which keeps a gradient on what the image says; and
-    `balance`, an addition to the paper, rewards choices that depend on the image: without it, more than half of all
-    filters soon win for all images or for none.
+    something before filters compete; and gamma scales the output, which keeps a gradient on what the image says.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("fbs(density=0.25, l1=0.01)",)
 
     density: float = option(0.5, "share of each layer's filters that an image uses", gt=0.0, le=1.0)
     l1: float = option(1e-8, "weight of the sum of the gammas in use, a mean over images", ge=0.0)
-    balance: float = option(0.0, "weight of the mutual information of image and choice", ge=0.0)
+    balance: float = option(0.0, "weight of the mutual information of image and choice (not the paper's)", ge=0.0)
 
     pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
 
@@ -99,8 +97,10 @@ class Fbs(Method):
 
     def _loss(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         gammas = torch.cat([decision.weight.float() for decision in output.trace.values()], dim=1)  # (B, all U)
-        chances = torch.cat([decision.probability.float() for decision in output.trace.values()], dim=1)
         loss = cross_entropy(output, labels) + self.l1 * gammas.sum(dim=1).mean()
+        if not self.balance:
+            return loss
+        chances = torch.cat([decision.probability.float() for decision in output.trace.values()], dim=1)
         return loss - self.balance * min(1.0, progress / 0.5) * binary_information(chances, chances)
 
 

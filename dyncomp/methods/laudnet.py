@@ -56,7 +56,7 @@ class LAUDNet(Method):
         """See `Method.build`."""
         backbone = new()
         for name, block in residual_blocks(backbone, "laudnet").items():
-            masker = Masker(block.in_channels, self.hidden or None, BIASES)
+            masker = Masker(block.in_channels, self.hidden or None, BIASES, std=None)
             backbone.swap(name, Gated(block, masker, form="residual"))
         return backbone
 

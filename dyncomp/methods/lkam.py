@@ -39,14 +39,13 @@ class Lkam(Method):
     plain blocks. Each module adds gain / (2 m) * sum(sw) over its m switches to the loss, a mean over the batch.
 
     Interpretations: the paper multiplies by the soft switches in training and thresholds them at 0.5 in use, which the
-    network has never seen. Here that is the first stage; in a second one the switches are thresholded in the forward
-    pass already, and the gradient goes straight through (`hard=0` leaves it out, as in the paper). The gain sets what
+    network has never seen. Here the switches are thresholded in the forward pass, too, for the last part of the
+    training (`hard`), and the gradient goes straight through (`hard=0`: never, as in the paper). The gain sets what
     is used only indirectly; with a `target` a loss on the priced multiply-adds does it (None: the gain alone, as in the
     paper). Where every switch of a layer is off for an image, the strongest stays on.
 
-    Against collapse, none of it in the paper: switches begin open (`start`), the pressure grows from nothing over the
-    first half of the soft stage, and, with a target, `balance` rewards decisions that depend on the image, so that the
-    budget is not met by a fixed pruning.
+    Against collapse, none of it in the paper: a trained backbone, switches that begin open (`start`), and pressure that
+    grows from nothing over the first part of the training.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("lkam(groups=4, target=None, hard=0.0, gain=1.0)",)
@@ -61,7 +60,7 @@ class Lkam(Method):
         0.5, "share of the training with thresholded switches; 0: none, as in the paper", ge=0.0, lt=1.0
     )
     budget_weight: float = option(10.0, "weight of the budget loss", ge=0.0)
-    balance: float = option(0.0, "weight of the mutual information of image and decision", ge=0.0)
+    balance: float = option(0.0, "weight of the mutual information of image and decision (not the paper's)", ge=0.0)
     start: float = option(0.9, "value at which switches begin", gt=0.5, lt=1.0)
     pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
 
@@ -94,9 +93,11 @@ class Lkam(Method):
         loss = loss + pressure * self.gain / 2 * activity
         if self.target is None:
             return loss
+        loss = loss + self.budget_weight * off_budget(output, self.target, pressure)
+        if not self.balance:
+            return loss
         used = torch.cat([decision.used for decision in output.trace.values()], dim=1)
-        variety = binary_information(torch.cat(switches, dim=1), used)
-        return loss + self.budget_weight * off_budget(output, self.target, pressure) - self.balance * pressure * variety
+        return loss - self.balance * pressure * binary_information(torch.cat(switches, dim=1), used)
 
 
 class SwitchingModule(Switch):

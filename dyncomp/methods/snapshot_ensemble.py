@@ -24,9 +24,10 @@ class SnapshotEnsemble(Method):
 
     In each cycle the rate falls from its full height along half a cosine, step by step (eq. 2), without warm-up. A
     cycle is a stage; it begins with the snapshot of the one before, statistics included, so the members together train
-    for the budget of one network. The rate at which cycles begin is the recipe's times `restart`; the official example
-    begins them at 0.2 (batches of 64, 200 epochs, 5 cycles). The optimiser's momentum begins anew with each cycle,
-    which the paper does not ask for. All members run for every image: nothing can collapse.
+    for the budget of one network; a cycle needs an epoch at least. The rate at which cycles begin is the recipe's times
+    `restart`; the official example begins them at 0.2 (batches of 64, 200 epochs, 5 cycles). The optimiser's momentum
+    begins anew with each cycle, which the paper does not ask for. All members run for every image: nothing can
+    collapse.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("snapshot_ensemble(cycles=2, members=2)",)
