@@ -169,8 +169,10 @@ def test_no_file_is_written_over(tmp_path: Path) -> None:
     assert dyncomp.load(path).classes == NAMES
     with pytest.raises(InvalidValue, match="is a folder; give the name of a file"):
         dyncomp.save(network(), tmp_path, overwrite=True)
-    with pytest.raises(OutputError, match="cannot be written"):
-        dyncomp.save(network(), path / "inside")
+    for nowhere in (path / "inside", tmp_path / "absent" / "net.safetensors"):
+        with pytest.raises(OutputError, match="there is no folder .*; make it, or give another place"):
+            dyncomp.save(network(), nowhere)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 FULL = """

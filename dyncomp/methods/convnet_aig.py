@@ -52,6 +52,7 @@ class ConvNetAIG(Method):
     balance: float = option(0.0, "weight of the mutual information of image and decision (not the paper's)", ge=0.0)
     quiet: float = option(0.5, "share of the training, at its end, without noise", ge=0.0, le=1.0)
     pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
+    learning_rate: float = option(0.3, "behind the pretraining, as a factor on the recipe's", gt=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,9 +87,13 @@ class ConvNetAIG(Method):
         """The plain backbone, trained."""
         return pretrained(self.pretraining)
 
+    @property
+    def _rate(self) -> float:
+        return self.learning_rate if self.pretraining else 1.0
+
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
-        return (Stage("train", 1.0, self._loss, adjust=self._quieten),)
+        return (Stage("train", 1.0, self._loss, learning_rate=self._rate, adjust=self._quieten),)
 
     def _quieten(self, net: Net, progress: float) -> None:
         set_noise(net, temperature=1.0, noisy=progress < 1 - self.quiet)

@@ -57,6 +57,7 @@ class DynConv(Method):
     balance: float = option(0.0, "weight of the mutual information of image and decision (not the paper's)", ge=0.0)
     temperature: float = option(1.0, "of the noisy decision in training", gt=0.0)
     pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
+    learning_rate: float = option(0.3, "behind the pretraining, as a factor on the recipe's", gt=0.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
@@ -79,9 +80,13 @@ class DynConv(Method):
         """The plain backbone, trained."""
         return pretrained(self.pretraining)
 
+    @property
+    def _rate(self) -> float:
+        return self.learning_rate if self.pretraining else 1.0
+
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
-        return (Stage("train", 1.0, self._loss, adjust=_quiet_at_the_end),)
+        return (Stage("train", 1.0, self._loss, learning_rate=self._rate, adjust=_quiet_at_the_end),)
 
     def _loss(self, output: Output, labels: Tensor, progress: float) -> Tensor:
         used, full = zip(*(self._macs(output, site) for site in output.trace), strict=True)

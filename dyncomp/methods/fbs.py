@@ -61,6 +61,7 @@ class Fbs(Method):
     balance: float = option(0.0, "weight of the mutual information of image and choice (not the paper's)", ge=0.0)
 
     pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
+    learning_rate: float = option(0.3, "behind the pretraining, as a factor on the recipe's", gt=0.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
@@ -77,11 +78,23 @@ class Fbs(Method):
         """The plain backbone, trained."""
         return pretrained(self.pretraining)
 
+    @property
+    def _rate(self) -> float:
+        return self.learning_rate if self.pretraining else 1.0
+
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
         return (
-            Stage("gates", 0.1, self._loss, learns=("*.switch.*",), adjust=self._whole),
-            Stage("train", 0.9, self._loss, adjust=self._lower),
+            Stage(
+                "gates",
+                0.1,
+                self._loss,
+                learns=("*.switch.*",),
+                learning_rate=self._rate,
+                hold_statistics=("*",),
+                adjust=self._whole,
+            ),
+            Stage("train", 0.9, self._loss, learning_rate=self._rate, adjust=self._lower),
         )
 
     def _whole(self, net: Net, progress: float) -> None:

@@ -63,6 +63,7 @@ class Lkam(Method):
     balance: float = option(0.0, "weight of the mutual information of image and decision (not the paper's)", ge=0.0)
     start: float = option(0.9, "value at which switches begin", gt=0.5, lt=1.0)
     pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
+    learning_rate: float = option(0.3, "behind the pretraining, as a factor on the recipe's", gt=0.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
@@ -75,9 +76,13 @@ class Lkam(Method):
         """The plain backbone, trained."""
         return pretrained(self.pretraining)
 
+    @property
+    def _rate(self) -> float:
+        return self.learning_rate if self.pretraining else 1.0
+
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
-        return (Stage("train", 1.0, self._loss, adjust=self._threshold),)
+        return (Stage("train", 1.0, self._loss, learning_rate=self._rate, adjust=self._threshold),)
 
     def _threshold(self, net: Net, progress: float) -> None:
         """Let the switches be thresholded in training, too, towards the end."""

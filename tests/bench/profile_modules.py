@@ -14,6 +14,10 @@ def make() -> nn.Module:
     return nn.Sequential(conv, nn.BatchNorm2d(8), nn.ReLU(), *head)
 
 
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES))
+
+
 class Plain(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -192,6 +192,7 @@ REFUSED: list[tuple[Any, tuple[int, ...], Any, type[DyncompError], str]] = [
     (f"{MODULES}NUMBER", SHAPE, (1,), InvalidValue, "is a int; give module:name"),
     (f"{MODULES}makes_a_number", SHAPE, (1,), InvalidValue, "makes a int; give module:name"),
     (f"{MODULES}broken", SHAPE, (1,), BrokenPlugin, "cannot be made: ValueError: cannot be built"),
+    (f"{MODULES}lazy", SHAPE, (1,), InvalidValue, "has lazy layers, whose parameters have no shape yet"),
     (make, (3, 8), (1,), InvalidValue, r"image_shape=\(3, 8\): give channels, height and width"),
     (make, (3, 0, 8), (1,), InvalidValue, "give channels, height and width"),
     (make, SHAPE, (0,), InvalidValue, "batch-sizes=.0.: give whole numbers"),

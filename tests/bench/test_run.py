@@ -29,6 +29,8 @@ from dyncomp.store import Store
 from tests.jobs import PLAIN, TINY, Listening, config, plugin
 
 METHODS = "condconv,skipnet"
+ORDER = [("static", "static"), ("condconv", "method"), ("static", "source"), ("skipnet", "method")]
+STEPS = {"static": 3, "condconv": 3, "skipnet": 2}  # of an epoch's 16; a stage has one at least
 COLUMNS = [
     *("method", "spec", "backbone", "dataset", "seed", "budget", "device", "status", "params", "top1", "macs", "flops"),
     *("macs_static", "speedup_claimed", "speedup_executed", "batch_size", "latency_ms_p50", "latency_ms_p99"),
@@ -60,6 +62,11 @@ def job() -> Listening:
     return Listening()
 
 
+def compared(store: Store) -> list[dict[str, Any]]:
+    """The records of what is compared; those of networks that others begin with are records too."""
+    return [cell for cell in store.cells() if cell["role"] != "source"]
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -70,7 +77,7 @@ def test_writes_the_whole_output_folder(finished: Path) -> None:
     kinds = [path.suffix for path in (finished / "plots").iterdir()]
     assert kinds.count(".png") == kinds.count(".svg") >= 3
     store = Store.open(finished)
-    assert [cell["method"] for cell in store.cells()] == ["static", "condconv", "skipnet"]
+    assert [(cell["method"], cell["role"]) for cell in store.cells()] == ORDER
     for cell in store.cells():
         assert (finished / "records" / f"{cell['key']}.parquet").exists()
         assert store.checkpoint_path(cell["key"]).exists()
@@ -93,7 +100,7 @@ def test_results_have_the_promised_columns(finished: Path) -> None:
 def test_every_record_is_consistent(finished: Path) -> None:
     store = Store.open(finished)
     static = store.cells()[0]
-    for cell in store.cells():
+    for cell in compared(store):
         images = store.images(cell["key"])
         assert cell["priced_macs"] == cell["executed_macs"] == int(images["macs"].sum())
         assert sum(cell["executed_by_operator"].values()) == cell["executed_macs"]
@@ -106,16 +113,16 @@ def test_every_record_is_consistent(finished: Path) -> None:
         assert cell["speedup_claimed"] == pytest.approx(static["macs"] / cell["macs"])
         assert cell["routes"] == images["route"].nunique()
         assert cell["role"] == ("static" if cell["method"] == "static" else "method")
-        assert sum(stage["epochs"] for stage in cell["stages"]) == pytest.approx(2 / 8)  # steps of an epoch's 8
+        assert sum(stage["epochs"] for stage in cell["stages"]) == pytest.approx(STEPS[cell["method"]] / 16)
         assert (cell["route_exchange_top1"] is None) == (cell["method"] == "static")
         assert {gate["site"] for gate in cell["gates"]} == gated_sites(cell)
 
 
 def test_every_record_says_what_the_memory_is(finished: Path) -> None:
-    static, condconv, skipnet = Store.open(finished).cells()
+    static, condconv, skipnet = compared(Store.open(finished))
     for cell in (static, condconv, skipnet):
         assert cell["memory_error"] is None
-        assert (cell["memory_batch_size"], cell["memory_batch_size_training"]) == (64, 128)
+        assert (cell["memory_batch_size"], cell["memory_batch_size_training"]) == (64, 64)
         assert cell["params_mib"] == 4 * cell["params"] / 2**20
         assert 0 < cell["activation_mib"] < cell["memory_mib_inference"] < cell["memory_mib_training"]
     image = 64 * 4 * 16 * 8 * 8 / 2**20  # MiB of a map of the first stage: 16 channels, 8 x 8, float32
@@ -126,12 +133,12 @@ def test_every_record_says_what_the_memory_is(finished: Path) -> None:
     row = table[table["batch_size"] == 4].loc["condconv"]
     for name in ("params_mib", "activation_mib", "memory_mib_inference", "memory_mib_training"):
         assert row[name] == pytest.approx(condconv[name], rel=1e-5)
-    assert "memory of training, batch 128" in (finished / "report.md").read_text()
+    assert "memory of training, batch 64" in (finished / "report.md").read_text()
 
 
 def test_every_record_says_where_multiply_adds_and_time_go(finished: Path) -> None:
     store = Store.open(finished)
-    for cell in store.cells():
+    for cell in compared(store):
         images = store.images(cell["key"])
         right = images["label"] == images["prediction"]
         for row in cell["macs_by_class"]:
@@ -179,7 +186,7 @@ def test_a_checkpoint_says_what_it_is_of(finished: Path) -> None:
 
 def test_timings_keep_raw_samples_of_paired_rounds(finished: Path) -> None:
     store = Store.open(finished)
-    keys = [cell["key"] for cell in store.cells()]
+    keys = [cell["key"] for cell in compared(store)]
     for record in store.timings():
         assert record["cells"] == keys
         static, *others = keys
@@ -307,11 +314,13 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(copied: Path, job: Listen
 def test_dry_run_writes_nothing(tmp_path: Path, finished: Path, job: Listening) -> None:
     assert job.run(config(tmp_path / "new", METHODS, dry_run=True)) is None
     assert list(tmp_path.iterdir()) == []
+    (planned,) = job.events
+    assert (len(planned.plan.cells), planned.finished, planned.beforehand) == (3, 0, 1)  # type: ignore[union-attr]
     before = files(finished)
     assert job.run(config(finished, f"{METHODS},skipnet(target=0.31)", dry_run=True)) is None
     assert files(finished) == before
     (planned,) = job.events
-    assert (len(planned.plan.cells), planned.finished) == (4, 3)  # type: ignore[union-attr]
+    assert (len(planned.plan.cells), planned.finished, planned.beforehand) == (4, 3, 0)  # type: ignore[union-attr]
 
 
 WRONG: list[dict[str, Any]] = [
@@ -410,7 +419,7 @@ def test_an_interrupted_run_keeps_its_finished_cells(tmp_path: Path, job: Listen
         runner.run(asked, interrupt)
     assert [cell["method"] for cell in Store.open(tmp_path / "out").cells()] == ["static"]
     job.run(asked)
-    assert job.trained == ["condconv", "skipnet"]
+    assert job.trained == ["condconv", "static", "skipnet"]
 
 
 KILLED = """
@@ -439,10 +448,10 @@ def test_a_killed_run_loses_the_cells_it_was_in(tmp_path: Path, job: Listening, 
     assert {cell["method"] for cell in kept} <= {"static", "skipnet"}
     assert len(kept) == 1 or jobs > 1
     outcome = job.run(config(folder, METHODS))
-    assert job.trained == [name for name in ("static", *METHODS.split(",")) if name not in {c["method"] for c in kept}]
+    assert job.trained == [one[0] for one in ORDER if one not in {(cell["method"], cell["role"]) for cell in kept}]
     assert outcome is not None
     records = {cell["key"]: cell for cell in outcome.store.cells()}
-    assert [cell["status"] for cell in records.values()] == ["ok"] * 3
+    assert [cell["status"] for cell in records.values()] == ["ok"] * 4
     for cell in kept:
         assert {name: records[cell["key"]][name] for name in cell} == cell  # only what it takes of the machine is added
 

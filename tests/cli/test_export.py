@@ -81,6 +81,7 @@ def test_bad_checkpoints_are_one_line(
     (foreign := tmp_path / "foreign.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     assert "is not a checkpoint of dyncomp" in fails(monkeypatch, capsys, foreign)
     assert "no such file" in fails(monkeypatch, capsys, "absent.safetensors")
+    assert "a folder; give a checkpoint" in fails(monkeypatch, capsys, ".")
     assert "give its file by --include-path" in fails(monkeypatch, capsys, checkpoint(tmp_path, method="of_a_plugin"))
     assert "holds the weights of another network" in fails(monkeypatch, capsys, checkpoint(tmp_path, method="lkam"))
 
