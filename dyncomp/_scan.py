@@ -12,7 +12,7 @@ from dyncomp._options import Bounds, Option
 
 __all__ = ["Found", "Scan", "first_line", "scan"]
 
-_CONTRACTS = {"ABC", "BackboneFamily", "Configurable", "Dataset", "Method", "object"}
+_CONTRACTS = {"ABC", "BackboneFamily", "Configurable", "Control", "Dataset", "Method", "object"}
 _NO_FIELD = ("ClassVar", "KW_ONLY", "InitVar")
 
 

@@ -344,7 +344,7 @@ def test_the_gates_under_test_tell_images_apart() -> None:
     with torch.no_grad():
         routes = {method: plain(method, torch.float32)(images()).trace.distinct() for method in list_methods()}
     alike = {method for method, different in routes.items() if different == 1}
-    assert alike <= {"static", "distill", *MIXING, *ENSEMBLES}
+    assert alike <= {"static", "ladder", "distill", "fixed", *MIXING, *ENSEMBLES}
 
 
 TABLE = (Path(__file__).parents[1] / "docs" / "types-and-modes.md").read_text(encoding="utf-8")

@@ -170,7 +170,7 @@ def test_no_file_is_written_over(tmp_path: Path) -> None:
     with pytest.raises(InvalidValue, match="is a folder; give the name of a file"):
         dyncomp.save(network(), tmp_path, overwrite=True)
     for nowhere in (path / "inside", tmp_path / "absent" / "net.safetensors"):
-        with pytest.raises(OutputError, match="there is no folder .*; make it, or give another place"):
+        with pytest.raises(OutputError, match=r"there is no folder .*; make it, or give another place"):
             dyncomp.save(network(), nowhere)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -211,7 +211,7 @@ def test_what_the_library_cannot_write_is_told(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("place", ["/proc/net.safetensors", "a" * 300, "/dev/null/net"])
 def test_a_place_that_cannot_be_written_is_told(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError, match="cannot be written") as caught:
+    with pytest.raises(OutputError, match=r"cannot be written|there is no folder") as caught:
         dyncomp.save(network(), place)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ from dyncomp._build import build
 from dyncomp.bench.group import Cell
 from dyncomp.bench.plugins import Plugins, known_plugins
 from dyncomp.bench.rebuild import rebuild
-from dyncomp.core import Method, Net
+from dyncomp.core import Method, Net, Source
 from dyncomp.data import ImageSplit, Split
 from dyncomp.errors import in_one_line
 from dyncomp.profile.activations import activation_bytes
@@ -102,23 +102,28 @@ def inference(checkpoint: str, images: str, device: str, plugins: Mapping[str, A
 def training(checkpoint: str, images: str, device: str, plugins: Mapping[str, Any], recipe: Mapping[str, Any]) -> Work:
     """Two steps of every stage of the method, on one batch, by the recipe of the run."""
     net, method = _loaded(checkpoint, device, plugins)
-    assert net.card is not None  # `rebuild` writes it
-    shape = {"classes": len(net.card.classes), "in_channels": net.card.in_channels, "image_size": net.card.image_size}
-    untrained = {name: build(one.method, net.backbone, **shape) for name, one in method.sources().items()}
     stages = method.stages()
     stages = [replace(stage, share=1 / len(stages)) for stage in stages]
     tensors = load_file(images)
     channels = tensors["images"].shape[1]
     split = ImageSplit(tensors["images"], tensors["labels"], torch.zeros(channels), torch.ones(channels))
 
-    method.inherit(
-        net, {name: one.to(device) for name, one in untrained.items()}, partial(once, split, torch.device(device))
-    )
+    sources = {name: _source(one, net, torch.device(device)) for name, one in method.sources().items()}
+    method.inherit(net, sources, partial(once, split, torch.device(device)))
 
     def steps(count: int) -> None:
         train(net, split, stages, replace(Recipe(**recipe), epochs=count * len(stages)), seed=0)
 
     return Work(lambda: steps(1), lambda: steps(STEPS), device)
+
+
+def _source(source: Source, net: Net, device: torch.device) -> Net:
+    """A network such as the training of `net` begins with: the one that is given, or one of its size."""
+    if source.checkpoint:
+        return rebuild(Path(source.checkpoint), device)[0]
+    assert net.card is not None  # `rebuild` writes it
+    shape = {"classes": len(net.card.classes), "in_channels": net.card.in_channels, "image_size": net.card.image_size}
+    return build(source.method, net.backbone, **shape).to(device)
 
 
 def sample(split: Split, count: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -64,6 +64,7 @@ def make_plan(config: Config) -> Plan:
     groups: list[tuple[Cell, ...]] = []
     left_out: dict[LeftOut, None] = {}
     for alike in _groups(config, device):  # all seeds of a backbone on a data set
+        _check_init(Cell(methods[0], alike[0]))
         refused = _try_to_build([Cell(method, alike[0]) for method in methods], named)
         left_out |= dict.fromkeys(refused.values())
         fitting = [method for method in methods if full_spec(method) not in refused]
@@ -80,14 +81,16 @@ def _fitting_controls(methods: Sequence[Method], group: Group) -> list[Method]:
     """
     there = {full_spec(method) for method in methods}
     controls = [control for control in controls_of(methods) if full_spec(control) not in there]
-    refused = _try_to_build([Cell(control, group) for control in controls], ())
-    rungs: dict[int, Method] = {}
-    for rung in (one for one in controls if name_of(one) == LADDER and full_spec(one) not in refused):
-        costs = group.build(rung).costs
+    fitting: dict[Any, Method] = {}
+    for control in controls:
+        try:
+            _check(Cell(control, group))
+            costs = group.build(control).costs
+        except Exception:  # no gates, no rung, or a method that is at fault itself, which its own cell tells of
+            continue
         assert costs is not None  # `build` measures them
-        rungs.setdefault(costs.full, rung)
-    fitting = [one for one in controls if full_spec(one) not in refused and name_of(one) != LADDER]
-    return [*fitting, *rungs.values()]
+        fitting.setdefault(costs.full if name_of(control) == LADDER else control, control)
+    return list(fitting.values())
 
 
 def _create_all(registry: Registry[T], specs: Iterable[Spec]) -> list[T]:
@@ -121,7 +124,6 @@ def _try_to_build(cells: Sequence[Cell], named: Collection[str]) -> dict[str, Le
 
     That is left out. What the user can mend in a named one is raised; a method's own fault becomes its cell's record.
     """
-    _check_init(cells[0])
     left_out = {}
     for cell in cells:
         try:

@@ -63,7 +63,7 @@ def _begun(case: Case, stage: Stage) -> Net:
     stage.hold_batch_norms(net)
     net.sampling = stage.sampling
     if stage.adjust is not None:
-        stage.adjust(net, 1.0)
+        stage.adjust(net, 0.5)  # at the end noise may be cold, and then only rare draws have a gradient
     return net
 
 

@@ -49,21 +49,20 @@ class Meter(Protocol):
 _FREE = frozenset(
     """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar _batch_norm_no_update
-    _batch_norm_with_update _fused_moving_avg_obs_fq_helper _local_scalar_dense _log_softmax
-    _native_batch_norm_legit _native_batch_norm_legit_no_training _reshape_copy _softmax _thnn_fused_gru_cell
-    _thnn_fused_lstm_cell _to_copy _unique2 _unsafe_view adaptive_max_pool2d all amax amin aminmax any arange
-    argmax argmin avg_pool2d batch_norm bernoulli bincount cat clone col2im constant_pad_nd contiguous copy
-    count_nonzero cudnn_batch_norm cumsum detach device dim dropout embedding empty empty_like empty_strided equal
-    expand_copy eye fill flip full full_like gather glu hardswish im2col index index_add index_copy index_fill
-    index_put index_select is_contiguous is_nonzero item layout lerp lift_fresh linalg_vector_norm linspace
-    log_sigmoid_forward logsumexp masked_fill masked_scatter masked_select max max_pool2d_with_indices mean min
-    miopen_batch_norm native_batch_norm native_dropout native_group_norm native_layer_norm new_empty
-    new_empty_strided new_full new_ones new_zeros nonzero norm normal one_hot ones ones_like pixel_shuffle
-    pixel_unshuffle prod rand rand_like randint randn randn_like randperm reflection_pad2d repeat
-    repeat_interleave resize roll scalar_tensor scatter scatter_add select_scatter set slice_scatter sort split
-    split_with_sizes_copy stack std std_mean sum sym_is_contiguous sym_numel sym_size sym_stride topk tril triu
-    uniform unique_consecutive unique_dim unsafe_chunk unsafe_split upsample_bilinear2d upsample_nearest2d var var_mean
-    where zero zeros zeros_like
+    _batch_norm_with_update _fused_moving_avg_obs_fq_helper _local_scalar_dense _log_softmax _native_batch_norm_legit
+    _native_batch_norm_legit_no_training _reshape_copy _softmax _thnn_fused_gru_cell _thnn_fused_lstm_cell _to_copy
+    _unique2 _unsafe_view adaptive_max_pool2d all amax amin aminmax any arange argmax argmin avg_pool2d batch_norm
+    bernoulli bincount cat clone col2im constant_pad_nd contiguous copy count_nonzero cudnn_batch_norm cumsum detach
+    device dim dropout embedding empty empty_like empty_strided equal expand_copy eye fill flip floor_divide full
+    full_like gather glu hardswish im2col index index_add index_copy index_fill index_put index_select is_contiguous
+    is_nonzero item layout lerp lift_fresh linalg_vector_norm linspace log_sigmoid_forward logsumexp masked_fill
+    masked_scatter masked_select max max_pool2d_with_indices mean min miopen_batch_norm native_batch_norm
+    native_dropout native_group_norm native_layer_norm new_empty new_empty_strided new_full new_ones new_zeros nonzero
+    norm normal one_hot ones ones_like pixel_shuffle pixel_unshuffle prod rand rand_like randint randn randn_like
+    randperm reflection_pad2d repeat repeat_interleave resize roll scalar_tensor scatter scatter_add select_scatter
+    set slice_scatter sort split split_with_sizes_copy stack std std_mean sum sym_is_contiguous sym_numel sym_size
+    sym_stride topk tril triu uniform unique_consecutive unique_dim unsafe_chunk unsafe_split upsample_bilinear2d
+    upsample_nearest2d var var_mean where zero zeros zeros_like
     """.split()  # noqa: SIM905 (a list of a hundred strings would fill the page)
 )
 

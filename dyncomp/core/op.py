@@ -103,7 +103,8 @@ class Op(Taped, ABC):
     @property
     def is_gate(self) -> bool:
         """Whether training settles which of the units an image uses, and not all of them always are."""
-        return self.learns_to_decide and not bool(self.always().all())
+        with torch.device("cpu"):  # it is asked of networks without numbers, too
+            return self.learns_to_decide and not bool(self.always().all())
 
     def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
         """Let a rule decide in place of the gate, which is thrown away; see `rules.py`.

@@ -110,7 +110,7 @@ class Routed(Op):
 
     def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
         """See `Op.follow`; of the branches those are taken whose scores are the greatest."""
-        rule = make(self.units, True)
+        rule = make(self.units, self.most > 1)  # the share of a single branch is 1 whatever its weight
         self.gate = _RuledScores(rule, self.most)
         return rule
 
@@ -145,8 +145,9 @@ class _RuledScores(nn.Module):
         """Features (B, C, H, W) -> scores (B, U)."""
         scores = self.rule.scores(x)
         taken = torch.zeros_like(scores).scatter(1, scores.topk(self.most, dim=1).indices, 1.0)  # (B, U)
-        assert self.rule.weights is not None  # made so
-        return torch.where(taken > 0, self.rule.weights.to(scores), -NEVER)
+        if self.rule.weights is None:
+            return torch.where(taken > 0, 0.0, -NEVER).to(scores)
+        return torch.where(taken > 0, self.rule.weights.to(scores).clamp_min(1e-6).log(), -NEVER)
 
 
 NEVER = 100.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from binascii import crc32
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +28,13 @@ class Rule(Taped, ABC):
     of units in use, where the op's output depends on weights.
     """
 
+    begins_at: ClassVar[float] = 1.0
+    """the rate of every unit until others are set"""
+
     def __init__(self, units: int, weighted: bool = False) -> None:
         super().__init__()
         self.units = units
-        self.register_buffer("rates", torch.ones(units))
+        self.register_buffer("rates", torch.full((units,), self.begins_at))
         self.rates: Tensor
         self.weights = nn.Parameter(torch.ones(units)) if weighted else None
 
@@ -57,9 +61,12 @@ class Constant(Rule):
 class Coin(Rule):
     """Uses each unit for a random share of the images, its rate, whatever they show.
 
-    In training each pass draws anew. In use the draw follows from the image's pixels alone (see `Seeds`), so that it is
-    the same in every form and batch.
+    Where an op takes a fixed number of units, those of the greatest scores, the rates are met roughly only. In training
+    each pass draws anew. In use the draw follows from the image's pixels alone (see `Seeds`), so that it is the same in
+    every form and batch.
     """
+
+    begins_at = 0.5
 
     def scores(self, like: Tensor) -> Tensor:
         """Of a uniform u and the rate r: above 1/2 where u < r, so with the chance r."""
@@ -83,7 +90,7 @@ class Seeds(Taped):
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
         pixels = (images.detach().double() * 1024).round().long().flatten(1)  # (B, C*H*W)
-        places = torch.arange(pixels.shape[1], device=images.device) * 2654435761 % MODULUS
+        places = torch.arange(1, pixels.shape[1] + 1, device=images.device) * 2654435761 % MODULUS
         self.tape.remember(SEEDS, (pixels * places).sum(1, keepdim=True) % MODULUS)  # (B, 1)
         return images
 

@@ -39,12 +39,12 @@ class Split(ABC):
     ) -> Iterator[Batch]:
         """The split's images in batches.
 
-        Without `epoch`: in order, every image once. With it: shuffled by (seed, epoch) and nothing
-        else, so that every method sees the same images in the same order whatever it draws itself;
-        the last batch is dropped when it is smaller than the others and not the only one, because
-        batch norm cannot learn from a handful of images. With `augment` above 0, up to 1, each image
-        is flipped, and shifted by up to that share of the whole distance, by (seed, epoch, its index),
-        whatever the batch size; it needs an epoch. The global random state is neither read nor changed.
+        Without `epoch`: in order, every image once. With it: shuffled by (seed, epoch) and nothing else, so that every
+        method sees the same images in the same order whatever it draws itself; the last batch is dropped when it is
+        smaller than the others and not the only one, because batch norm cannot learn from a handful of images. With
+        `augment` above 0, up to 1, each image is flipped, and shifted by up to that share of the whole distance, by
+        (seed, epoch, its index), whatever the batch size; it needs an epoch. Images that are read from files change at
+        full strength. The global random state is neither read nor changed.
         """
 
 

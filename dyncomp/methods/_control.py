@@ -15,7 +15,7 @@ from dyncomp.core.modes import evaluating
 from dyncomp.core.rules import Rule
 from dyncomp.errors import CannotAttach, DyncompError, InvalidValue
 from dyncomp.registry import METHODS
-from dyncomp.spec import name_of, option, spec_of
+from dyncomp.spec import name_of, spec_of
 
 TRAINED = "method"
 """the name, among the sources, of the network that a control is a control of"""
@@ -34,7 +34,6 @@ class Seen:
     macs: float
 
 
-@dataclass(frozen=True)
 class Control(Method):
     """A method's trained network whose gates are replaced by rules, and that is trained on, at the method's expense.
 
@@ -44,7 +43,8 @@ class Control(Method):
 
     rule: ClassVar[type[Rule]]
 
-    of: str = option("skipnet(target=0.5)", "spec of the method whose gates are replaced, in quotes")
+    of: str
+    """spec of the method whose gates are replaced"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

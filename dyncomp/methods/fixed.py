@@ -12,6 +12,7 @@ from dyncomp.core.modes import evaluating
 from dyncomp.core.rules import Constant
 from dyncomp.methods._control import Control, Seen, rules_of
 from dyncomp.registry import register_method
+from dyncomp.spec import option
 
 HALVINGS = 20
 """of the interval in which the threshold on the rates is looked for"""
@@ -34,6 +35,8 @@ class Fixed(Control):
 
     examples: ClassVar[tuple[str, ...]] = ('fixed(of="fbs")', 'fixed(of="hydranet(branches=3, top=1, after=1)")')
     rule = Constant
+
+    of: str = option("skipnet(target=0.5)", "spec of the method whose gates are replaced, in quotes")
 
     def settle(self, net: Net, seen: Seen) -> None:
         """Keep the units whose rates are above the threshold that spends what the method spends."""

@@ -13,6 +13,7 @@ from dyncomp.core import Backbone, Net
 from dyncomp.core.rules import Coin, Seeds
 from dyncomp.methods._control import Control, Seen
 from dyncomp.registry import register_method
+from dyncomp.spec import option
 
 
 @register_method("random")
@@ -21,13 +22,16 @@ class Random(Control):
     """A method's trained network, each gate's decision drawn for each image at the trained rate, trained on so.
 
     Every unit is used by as large a share of the images as in the method's network, whatever they show, and units are
-    drawn independently of each other. In training each pass draws anew; in use the draw follows from the image's pixels
-    alone, so that two evaluations agree. Gates are gone, and their cost with them. A method that is no better than this
-    control has gates that might as well be blind.
+    drawn independently of each other; where an image takes a fixed number of branches, by about as large a share. In
+    training each pass draws anew; in use the draw follows from the image's pixels alone, so that two evaluations agree.
+    Gates are gone, and their cost with them. A method that is no better than this control has gates that might as well
+    be blind.
     """
 
     examples: ClassVar[tuple[str, ...]] = ('random(of="lkam")', 'random(of="dynconv")')
     rule = Coin
+
+    of: str = option("skipnet(target=0.5)", "spec of the method whose gates are replaced, in quotes")
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Control.build`; in front of it what the coins are drawn by."""

@@ -43,8 +43,10 @@ class Recipe:
         object.__setattr__(self, "milestones", tuple(self.milestones))  # which a record has as a list
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise InvalidValue(f"recipe: {name}={value!r}; give a number from {low:g} to {high:g}")
+            kind = int if name == "batch_size" else int | float
+            if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+                number = "a whole number" if kind is int else "a number"
+                raise InvalidValue(f"recipe: {name}={value!r}; give {number} from {low:g} to {high:g}")
         if not all(0 < share < 1 for share in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise InvalidValue(f"recipe: milestones={list(self.milestones)}; give shares between 0 and 1, rising")
 
@@ -71,7 +73,8 @@ class Recipe:
             {"params": vectors, "weight_decay": 0.0},
         ]
         rate = self.learning_rate * stage.learning_rate
-        return SGD([g for g in groups if g["params"]], lr=rate, momentum=self.momentum, nesterov=True)
+        groups = [group for group in groups if group["params"]]
+        return SGD(groups, lr=rate, momentum=self.momentum, nesterov=self.momentum > 0)
 
     def factor(self, step: int, steps: int, rises: bool = True) -> float:
         """The learning rate at a step of a curve of that many, as a factor on its height: a rise, then a cosine."""

@@ -101,8 +101,11 @@ def written(path: Path, cell: Cell) -> Path:
 
 def test_a_given_checkpoint_takes_the_place_of_a_cell_and_its_content_is_in_the_key(tmp_path: Path) -> None:
     keys = []
-    for name, method in (("a", "condconv"), ("b", "condconv(experts=2)"), ("c", "condconv")):
-        path = written(tmp_path / f"{name}.safetensors", last(method))
+    paths = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    for path, method in zip(paths, ("condconv", "condconv(experts=2)"), strict=False):
+        written(path, last(method))
+    paths[2].write_bytes(paths[0].read_bytes())
+    for path in paths:
         cell = last(f'distill(checkpoint="{path}")')
         assert (cell.sources, cell.checkpoints, cell.spent) == ({}, {TEACHER: path}, 0.0)
         (hashed,) = cell.identity["checkpoints"].values()

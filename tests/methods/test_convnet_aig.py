@@ -65,15 +65,16 @@ def test_the_loss_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("targets", "gated", "wanted"),
+    ("options", "gated", "wanted"),
     [
-        ("None", [0, 1, 2, 3, 4, 5], [0.6] * 6),
-        ("(None, 0.5)", [1, 2, 3, 4, 5], [0.5] * 5),
-        ("(0.1, None, 0.3, None)", [0, 2], [0.1, 0.3]),
+        ("targets=None", [1, 3, 5], [0.6] * 3),  # neither the first nor those that change the shape
+        ("everywhere=True", [0, 1, 2, 3, 4, 5], [0.6] * 6),
+        ("targets=(None, 0.5)", [1, 2, 3, 4, 5], [0.5] * 5),
+        ("targets=(0.1, None, 0.3, None)", [0, 2], [0.1, 0.3]),
     ],
 )
-def test_targets_block_by_block(targets: str, gated: list[int], wanted: list[float]) -> None:
-    method = create_method(f"convnet_aig(targets={targets}, weight=1.0, balance=0.0)")
+def test_targets_block_by_block(options: str, gated: list[int], wanted: list[float]) -> None:
+    method = create_method(f"convnet_aig({options}, weight=1.0)")
     net = build(method, "cifar_resnet14", image_size=16)
     assert [name.removeprefix("model.") for name in net.sites] == [net.model.blocks[i] for i in gated]
     assert all(isinstance(op, Gated) and op.form == "residual" for op in net.sites.values())
@@ -81,6 +82,10 @@ def test_targets_block_by_block(targets: str, gated: list[int], wanted: list[flo
     loss = method.stages()[0].loss(output(nothing, nothing), torch.zeros(IMAGES, dtype=torch.long), 0.0)
     aside = sum(t**2 for t in wanted) / len(wanted)
     assert float(loss) == pytest.approx(math.log(CLASSES) + aside, rel=1e-5)
+
+
+def test_where_every_block_changes_the_shape_all_have_gates() -> None:
+    assert len(build("convnet_aig", "cifar_resnet8", image_size=16).sites) == 3
 
 
 @pytest.mark.parametrize("spec", ["convnet_aig(targets=(None,))", "convnet_aig(targets=(0.5, 1.5))"])

@@ -150,7 +150,7 @@ def test_random_uses_every_unit_at_its_rate_whatever_the_image_shows(of: str) ->
     for site, rates in wanted.items():
         spread = (rates * (1 - rates) / COUNT).sqrt()
         assert bool(((found[site] - rates).abs() <= 4.5 * spread + 1e-9).all()), site
-    assert len(trace_of(net).routes().unique(dim=0)) > 3
+    assert len(trace_of(net).routes().unique(dim=0)) > 1
 
 
 @pytest.mark.parametrize("of", GATED)
@@ -180,7 +180,7 @@ def test_weights_carry_over_and_gates_are_gone(of: str, name: str) -> None:
     assert len(rules_of(net)) == len([op for op in net.sites.values() if op.is_gate])
 
 
-@pytest.mark.parametrize("of", ["fbs", "hydranet(branches=3, top=1, after=1)"])
+@pytest.mark.parametrize("of", ["fbs", "hydranet(branches=3, top=2, after=1)"])
 def test_weights_of_units_begin_as_their_means_and_are_learnt(of: str) -> None:
     _, net = control("fixed", of)
     trace, parameters = trace_of(trained(of)), {id(p) for p in net.parameters()}

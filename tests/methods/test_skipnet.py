@@ -133,10 +133,27 @@ def test_without_a_target_there_is_no_budget() -> None:
     assert float(loss) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)))
 
 
-def test_the_second_stage_samples_and_the_first_does_not() -> None:
-    first, second = SkipNet().stages()
+@pytest.mark.parametrize(
+    ("options", "share"), [({"target": None}, 0.135), ({"hybrid": 0.1}, 0.1), ({"target": None, "hybrid": 0.3}, 0.3)]
+)
+def test_the_second_stage_samples_and_the_first_does_not(options: dict[str, float | None], share: float) -> None:
+    first, second = SkipNet(**options).stages()  # type: ignore[arg-type]
     assert (first.sampling, second.sampling) == (False, True)
-    assert first.share + second.share == pytest.approx(1)
+    assert (first.share, second.share) == (pytest.approx(1 - share), share)
+    assert (first.restarts, second.restarts) == (False, True)
+    assert second.holds("model.stem.bn")
+
+
+@pytest.mark.parametrize("options", [{}, {"target": 0.3}, {"target": None, "hybrid": 0.0}])
+def test_with_a_target_there_is_no_second_stage(options: dict[str, float | None]) -> None:
+    assert [(stage.name, stage.share) for stage in SkipNet(**options).stages()] == [("supervised", 1.0)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("pretraining", "rate"), [(0.5, 0.25), (0.0, 1.0)])
+def test_a_trained_backbone_is_trained_on_at_a_smaller_rate(pretraining: float, rate: float) -> None:
+    method = SkipNet(pretraining=pretraining, learning_rate=0.25)
+    assert method.stages()[0].learning_rate == rate
+    assert len(method.sources()) == (pretraining > 0)
 
 
 @pytest.mark.parametrize("gate", ["rnn", "ff1", "ff2"])
