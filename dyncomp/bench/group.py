@@ -121,7 +121,7 @@ class Cell:
             "source": {registry.kind: registry.entry(name_of(plugin)).source_hash for registry, plugin in plugins},
             "seed": group.seed,
             "budget": group.budget,
-            "recipe": asdict(group.recipe),
+            "recipe": asdict(group.recipe) | {"milestones": list(group.recipe.milestones)},  # as a record has it
             "device": group.device.type,
             "version": __version__,
             **({"sources": sources} if sources else {}),
