@@ -80,7 +80,7 @@ def _fitting_controls(methods: Sequence[Method], group: Group) -> list[Method]:
     Rungs that are the same network are there once.
     """
     there = {full_spec(method) for method in methods}
-    controls = [control for control in controls_of(methods) if full_spec(control) not in there]
+    controls = [control for control in controls_of(methods, group.budget) if full_spec(control) not in there]
     fitting: dict[Any, Method] = {}
     for control in controls:
         try:

@@ -57,8 +57,7 @@ def run(config: Config, tell: Listener = silent) -> Outcome | None:
         for group in groups:
             add_resources([cell for cell in group if cell.role != "control"], store, apart, tell)
     for group in filter(None, groups):
-        timed = [cell for cell in group if name_of(cell.method) not in GATE_CONTROLS]  # those are about accuracy
-        failed += time_group(timed, store, config, tell)
+        failed += time_group([cell for cell in group if _is_timed(cell)], store, config, tell)
     tell(ReportStarted())
     from dyncomp.report import write_report  # plotting libraries, needed only now
 
@@ -88,6 +87,11 @@ def output_folder(config: Config, plan: Plan) -> Path:
     names = dict.fromkeys(name for g in groups for name in (spec_of(g.dataset), spec_of(g.backbone)))
     safe = "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in name).strip("_") for name in names)
     return Path("reports") / safe[:100]
+
+
+def _is_timed(cell: Cell) -> bool:
+    """All but controls: of these the static ladder alone is about time, and a quick run leaves that out too."""
+    return cell.role != "control" or (name_of(cell.method) not in GATE_CONTROLS and cell.group.budget != "quick")
 
 
 def _planned(plan: Plan, wanted: Sequence[Cell]) -> Planned:

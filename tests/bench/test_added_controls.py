@@ -96,7 +96,7 @@ def test_a_control_begins_with_the_cell_of_its_method() -> None:
 
 def test_controls_of_no_controls() -> None:
     methods = [METHODS.create(spec) for spec in ("static", "skipnet", "fixed", "ladder")]
-    gates = [spec_of(one) for one in controls_of(methods) if not spec_of(one).startswith("ladder")]
+    gates = [spec_of(one) for one in controls_of(methods, "3") if not spec_of(one).startswith("ladder")]
     assert gates == [f'{name}(of="{of}")' for of in ("static", "skipnet") for name in ("fixed", "random")]
 
 
