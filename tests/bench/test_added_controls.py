@@ -14,7 +14,7 @@ from dyncomp.bench.plan import Plan, make_plan
 from dyncomp.registry import METHODS
 from dyncomp.spec import spec_of
 from dyncomp.train import save_checkpoint
-from tests.jobs import config, plugin
+from tests.jobs import Listening, config, plugin
 
 RUNGS = ["ladder(macs=0.25)", "ladder(macs=0.4)", "ladder(macs=0.55)", "ladder(macs=0.75)"]
 RUNGS += ["ladder(macs=1.25)", "ladder(macs=1.5)"]
@@ -122,3 +122,19 @@ def test_a_method_that_cannot_be_built_has_no_controls(tmp_path: Path) -> None:
 def test_from_python_they_can_be_left_out() -> None:
     with pytest.raises(dyncomp.errors.InvalidValue, match="controls='some': give auto or none"):
         config("unused", controls="some")
+
+
+@pytest.mark.usefixtures("no_report")
+def test_rungs_are_timed_and_fixed_and_random_routes_are_not(tmp_path: Path) -> None:
+    found = specs("static", budget="quick")
+    assert found == ["static", *RUNGS[:4], RUNGS[5]]
+    outcome = Listening().run(config(tmp_path / "out", "skipnet", controls="auto", budget="0.2"))
+    assert outcome is not None and not outcome.failed
+    records = {record["spec"]: record for record in outcome.store.cells() if record["role"] != "source"}
+    controls = [record for record in records.values() if record["role"] == "control"]
+    assert len(controls) == 8
+    assert all(record["warnings"] == [] for record in controls)  # a rule decides as it is told
+    timed = {key for timing in outcome.store.timings() for key in timing["cells"]}
+    rungs = {record["key"] for spec, record in records.items() if spec.startswith("ladder")}
+    assert timed == {records["static"]["key"], records["skipnet"]["key"]} | rungs
+    assert all(("operators" in record) == (record["role"] != "control") for record in records.values())
