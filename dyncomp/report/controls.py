@@ -68,13 +68,17 @@ class Setting:
     @cached_property
     def front(self) -> list[Network]:
         """Static nets that no cheaper one equals in accuracy, the cheapest first."""
-        cells = self.rows[(self.rows["role"] == "static") | (self.rows["method"] == RUNG)]
-        rungs = sorted((self.networks[spec] for spec in cells["spec"].unique()), key=lambda one: (one.macs, -one.top1))
         front: list[Network] = []
-        for rung in rungs:
+        for rung in self._rungs:
             if not front or rung.top1 > front[-1].top1:
                 front.append(rung)
         return front
+
+    @cached_property
+    def _rungs(self) -> list[Network]:
+        """All static nets, the cheapest first."""
+        cells = self.rows[(self.rows["role"] == "static") | (self.rows["method"] == RUNG)]
+        return sorted((self.networks[spec] for spec in cells["spec"].unique()), key=lambda one: (one.macs, -one.top1))
 
     def static_at(self, macs: float) -> tuple[float, float] | None:
         """Accuracy of static nets at that cost, between two rungs by the logarithm of it, and the share of the upper.
@@ -91,6 +95,8 @@ class Setting:
         for low, high in pairwise(self.front):
             if low.macs <= macs <= high.macs:
                 return low, high, math.log(macs / low.macs) / math.log(high.macs / low.macs)
+        if self.front and self.front[-1].macs <= macs <= self._rungs[-1].macs:  # dearer ones are no better
+            return self.front[-1], self.front[-1], 0.0
         return None
 
     def over_static(self, spec: str) -> Difference | None:

@@ -65,6 +65,17 @@ def test_static_at_equal_cost_lies_between_two_rungs_by_the_logarithm(tmp_path: 
     assert found == pytest.approx(((1 - share) * low + share * high, share))
 
 
+def test_where_dearer_rungs_are_no_better_the_best_cheaper_one_counts(tmp_path: Path) -> None:
+    store = write(tmp_path)
+    images = images_of(used_units([], 0), np.full(IMAGES, 1_600_000), 15, 7)
+    record = cell_record("ladder(macs=1.5)", images, [], role="control", control_of="static")
+    store.write_cell(record, images)
+    setting = setting_of(store)
+    assert setting.static_at(1_500_000) == (pytest.approx(100 * (1 - 10 / IMAGES)), 0.0)
+    found = setting.over_static("costly")
+    assert found is not None and found.points == pytest.approx(100 / IMAGES)
+
+
 def test_beyond_the_ladder_nothing_is_said(tmp_path: Path) -> None:
     setting = setting_of(write(tmp_path))
     assert setting.static_at(1_500_000) is None and setting.over_static("costly") is None
