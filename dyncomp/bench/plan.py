@@ -15,7 +15,7 @@ from dyncomp.bench.config import Config
 from dyncomp.bench.controls import controls_of
 from dyncomp.bench.group import REFERENCE, Cell, Group
 from dyncomp.bench.names import LADDER, check_names, named_in, specs_in
-from dyncomp.core import Method
+from dyncomp.core import Method, Net
 from dyncomp.core.initial import PLAIN
 from dyncomp.data import Dataset, load
 from dyncomp.errors import DyncompError, InvalidValue
@@ -84,8 +84,7 @@ def _fitting_controls(methods: Sequence[Method], group: Group) -> list[Method]:
     fitting: dict[Any, Method] = {}
     for control in controls:
         try:
-            _check(Cell(control, group))
-            costs = group.build(control).costs
+            costs = _check(Cell(control, group)).costs
         except Exception:  # no gates, no rung, or a method that is at fault itself, which its own cell tells of
             continue
         assert costs is not None  # `build` measures them
@@ -138,9 +137,9 @@ def _try_to_build(cells: Sequence[Cell], named: Collection[str]) -> dict[str, Le
     return left_out
 
 
-def _check(cell: Cell) -> None:
-    """Raise a DyncompError where the cell's network, or one that it begins with, cannot be made or trained so."""
-    cell.group.build(cell.method)
+def _check(cell: Cell) -> Net:
+    """The cell's network. Raises a DyncompError where it, or one that it begins with, cannot be made or trained so."""
+    net = cell.group.build(cell.method)
     own = cell.group.recipe.epochs * (1 - cell.spent)
     check_budget(cell.method.stages(), own, spec_of(cell.method))
     for source in cell.sources.values():
@@ -148,6 +147,7 @@ def _check(cell: Cell) -> None:
     for name, path in cell.checkpoints.items():
         if name != PLAIN:
             _check_shape(cell, name, path)
+    return net
 
 
 def _check_shape(cell: Cell, name: str, path: Path) -> None:

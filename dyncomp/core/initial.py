@@ -41,7 +41,8 @@ def adopt(net: Net, plain: Net) -> None:
     Of an ensemble only the first member begins so: members that began alike, and learn from the same batches, would
     stay alike. Raises InvalidValue for a network of another backbone.
     """
-    kept = {origin: plain.state_dict()[name] for name, origin in plain.origins.items()}
+    trained = plain.state_dict()
+    kept = {origin: trained[name] for name, origin in plain.origins.items()}
     others = (name for name, part in net.named_modules() if isinstance(part, Voter) and part.number > 1)
     afresh = tuple(f"{name}." for name in others)
     state = net.state_dict()

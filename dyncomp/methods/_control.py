@@ -94,11 +94,11 @@ class Control(Method):
         """With the trained network's weights, and with rules that are settled by what its gates did."""
         method = trained[TRAINED]
         self.inner.inherit(net, {name: one for name, one in trained.items() if name != TRAINED}, batches)
-        known = {_named(name, method): value for name, value in method.state_dict().items()}
+        known, own = _by_the_methods_names(method), _by_the_methods_names(net)
         with torch.no_grad():
-            for name, value in net.state_dict().items():
-                if (origin := _named(name, net)) in known and known[origin].shape == value.shape:
-                    value.copy_(known[origin])
+            for name in own.keys() & known.keys():
+                if own[name].shape == known[name].shape:
+                    own[name].copy_(known[name])
             seen = watched(method, batches)
             for rule, site in zip(rules_of(net).values(), seen.rates, strict=True):
                 rule.rates.copy_(seen.rates[site])
@@ -121,10 +121,10 @@ def _without_progress(method: Method) -> Callable[[Output, Tensor, float], Tenso
     return lambda output, labels, progress: method.loss(output, labels)
 
 
-def _named(name: str, net: Net) -> str:
-    """A tensor's name in the network that the method alone would be; `random` puts a part in front of it."""
-    inside = "model.network." if "model.network" in dict(net.named_modules()) else "model."
-    return name.removeprefix(inside)
+def _by_the_methods_names(net: Net) -> dict[str, Tensor]:
+    """A network's tensors as the method alone would call them; `random` puts a part in front of its network."""
+    inside = "model.network." if hasattr(net.model, "network") else "model."
+    return {name.removeprefix(inside): value for name, value in net.state_dict().items()}
 
 
 def rules_of(net: Net) -> dict[str, Rule]:
