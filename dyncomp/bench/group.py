@@ -15,15 +15,13 @@ from dyncomp._facts import SHAPE
 from dyncomp._version import __version__
 from dyncomp.core import BackboneFamily, Method, Net
 from dyncomp.core.card import class_names
-from dyncomp.core.initial import PLAIN
+from dyncomp.core.initial import PLAIN, PLAIN_METHOD
 from dyncomp.data import Dataset, Splits
 from dyncomp.errors import InvalidValue
 from dyncomp.registry import BACKBONES, DATASETS, METHODS
 from dyncomp.spec import full_spec, name_of, spec_of
 from dyncomp.store import cell_key
 from dyncomp.train import Recipe
-
-REFERENCE = "static"
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Group:
     @cached_property
     def static_macs(self) -> int:
         """MACs of the plain backbone for one image."""
-        costs = self.build(METHODS.create(REFERENCE)).costs
+        costs = self.build(METHODS.create(PLAIN_METHOD)).costs
         assert costs is not None  # `build` measures them
         return costs.full
 
@@ -140,7 +138,7 @@ class Cell:
             return "source"
         if self.method.control_of:
             return "control"
-        return "static" if spec_of(self.method) == REFERENCE else "method"
+        return "static" if spec_of(self.method) == PLAIN_METHOD else "method"
 
     def __str__(self) -> str:
         group = self.group

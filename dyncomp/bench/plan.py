@@ -13,10 +13,10 @@ from dyncomp._checkpoint import find_device
 from dyncomp._facts import SHAPE
 from dyncomp.bench.config import Config
 from dyncomp.bench.controls import controls_of
-from dyncomp.bench.group import REFERENCE, Cell, Group
+from dyncomp.bench.group import Cell, Group
 from dyncomp.bench.names import LADDER, check_names, named_in, specs_in
 from dyncomp.core import Method, Net
-from dyncomp.core.initial import PLAIN
+from dyncomp.core.initial import PLAIN, PLAIN_METHOD
 from dyncomp.data import Dataset, load
 from dyncomp.errors import DyncompError, InvalidValue
 from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry
@@ -58,8 +58,8 @@ def make_plan(config: Config) -> Plan:
     backbone, is left out there instead.
     """
     check_names(config)
-    methods = _create_all(METHODS, [Spec(REFERENCE), *specs_in(METHODS, config.methods)])
-    named = {full_spec(m) for m in _create_all(METHODS, [Spec(REFERENCE), *named_in(config.methods)])}
+    methods = _create_all(METHODS, [Spec(PLAIN_METHOD), *specs_in(METHODS, config.methods)])
+    named = {full_spec(m) for m in _create_all(METHODS, [Spec(PLAIN_METHOD), *named_in(config.methods)])}
     device = find_device(config.device)
     groups: list[tuple[Cell, ...]] = []
     left_out: dict[LeftOut, None] = {}
@@ -179,5 +179,5 @@ def _check_init(reference: Cell) -> None:
     if wrong := [f"{key}={known.get(key)}, not {value}" for key, value in wanted.items() if known.get(key) != value]:
         raise InvalidValue(
             f"init={str(group.init)!r} is no checkpoint of the plain backbone that is compared here "
-            f"({'; '.join(wrong)}); give one that `benchmark --methods {REFERENCE}` wrote for it"
+            f"({'; '.join(wrong)}); give one that `benchmark --methods {PLAIN_METHOD}` wrote for it"
         )
