@@ -22,7 +22,7 @@ TRAINED = "method"
 
 
 @dataclass(frozen=True)
-class Seen:
+class Usage:
     """What a trained network's gates did on the training split.
 
     `rates` and `weights`, by site: the share (R,) of the images that use each unit, of those that get there, and the
@@ -99,15 +99,15 @@ class Control(Method):
             for name in own.keys() & known.keys():
                 if own[name].shape == known[name].shape:
                     own[name].copy_(known[name])
-            seen = watched(method, batches)
-            for rule, site in zip(rules_of(net).values(), seen.rates, strict=True):
-                rule.rates.copy_(seen.rates[site])
+            usage = watched(method, batches)
+            for rule, site in zip(rules_of(net).values(), usage.rates, strict=True):
+                rule.rates.copy_(usage.rates[site])
                 if rule.weights is not None:
-                    rule.weights.copy_(seen.weights[site])
-            self.settle(net, seen)
+                    rule.weights.copy_(usage.weights[site])
+            self.settle(net, usage)
 
     @abstractmethod
-    def settle(self, net: Net, seen: Seen) -> None:
+    def settle(self, net: Net, usage: Usage) -> None:
         """Set the rules, whose rates and weights are those that were seen."""
 
     def stages(self) -> Sequence[Stage]:
@@ -135,7 +135,7 @@ def rules_of(net: Net) -> dict[str, Rule]:
     return {site: by_site[site] for site in net.sites if site in by_site}
 
 
-def watched(net: Net, batches: Batches) -> Seen:
+def watched(net: Net, batches: Batches) -> Usage:
     """What the gates of a trained network do, over all batches."""
     gates = {site: op for site, op in net.sites.items() if op.is_gate}
     used, reached, weights, macs = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor](), list[Tensor]()
@@ -154,7 +154,7 @@ def watched(net: Net, batches: Batches) -> Seen:
                 reached[site] = reached.get(site, 0.0) + there
     rates = {site: used[site] / reached[site].clamp_min(1) for site in gates}
     means = {site: _mean(weights[site], used[site]) for site in gates}
-    return Seen(rates, means, float(torch.cat(macs).mean()))
+    return Usage(rates, means, float(torch.cat(macs).mean()))
 
 
 def _mean(weight: Tensor, used: Tensor) -> Tensor:

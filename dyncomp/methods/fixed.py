@@ -10,7 +10,7 @@ import torch
 from dyncomp.core import Net
 from dyncomp.core.modes import evaluating
 from dyncomp.core.rules import Constant
-from dyncomp.methods._control import Control, Seen, rules_of
+from dyncomp.methods._control import Control, Usage, rules_of
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 
@@ -38,10 +38,10 @@ class Fixed(Control):
 
     of: str = option("skipnet(target=0.5)", "spec of the method whose gates are replaced, in quotes")
 
-    def settle(self, net: Net, seen: Seen) -> None:
+    def settle(self, net: Net, usage: Usage) -> None:
         """Keep the units whose rates are above the threshold that spends what the method spends."""
         rules = rules_of(net)
-        rates = dict(zip(rules, seen.rates.values(), strict=True))
+        rates = dict(zip(rules, usage.rates.values(), strict=True))
         assert net.costs is not None  # `build` measures them
         like = next(net.parameters())
         image = torch.zeros(1, *net.costs.image_shape, device=like.device, dtype=like.dtype)
@@ -50,10 +50,10 @@ class Fixed(Control):
             """Multiply-adds beyond the method's, at a threshold, which is set: `Constant` compares with 1/2."""
             for site, rule in rules.items():
                 rule.rates.copy_(rates[site] - threshold + 0.5)
-            return float(net(image).macs()) - seen.macs
+            return float(net(image).macs()) - usage.macs
 
         with evaluating(net):
-            if abs(excess(0.5)) <= NEAR * seen.macs:
+            if abs(excess(0.5)) <= NEAR * usage.macs:
                 return
             low, high = -0.1, 1.0  # where all units are kept, and none
             for _ in range(HALVINGS):

@@ -11,7 +11,7 @@ from torch import nn
 
 from dyncomp.core import Backbone, Net
 from dyncomp.core.rules import Coin, Seeds
-from dyncomp.methods._control import Control, Seen
+from dyncomp.methods._control import Control, Usage
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 
@@ -37,5 +37,5 @@ class Random(Control):
         """See `Control.build`; in front of it what the coins are drawn by."""
         return nn.Sequential(OrderedDict(seeds=Seeds(), network=super().build(new)))
 
-    def settle(self, net: Net, seen: Seen) -> None:
+    def settle(self, net: Net, usage: Usage) -> None:
         """The rates that were seen are the coins'."""

@@ -41,11 +41,11 @@ def train(
     `spent` is the share of the budget that was used beforehand (pretraining); the stream of batches goes on behind it.
     The batches and their order depend on `seed` alone, never on the method; what gates draw depends on it too, and the
     caller's random state is left as it is. Only the parameters that a stage names learn; the others are held. The
-    network is left in evaluation mode, thresholding, its kernels channels-last. Raises Diverged.
+    network is left in evaluation mode, thresholding, its kernels channels-last. Raises Diverged, and InvalidValue where
+    stages are left without a step.
     """
-    per_epoch = max(1, len(split) // recipe.batch_size)
-    total = round(recipe.epochs * per_epoch) - round(recipe.epochs * spent * per_epoch)
-    steps = _apportion(max(len(stages), total), stages)
+    per_epoch = _steps_per_epoch(recipe, len(split))
+    steps = _apportion(_own_steps(stages, recipe, len(split), spent), stages)
     with own_randomness(_device(net), seed):
         clock = Clock(per_epoch, sum(steps), report)
         training = _Training(net, split, recipe, seed, clock, first_epoch=math.ceil(recipe.epochs * spent))
@@ -71,14 +71,39 @@ def curves_of(stages: Sequence[Stage], steps: Sequence[int]) -> list[Curve]:
     return curves
 
 
-def check_budget(stages: Sequence[Stage], epochs: float, spec: str) -> None:
-    """Raise InvalidValue where a stage of a method's own `epochs` has fewer than it needs."""
+def check_budget(stages: Sequence[Stage], recipe: Recipe, images: int, spent: float, spec: str) -> None:
+    """Raise InvalidValue where stages of a method would have fewer steps, or fewer of their `epochs`, than they need.
+
+    `images` is the size of the training split, `spent` the share of the budget that was used beforehand.
+    """
+    try:
+        _own_steps(stages, recipe, images, spent)
+    except InvalidValue as error:
+        raise InvalidValue(f"{spec}: {error}") from None
+    own = recipe.epochs * (1 - spent)
     for stage in stages:
-        if stage.share * epochs < stage.epochs - 1e-9:
+        if stage.share * own < stage.epochs - 1e-9:
             raise InvalidValue(
-                f"{spec}: stage {stage.name!r} has {stage.share * epochs:.2g} epochs of the budget and needs "
-                f"{stage.epochs:g}; give a budget of {stage.epochs / stage.share:g} epochs for the method's own stages"
+                f"{spec}: stage {stage.name!r} has {stage.share * own:.2g} epochs of the budget and needs "
+                f"{stage.epochs:g}; give a budget of {stage.epochs / stage.share / (1 - spent):g} epochs"
             )
+
+
+def _own_steps(stages: Sequence[Stage], recipe: Recipe, images: int, spent: float) -> int:
+    """The steps of the budget that are left for the stages. Raises InvalidValue where they are fewer than these."""
+    per_epoch = _steps_per_epoch(recipe, images)
+    steps = round(recipe.epochs * per_epoch) - round(recipe.epochs * spent * per_epoch)
+    if steps < len(stages):
+        least = (len(stages) + (spent > 0)) / (1 - spent) / per_epoch  # one more, as both ends are rounded
+        raise InvalidValue(
+            f"a budget of {recipe.epochs:g} epochs on {images} images leaves {steps} steps of {recipe.batch_size} "
+            f"images for {len(stages)} stages of training; give {math.ceil(least * 100) / 100:g} epochs or more"
+        )
+    return steps
+
+
+def _steps_per_epoch(recipe: Recipe, images: int) -> int:
+    return max(1, images // recipe.batch_size)
 
 
 class _Training:

@@ -52,9 +52,9 @@ def test_the_rate_is_the_papers_at_every_step(restart: float) -> None:
 
 def test_a_budget_with_less_than_an_epoch_for_each_cycle_is_refused() -> None:
     stages = create_method("snapshot_ensemble(cycles=4, members=2)").stages()
-    check_budget(stages, 4.0, "snapshot")
+    check_budget(stages, Recipe(epochs=4.0), 6400, 0.0, "snapshot")
     with pytest.raises(InvalidValue, match=r"^snapshot: stage 'cycle 1' has 0.75 epochs .* give a budget of 4 epochs"):
-        check_budget(stages, 3.0, "snapshot")
+        check_budget(stages, Recipe(epochs=3.0), 6400, 0.0, "snapshot")
 
 
 def test_each_member_goes_on_from_the_one_before_and_leaves_it_alone() -> None:

@@ -129,7 +129,7 @@ def test_what_was_spent_before_is_no_longer_there_and_batches_go_on_behind_it(
     assert rest == whole[-steps:]
 
 
-@pytest.mark.parametrize(("epochs", "spent", "steps"), [(3, 0.5, 5), (1, 0.5, 1), (0.3, 0.5, 1), (2, 0.99, 1)])
+@pytest.mark.parametrize(("epochs", "spent", "steps"), [(3, 0.5, 5), (1, 0.5, 1), (0.3, 0.5, 1)])
 def test_a_share_that_ends_within_an_epoch_begins_with_the_next(epochs: float, spent: float, steps: int) -> None:
     rest = seen([stage(1.0)], epochs, spent)
     assert len(rest) == steps
@@ -137,17 +137,47 @@ def test_a_share_that_ends_within_an_epoch_begins_with_the_next(epochs: float, s
     assert rest == begun[:steps]
 
 
+def check(stages: list[Stage], epochs: float, spent: float = 0.0) -> None:
+    check_budget(stages, Recipe(epochs=epochs, batch_size=32), 100, spent, "m(a=1)")  # 3 steps an epoch
+
+
 def test_a_budget_that_holds_what_stages_need_is_taken() -> None:
-    check_budget([stage(0.5, epochs=1.0), stage(0.5)], 2.0, "m")
-    check_budget([stage(1 / 3, epochs=1.0)] * 3, 3.0, "m")
-    check_budget([stage(1.0)], 1e-9, "m")
+    check([stage(0.5, epochs=1.0), stage(0.5)], 2.0)
+    check([stage(1 / 3, epochs=1.0)] * 3, 3.0)
+    check([stage(0.5, epochs=1.0), stage(0.5)], 4.0, spent=0.5)
+    check([stage(0.1)] * 3, 1.0)
+    check([stage(1.0)], 0.2)
 
 
-@pytest.mark.parametrize(("epochs", "has"), [(1.9, "0.95"), (0.1, "0.05")])
-def test_a_smaller_budget_is_refused_in_one_line_that_says_what_is_needed(epochs: float, has: str) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "spent", "has", "needs"), [(1.9, 0.0, "0.95", 2), (0.5, 0.0, "0.25", 2), (3.0, 0.5, "0.75", 4)]
+)
+def test_a_smaller_budget_is_refused_in_one_line_that_says_what_is_needed(
+    epochs: float, spent: float, has: str, needs: int
+) -> None:
     with pytest.raises(InvalidValue) as caught:
-        check_budget([stage(0.5), stage(0.5, epochs=1.0)], epochs, "m(a=1)")
+        check([stage(0.5), stage(0.5, epochs=1.0)], epochs, spent)
     assert str(caught.value) == (
-        f"m(a=1): stage 'one' has {has} epochs of the budget and needs 1; "
-        "give a budget of 2 epochs for the method's own stages"
+        f"m(a=1): stage 'one' has {has} epochs of the budget and needs 1; give a budget of {needs} epochs"
     )
+
+
+@pytest.mark.parametrize(
+    ("epochs", "spent", "count", "left", "least"),
+    [(0.1, 0.0, 1, 0, "0.34"), (0.5, 0.0, 3, 2, "1"), (0.5, 0.5, 2, 1, "2"), (2.0, 0.99, 1, 0, "66.67")],
+)
+def test_fewer_steps_than_stages_are_refused_before_training_and_by_training(
+    epochs: float, spent: float, count: int, left: int, least: str
+) -> None:
+    line = (
+        f"a budget of {epochs:g} epochs on 96 images leaves {left} steps of 32 images for {count} stages of training; "
+        f"give {least} epochs or more"
+    )
+    recipe, stages = Recipe(epochs=epochs, batch_size=32), [stage(0.1)] * count
+    with pytest.raises(InvalidValue) as caught:
+        check_budget(stages, recipe, 96, spent, "m(a=1)")
+    assert str(caught.value) == f"m(a=1): {line}"
+    with pytest.raises(InvalidValue) as caught:
+        train(network(), SPLITS.train, stages, recipe, seed=0, spent=spent)
+    assert str(caught.value) == line
+    check_budget(stages, Recipe(epochs=float(least), batch_size=32), 96, spent, "m(a=1)")
