@@ -12,7 +12,7 @@ from dyncomp.spec import spec_of
 
 TINY: dict[str, Any] = {
     "backbone": "cifar_resnet8",
-    "budget": "0.2",
+    "budget": "0.5",
     "batch_sizes": "2",
     "device": "cpu",
     "controls": "none",  # those have tests of their own

@@ -19,6 +19,8 @@ from dyncomp.spec import name_of, spec_of
 
 TRAINED = "method"
 """the name, among the sources, of the network that a control is a control of"""
+MOST = 0.5
+"""share of the budget for which a control trains on at most: as long as methods fine-tune a trained backbone"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Control(Method):
     """A method's trained network whose gates are replaced by rules, and that is trained on, at the method's expense.
 
     It begins with the weights of the method's network as that was trained, and goes through the method's longest stage
-    once more, without what the loss says of gates; so it has had more training than what it is compared with.
+    once more, for half of the budget at most, without what the loss says of gates; so it has had more training than
+    what it is compared with.
     """
 
     rule: ClassVar[type[Rule]]
@@ -84,7 +87,7 @@ class Control(Method):
         sources = self.inner.sources()
         left = 1 - sum(one.counted for one in sources.values())
         own = {name: replace(one, counted=0.0) for name, one in sources.items()}
-        return {**own, TRAINED: Source(self.of, counted=1 - left * self._longest.share)}
+        return {**own, TRAINED: Source(self.of, counted=1 - min(MOST, left * self._longest.share))}
 
     @property
     def _longest(self) -> Stage:

@@ -128,7 +128,7 @@ def test_from_python_they_can_be_left_out() -> None:
 def test_rungs_are_timed_and_fixed_and_random_routes_are_not(tmp_path: Path) -> None:
     found = specs("static", budget="quick")
     assert found == ["static", *RUNGS[:4], RUNGS[5]]
-    outcome = Listening().run(config(tmp_path / "out", "skipnet", controls="auto", budget="0.2"))
+    outcome = Listening().run(config(tmp_path / "out", "skipnet", controls="auto"))
     assert outcome is not None and not outcome.failed
     records = {record["spec"]: record for record in outcome.store.cells() if record["role"] != "source"}
     controls = [record for record in records.values() if record["role"] == "control"]

@@ -39,7 +39,7 @@ def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
 
 
 def asked(methods: str = "condconv", *more: str) -> tuple[str, ...]:
-    return ("--methods", methods, "--backbone", "cifar_resnet8", "--budget", "0.2", "--output", "out", *more)
+    return ("--methods", methods, "--backbone", "cifar_resnet8", "--budget", "0.5", "--output", "out", *more)
 
 
 @pytest.mark.parametrize(
