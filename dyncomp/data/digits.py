@@ -28,7 +28,7 @@ class Digits(Dataset):
     """
 
     default_backbone: ClassVar[str] = "cifar_resnet14"
-    quick_epochs: ClassVar[int] = 24
+    quick_epochs: ClassVar[int] = 16
     standard_epochs: ClassVar[int] = 60
 
     size: int = option(8, "side in pixels that the images are resized to", ge=8, le=64)

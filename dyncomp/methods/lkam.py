@@ -44,8 +44,12 @@ class Lkam(Method):
     is used only indirectly; with a `target` a loss on the priced multiply-adds does it (None: the gain alone, as in the
     paper). Where every switch of a layer is off for an image, the strongest stays on.
 
-    Against collapse, none of it in the paper: a trained backbone, switches that begin open (`start`), and pressure that
-    grows from nothing over the first part of the training.
+    Training begins with random weights (an interpretation): a trained backbone to begin with
+    (`pretraining=0.5`) was worse at an equal budget, 92.7 % against 93.4 %, both at 0.58 of the multiply-adds
+    (Fashion-MNIST, cifar_resnet20(width=0.5), 10 epochs, calibration split, one seed).
+
+    Against collapse, none of it in the paper: switches that begin open (`start`), and pressure that grows from nothing
+    over the first part of the training.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("lkam(groups=4, target=None, hard=0.0, gain=1.0)",)
@@ -62,8 +66,7 @@ class Lkam(Method):
     budget_weight: float = option(10.0, "weight of the budget loss", ge=0.0)
     balance: float = option(0.0, "weight of the mutual information of image and decision (not the paper's)", ge=0.0)
     start: float = option(0.9, "value at which switches begin", gt=0.5, lt=1.0)
-    pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
-    learning_rate: float = option(0.3, "behind the pretraining, as a factor on the recipe's", gt=0.0)
+    pretraining: float = option(0.0, "share of the budget that trains the plain backbone beforehand", ge=0.0, lt=1.0)
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """See `Method.build`."""
@@ -73,16 +76,12 @@ class Lkam(Method):
         return SwitchingModule(producer, self.groups, self.start)
 
     def sources(self) -> Mapping[str, Source]:
-        """The plain backbone, trained."""
+        """The plain backbone, trained, where some of the budget is for it."""
         return pretrained(self.pretraining)
-
-    @property
-    def _rate(self) -> float:
-        return self.learning_rate if self.pretraining else 1.0
 
     def stages(self) -> Sequence[Stage]:
         """See `Method.stages`."""
-        return (Stage("train", 1.0, self._loss, learning_rate=self._rate, adjust=self._threshold),)
+        return (Stage("train", 1.0, self._loss, adjust=self._threshold),)
 
     def _threshold(self, net: Net, progress: float) -> None:
         """Let the switches be thresholded in training, too, towards the end."""
