@@ -19,8 +19,6 @@ from dyncomp.spec import name_of, spec_of
 
 TRAINED = "method"
 """the name, among the sources, of the network that a control is a control of"""
-MOST = 0.5
-"""share of the budget for which a control trains on at most: as long as methods fine-tune a trained backbone"""
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,13 @@ class Control(Method):
     """A method's trained network whose gates are replaced by rules, and that is trained on, at the method's expense.
 
     It begins with the weights of the method's network as that was trained, and goes through the method's longest stage
-    once more, for half of the budget at most, without what the loss says of gates; so it has had more training than
-    what it is compared with.
+    once more, without what the loss says of gates, for a `share` of the budget at most, its learning rate times `rate`:
+    so it has had more training than the method.
     """
 
     rule: ClassVar[type[Rule]]
+    share: ClassVar[float]
+    rate: ClassVar[float]
 
     of: str
     """spec of the method whose gates are replaced"""
@@ -87,7 +87,7 @@ class Control(Method):
         sources = self.inner.sources()
         left = 1 - sum(one.counted for one in sources.values())
         own = {name: replace(one, counted=0.0) for name, one in sources.items()}
-        return {**own, TRAINED: Source(self.of, counted=1 - min(MOST, left * self._longest.share))}
+        return {**own, TRAINED: Source(self.of, counted=1 - min(self.share, left * self._longest.share))}
 
     @property
     def _longest(self) -> Stage:
@@ -116,8 +116,8 @@ class Control(Method):
     def stages(self) -> Sequence[Stage]:
         """The method's longest stage, by the part of its loss that is not about gates."""
         longest, inner = self._longest, self.inner
-        stage = Stage("control", 1.0, _without_progress(inner), learning_rate=longest.learning_rate, adam=longest.adam)
-        return (stage,)
+        rate, adam = self.rate * longest.learning_rate, longest.adam and self.rate * longest.adam
+        return (Stage("control", 1.0, _without_progress(inner), learning_rate=rate, adam=adam),)
 
 
 def _without_progress(method: Method) -> Callable[[Output, Tensor, float], Tensor]:

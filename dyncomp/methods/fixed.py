@@ -23,7 +23,7 @@ NEAR = 0.005
 @register_method("fixed")
 @dataclass(frozen=True)
 class Fixed(Control):
-    """A method's trained network, each gate's decision the same for all images, trained on as the method was.
+    """A method's trained network, each gate's decision the same for all images, trained on until it is used to that.
 
     A unit is kept where more than half of the images use it: each gate's most frequent decision. Where that costs more
     or fewer multiply-adds than the method does in the mean, the half becomes another threshold on the rates, one for
@@ -31,10 +31,16 @@ class Fixed(Control):
     parameters of units that no image uses stay in the file. Weights of units, where the op has any, begin as their
     means over the images that use the unit, and are learnt. A method that is no better than this control is a costly
     way to prune.
+
+    It trains on for a fifth of the budget at most, at 0.3 of the rate; more is a gain of its own. For a skipnet of
+    93.4 % the control had 93.2 % untrained, 93.6 % after 2 epochs and 94.0 % after 5, where the plain backbone has
+    93.8 % after its 10 (Fashion-MNIST, cifar_resnet20(width=0.5), calibration split, one seed).
     """
 
     examples: ClassVar[tuple[str, ...]] = ('fixed(of="fbs")', 'fixed(of="hydranet(branches=3, top=1, after=1)")')
     rule = Constant
+    share = 0.2
+    rate = 0.3
 
     of: str = option("skipnet(target=0.5)", "spec of the method whose gates are replaced, in quotes")
 

@@ -30,6 +30,8 @@ class Random(Control):
 
     examples: ClassVar[tuple[str, ...]] = ('random(of="lkam")', 'random(of="dynconv")')
     rule = Coin
+    share = 0.5
+    rate = 0.3
 
     of: str = option("skipnet(target=0.5)", "spec of the method whose gates are replaced, in quotes")
 

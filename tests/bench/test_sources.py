@@ -80,7 +80,7 @@ def test_a_control_begins_with_its_method_as_that_is_compared() -> None:
     _, fbs, fixed = cells_of("fbs,fixed(of=fbs)".replace("=fbs", '="fbs"'))
     assert fixed.sources["method"].key == fbs.key
     assert fixed.sources["plain"].key == fbs.sources["plain"].key
-    assert fixed.spent == pytest.approx(1 - 0.5 * max(stage.share for stage in fbs.method.stages()))
+    assert fixed.spent == pytest.approx(0.8)
     assert fixed.method.control_of == "fbs"
 
 

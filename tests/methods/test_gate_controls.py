@@ -198,10 +198,15 @@ def test_it_is_trained_on_through_the_longest_stage_at_the_methods_expense(of: s
     method, inner = create_method(f'{name}(of="{of}")'), create_method(of)
     longest = max(inner.stages(), key=lambda stage: stage.share)
     (stage,) = method.stages()
-    assert (stage.share, stage.learning_rate, stage.adam) == (1.0, longest.learning_rate, longest.adam)
+    share = {"fixed": 0.2, "random": 0.5}[name]
+    assert (stage.share, stage.learning_rate, stage.adam) == (
+        1.0,
+        0.3 * longest.learning_rate,
+        longest.adam and 0.3 * longest.adam,
+    )
     sources = dict(method.sources())
     left = 1 - sum(one.counted for one in inner.sources().values())
-    assert sources.pop(TRAINED) == Source(of, share=1.0, counted=pytest.approx(1 - min(0.5, left * longest.share)))
+    assert sources.pop(TRAINED) == Source(of, share=1.0, counted=pytest.approx(1 - min(share, left * longest.share)))
     assert {key: one.share for key, one in sources.items()} == {k: o.share for k, o in inner.sources().items()}
     assert method.control_of == str(inner)
 
