@@ -55,7 +55,9 @@ class HydraNet(Method):
     given its share of the classes, balanced (section 3.2). Stem, branches and gate begin with that backbone's weights.
     Training teaches the gate the branch of the label, beside the cross-entropy, while the weights move from soft ones
     to those of use, top-k. The sources give neither a schedule nor the gate's loss: that the weights begin as the
-    backbone's, the cross-entropy on the gate and its weight, and the gradual change of weights are interpretations.
+    backbone's, the cross-entropy on the gate and its weight, and the gradual change of weights are interpretations. A
+    longer pretraining was worse at an equal budget (`pretraining=0.5`: 93.0 % against 93.2 %, Fashion-MNIST,
+    cifar_resnet20(width=0.5), 10 epochs, calibration split, one seed).
 
     Against collapse: the partition is balanced, so the gate's loss asks for every branch equally often.
     """
@@ -68,7 +70,7 @@ class HydraNet(Method):
     slim: bool = option(True, "branches and gate leave out residual blocks that keep the shape")
     gate: Literal["block", "linear"] = option("block", "a sub-network like a branch, or one linear layer when pooled")
     gate_weight: float = option(0.5, "weight of the gate's loss", ge=0.0)
-    pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", gt=0.0, lt=1.0)
+    pretraining: float = option(0.2, "share of the budget that trains the plain backbone beforehand", gt=0.0, lt=1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
