@@ -116,19 +116,19 @@ def test_the_network_is_the_students_alone() -> None:
 
 @pytest.mark.parametrize("checkpoint", ["", "teacher.safetensors"])
 def test_the_teacher_is_a_source_beside_the_students_own(checkpoint: str) -> None:
-    method = Distill(teacher="snapshot_ensemble(cycles=2, members=2)", student="skipnet", checkpoint=checkpoint)
+    method = Distill(teacher="snapshot_ensemble(cycles=2, members=2)", student="fbs", checkpoint=checkpoint)
     sources = dict(method.sources())
     teacher = sources.pop(TEACHER)
     assert (teacher.share, teacher.counted, teacher.checkpoint) == (1.0, 0.0, checkpoint)
     assert teacher.method == method.teacher
-    student = create_method("skipnet")
+    student = create_method("fbs")
     assert sources == dict(student.sources()) != {}
     names = [(stage.name, stage.share, stage.sampling) for stage in method.stages()]
     assert names == [(stage.name, stage.share, stage.sampling) for stage in student.stages()]
 
 
 def test_the_student_begins_as_it_would_alone() -> None:
-    method, student = Distill(teacher="static", student="skipnet"), create_method("skipnet")
+    method, student = Distill(teacher="static", student="fbs"), create_method("fbs")
     net, alone = (build(one, "cifar_resnet8", **SMALL).double() for one in (method, student))
     given = trained(method)
     method.inherit(net, given, list)
