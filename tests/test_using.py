@@ -51,7 +51,7 @@ def of_cell(
 ) -> tuple[Net, Splits]:
     """The network that a run on the data set would train, and its splits."""
     more = {} if data_dir is None else {"data_dir": data_dir}
-    wanted = config(tmp_path, "static", dataset=dataset, **{**more, "backbone": backbone})
+    wanted = config(tmp_path, "static", dataset=dataset, budget="1", **{**more, "backbone": backbone})
     (cell,) = make_plan(wanted).cells
     net = cell.group.build(cell.method)
     dyncomp.save(net, tmp_path / "net.safetensors")

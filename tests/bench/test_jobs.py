@@ -27,6 +27,7 @@ from tests.jobs import Listening, config, plugin
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
+SKIPNET = "skipnet(pretraining=0.5)"  # begins with the trained plain backbone
 # what follows from weights and data, and not from how long anything took
 SAME = ("identity", "status", "top1", "macs", "executed_by_operator", "gates", "warnings", "params", "hyperparameters")
 
@@ -54,7 +55,7 @@ def same(record: dict[str, Any]) -> dict[str, Any]:
 def test_results_are_those_of_one_after_the_other_on_as_many_threads(tmp_path: Path, job: Listening) -> None:
     loose = plugin(tmp_path / "loose.py", "loose", "def build(self, new):\n    return new()")
     for jobs in (1, 2):
-        job.run(config(tmp_path / str(jobs), "skipnet,loose", include_path=loose, jobs=jobs))
+        job.run(config(tmp_path / str(jobs), f"{SKIPNET},loose", include_path=loose, jobs=jobs))
     one, two = cells(tmp_path / "1"), cells(tmp_path / "2")
     assert one.keys() == two.keys()
     for key in one:
@@ -64,20 +65,20 @@ def test_results_are_those_of_one_after_the_other_on_as_many_threads(tmp_path: P
         assert first.keys() == second.keys()
         assert all(torch.equal(first[name], second[name]) for name in first)  # one thread each, as this process has
         assert (one[key]["jobs"], two[key]["jobs"]) == (1, 2)
-    assert sorted(job.trained) == ["loose", "skipnet", "static", "static"]  # skipnet begins with one of them
+    assert sorted(job.trained) == ["loose", SKIPNET, "static", "static"]  # skipnet begins with one of them
     assert {str(event.cell.method) for event in job.events if isinstance(event, CellTrains)} == set(job.trained)
     assert len([event for event in job.events if isinstance(event, CellEnded)]) == 4
 
 
 def test_resources_are_measured_when_all_are_trained(tmp_path: Path, job: Listening) -> None:
-    outcome = job.run(config(tmp_path / "out", "skipnet", jobs=2))
+    outcome = job.run(config(tmp_path / "out", SKIPNET, jobs=2))
     assert outcome is not None
     kinds = [type(event) for event in job.events]
     assert kinds.index(ResourcesStarted) > max(i for i, kind in enumerate(kinds) if kind is CellEnded)
     started = [event for event in job.events if isinstance(event, ResourcesStarted)]
     assert [(str(event.cell.method), event.number, event.total) for event in started] == [
         ("static", 1, 2),
-        ("skipnet", 2, 2),
+        (SKIPNET, 2, 2),
     ]
     records = outcome.store.cells()
     assert [record["role"] for record in records if "operators" not in record] == ["source"]
@@ -87,7 +88,7 @@ def test_resources_are_measured_when_all_are_trained(tmp_path: Path, job: Listen
 
 
 def test_a_record_without_them_gets_them_later(tmp_path: Path, job: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = config(tmp_path / "out", "skipnet")
+    asked = config(tmp_path / "out", SKIPNET)
     with monkeypatch.context() as patch:
         patch.setattr(runner, "add_resources", lambda *given: None)
         job.run(asked)
@@ -205,12 +206,12 @@ def test_a_method_of_the_program_itself_is_trained_there(monkeypatch: pytest.Mon
 @pytest.mark.usefixtures("_no_timing")
 def test_a_cell_that_no_other_process_can_make_is_trained_here(tmp_path: Path, job: Listening) -> None:
     register_here("mine")
-    outcome = job.run(config(tmp_path / "out", 'distill(teacher="mine"),skipnet', jobs=2))  # it is named inside
+    outcome = job.run(config(tmp_path / "out", f'distill(teacher="mine"),{SKIPNET}', jobs=2))  # it is named inside
     assert outcome is not None
     assert outcome.failed == ()
     jobs = {record["method"]: record["jobs"] for record in outcome.store.cells()}
     assert jobs == {"static": 2, "skipnet": 2, "mine": 1, "distill": 1}
-    assert sorted(job.trained) == ['distill(teacher="mine")', "mine", "skipnet", "static", "static"]
+    assert sorted(job.trained) == ['distill(teacher="mine")', "mine", SKIPNET, "static", "static"]
 
 
 @pytest.mark.usefixtures("_no_timing")
@@ -221,10 +222,10 @@ def test_where_no_process_can_be_started_all_are_trained_here(
         raise child.Failed("AssertionError: daemonic processes are not allowed to have children")
 
     monkeypatch.setattr("dyncomp.bench.jobs.Child", refuse)
-    outcome = job.run(config(tmp_path / "out", "skipnet", jobs=2))
+    outcome = job.run(config(tmp_path / "out", SKIPNET, jobs=2))
     assert outcome is not None
     assert outcome.failed == ()
-    assert job.trained == ["static", "static", "skipnet"]
+    assert job.trained == ["static", "static", SKIPNET]
 
 
 def test_a_cost_that_only_the_program_knows_keeps_cells_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +247,7 @@ def test_a_data_set_that_loads_by_processes_of_its_own_is_trained_on(tmp_path: P
                 pixels = torch.randint(0, 256, (8, 8, 3), generator=generator, dtype=torch.uint8)
                 Image.fromarray(pixels.numpy()).save(folder / part / name / f"{number}.JPEG")
     asked = {"dataset": "imagenet(size=32)", "data_dir": str(tmp_path / "data"), "budget": "0.3"}
-    outcome = job.run(config(tmp_path / "out", "skipnet", jobs=2, **asked))
+    outcome = job.run(config(tmp_path / "out", SKIPNET, jobs=2, **asked))
     assert outcome is not None
     assert [record["error"] for record in outcome.store.cells()] == [None] * 3
 

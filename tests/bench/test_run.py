@@ -28,7 +28,8 @@ from dyncomp.profile.allocator import KEEPS, USUAL
 from dyncomp.store import Store
 from tests.jobs import PLAIN, TINY, Listening, config, plugin
 
-METHODS = "condconv,skipnet"
+SKIPNET = "skipnet(pretraining=0.5)"
+METHODS = f"condconv,{SKIPNET}"
 ORDER = [("static", "static"), ("condconv", "method"), ("static", "source"), ("skipnet", "method")]
 COLUMNS = [
     *("method", "spec", "backbone", "dataset", "seed", "budget", "device", "status", "params", "top1", "macs", "flops"),
@@ -112,7 +113,7 @@ def test_every_record_is_consistent(finished: Path) -> None:
         assert cell["speedup_claimed"] == pytest.approx(static["macs"] / cell["macs"])
         assert cell["routes"] == images["route"].nunique()
         assert cell["role"] == ("static" if cell["method"] == "static" else "method")
-        steps = 3 if cell["method"] != "skipnet" else max(1, len(cell["stages"]))  # two of three were spent before
+        steps = 4 if cell["method"] == "skipnet" else 8  # half of them were spent before
         assert sum(stage["epochs"] for stage in cell["stages"]) == pytest.approx(steps / 16)  # steps of an epoch's 16
         assert (cell["route_exchange_top1"] is None) == (cell["method"] == "static")
         assert {gate["site"] for gate in cell["gates"]} == gated_sites(cell)
@@ -420,7 +421,7 @@ def test_an_interrupted_run_keeps_its_finished_cells(tmp_path: Path, job: Listen
         runner.run(asked, interrupt)
     assert [cell["method"] for cell in Store.open(tmp_path / "out").cells()] == ["static"]
     job.run(asked)
-    assert job.trained == ["condconv", "static", "skipnet"]
+    assert job.trained == ["condconv", "static", SKIPNET]
 
 
 KILLED = """
@@ -433,7 +434,7 @@ def kill(event):
     if isinstance(event, CellTrains) and str(event.cell.method) == "condconv":
         os.kill(os.getpid(), signal.SIGKILL)
 
-runner.run(config({folder!r}, "condconv,skipnet", jobs={jobs}), kill)
+runner.run(config({folder!r}, {methods!r}, jobs={jobs}), kill)
 """
 
 
@@ -442,14 +443,15 @@ runner.run(config({folder!r}, "condconv,skipnet", jobs={jobs}), kill)
 def test_a_killed_run_loses_the_cells_it_was_in(tmp_path: Path, job: Listening, jobs: int) -> None:
     folder = tmp_path / "out"
     root = Path(__file__).resolve().parents[2]
-    script = KILLED.format(folder=str(folder), jobs=jobs)
+    script = KILLED.format(folder=str(folder), methods=METHODS, jobs=jobs)
     killed = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, check=False, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     kept = Store.open(folder).cells()
     assert {cell["method"] for cell in kept} <= {"static", "skipnet"}
     assert len(kept) == 1 or jobs > 1
     outcome = job.run(config(folder, METHODS))
-    assert job.trained == [one[0] for one in ORDER if one not in {(cell["method"], cell["role"]) for cell in kept}]
+    left = [name for name, role in ORDER if (name, role) not in {(cell["method"], cell["role"]) for cell in kept}]
+    assert [spec.partition("(")[0] for spec in job.trained] == left
     assert outcome is not None
     records = {cell["key"]: cell for cell in outcome.store.cells()}
     assert [cell["status"] for cell in records.values()] == ["ok"] * 4
