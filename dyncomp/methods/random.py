@@ -26,6 +26,10 @@ class Random(Control):
     training each pass draws anew; in use the draw follows from the image's pixels alone, so that two evaluations agree.
     Gates are gone, and their cost with them. A method that is no better than this control has gates that might as well
     be blind.
+
+    It trains on for half of the budget at most, at 0.3 of the rate: what is used to decisions by the image has to learn
+    all routes. For a skipnet of 93.4 % the control had 92.8 % untrained and 93.6 % after 5 epochs, 93.4 % at the whole
+    rate (Fashion-MNIST, cifar_resnet20(width=0.5), calibration split, one seed).
     """
 
     examples: ClassVar[tuple[str, ...]] = ('random(of="lkam")', 'random(of="dynconv")')
