@@ -139,8 +139,8 @@ def _try_to_build(cells: Sequence[Cell], named: Collection[str]) -> dict[str, Le
 
 def _check(cell: Cell) -> Net:
     """The cell's network. Raises a DyncompError where it, or one that it begins with, cannot be made or trained so."""
-    net = cell.group.build(cell.method)
     group = cell.group
+    net = group.build(cell.method)
     check_budget(cell.method.stages(), group.recipe, len(group.splits.train), cell.spent, spec_of(cell.method))
     for source in cell.sources.values():
         _check(source)

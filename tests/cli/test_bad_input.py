@@ -71,6 +71,11 @@ def asked(methods: str = "condconv", *more: str) -> tuple[str, ...]:
         (asked("condconv,,skipnet"), "a name is missing"),
         (asked("condconv", "--budget", "soon"), "budget='soon': give quick, standard, or a number of epochs above 0"),
         (asked("condconv", "--budget", "0"), "budget='0'"),
+        (
+            asked("condconv", "--budget", "0.001"),
+            "static: a budget of 0.001 epochs on 1079 images leaves 0 steps of 64",
+        ),
+        (asked("fbs", "--budget", "0.2"), "fbs: a budget of 0.2 epochs on 1079 images leaves 1 steps of 64"),
         (asked("condconv", "--seeds", "a,b"), "seeds='a,b': give whole numbers"),
         (asked("condconv", "--seeds", "-1"), "seeds='-1'"),
         (asked("condconv", "--batch-sizes", "0"), "batch-sizes='0': give whole numbers from 1"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dyncomp import build, create_method
-from dyncomp.core import Costs, Decision, Gated, Output, SiteCost, Trace
+from dyncomp.core import Costs, Decision, Gated, Output, SiteCost, Trace, pretrained
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.methods.skipnet import SkipNet
 
@@ -151,9 +151,8 @@ def test_with_a_target_there_is_no_second_stage(options: dict[str, float | None]
 
 @pytest.mark.parametrize("pretraining", [0.0, 0.5])
 def test_a_trained_backbone_is_begun_with_where_some_of_the_budget_is_for_it(pretraining: float) -> None:
-    assert [source.share for source in SkipNet(pretraining=pretraining).sources().values()] == [pretraining] * bool(
-        pretraining
-    )
+    assert SkipNet(pretraining=pretraining).sources() == pretrained(pretraining)
+    assert len(pretrained(pretraining)) == (pretraining > 0)
 
 
 @pytest.mark.parametrize("gate", ["rnn", "ff1", "ff2"])
