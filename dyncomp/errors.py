@@ -40,6 +40,7 @@ __all__ = [
     "UnknownName",
     "UnpricedOperators",
     "in_one_line",
+    "shortened",
 ]
 
 
@@ -108,6 +109,11 @@ class BadAnswer(DyncompError):
 
 
 def in_one_line(error: BaseException, most: int = 300) -> str:
-    """An exception's kind and text, so many characters of it."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= most else f"{text[:most]}..."
+    """An exception's kind and text on one line, shortened to `most` characters."""
+    return shortened(f"{type(error).__name__}: {error}", most).rstrip(": ")
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """The text on one line; behind `most` characters it ends in dots."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most]}..."

@@ -14,7 +14,7 @@ from dyncomp.conformance.checks import CHECKS
 from dyncomp.conformance.examples import backbone_examples
 from dyncomp.conformance.hints import RAISED, hint_for
 from dyncomp.core import Method
-from dyncomp.errors import CannotAttach, DyncompError
+from dyncomp.errors import CannotAttach, DyncompError, in_one_line
 from dyncomp.registry import METHODS
 from dyncomp.spec import name_of
 
@@ -158,7 +158,7 @@ def _tried(name: str, run: Callable[[], object], source: Source) -> Result:
     except (NotConforming, DyncompError) as error:
         return _failed(name, str(error))
     except (Exception, SystemExit) as error:
-        found = _failed(name, _in_one_line(error, source))
+        found = _failed(name, _with_its_place(error, source))
         return replace(found, hint=RAISED) if name in CHECKS else found
     return Result(name, _promise(name), passed=True)
 
@@ -172,11 +172,9 @@ def _promise(name: str) -> str:
     return FOUNDATIONS.get(name) or (CHECKS[name].__doc__ or "").strip().split("\n")[0]
 
 
-def _in_one_line(error: BaseException, source: Source) -> str:
+def _with_its_place(error: BaseException, source: Source) -> str:
     """An exception, with the last line of the method's own file on the way there, or the last of all."""
     frames = list(traceback.extract_tb(error.__traceback__))
     own = [frame for frame in frames if source.file and Path(frame.filename) == source.file]
     frame = (own or frames)[-1]
-    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
-    shortened = text if len(text) <= 300 else f"{text[:300]}..."
-    return f"{show(Path(frame.filename))}:{frame.lineno}: {shortened}"
+    return f"{show(Path(frame.filename))}:{frame.lineno}: {in_one_line(error)}"

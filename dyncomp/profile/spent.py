@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dyncomp.profile.evaluation import Evaluation
+from dyncomp.samples import Z95
 
 Numbers = npt.NDArray[Any]
-Z95 = 1.959963984540054
 
 
 def spending(test: Evaluation, class_names: Sequence[str], difficulty: Numbers | None) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dyncomp.samples import Z95
+
 if TYPE_CHECKING:
     import pandas as pd
-
-Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dyncomp.samples.forms import fastest_form, is_compiled, key_in, name_of_form
-from dyncomp.samples.intervals import Interval, median_interval, side_of
+from dyncomp.samples.intervals import Z95, Interval, median_interval, side_of
 from dyncomp.samples.rounds import Rounds
 from dyncomp.samples.verdicts import Load, in_words, is_invalid, noise, verdict
 
 __all__ = [
+    "Z95",
     "Interval",
     "Load",
     "Rounds",

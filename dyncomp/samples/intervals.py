@@ -15,6 +15,7 @@ LEAST_BLOCKS = 6
 MOST_VALUES = 2**22
 """drawn at a time, so that a long timing does not fill the memory"""
 Z95 = 1.959963984540054
+"""standard deviations within which 95 % of a normal distribution lie"""
 
 
 ALIKE = 0.015

@@ -17,7 +17,7 @@ from torch import nn
 
 from dyncomp._version import __version__
 from dyncomp.core import Net
-from dyncomp.errors import InvalidValue
+from dyncomp.errors import InvalidValue, shortened
 
 FACTS = "dyncomp"
 FORMAT_KEY, FORMAT = "dyncomp_format", 2
@@ -39,7 +39,7 @@ def save_checkpoint(net: Net, path: Path, facts: Mapping[str, Any]) -> None:
         save_model(net, str(unfinished), metadata=told)
         os.replace(unfinished, path)
     except SafetensorError as error:  # how a full disk is told, among others
-        raise OSError(_in_one_line(error)) from error
+        raise OSError(shortened(str(error), most=200)) from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -57,7 +57,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     except KeyError:
         raise _refused(path, "it does not say of which network") from None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise _refused(path, _missing(path) or _in_one_line(error)) from error
+        raise _refused(path, _missing(path) or shortened(str(error), most=200)) from error
     if written > FORMAT:
         raise InvalidValue(
             f"{path} has format {written}, and dyncomp {__version__} reads up to format {FORMAT}; update dyncomp, or "
@@ -91,7 +91,9 @@ def load_checkpoint(net: Net, path: Path) -> None:
     try:
         load_model(net, str(path), strict=True)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise InvalidValue(f"{path} holds the weights of another network ({_in_one_line(error)})") from error
+        raise InvalidValue(
+            f"{path} holds the weights of another network ({shortened(str(error), most=200)})"
+        ) from error
 
 
 def _check_types(net: Net, path: Path) -> None:
@@ -107,8 +109,3 @@ def _check_types(net: Net, path: Path) -> None:
             raise InvalidValue(
                 f"{path} holds {name} as {kind}, and says it is {str(value.dtype).removeprefix('torch.')}; {_GIVE}"
             )
-
-
-def _in_one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else f"{text[:200]}..."
