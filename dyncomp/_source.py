@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import io
 import linecache
 import os
 import sys
+import tokenize
 import traceback
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -103,13 +107,45 @@ def source_of(cls: type, line: int) -> Source:
 
 
 def source_hash(source: Source, cls: type | None = None) -> str:
-    """16 hex digits of the SHA-256 of the plugin's file, or of the notebook's cell with `cls`.
+    """16 hex digits of the SHA-256 of the code in the plugin's file, or in the notebook's cell with `cls`.
 
-    Code that cannot be seen (typed into an interpreter) gets a new one each time: it never equals
-    what an old record was made with.
+    Comments, docstrings and the modules of this package that names are imported from do not count: they change no
+    result. Code that cannot be seen (typed into an interpreter) gets a new hash each time: it never equals what an old
+    record was made with.
     """
     seen = source.read() if source.file and source.file.is_file() else _cell(cls)
-    return hashlib.sha256(seen or os.urandom(16)).hexdigest()[:16]
+    return hashlib.sha256(_code_alone(seen) or os.urandom(16)).hexdigest()[:16]
+
+
+def _code_alone(text: bytes) -> bytes:
+    """A file without comments, texts that stand alone, and empty lines; its imports from this package as one line.
+
+    A file that is no Python stays as it is. Cut out of the text, not printed from the tree: how a tree is printed
+    changes from one version of Python to the next.
+    """
+    try:
+        tree = ast.parse(text)
+        tokens = list(tokenize.tokenize(io.BytesIO(text).readline))
+    except (SyntaxError, ValueError, tokenize.TokenError):
+        return text
+    cuts = [(token.start, token.end) for token in tokens if token.type == tokenize.COMMENT]
+    lines, names = text.decode(tokens[0].string).splitlines(), list[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "dyncomp":
+            names += [f"{alias.name} as {alias.asname or alias.name}" for alias in node.names]
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            continue
+        cuts.append((_place(lines, node.lineno, node.col_offset), _place(lines, node.end_lineno, node.end_col_offset)))
+    for (first, begin), (last, end) in sorted(cuts, reverse=True):
+        lines[first - 1 : last] = [lines[first - 1][:begin] + lines[last - 1][end:]]
+    kept = [line.rstrip() for line in lines]
+    return "\n".join([*sorted(names), *(line for line in kept if line)]).encode()
+
+
+def _place(lines: Sequence[str], line: int | None, offset: int | None) -> tuple[int, int]:
+    """Line and column in characters of a tree's place, which counts bytes."""
+    assert line is not None and offset is not None  # a parsed tree has them
+    return line, len(lines[line - 1].encode()[:offset].decode())
 
 
 def module_path(name: str) -> Path | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dyncomp._source import loose_source, source_hash
 from dyncomp.errors import BrokenPlugin, DyncompError, InvalidSpec, InvalidValue, NameCollision, UnknownName
 from dyncomp.registry import PluginWarning, Registry
 from dyncomp.spec import Spec, spec_of
@@ -233,6 +234,33 @@ def test_source_hash_follows_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
         hashes.append(registry_of(name).entry("a").source_hash)
     assert hashes[0] == hashes[2] != hashes[1]
     assert all(len(one) == 16 and int(one, 16) >= 0 for one in hashes)
+
+
+def test_source_hash_follows_the_code_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comments, docstrings, empty lines and places in the package that names are imported from train nothing anew."""
+    plain = gadget("a", "somewhere", body="size: int = 1")
+    same = {
+        "a comment": plain + "# said\n",
+        "a docstring": plain.replace("    size: int = 1", '    """What ä gadget is."""\n\n    size: int = 1  # ö'),
+        "an empty line": plain.replace("    size: int = 1", "\n    size: int = 1"),
+        "a moved import": "from dyncomp.core import Net\n" + plain,
+    }
+    other = {
+        "a value": plain.replace("size: int = 1", "size: int = 2"),
+        "a text that is used": plain.replace("size: int = 1", 'size: str = "1"'),
+        "another name": "from dyncomp.core import Op as Net\n" + plain,
+        "no Python": plain + "=\n",
+    }
+    moved = "from dyncomp.somewhere import (\n    Net,\n)\n" + plain
+    assert hash_of(tmp_path, moved) == hash_of(tmp_path, same.pop("a moved import"))
+    assert {what for what, text in same.items() if hash_of(tmp_path, text) != hash_of(tmp_path, plain)} == set()
+    assert {what for what, text in other.items() if hash_of(tmp_path, text) == hash_of(tmp_path, plain)} == set()
+    assert hash_of(tmp_path, other["another name"]) != hash_of(tmp_path, moved)
+
+
+def hash_of(folder: Path, text: str) -> str:
+    """Of a plugin's file with that text, which is not run."""
+    return source_hash(loose_source(write(folder / "plugin.py", text)))
 
 
 def test_temporary_forgets(registry: Registry[Any]) -> None:

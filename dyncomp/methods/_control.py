@@ -38,8 +38,9 @@ class Control(Method):
     """A method's trained network whose gates are replaced by rules, and that is trained on, at the method's expense.
 
     It begins with the weights of the method's network as that was trained, and goes through the method's longest stage
-    once more, without what the loss says of gates, for a `share` of the budget at most, its learning rate times `rate`:
-    so it has had more training than the method.
+    once more, without what the loss says of gates, for a `share` of the budget at most: so it has had more training
+    than the method. The learning rate is `rate` of the recipe's, also where the method fine-tunes at a lower one, for
+    what a control has to learn anew does not depend on that; where the stage has Adam, it is `rate` of Adam's.
     """
 
     rule: ClassVar[type[Rule]]
@@ -115,9 +116,8 @@ class Control(Method):
 
     def stages(self) -> Sequence[Stage]:
         """The method's longest stage, by the part of its loss that is not about gates."""
-        longest, inner = self._longest, self.inner
-        rate, adam = self.rate * longest.learning_rate, longest.adam and self.rate * longest.adam
-        return (Stage("control", 1.0, _without_progress(inner), learning_rate=rate, adam=adam),)
+        adam = self._longest.adam and self.rate * self._longest.adam
+        return (Stage("control", 1.0, _without_progress(self.inner), learning_rate=self.rate, adam=adam),)
 
 
 def _without_progress(method: Method) -> Callable[[Output, Tensor, float], Tensor]:

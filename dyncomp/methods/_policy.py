@@ -21,8 +21,7 @@ class Policy(nn.Module):
     Small images: ResNet-8, a 3x3 stem and one basic block each of 16, 32 and 64 channels, 12.24 M MACs at 32 x 32.
     Large ones: ResNet-10, ImageNet's stem and one basic block each of 64, 128, 256 and 512 channels, on the image
     averaged over 2 x 2 pixels, 0.236 G MACs for images of 224 pixels. `width` is a factor on the channels; blocks are
-    kept with the chance `start` at first. The pooled features are normalised over the images before the last layer (an
-    addition): a policy whose features hardly differ at first is quick to decide alike for all images.
+    kept with the chance `start` at first.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], blocks: int, width: float, start: float) -> None:
@@ -33,7 +32,6 @@ class Policy(nn.Module):
         self.stem = _large_stem(image_shape[0], widths[0]) if large else _stem(image_shape[0], widths[0], 3, 1)
         shapes = zip(inputs, widths, (1, 2, 2, 2), strict=False)
         self.blocks = nn.Sequential(*(_block(i, o, stride, large) for i, o, stride in shapes))
-        self.spread = nn.BatchNorm1d(widths[-1], affine=False)
         self.head = nn.Linear(widths[-1], blocks)
         with torch.no_grad():
             self.head.bias.fill_(open_bias(start))
@@ -41,7 +39,7 @@ class Policy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         features = self.blocks(self.stem(x)).mean(dim=(2, 3))  # (B, widths[-1])
-        return as_chance(self.head(self.spread(features))).sigmoid()
+        return as_chance(self.head(features)).sigmoid()
 
 
 def _stem(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:

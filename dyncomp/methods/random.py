@@ -27,9 +27,9 @@ class Random(Control):
     Gates are gone, and their cost with them. A method that is no better than this control has gates that might as well
     be blind.
 
-    It trains on for half of the budget at most, at 0.3 of the rate: a network that knows the routes of its gates has to
-    learn all others. For a skipnet of 93.4 % the control had 92.8 % untrained and 93.6 % after 5 epochs, 93.4 % at the
-    whole rate (Fashion-MNIST, cifar_resnet20(width=0.5), calibration split, one seed).
+    It trains on for half of the budget at most, at 0.3 of the recipe's rate: a network that knows the routes of its
+    gates has to learn all others. For a skipnet of 93.4 % the control had 92.8 % untrained and 93.6 % after 5
+    epochs, 93.4 % at the whole rate (Fashion-MNIST, cifar_resnet20(width=0.5), calibration split, one seed).
     """
 
     examples: ClassVar[tuple[str, ...]] = ('random(of="lkam")', 'random(of="dynconv")')
