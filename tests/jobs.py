@@ -34,7 +34,7 @@ def plugin(path: Path, name: str, body: str, mark: str = "") -> Path:
     members = dedent(body).strip().replace("\n", "\n    ")
     path.write_text(
         f"{HEAD}\n\n@register_method({name!r})\n@dataclass(frozen=True)\nclass Loose(Method):\n"
-        f'    """A method of a test. {mark}"""\n\n    {members}\n',
+        f'    """A method of a test."""\n\n    mark = {mark!r}\n    {members}\n',
         encoding="utf-8",
     )
     return path

@@ -20,6 +20,8 @@ RUNGS: Mapping[str, Mapping[str, Sequence[float]]] = MappingProxyType(
 
 A family that has none near one of them does without.
 """
+LEAST_RUNGS = 5
+"""static networks of other costs that make a curve"""
 
 
 def controls_of(methods: Sequence[Method], budget: str) -> Iterator[Method]:

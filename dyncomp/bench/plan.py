@@ -10,25 +10,25 @@ from typing import Any, TypeVar
 import torch
 
 from dyncomp._checkpoint import find_device
-from dyncomp._facts import SHAPE
+from dyncomp.bench.beginnings import check_init, check_takes_all, check_teachers
 from dyncomp.bench.config import Config
-from dyncomp.bench.controls import controls_of
+from dyncomp.bench.controls import LEAST_RUNGS, controls_of
 from dyncomp.bench.group import Cell, Group
 from dyncomp.bench.names import LADDER, check_names, named_in, specs_in
 from dyncomp.core import Method, Net
-from dyncomp.core.initial import PLAIN, PLAIN_METHOD
+from dyncomp.core.initial import PLAIN_METHOD
 from dyncomp.data import Dataset, load
-from dyncomp.errors import DyncompError, InvalidValue
+from dyncomp.errors import CannotAttach, DyncompError, in_one_line
 from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry
 from dyncomp.spec import Spec, full_spec, name_of, spec_of
-from dyncomp.train import Recipe, check_budget, read_facts
+from dyncomp.train import Recipe, check_budget
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A method that `all` stands for and that finds no place in this backbone; `reason` is a sentence of its own."""
+    """A method that `all` stands for, or a control, that cannot be had on this backbone; `reason` is a sentence."""
 
     method: str
     backbone: str
@@ -40,7 +40,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells, group by group, the reference first in each; and what `all` would have stood for besides."""
+    """All cells, group by group, the reference first in each; and what there would have been besides."""
 
     groups: tuple[tuple[Cell, ...], ...]
     left_out: tuple[LeftOut, ...] = ()
@@ -64,32 +64,44 @@ def make_plan(config: Config) -> Plan:
     groups: list[tuple[Cell, ...]] = []
     left_out: dict[LeftOut, None] = {}
     for alike in _groups(config, device):  # all seeds of a backbone on a data set
-        _check_init(Cell(methods[0], alike[0]))
+        check_init(Cell(methods[0], alike[0]))
         refused = _try_to_build([Cell(method, alike[0]) for method in methods], named)
         left_out |= dict.fromkeys(refused.values())
         fitting = [method for method in methods if full_spec(method) not in refused]
         if config.controls == "auto":
-            fitting += _fitting_controls(fitting, alike[0])
+            controls, without = _fitting_controls(fitting, alike[0])
+            fitting += controls
+            left_out |= dict.fromkeys(without)
         groups += [tuple(Cell(method, group) for method in fitting) for group in alike]
     return Plan(tuple(groups), tuple(left_out))
 
 
-def _fitting_controls(methods: Sequence[Method], group: Group) -> list[Method]:
-    """The controls of the methods that there are in a group: those that find gates to replace, or a rung.
+def _fitting_controls(methods: Sequence[Method], group: Group) -> tuple[list[Method], list[LeftOut]]:
+    """The controls of a group's methods that find gates to replace, or a rung, and those that cannot be run besides.
 
     Rungs that are the same network are there once.
     """
     there = {full_spec(method) for method in methods}
     controls = [control for control in controls_of(methods, group.budget) if full_spec(control) not in there]
-    fitting: dict[Any, Method] = {}
+    fitting, left_out, backbone = dict[Any, Method](), list[LeftOut](), spec_of(group.backbone)
+    refused: dict[str, str] = {}
     for control in controls:
         try:
             costs = _check(Cell(control, group)).costs
-        except Exception:  # no gates, no rung, or a method that is at fault itself, which its own cell tells of
+        except CannotAttach as error:  # no gates, or no rung
+            refused |= {name_of(control): str(error)}
+            continue
+        except Exception as error:
+            left_out.append(LeftOut(spec_of(control), backbone, in_one_line(error)))
             continue
         assert costs is not None  # `build` measures them
         fitting.setdefault(costs.full if name_of(control) == LADDER else control, control)
-    return list(fitting.values())
+    rungs = sum(name_of(one) == LADDER for one in (*methods, *fitting.values()))
+    if rungs < LEAST_RUNGS:
+        why = f" ({refused[LADDER]})" if LADDER in refused else ""
+        reason = f"a curve of static networks needs {LEAST_RUNGS} rungs, and {rungs} can be made{why}"
+        left_out.append(LeftOut(LADDER, backbone, reason))
+    return list(fitting.values()), left_out
 
 
 def _create_all(registry: Registry[T], specs: Iterable[Spec]) -> list[T]:
@@ -144,40 +156,6 @@ def _check(cell: Cell) -> Net:
     check_budget(cell.method.stages(), group.recipe, len(group.splits.train), cell.spent, spec_of(cell.method))
     for source in cell.sources.values():
         _check(source)
-    for name, path in cell.checkpoints.items():
-        if name != PLAIN:
-            _check_shape(cell, name, path)
+    check_teachers(cell)
+    check_takes_all(net, cell)
     return net
-
-
-def _check_shape(cell: Cell, name: str, path: Path) -> None:
-    """Raise InvalidValue where a checkpoint is of a network for other images or classes than the cell's."""
-    facts, splits = read_facts(path), cell.group.splits
-    wrong = [
-        f"{fact}={facts.get(fact)}, not {wanted}"
-        for fact in SHAPE
-        if facts.get(fact) != (wanted := getattr(splits, fact))
-    ]
-    if wrong:
-        raise InvalidValue(
-            f"{spec_of(cell.method)}: {path} is no checkpoint for {spec_of(cell.group.dataset)} ({'; '.join(wrong)}); "
-            "give one of a network that was trained on this data set"
-        )
-
-
-def _check_init(reference: Cell) -> None:
-    """Raises InvalidValue where the group's checkpoint holds other weights than those of its plain backbone."""
-    group, splits = reference.group, reference.group.splits
-    if group.init is None:
-        return
-    facts = read_facts(group.init)
-    wanted = {
-        **{kind: reference.identity[kind] for kind in (METHODS.kind, BACKBONES.kind)},
-        **{name: getattr(splits, name) for name in SHAPE},
-    }
-    known = facts | facts.get("identity", {})
-    if wrong := [f"{key}={known.get(key)}, not {value}" for key, value in wanted.items() if known.get(key) != value]:
-        raise InvalidValue(
-            f"init={str(group.init)!r} is no checkpoint of the plain backbone that is compared here "
-            f"({'; '.join(wrong)}); give one that `benchmark --methods {PLAIN_METHOD}` wrote for it"
-        )

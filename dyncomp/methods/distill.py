@@ -16,6 +16,7 @@ from dyncomp.errors import DyncompError, InvalidValue
 from dyncomp.registry import METHODS, register_method
 from dyncomp.spec import option
 
+ENSEMBLE = "model_ensemble(members=3)"
 TEACHER = "distill.teacher"
 """the teacher's name among the sources, and the key of what it says; a student may have a teacher of its own"""
 
@@ -37,15 +38,22 @@ class Distill(Method):
         'distill(teacher="static", student="model_ensemble(members=2, cascade=True)", alpha=0.9)',
     )
 
-    teacher: str = option("model_ensemble(members=3)", "spec of the teacher's method, in quotes")
-    checkpoint: str = option("", "a trained teacher's checkpoint, which takes the place of `teacher`; '': none")
+    teacher: str | None = option(
+        None, "spec of the teacher's method, in quotes; None: that of `checkpoint`, or model_ensemble(members=3)"
+    )
+    checkpoint: str = option("", "a trained teacher's checkpoint; '': none, the teacher is a cell of the run")
     student: str = option("static", "spec of the student's method, in quotes")
     temperature: float = option(4.0, "T, by which logits are divided in the soft loss", gt=0.0)
     alpha: float = option(0.5, "weight of the soft loss; the student's own has the rest", ge=0.0, lt=1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _inner("teacher", self.teacher)
+        if self.teacher is not None and self.checkpoint:
+            raise InvalidValue(
+                f"distill: teacher={self.teacher!r} beside checkpoint={self.checkpoint!r}, whose network is the "
+                "teacher; give one of them"
+            )
+        _inner("teacher", self.teacher or ENSEMBLE)
         _inner("student", self.student)
 
     @property
@@ -58,7 +66,7 @@ class Distill(Method):
 
     def sources(self) -> Mapping[str, Source]:
         """The student's own, and the teacher."""
-        return {**self._student.sources(), TEACHER: Source(self.teacher, checkpoint=self.checkpoint)}
+        return {**self._student.sources(), TEACHER: Source(self.teacher or ENSEMBLE, checkpoint=self.checkpoint)}
 
     def inherit(self, net: Net, trained: Mapping[str, Net], batches: Batches) -> None:
         """As the student begins, the teacher beside it."""

@@ -37,14 +37,15 @@ class EarlyExit(Method):
     convolutions, global average pooling and a linear layer, where the paper's are one to three convolutions and a
     linear layer (interpretations).
 
-    Thresholds are set after training, on the calibration split: one for each exit, chosen for the fewest multiply-adds
-    with an accuracy at most `tolerance` points below that of the last classifier (the paper screens a grid); further
-    operating points are MSDNet's anytime and budgeted ones. Training begins with random weights, as MSDNet's does; a
-    trained backbone, with which the paper begins, was worse at an equal budget (`pretraining=0.5`): 93.3 % at 0.48 of
-    the multiply-adds against 93.6 % at 0.44, where the plain backbone has 93.8 % (Fashion-MNIST,
-    cifar_resnet20(width=0.5), 10 epochs, calibration split, one seed). The paper's weights, 1.0 for the first exit and
-    0.3 for the last, are `weights=(1.0, ..., 0.3)`; by default all are 1, as in MSDNet. The paper's Adam is the
-    recipe's SGD here.
+    An image leaves where the greatest probability of the softmax is high enough, as in MSDNet; the paper asks for a low
+    entropy (`criterion="entropy"`). Thresholds are set after training, on the calibration split: one for each exit,
+    chosen for the fewest multiply-adds with an accuracy at most `tolerance` points below that of the last classifier
+    (the paper screens a grid); further operating points are MSDNet's anytime and budgeted ones. Training begins with
+    random weights, as MSDNet's does; a trained backbone, with which the paper begins, was worse at an equal budget
+    (`pretraining=0.5`): 93.3 % at 0.48 of the multiply-adds against 93.6 % at 0.44, where the plain backbone has 93.8 %
+    (Fashion-MNIST, cifar_resnet20(width=0.5), 10 epochs, calibration split, one seed). The paper's weights, 1.0 for the
+    first exit and 0.3 for the last, are `weights=(1.0, ..., 0.3)`; by default all are 1, as in MSDNet. The paper's Adam
+    is the recipe's SGD here.
 
     Against collapse: no gate learns here. An exit that is never or always taken is what the thresholds found cheapest:
     where the first exit answers the calibration split as well as the end does, nobody goes on.

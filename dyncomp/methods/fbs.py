@@ -45,10 +45,12 @@ class Fbs(Method):
 
     It begins with the trained plain backbone. FC alone is trained first, at density 1 (the paper's warm-up); then
     density falls from 1 to `density` over the first half of the training, in which the paper lowers it step by step,
-    each time fine-tuning the network. Interpretations: where a convolution has no normalisation, gamma scales its
-    output and beta is its bias; a filter that is not used is zero for its reader, also behind a depthwise convolution
-    in between; `l1` is about the gammas in use alone; filters act where one layer alone reads them, inside the bodies
-    of residual blocks and along chains of plain blocks.
+    each time fine-tuning the network. Fine-tuning at 0.3 of the recipe's rate behind half of the budget gave 93.8 % at
+    0.59 of the multiply-adds, at the whole rate behind a fifth of it 93.2 %, where the plain backbone has 93.8 %
+    (density 0.55, Fashion-MNIST, cifar_resnet20(width=0.5), 10 epochs, calibration split, one seed). Interpretations:
+    where a convolution has no normalisation, gamma scales its output and beta is its bias; a filter that is not used is
+    zero for its reader, also behind a depthwise convolution in between; `l1` is about the gammas in use alone; filters
+    act where one layer alone reads them, inside the bodies of residual blocks and along chains of plain blocks.
 
     Against collapse: density falls slowly from a network that uses everything, so that every filter has learnt
     something before filters compete; and gamma scales the output, which keeps a gradient on what the image says.

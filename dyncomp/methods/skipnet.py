@@ -44,11 +44,12 @@ class SkipNet(Method):
     of alpha / gates for each block skipped and -cross-entropy at the end. The paper sets the trade-off by alpha alone:
     `target=None` does that. With a `target`, a budget loss on the priced multiply-adds sets it instead, in both stages,
     and alpha is not used; stage 2 is left out then, because at a rate at which its gates moved (0.02) it cost accuracy:
-    91.8 % at 0.69 of the multiply-adds against 92.7 % at 0.60 without, both behind a pretraining of half the budget.
-    As in the official code on CIFAR, stage 1 begins with random weights; it takes 64,000 steps there, and stage 2
-    10,000 at a thousandth of the rate (benchmarks/suites/skipnet-cifar10.toml). A trained backbone to begin with is
-    worse at an equal budget (`pretraining=0.5`): 92.7 % at 0.60 against 93.4 %, where the plain backbone has 93.8 %.
-    (All on Fashion-MNIST, cifar_resnet20(width=0.5), 10 epochs, calibration split, one seed.)
+    91.8 % at 0.69 of the multiply-adds against 92.7 % at 0.60 without, both behind a pretraining of half the budget. As
+    in the official code on CIFAR, stage 1 begins with random weights; it takes 64,000 steps there, and stage 2 10,000
+    at a thousandth of the rate; stage 2 leaves the statistics of the normalisations as they are, where the code goes on
+    estimating them (benchmarks/suites/skipnet-cifar10.toml). A trained backbone to begin with is worse at an equal
+    budget (`pretraining=0.5`): 92.7 % at 0.60 against 93.4 %, where the plain backbone has 93.8 %. (All on
+    Fashion-MNIST, cifar_resnet20(width=0.5), 10 epochs, calibration split, one seed.)
 
     Against collapse (with a target; none of it is in the paper): gates that begin open (`start`), pressure that grows
     from nothing over the first half of stage 1, and a budget loss that acts on the decisions of use and pulls back when

@@ -21,7 +21,7 @@ HERE = "measured here"
 
 @cache
 def published() -> tuple[dict[str, str], ...]:
-    """The papers' figures, a row each; see `baselines/published/README.md` for the columns."""
+    """The papers' figures, a row each; see `baselines/README.md` for the columns."""
     file = next((file for file in FILES if file.is_file()), None)
     if file is None:
         return ()

@@ -56,6 +56,13 @@ class Recipe:
 
         Shifted images are more to learn, which a short training has no time for: the augmentation is at full strength
         from `FULL_AUGMENTATION` epochs on, and grows with the budget below.
+
+        Tried on static cifar_resnet14(width=0.5), Fashion-MNIST, 2 epochs, one seed; top-1 on the calibration split.
+        Batches of 128, rate 0.05, flips: 89.1 %; rate 0.1: 90.3; and with label smoothing of 0.1: 90.9, weight decay
+        1e-3: 90.6, a warm-up of a quarter: 90.6, a linear fall: 89.9, no flips: 91.0. Batches of 64, rate 0.1, flips:
+        91.4, the same without clipping and with averaged weights (decay 0.99 per step); rate 0.2: 91.5, with a linear
+        fall and no clipping 91.8, that with label smoothing 91.4; shifts by a pixel: 90.8. Batches of 32: 91.3. After
+        10 epochs, batches of 64, rate 0.1: flips 93.4, shifts by a pixel 93.7.
         """
         return cls(epochs, augment=max(LEAST_AUGMENTATION, min(1.0, epochs / FULL_AUGMENTATION)))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import dyncomp
-from dyncomp.bench.controls import controls_of
+from dyncomp.bench.controls import LEAST_RUNGS, controls_of
 from dyncomp.bench.group import Cell
 from dyncomp.bench.plan import Plan, make_plan
 from dyncomp.registry import METHODS
@@ -77,7 +77,7 @@ def test_rungs_are_different_networks_as_the_family_has_them(backbone: str, by_w
     found = [spec_of(cell.method) for cell in plan.cells]
     assert sum("depth" in one for one in found) == by_depth
     assert len(found) == 1 + by_width + by_depth
-    assert plan.left_out == ()  # nobody asked for what is not there
+    assert [one.method for one in plan.left_out] == ["ladder"] * (by_width + by_depth < LEAST_RUNGS)
     costs = [macs(cell) for cell in plan.cells]
     assert len(set(costs)) == len(costs)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dyncomp import include_path
 from dyncomp._checkpoint import find_device
@@ -18,7 +20,7 @@ from dyncomp.errors import CannotAttach, DeviceNotAvailable, DyncompError, Inval
 from dyncomp.registry import METHODS
 from dyncomp.spec import spec_of
 from dyncomp.store import cell_key
-from dyncomp.train import save_checkpoint
+from dyncomp.train import read_facts, save_checkpoint
 from tests.jobs import PLAIN, config, plugin
 
 
@@ -191,7 +193,7 @@ from dyncomp import register_backbone
 from dyncomp.backbones.cifar_resnet import CifarResNet
 from dyncomp.core import Backbone, BackboneFamily
 
-# {mark}
+MARK = "{mark}"
 @register_backbone("mine")
 @dataclass(frozen=True)
 class Mine(BackboneFamily):
@@ -268,17 +270,57 @@ def test_init_is_in_every_group_and_its_content_in_every_key(tmp_path: Path) -> 
     paths = [checkpoint(tmp_path / f"{name}.safetensors", mark=mark) for name, mark in (("a", ""), ("b", "other"))]
     paths.append(tmp_path / "copy.safetensors")
     paths[-1].write_bytes(paths[0].read_bytes())
-    plans = [cells_of("condconv", init=path, seeds="0,1") for path in paths]
+    plans = [cells_of("skipnet", init=path, seeds="0,1") for path in paths]
     for path, cells in zip(paths, plans, strict=True):
         assert {cell.group.init for cell in cells} == {path}
         assert all(cell.checkpoints == {"plain": path} for cell in cells)
-    plain, first, other, copied = (
-        [cell.key for cell in cells] for cells in (cells_of("condconv", seeds="0,1"), *plans)
-    )
+    plain, first, other, copied = ([cell.key for cell in cells] for cells in (cells_of("skipnet", seeds="0,1"), *plans))
     assert first == copied
     assert len({*plain, *first, *other}) == 3 * 4
-    assert [cell.group.init for cell in cells_of("condconv")] == [None, None]
-    assert "checkpoints" not in cells_of("condconv")[0].identity  # cells without one keep their keys
+    assert [cell.group.init for cell in cells_of("skipnet")] == [None, None]
+    assert "checkpoints" not in cells_of("skipnet")[0].identity  # cells without one keep their keys
+
+
+def test_what_cannot_begin_with_the_trained_weights_does_not_stand_beside_what_does(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "a.safetensors")
+    planned = make_plan(config("unused", "all", init=path))
+    without = {one.method for one in planned.left_out if "cannot begin with a trained plain backbone: " in one.reason}
+    assert without == {"condconv", "dynamic_conv", "conditional_network"}
+    for named in ("condconv", "ladder"):
+        with pytest.raises(CannotAttach, match=f"^{named}.* tensors, such as .*; leave it out, or do") as caught:
+            cells_of(named, init=path)
+        assert "\n" not in str(caught.value)
+    with_controls = make_plan(config("unused", "static", init=path, controls="auto"))
+    assert [one.method for one in with_controls.left_out] == ["ladder"]  # and not one line for each rung
+    assert len(with_controls.cells) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"class_names": [*"abcdefghij"]}, "class 0 is 'a', not '0'"),
+        ({"nan": True}, "holds values that are no finite numbers"),
+        ({"without": True}, "holds the weights of another network"),
+    ],
+)
+@pytest.mark.parametrize("role", ["init", "teacher"])
+def test_a_checkpoint_that_would_fail_later_is_refused_before(
+    change: dict[str, Any], words: str, role: str, tmp_path: Path
+) -> None:
+    path = checkpoint(tmp_path / "a.safetensors")
+    tensors, facts = load_file(path), read_facts(path)
+    first = next(name for name in sorted(tensors) if name.endswith("weight"))
+    if "nan" in change:
+        tensors[first] = tensors[first] * float("nan")
+    if "without" in change:
+        del tensors[first]
+    facts |= {name: value for name, value in change.items() if name == "class_names"}
+    save_file(tensors, path, {"dyncomp": json.dumps(facts), "dyncomp_format": "2"})
+    given = {"methods": "skipnet", "init": path} if role == "init" else {"methods": f'distill(checkpoint="{path}")'}
+    with pytest.raises(InvalidValue, match=words) as caught:
+        cells_of(**given)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +344,7 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
     save_checkpoint(cells_of()[0].group.build(cells_of()[0].method), tmp_path / "bare.safetensors", {})
     for name, words in (
         ("net.safetensors", "is not a checkpoint of dyncomp"),
-        ("bare.safetensors", "method=None, not static"),
+        ("bare.safetensors", "does not say its identity"),
         ("absent.safetensors", "is no file; give a checkpoint"),
         (".", "is no file; give a checkpoint"),
     ):

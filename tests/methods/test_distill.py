@@ -114,13 +114,20 @@ def test_the_network_is_the_students_alone() -> None:
     assert net.eval()(IMAGES).said.keys() == alone.eval()(images).said.keys()
 
 
-@pytest.mark.parametrize("checkpoint", ["", "teacher.safetensors"])
-def test_the_teacher_is_a_source_beside_the_students_own(checkpoint: str) -> None:
-    method = Distill(teacher="snapshot_ensemble(cycles=2, members=2)", student="fbs", checkpoint=checkpoint)
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"teacher": "snapshot_ensemble(cycles=2, members=2)"}, ("snapshot_ensemble(cycles=2, members=2)", "")),
+        ({"checkpoint": "teacher.safetensors"}, ("model_ensemble(members=3)", "teacher.safetensors")),
+        ({}, ("model_ensemble(members=3)", "")),
+    ],
+)
+def test_the_teacher_is_a_source_beside_the_students_own(given: dict[str, str], wanted: tuple[str, str]) -> None:
+    method = Distill(student="fbs", **given)
     sources = dict(method.sources())
     teacher = sources.pop(TEACHER)
-    assert (teacher.share, teacher.counted, teacher.checkpoint) == (1.0, 0.0, checkpoint)
-    assert teacher.method == method.teacher
+    assert (teacher.share, teacher.counted) == (1.0, 0.0)
+    assert (teacher.method, teacher.checkpoint) == wanted
     student = create_method("fbs")
     assert sources == dict(student.sources()) != {}
     names = [(stage.name, stage.share, stage.sampling) for stage in method.stages()]
@@ -171,6 +178,7 @@ def test_specs_within_specs_read_back() -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
+        ('distill(teacher="static", checkpoint="a.safetensors")', "distill: teacher='static' beside checkpoint="),
         ('distill(teacher="resnot")', "distill: teacher: unknown method 'resnot'"),
         ('distill(student="skipnet(targt=0.5)")', "distill: student: .*targt"),
         ('distill(teacher="model_ensemble(members=1)")', "distill: teacher: model_ensemble: members=1"),
