@@ -59,7 +59,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _code(text: str) -> str:
-    """A link where it names something that has a place in these pages: a class wherever it is, others of this module."""
+    """A link where it names something on these pages: a class of any module, or anything of this one."""
     if not NAME.fullmatch(text):
         return f"``{text.strip()}``"
     return f":py:obj:`{'.' if text[0].isupper() else ''}{text}`"
