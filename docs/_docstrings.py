@@ -23,6 +23,7 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", _process)
     app.connect("autodoc-process-signature", _signature)
+    app.connect("autodoc-skip-member", _skip)
 
 
 def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -34,6 +35,11 @@ def _signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, args: 
     if not args:
         return None
     return ("()" if args == "(*args: Any, **kwargs: Any)" else args.replace("<factory>", "...")), returned
+
+
+def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Fields of named tuples, of which Python has more to say than the house."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
 def converted(docstring: str) -> str:
