@@ -24,6 +24,7 @@ TUTORIAL = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SERVICE = (ROOT / "docs" / "from-checkpoint-to-service.md").read_text(encoding="utf-8")
 EXPORT = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+RECORDS = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -133,7 +134,9 @@ def test_the_code_that_uses_a_checkpoint_runs(document: str, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    "document", [README, TUTORIAL, EXPORT, SERVICE], ids=["README", "tutorial", "export", "service"]
+    "document",
+    [README, TUTORIAL, EXPORT, SERVICE, RECORDS],
+    ids=["README", "tutorial", "export", "service", "records"],
 )
 def test_files_that_a_document_names_exist(document: str) -> None:
     named = re.findall(r"\]\(([^)#:]+)\)", document) + re.findall(
