@@ -22,12 +22,31 @@ ENVIRONMENT = {
     "torch": "2.14.1",
     "torchvision": "0.29.1",
     "dyncomp": "0.1.0",
+    "numpy": "2.4.1",
+    "scikit-learn": "1.9.0",
+    "pandas": "3.0.1",
     "machine": "x86_64",
     "processor": "A Processor",
     "cores": 2,
     "threads": 2,
     "platform": "Linux",
+    "cpu_capability": "AVX2",
+    "device": "cpu",
+    "argv": [],
 }
+RECIPE = {
+    "epochs": 40.0,
+    "batch_size": 64,
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "warmup": 0.1,
+    "clip": 5.0,
+    "augment": 1.0,
+    "milestones": [],
+}
+SETTING = {"affinity": [0, 1], "gc": False, "allocator": "as it is", "clock": "perf_counter"}
+OPINION = {"macs": 1_000_000, "flops": 2_000_000, "by_operator": {"aten.convolution": 1_000_000}}
 
 
 def images_of(used: np.ndarray, macs: np.ndarray, errors: int, seed: int) -> dict[str, Any]:
@@ -52,12 +71,15 @@ def cell_record(
 ) -> dict[str, Any]:
     """A finished cell's record that agrees with its per-image columns; `more` overrides fields."""
     record = identified(spec, seed, **more)
+    more = {name: value for name, value in more.items() if name not in ("version", "source")}
     macs = np.asarray(images["macs"])
     right = np.asarray(images["prediction"]) == np.asarray(images["label"])
     p5, p50, p95 = (float(p) for p in np.percentile(macs, [5, 50, 95]))
     return {
         **record,
+        "jobs": 1,
         "params": 175_000,
+        "sites": len(found),
         "top1": 100 * float(right.mean()),
         "top1_calibration": 97.5,
         "macs": float(macs.mean()),
@@ -68,12 +90,23 @@ def cell_record(
         "macs_max": int(macs.max()),
         "macs_always": MACS_STATIC - sum(UNIT_MACS),
         "macs_full": MACS_STATIC + GATE_MACS * len(found),
+        "macs_gates": GATE_MACS * len(found),
         "macs_static": MACS_STATIC,
+        "macs_right": float(macs[right].mean()),
+        "macs_wrong": float(macs[~right].mean()) if not right.all() else None,
+        "macs_wrong_less_right": None,
+        "macs_by_class": [],
+        "second_opinions": {**OPINION, **{name: {**OPINION, "differences": {}} for name in ("torch", "fvcore")}},
         "speedup_claimed": MACS_STATIC / float(macs.mean()),
         "executed_macs": int(macs.sum()),
+        "executed_by_operator": {"aten.convolution": int(macs.sum())},
         "priced_macs": int(macs.sum()),
         "speedup_executed": MACS_STATIC * IMAGES / int(macs.sum()),
         "uncounted_operators": [],
+        "uncounted_calls": {},
+        "tuned": {},
+        "points": [],
+        "streams": None,
         "images": IMAGES,
         "routes": len(set(images["route"])),
         "gates": found,
@@ -91,6 +124,8 @@ def cell_record(
                 "loss_last": 0.02,
                 "seconds": 21.5,
                 "log": [[epoch, 2.3 * 0.88**epoch, 0.5] for epoch in range(40)],
+                "routes": [[epoch, 7] for epoch in range(40)],
+                "warnings": [],
             }
         ],
         "train_seconds": 21.5,
@@ -98,11 +133,14 @@ def cell_record(
     }
 
 
-def identified(spec: str, seed: int = 0, **more: Any) -> dict[str, Any]:
-    """The part of a record that a failed cell has too."""
+def identified(spec: str, seed: int = 0, version: str = "0.1.0", source: str = "abc", **more: Any) -> dict[str, Any]:
+    """The part of a record that a failed cell has too; `source` is the hash of the method's file."""
     fields = {
         "method": spec.split("(")[0],
         "spec": spec,
+        "hyperparameters": {},
+        "control_of": "",
+        "sources": {},
         "paper": "arXiv:1711.09485",
         "role": "method",
         "backbone": "cifar_resnet14",
@@ -121,11 +159,12 @@ def identified(spec: str, seed: int = 0, **more: Any) -> dict[str, Any]:
         "environment": ENVIRONMENT,
         **more,
     }
-    named = ("backbone", "dataset", "seed", "budget", "epochs", "device")
+    named = ("backbone", "dataset", "seed", "budget", "device")
     identity = {name: fields[name] for name in named} | {
         "method": spec,
-        "version": more.get("version", "0.1.0"),
-        "source": more.get("source", "abc"),
+        "version": version,
+        "source": {"method": source, "backbone": "def", "dataset": "012"},
+        "recipe": RECIPE,
     }
     return {**fields, "identity": identity, "key": cell_key(identity)}
 
@@ -136,6 +175,9 @@ def gate_rows(used: np.ndarray, unit_macs: Sequence[int], overhead: int) -> list
         {
             "site": f"blocks.{unit}",
             "unit": 0,
+            "units": 1,
+            "always_on": int(used[:, unit].all()),
+            "always_off": int(not used[:, unit].any()),
             "rate_test": float(used[:, unit].mean()),
             "rate_calibration": float(used[:, unit].mean()),
             "overhead_macs": overhead,
@@ -198,11 +240,23 @@ def timing(store: Store, keys: Sequence[str], batch_size: int, ms: Sequence[floa
     record = {
         "key": cell_key({"cells": list(keys), "batch_size": batch_size, **more}),
         "cells": list(keys),
+        "wanted": {"width": 0.03, "seconds": 2.5},
         "batch_size": batch_size,
         "device": "cpu",
         "threads": 2,
-        "form": "sparse",
+        **(SETTING if keys else {}),
+        "forms": {},
+        "layout": "channels_last",
+        "dtype": "float32",
+        "processes": "one per network, taking turns",
         "seed": 0,
+        "batches_per_round": 1,
+        "distinct_rounds": 0,
+        "rounds": dict.fromkeys(keys, ROUNDS),
+        "verdicts": {},
+        "load": {"processors": 2, "own": 1.0, "others": 0.0, "average": 1.0},
+        "seconds": 2.5,
+        "not_compiled": {},
         "samples_ms": {
             key: list(mean * drift * noise[place]) for place, (key, mean) in enumerate(zip(keys, ms, strict=True))
         },
@@ -216,12 +270,27 @@ def timing(store: Store, keys: Sequence[str], batch_size: int, ms: Sequence[floa
 
 
 CONFIG = {
-    "methods": ["static", "condconv", "skipnet(target=0.5)", "blockdrop"],
+    "methods": "static,condconv,skipnet(target=0.5),blockdrop",
     "backbone": "cifar_resnet14",
     "dataset": "digits",
     "budget": "quick",
     "seeds": [0],
     "batch_sizes": [1, 64],
+    "device": "auto",
+    "data_dir": "",
+    "output": "",
+    "init": "",
+    "controls": "none",
+    "recipe": {},
+    "include_path": [],
+    "jobs": None,
+    "latency_width": 3.0,
+    "latency_seconds": None,
+    "compile": False,
+    "force": False,
+    "strict_macs": False,
+    "dry_run": False,
+    "left_out": [],
 }
 
 

@@ -26,6 +26,7 @@ SERVICE = (ROOT / "docs" / "from-checkpoint-to-service.md").read_text(encoding="
 EXPORT = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+RECORDS = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -136,8 +137,8 @@ def test_the_code_that_uses_a_checkpoint_runs(document: str, tmp_path: Path, mon
 
 @pytest.mark.parametrize(
     "document",
-    [README, TUTORIAL, EXPORT, SERVICE, ARCHITECTURE, CONTRIBUTING],
-    ids=["README", "tutorial", "export", "service", "architecture", "contributing"],
+    [README, TUTORIAL, EXPORT, SERVICE, ARCHITECTURE, CONTRIBUTING, RECORDS],
+    ids=["README", "tutorial", "export", "service", "architecture", "contributing", "records"],
 )
 def test_files_that_a_document_names_exist(document: str) -> None:
     named = re.findall(r"\]\(([^)#:]+)\)", document) + re.findall(

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "methods": BASE | {"core", "torch"},
     "train": frozenset({"errors", "_version", "core", "data", "torch"}),
     "samples": frozenset(),
-    "profile": frozenset({"errors", "samples", "core", "data", "torch"}),
+    "profile": frozenset({"errors", "samples", "core", "data", "store", "torch"}),
     "_build": BASE | {"core", "torch"},
     "_checkpoint": BASE | {"core", "train", "_build", "torch"},
     "export": frozenset({"errors", "_version", "core", "torch"}),

@@ -14,7 +14,6 @@ from dyncomp.core import Net
 from dyncomp.core.card import class_names
 from dyncomp.core.initial import PLAIN, PLAIN_METHOD
 from dyncomp.errors import CannotAttach, InvalidValue
-from dyncomp.registry import BACKBONES, METHODS
 from dyncomp.spec import spec_of
 
 
@@ -24,12 +23,8 @@ def check_init(reference: Cell) -> None:
     if group.init is None:
         return
     facts = rebuilding_facts(group.init)
-    known, kinds = facts["identity"], (METHODS.kind, BACKBONES.kind)
-    wrong = [
-        f"{kind}={known[kind]}, not {reference.identity[kind]}"
-        for kind in kinds
-        if known[kind] != reference.identity[kind]
-    ]
+    known, own = facts["identity"], {"method": reference.identity["method"], "backbone": reference.identity["backbone"]}
+    wrong = [f"{kind}={known[kind]}, not {value}" for kind, value in own.items() if known[kind] != value]
     if wrong := wrong + _of_other_data(facts, reference):
         raise InvalidValue(
             f"init={str(group.init)!r} is no checkpoint of the plain backbone that is compared here "

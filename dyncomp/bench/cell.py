@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,11 +36,8 @@ from dyncomp.profile import (
 from dyncomp.profile.sanity import check_network, check_untrained
 from dyncomp.registry import METHODS
 from dyncomp.spec import full_options, name_of, spec_of
-from dyncomp.store import Store
+from dyncomp.store import Store, schema
 from dyncomp.train import Progress, StageLog, once, own_randomness, save_checkpoint, train
-
-Images = Mapping[str, Any]
-"""Per test image, in order: label, prediction, macs, route."""
 
 MOST_BITS = 256
 """units up to which a route is told bit by bit"""
@@ -51,38 +47,37 @@ CHECKED = 64
 
 def run_cell(
     cell: Cell, store: Store, report: Callable[[Progress], None], strict_macs: bool = False, jobs: int = 1
-) -> dict[str, Any]:
+) -> schema.CellContent:
     """Train and measure the cell; its record is in the store when this returns, also when it failed.
 
     With `strict_macs` the cell fails where an operator ran that has no known cost. What a trained network takes of the
     machine is measured later, by `add_resources`: others may be in training now, `jobs` cells at a time.
     """
-    record = _head(cell) | {"jobs": jobs}
+    record = _begun(cell)
+    record["jobs"] = jobs
     images = None
     try:
-        figures, images = _train_and_measure(cell, store, report, strict_macs)
-        record |= figures | {"status": "ok"}
+        trained, measured, images = _train_and_measure(cell, store, report, strict_macs)
+        record = {**record, **trained, **measured, "status": "ok"}
     except Exception as error:  # a cell that fails is a result too; the others go on
-        message = " ".join(f"{type(error).__name__}: {error}".split())  # all of it: what to do comes last
-        record |= {"error": message, "traceback": traceback.format_exc()}
+        record["error"] = " ".join(f"{type(error).__name__}: {error}".split())  # all of it: what to do comes last
+        record["traceback"] = traceback.format_exc()
     record["finished_at"] = now()
     store.write_cell(record, images)
     return record
 
 
-def write_failure(cell: Cell, store: Store, error: str, started_at: str) -> dict[str, Any]:
+def write_failure(cell: Cell, store: Store, error: str, started_at: str) -> schema.CellContent:
     """The record of a cell whose process has ended before it could write one."""
-    record = _head(cell) | {"error": error, "started_at": started_at, "finished_at": now()}
+    record: schema.CellContent = {**_begun(cell), "error": error, "started_at": started_at, "finished_at": now()}
     store.write_cell(record, None)
     return record
 
 
-def _head(cell: Cell) -> dict[str, Any]:
+def _begun(cell: Cell) -> schema.CellContent:
     """What is known before the cell is run."""
     group = cell.group
     return {
-        "schema": Store.schema,
-        "kind": "cell",
         "key": cell.key,
         "identity": cell.identity,
         "status": "failed",
@@ -110,7 +105,7 @@ def _head(cell: Cell) -> dict[str, Any]:
 
 def _train_and_measure(
     cell: Cell, store: Store, report: Callable[[Progress], None], strict_macs: bool
-) -> tuple[dict[str, Any], Images]:
+) -> tuple[schema.Trained, schema.Measured, schema.ImageColumns]:
     group = cell.group
     net = group.build(cell.method).to(group.device)
     check_untrained(net, _test_images(cell, 2).to(group.device), group.splits.classes)
@@ -121,18 +116,17 @@ def _train_and_measure(
         batches = partial(once, group.splits.train, group.device)
         cell.method.inherit(net, sources_of(cell, store), batches)
     logs = train(net, group.splits.train, cell.method.stages(), group.recipe, group.seed, report, cell.spent)
-    record: dict[str, Any] = {"train_seconds": time.perf_counter() - begin, "stages": [_stage(log) for log in logs]}
-    figures, images = measure(net, cell)
-    record |= figures
+    trained: schema.Trained = {"train_seconds": time.perf_counter() - begin, "stages": [_stage(log) for log in logs]}
+    measured, images = measure(net, cell)
     if strict_macs:
-        check_priced(record["uncounted_operators"])
+        check_priced(measured["uncounted_operators"])
     if cell.role != "control":  # whose gates decide as they are told
-        record["warnings"] += [warning for log in logs for warning in log.warnings]
+        measured["warnings"] = [*measured["warnings"], *(warning for log in logs for warning in log.warnings)]
     save_checkpoint(net, store.checkpoint_path(cell.key), {"identity": cell.identity, **facts_of(net)})
-    return record, images
+    return trained, measured, images
 
 
-def measure(net: Net, cell: Cell) -> tuple[dict[str, Any], Images]:
+def measure(net: Net, cell: Cell) -> tuple[schema.Measured, schema.ImageColumns]:
     """What a trained network does on the splits: accuracy, gates, MACs, operating points, streams; and image by image.
 
     All of it follows from the weights and the data: a later call on the same weights gives the same. Raises BadAnswer.
@@ -141,13 +135,12 @@ def measure(net: Net, cell: Cell) -> tuple[dict[str, Any], Images]:
     _check(net, cell)
     points = _points(net, cell)
     test = evaluate(net, splits.test)
-    record = _accuracy_and_gates(net, cell, test) | _mac_figures(net, cell, test) | {"tuned": choices()}
-    record |= {"points": points, "streams": _streams(net, cell)}
-    if record["priced_macs"] != record["executed_macs"]:
-        record["warnings"].append(
-            f"priced {record['priced_macs']} MACs, but {record['executed_macs']} ran: trust neither"
-        )
-    return record, _images(test)
+    answers, warnings = _answers(net, cell, test)
+    figures = _mac_figures(net, cell, test)
+    if figures["priced_macs"] != figures["executed_macs"]:
+        warnings.append(f"priced {figures['priced_macs']} MACs, but {figures['executed_macs']} ran: trust neither")
+    chosen: schema.Chosen = {"tuned": choices(), "points": points, "streams": _streams(net, cell)}
+    return {**answers, "warnings": warnings, **figures, **chosen}, _images(test)
 
 
 def _check(net: Net, cell: Cell) -> None:
@@ -162,7 +155,7 @@ def _test_images(cell: Cell, count: int) -> Tensor:
     return next(iter(cell.group.splits.test.batches(count))).images
 
 
-def _points(net: Net, cell: Cell) -> list[dict[str, Any]]:
+def _points(net: Net, cell: Cell) -> list[schema.PointRecord]:
     """The method's operating points, chosen on the calibration split, on the test split; the first one is left set."""
     if type(cell.method).points is Method.points:
         return []
@@ -173,7 +166,7 @@ def _points(net: Net, cell: Cell) -> list[dict[str, Any]]:
     return measure_points(net, splits.test, points) if points else []
 
 
-def _streams(net: Net, cell: Cell) -> dict[str, Any] | None:
+def _streams(net: Net, cell: Cell) -> schema.StreamsRecord | None:
     """What a network that judges frames makes of streams of them; None where there are none, or nobody judges."""
     splits, judges = cell.group.splits, [site for site, op in net.sites.items() if op.judges_frames]
     if splits.streams is None or not judges:
@@ -181,7 +174,7 @@ def _streams(net: Net, cell: Cell) -> dict[str, Any] | None:
     return stream_figures(net, judges[0], splits.test, splits.streams, cell.group.seed)
 
 
-def _stage(log: StageLog) -> dict[str, Any]:
+def _stage(log: StageLog) -> schema.StageRecord:
     rows = [list(row) for row in log.log]
     return {
         "name": log.name,
@@ -195,12 +188,14 @@ def _stage(log: StageLog) -> dict[str, Any]:
     }
 
 
-def _accuracy_and_gates(net: Net, cell: Cell, test: Evaluation) -> dict[str, Any]:
+def _answers(net: Net, cell: Cell, test: Evaluation) -> tuple[schema.Answers, list[str]]:
+    """The figures, and what the gates give to warn of."""
     splits = cell.group.splits
     calibration = evaluate(net, splits.calibration)
     health = gate_health(net, test.trace, calibration.trace)
     exchanged = accuracy_with_exchanged_routes(net, splits.test, test.trace, cell.group.seed) if test.trace else None
-    return {
+    warnings = [] if cell.role == "control" else warnings_of(health)
+    answers: schema.Answers = {
         "params": sum(p.numel() for p in net.parameters()),
         "sites": len(net.sites),
         "images": len(test.labels),
@@ -208,12 +203,12 @@ def _accuracy_and_gates(net: Net, cell: Cell, test: Evaluation) -> dict[str, Any
         "top1_calibration": calibration.top1,
         "routes": distinct_routes(test.trace),
         "gates": gate_records(health),
-        "warnings": [] if cell.role == "control" else warnings_of(health),
         "route_exchange_top1": exchanged,
     }
+    return answers, warnings
 
 
-def _mac_figures(net: Net, cell: Cell, test: Evaluation) -> dict[str, Any]:
+def _mac_figures(net: Net, cell: Cell, test: Evaluation) -> schema.Computed:
     costs, macs, static = net.costs, test.macs.numpy(), cell.group.static_macs
     splits = cell.group.splits
     assert costs is not None  # `build` measures them
@@ -237,7 +232,7 @@ def _mac_figures(net: Net, cell: Cell, test: Evaluation) -> dict[str, Any]:
     }
 
 
-def _images(test: Evaluation) -> Images:
+def _images(test: Evaluation) -> schema.ImageColumns:
     """A route is a text of 0 and 1, one per unit of every site; the bits of very many units are hexadecimal digits."""
     bits = test.trace.routes().numpy()  # (N, U)
     many = bits.shape[1] > MOST_BITS

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from dyncomp.errors import InvalidValue, UnknownName
+from dyncomp.store.schema import OptionsRecord
 
 BUDGETS = ("quick", "standard")
 CONTROLS = ("auto", "none")
@@ -62,9 +63,9 @@ class Config:
         """The budget as a number of epochs; None for a named budget, which the data set translates."""
         return None if self.budget in BUDGETS else float(self.budget)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_record(self) -> OptionsRecord:
         """For the output folder's config.json."""
-        return asdict(self)
+        return cast(OptionsRecord, asdict(self))  # its keys are the fields
 
 
 _GIVE = "give a TOML file of options, such as methods = 'skipnet' (`benchmark --help` names them)"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from dyncomp.bench.group import Cell
 from dyncomp.bench.plan import Plan
+from dyncomp.store.schema import CellContent
 from dyncomp.train import Progress
 
 
@@ -45,7 +45,7 @@ class CellEnded:
     """A cell has its record, good or failed."""
 
     cell: Cell
-    record: dict[str, Any]
+    record: CellContent
 
 
 @dataclass(frozen=True)

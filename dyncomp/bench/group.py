@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import cast
 
 import torch
 
@@ -21,6 +21,7 @@ from dyncomp.errors import InvalidValue
 from dyncomp.registry import BACKBONES, DATASETS, METHODS
 from dyncomp.spec import full_spec, name_of, spec_of
 from dyncomp.store import cell_key
+from dyncomp.store.schema import IdentityRecord, RecipeRecord, Role, SourcesRecord
 from dyncomp.train import Recipe
 
 
@@ -104,26 +105,38 @@ class Cell:
         return sum(sources[name].counted for name in self.sources)
 
     @cached_property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> IdentityRecord:
         """All that determines the result; `source` are hashes of the files of the plugins.
 
         `sources` are the keys of the cells that it begins with, and `checkpoints` hashes of the files given in their
         stead, 16 hex digits of the SHA-256.
         """
         group = self.group
-        plugins = ((METHODS, self.method), (BACKBONES, group.backbone), (DATASETS, group.dataset))
         sources = {name: cell.key for name, cell in self.sources.items()}
         checkpoints = {name: _hash(path) for name, path in self.checkpoints.items()}
-        return {
-            **{registry.kind: full_spec(plugin) for registry, plugin in plugins},
-            "source": {registry.kind: registry.entry(name_of(plugin)).source_hash for registry, plugin in plugins},
+        identity: IdentityRecord = {
+            "method": full_spec(self.method),
+            "backbone": full_spec(group.backbone),
+            "dataset": full_spec(group.dataset),
+            "source": self._source,
             "seed": group.seed,
             "budget": group.budget,
-            "recipe": asdict(group.recipe) | {"milestones": list(group.recipe.milestones)},  # as a record has it
+            "recipe": _recipe_record(group.recipe),
             "device": group.device.type,
             "version": __version__,
-            **({"sources": sources} if sources else {}),
-            **({"checkpoints": checkpoints} if checkpoints else {}),
+        }
+        if sources:
+            identity["sources"] = sources
+        if checkpoints:
+            identity["checkpoints"] = checkpoints
+        return identity
+
+    @property
+    def _source(self) -> SourcesRecord:
+        return {
+            "method": METHODS.entry(name_of(self.method)).source_hash,
+            "backbone": BACKBONES.entry(name_of(self.group.backbone)).source_hash,
+            "dataset": DATASETS.entry(name_of(self.group.dataset)).source_hash,
         }
 
     @cached_property
@@ -132,7 +145,7 @@ class Cell:
         return cell_key(self.identity)
 
     @property
-    def role(self) -> Literal["source", "static", "control", "method"]:
+    def role(self) -> Role:
         """What it is in a comparison: `static` is the plain backbone that the others are set against."""
         if self.is_source:
             return "source"
@@ -143,6 +156,10 @@ class Cell:
     def __str__(self) -> str:
         group = self.group
         return f"{spec_of(self.method)} on {spec_of(group.backbone)}, {spec_of(group.dataset)}, seed {group.seed}"
+
+
+def _recipe_record(recipe: Recipe) -> RecipeRecord:
+    return cast(RecipeRecord, asdict(recipe) | {"milestones": list(recipe.milestones)})  # its keys are the fields
 
 
 def _hash(path: Path) -> str:

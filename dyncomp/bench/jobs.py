@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,6 +26,7 @@ from dyncomp.errors import InvalidValue
 from dyncomp.profile import keep_freed_memory
 from dyncomp.profile.child import Child, Failed, first_to_speak, live_with_parent
 from dyncomp.store import Store
+from dyncomp.store.schema import CellContent, IdentityRecord
 from dyncomp.train import Progress
 
 MOST = 4
@@ -37,7 +37,7 @@ MOST = 4
 class Job:
     """A cell as it travels to its process, which makes it again."""
 
-    identity: dict[str, Any]
+    identity: IdentityRecord
     key: str
     device: str
     data_dir: Path | None
@@ -113,7 +113,7 @@ class _Run:
         record = run_cell(cell, self.store, lambda said: self.tell(CellTrains(cell, said)), self.config.strict_macs)
         self.ended(cell, record)
 
-    def ended(self, cell: Cell, record: dict[str, Any]) -> None:
+    def ended(self, cell: Cell, record: CellContent) -> None:
         """Tell of a cell's record, and remember one that failed."""
         self.tell(CellEnded(cell, record))
         if record["status"] != "ok":
@@ -189,7 +189,7 @@ class _SideBySide:
         """One message: progress, the record, None where the cell could not be made, or the process's end."""
         one = self.at_work[child]
         try:
-            said: Progress | dict[str, Any] | None = child.receive()
+            said: Progress | CellContent | None = child.receive()
         except Failed as error:
             said = write_failure(one.cell, self.all.store, str(error), one.started_at)
         if isinstance(said, Progress):

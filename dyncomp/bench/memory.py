@@ -24,6 +24,7 @@ from dyncomp.errors import in_one_line
 from dyncomp.profile.activations import activation_bytes
 from dyncomp.profile.apart import Apart, NotMeasured
 from dyncomp.profile.peak import MIB, Work
+from dyncomp.store.schema import MemoryFigures
 from dyncomp.train import Recipe, once, train
 
 BATCH_SIZE = 64
@@ -37,7 +38,7 @@ OF = {
 }
 
 
-def memory_figures(net: Net, cell: Cell, checkpoint: Path, apart: Apart) -> dict[str, Any]:
+def memory_figures(net: Net, cell: Cell, checkpoint: Path, apart: Apart) -> MemoryFigures:
     """For the record, units in the names; a figure that could not be taken is None, and `memory_error` says why."""
     group = cell.group
     images = sample(group.splits.test, BATCH_SIZE)[0].to(group.device, memory_format=torch.channels_last)
@@ -47,34 +48,34 @@ def memory_figures(net: Net, cell: Cell, checkpoint: Path, apart: Apart) -> dict
         with _in_file(*arguments.pop("sample")) as path:
             return apart.rise_bytes(f"{__name__}:{name}", {**arguments, "images": path})
 
-    about = {
+    return {
         "memory_batch_size": BATCH_SIZE,
         "memory_batch_size_training": group.recipe.batch_size,
         "memory_of": OF[group.device.type],
+        **figures_of(net, lambda: net(images, sparse=True, record=False), rise),
     }
-    return about | figures_of(net, lambda: net(images, sparse=True, record=False), rise)
 
 
-def figures_of(net: nn.Module, passes: Callable[[], object], rise: Callable[[str], int]) -> dict[str, Any]:
+def figures_of(net: nn.Module, passes: Callable[[], object], rise: Callable[[str], int]) -> MemoryFigures:
     """The figures themselves: of the parameters, of a pass's activations, and what `rise` says of either work."""
-    measured: dict[str, Any] = {
-        "params_mib": sum(p.numel() * p.element_size() for p in net.parameters()) / MIB,
-    }
-    errors = []
-    work: dict[str, Callable[[], int]] = {
-        "activation_mib": lambda: activation_bytes(passes),
-        "memory_mib_inference": lambda: rise("inference"),
-        "memory_mib_training": lambda: rise("training"),
-    }
-    for name, do in work.items():
-        measured[name] = None
+    errors: list[str] = []
+
+    def mib(what: str, do: Callable[[], int]) -> float | None:
         try:
-            measured[name] = do() / MIB
+            return do() / MIB
         except NotMeasured as error:
-            errors.append(f"{name.rpartition('_')[2]}: {error}")
+            errors.append(f"{what}: {error}")
         except Exception as error:
-            errors.append(f"{name.removesuffix('_mib').rpartition('_')[2]}: {in_one_line(error)}")
-    return measured | {"memory_error": "; ".join(errors) or None}
+            errors.append(f"{what}: {in_one_line(error)}")
+        return None
+
+    return {
+        "params_mib": sum(p.numel() * p.element_size() for p in net.parameters()) / MIB,
+        "activation_mib": mib("activation", lambda: activation_bytes(passes)),
+        "memory_mib_inference": mib("inference", lambda: rise("inference")),
+        "memory_mib_training": mib("training", lambda: rise("training")),
+        "memory_error": "; ".join(errors) or None,
+    }
 
 
 def _jobs(cell: Cell, checkpoint: Path) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from dyncomp.errors import BrokenPlugin, InvalidValue, in_one_line
 from dyncomp.profile.apart import Apart
 from dyncomp.profile.peak import Work, load_libraries, rise_bytes
 from dyncomp.profile.sanity import tensors_in
+from dyncomp.store.schema import MemoryFigures
 
 FORM = (
     "give module:name, such as my.module:make_model, where the name is a module of torch or a function that makes one"
@@ -134,18 +135,18 @@ def _loss(answers: list[Tensor]) -> Tensor:
     return torch.stack(losses).sum()
 
 
-def memory_of_module(model: str | nn.Module, batch: Tensor) -> dict[str, Any]:
+def memory_of_module(model: str | nn.Module, batch: Tensor) -> MemoryFigures:
     """As in a run's record, on this batch; of a module that no other process can find, in this one."""
     module = load_module(model) if isinstance(model, str) else model
     ask = asked(module.to(batch.device).eval())
     where = "" if isinstance(model, str) else ", measured in the program's own process: give the module by a name"
-    about = {
-        "memory_batch_size": len(batch),
-        "memory_batch_size_training": len(batch),
-        "memory_of": OF[batch.device.type] + where,
-    }
     with Apart() as apart:
-        return about | figures_of(module, lambda: ask(batch), _rise(model, batch, apart))
+        return {
+            "memory_batch_size": len(batch),
+            "memory_batch_size_training": len(batch),
+            "memory_of": OF[batch.device.type] + where,
+            **figures_of(module, lambda: ask(batch), _rise(model, batch, apart)),
+        }
 
 
 def _rise(model: str | nn.Module, batch: Tensor, apart: Apart) -> Callable[[str], int]:

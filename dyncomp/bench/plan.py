@@ -21,6 +21,7 @@ from dyncomp.data import Dataset, load
 from dyncomp.errors import CannotAttach, DyncompError, in_one_line
 from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry
 from dyncomp.spec import Spec, full_spec, name_of, spec_of
+from dyncomp.store.schema import LeftOutRecord
 from dyncomp.train import Recipe, check_budget
 
 T = TypeVar("T")
@@ -36,6 +37,10 @@ class LeftOut:
 
     def __str__(self) -> str:
         return f"{self.method} on {self.backbone}: {self.reason}"
+
+    def as_record(self) -> LeftOutRecord:
+        """For the output folder's config.json."""
+        return {"method": self.method, "backbone": self.backbone, "reason": self.reason}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dyncomp.report import numbers as n
+from dyncomp.store.schema import Measured, OperatorsRecord, Taken
 
 WIDTH = 13
 
@@ -62,10 +63,10 @@ class Profile:
     macs: float | None
     macs_by_operator: Mapping[str, float]
     uncounted: Mapping[str, int]
-    operators: Mapping[str, Any] | None
+    operators: OperatorsRecord | None
     latency: tuple[Latency, ...]
-    memory: Mapping[str, Any]
-    trained: Mapping[str, Any] = field(default_factory=dict)
+    memory: Taken
+    trained: Measured = field(default_factory=Measured)
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -108,32 +109,32 @@ class Profile:
         return f"{calls}: no cost formula, so their MACs are missing"
 
 
-def _times(operators: Mapping[str, Any]) -> str:
+def _times(operators: OperatorsRecord) -> str:
     """Of the time inside operators: what is priced, what is free, what nobody knows, and by which of these."""
-    shares = ", ".join(f"{kind} {n.percent(100 * share)}" for kind, share in operators["shares"].items())
+    of_kinds: Mapping[str, Any] = operators["shares"]
+    shares = ", ".join(f"{kind} {n.percent(100 * share)}" for kind, share in of_kinds.items())
     unknown = ", ".join(f"{one['operator']} {n.percent(100 * one['share'])}" for one in operators["top"]["unknown"])
     return f"{shares} of operators' time (batch {operators['batch_size']})" + (f"; unknown: {unknown}" * bool(unknown))
 
 
-def _trained(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _trained(figures: Measured) -> Iterator[tuple[str, str]]:
     if not figures:
         return
     yield "top-1", f"{n.fixed(figures['top1'], 2, ' %')} of {figures['images']} test images"
     yield "routes", f"{figures['routes']}; top-1 with routes exchanged {n.percent(figures['route_exchange_top1'])}"
-    claimed, executed = (n.ratio(figures[f"speedup_{name}"]) for name in ("claimed", "executed"))
+    claimed, executed = n.ratio(figures["speedup_claimed"]), n.ratio(figures["speedup_executed"])
     yield "speed-up", f"claimed {claimed}, executed {executed}, against {n.macs(figures['macs_static'])} MACs of static"
 
 
-def _resources(memory: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    def mib(name: str) -> str:
-        return f"{n.significant(memory.get(name))} MiB"
+def _resources(memory: Taken) -> Iterator[tuple[str, str]]:
+    def mib(value: float | None) -> str:
+        return f"{n.significant(value)} MiB"
 
     if "memory_batch_size" in memory:
         batch, training = memory["memory_batch_size"], memory["memory_batch_size_training"]
-        inference = (
-            f"inference {mib('memory_mib_inference')}, of it activations {mib('activation_mib')} (batch {batch})"
-        )
-        yield "memory", f"{inference}; training {mib('memory_mib_training')} (batch {training})"
+        activations = f"of it activations {mib(memory['activation_mib'])} (batch {batch})"
+        inference = f"inference {mib(memory['memory_mib_inference'])}, {activations}"
+        yield "memory", f"{inference}; training {mib(memory['memory_mib_training'])} (batch {training})"
         yield "", str(memory["memory_of"])
     if "energy_of" in memory:
         joules = memory["energy_j_per_image"]

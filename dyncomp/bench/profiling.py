@@ -41,6 +41,7 @@ from dyncomp.profile import (
 from dyncomp.profile.apart import Apart
 from dyncomp.profile.sanity import check_module
 from dyncomp.samples import verdict
+from dyncomp.store.schema import EnergyFigures, Figures, Measured, OperatorsRecord, Taken
 
 T = TypeVar("T")
 
@@ -65,11 +66,11 @@ def profile_checkpoint(
     place = find_device(device or device_of(path))
     cell = cell_of(path, place, Path(data_dir) if data_dir else None)
     net, errors = rebuild(path, place)[0], list[str]()
-    figures, _ = _tried(lambda: measure(net, cell), errors) or ({}, None)
+    figures, _ = _tried(lambda: measure(net, cell), errors) or (Measured(), None)
     timed, unfolded = as_timed(net)
     latency = _latency(timed, cell.group.splits.test, sizes, cell.group.seed)
     with Apart() as apart:
-        memory = memory_figures(net, cell, path, apart) | energy_of_cell(net, cell)
+        memory: Taken = {**memory_figures(net, cell, path, apart), **energy_of_cell(net, cell)}
     changed = [f"{what} is not as the run had it: figures may differ" for what in changed_since(path, cell)]
     splits = cell.group.splits
     return Profile(
@@ -88,7 +89,7 @@ def profile_checkpoint(
     )
 
 
-def _macs_in(figures: dict[str, Any]) -> dict[str, Any]:
+def _macs_in(figures: Figures) -> dict[str, Any]:
     """What a profile says of MACs, an image's mean, from a record's figures; None where there are none."""
     ran = figures.get("executed_by_operator", {})
     return {
@@ -138,13 +139,13 @@ def profile_model(
     )
 
 
-def _taken(named: nn.Module | str, module: nn.Module, images: Tensor) -> dict[str, Any]:
+def _taken(named: nn.Module | str, module: nn.Module, images: Tensor) -> Taken:
     """Memory and energy; of energy nothing where the module does not run."""
-    energy = _tried(lambda: energy_figures(modules.asked(module), [images]), []) or {}
-    return modules.memory_of_module(named, images) | energy
+    energy = _tried(lambda: energy_figures(modules.asked(module), [images]), []) or EnergyFigures()
+    return {**modules.memory_of_module(named, images), **energy}
 
 
-def _operators(net: Net, images: Tensor, uncounted: Mapping[str, int], errors: list[str]) -> dict[str, Any] | None:
+def _operators(net: Net, images: Tensor, uncounted: Mapping[str, int], errors: list[str]) -> OperatorsRecord | None:
     """The time by operator, for a profile; None where the network does not run."""
     with evaluating(net):
         audit = _tried(lambda: audit_operators(net, [images], sorted(uncounted)), errors)
@@ -223,7 +224,7 @@ def _tried(do: Callable[[], T], errors: list[str]) -> T | None:
     return None
 
 
-def _failed(latency: Sequence[Latency], memory: dict[str, Any]) -> list[str]:
+def _failed(latency: Sequence[Latency], memory: Taken) -> list[str]:
     """One line for each batch size that failed, and for memory."""
     timed = [f"latency, {one}" for one in latency if one.error]
     return timed + ([f"memory, {memory['memory_error']}"] if memory.get("memory_error") else [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from dyncomp.bench.energy import energy_of_cell
 from dyncomp.bench.events import Listener, ResourcesStarted
@@ -18,6 +17,7 @@ from dyncomp.errors import in_one_line
 from dyncomp.profile import as_timed, environment
 from dyncomp.profile.apart import Apart
 from dyncomp.store import Store
+from dyncomp.store.schema import Resources
 
 
 def add_resources(cells: Sequence[Cell], store: Store, apart: Apart, tell: Listener) -> None:
@@ -32,7 +32,7 @@ def add_resources(cells: Sequence[Cell], store: Store, apart: Apart, tell: Liste
     plain = None if reference is None else _plain(reference, store)
     for number, cell in enumerate(lacking, 1):
         tell(ResourcesStarted(cell, number, len(lacking)))
-        store.add_to_cell(cell.key, _resources(cell, plain, store, apart) | _where(cell))
+        store.add_to_cell(cell.key, _resources(cell, plain, store, apart))
 
 
 def _lacks(cell: Cell, store: Store) -> bool:
@@ -40,19 +40,26 @@ def _lacks(cell: Cell, store: Store) -> bool:
     return record is not None and "operators" not in record
 
 
-def _resources(cell: Cell, plain: Net | None, store: Store, apart: Apart) -> dict[str, Any]:
-    """The figures; what fails is told in `time_error`, and the cell's results stand without."""
-    net, record = _trained(cell, store), store.cell(cell.key) or {}
+def _resources(cell: Cell, plain: Net | None, store: Store, apart: Apart) -> Resources:
+    """The figures; what fails is told in `time_error`, and the cell's results stand without.
+
+    Training may have been elsewhere, on other threads, and long ago: when and where these were taken is told too.
+    """
+    net, record = _trained(cell, store), store.cell(cell.key)
     try:
-        figures = where_time_goes(as_timed(net)[0], plain, cell, record["uncounted_operators"])
-        return figures | memory_figures(net, cell, store.checkpoint_path(cell.key), apart) | energy_of_cell(net, cell)
+        assert record is not None  # it lacks these figures
+        times = where_time_goes(as_timed(net)[0], plain, cell, record["uncounted_operators"])
+        memory = memory_figures(net, cell, store.checkpoint_path(cell.key), apart)
+        energy, where = energy_of_cell(net, cell), environment(cell.group.device)
+        return {**times, **memory, **energy, "resources_at": now(), "resources_environment": where}
     except Exception as error:  # whatever a network does here, the others are measured
-        return {"operators": None, "gaps": None, "time_error": in_one_line(error)}
-
-
-def _where(cell: Cell) -> dict[str, Any]:
-    """Training may have been elsewhere, on other threads, and long ago."""
-    return {"resources_at": now(), "resources_environment": environment(cell.group.device)}
+        return {
+            "operators": None,
+            "gaps": None,
+            "time_error": in_one_line(error),
+            "resources_at": now(),
+            "resources_environment": environment(cell.group.device),
+        }
 
 
 def _plain(reference: Cell, store: Store) -> Net | None:

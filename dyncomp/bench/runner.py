@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ def run(config: Config, tell: Listener = silent) -> Outcome | None:
         tell(_planned(plan, _wanted(plan, store, config.force)))
         return None
     jobs = jobs_for(plan.cells, config)
-    store = Store.create(folder, config.as_json() | {"left_out": [asdict(one) for one in plan.left_out]})
+    store = Store.create(folder, {**config.as_record(), "left_out": [one.as_record() for one in plan.left_out]})
     wanted = _wanted(plan, store, config.force)
     _compare(plan, store)
     tell(_planned(plan, wanted))
@@ -133,8 +133,9 @@ def _unpriced(cells: Sequence[Cell], store: Store, tell: Listener) -> list[Cell]
     """Cells finished before whose MACs are not all known: they keep their records, and this run tells of a failure."""
     failed = []
     for cell in cells:
-        record = store.cell(cell.key) or {}
-        if names := record.get("uncounted_operators"):
-            tell(CellEnded(cell, {**record, "status": "failed", "error": unpriced(names)}))
+        record = store.cell(cell.key)
+        if record is not None and (names := record.get("uncounted_operators")):
+            record["status"], record["error"] = "failed", unpriced(names)  # for whoever is told; the file stays
+            tell(CellEnded(cell, record))
             failed.append(cell)
     return failed

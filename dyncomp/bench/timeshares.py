@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from dyncomp.bench.group import Cell
 from dyncomp.core import Net
 from dyncomp.profile import attribute, audit_operators
+from dyncomp.store.schema import TimeFigures
 
 SECONDS = 1.0
 """for the attribution at one batch size; one pass of everything over all batches is made in any case"""
@@ -21,14 +21,14 @@ AUDITED = 64
 """batch size of the audit"""
 
 
-def where_time_goes(net: Net, plain: Net | None, cell: Cell, uncounted: Sequence[str]) -> dict[str, Any]:
+def where_time_goes(net: Net, plain: Net | None, cell: Cell, uncounted: Sequence[str]) -> TimeFigures:
     """`operators`: time by operator. `gaps`: the parts of the time at each batch size, [] for the plain backbone.
 
     Both networks, the cell's own and the plain backbone's, are in the form in which they are timed; `gaps` is None
     where there is no plain one. What fails here is a warning, and the figures are None: the cell's results stand
     without.
     """
-    found: dict[str, Any] = {"operators": None, "gaps": None, "time_error": None}
+    found: TimeFigures = {"operators": None, "gaps": None, "time_error": None}
     try:
         found["operators"] = audit_operators(net, _drawn(cell, AUDITED, 2), uncounted).as_record()
         if cell.role == "static":

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 import torch
 
 from dyncomp.bench.config import Config
 from dyncomp.bench.events import Listener, TimingStarted
 from dyncomp.bench.forms import timed_form
-from dyncomp.bench.group import Cell, Group
+from dyncomp.bench.group import Cell
 from dyncomp.bench.plugins import known_plugins
 from dyncomp.bench.stamp import now
 from dyncomp.errors import InvalidValue
@@ -31,6 +29,7 @@ from dyncomp.profile import (
 from dyncomp.profile.team import PATIENCE_S
 from dyncomp.samples import fastest_form, is_compiled, key_in, name_of_form, verdict
 from dyncomp.store import Store, cell_key
+from dyncomp.store.schema import TimingContent
 from dyncomp.train import read_facts
 
 SECONDS = 2.5
@@ -57,12 +56,9 @@ def time_group(cells: Sequence[Cell], store: Store, config: Config, tell: Listen
     with Team(_forms(cells, store, config.compile), setting, patience_s) as team:
         for size in wanted:
             tell(TimingStarted(len(cells), size))
-            started, until = now(), _until(config, len(team.names))
-            reference = next((cell.key for cell in cells if cell.role == "static"), None)
-            measured = measure_latency(team, group.splits.test, size, group.seed, until, reference)
-            record = {"key": keys[size], "cells": [cell.key for cell in cells], "wanted": asdict(until)}
-            store.write_timing(record | _record(measured, group, reference) | {"started_at": started})
-            failed |= {key_in(name) for name in measured.errors if not is_compiled(name)}
+            record = _timed(cells, keys[size], size, team, config)
+            store.write_timing(record)
+            failed |= {key_in(name) for name in record["errors"]}
     return [cell for cell in cells if cell.key in failed]
 
 
@@ -103,17 +99,20 @@ def _forms(cells: Sequence[Cell], store: Store, compiled: bool) -> list[Timed]:
 
 
 def _decides(store: Store, cell: Cell) -> bool:
-    """Whether its network has sites, and so two forms; records from before sites were counted name those with gates."""
-    record = store.cell(cell.key) or {}
-    return bool(record.get("sites", record.get("gates")))
+    """Whether its network has sites, and so two forms."""
+    record = store.cell(cell.key)
+    return record is not None and record["sites"] > 0
 
 
-def _record(measured: LatencyRounds, group: Group, reference: str | None) -> dict[str, Any]:
-    rounds = measured.rounds
-    beside = fastest_form(rounds, reference) if reference and reference in rounds.samples_ms else None
+def _timed(cells: Sequence[Cell], key: str, batch_size: int, team: Team, config: Config) -> TimingContent:
+    group, until, started_at = cells[0].group, _until(config, len(team.names)), now()
+    reference = next((cell.key for cell in cells if cell.role == "static"), None)
+    measured = measure_latency(team, group.splits.test, batch_size, group.seed, until, reference)
+    rounds, load = measured.rounds, measured.load
     return {
-        "schema": Store.schema,
-        "kind": "timing",
+        "key": key,
+        "cells": [cell.key for cell in cells],
+        "wanted": {"width": until.width, "seconds": until.seconds},
         "batch_size": measured.batch_size,
         "device": group.device.type,
         "threads": torch.get_num_threads(),
@@ -127,13 +126,20 @@ def _record(measured: LatencyRounds, group: Group, reference: str | None) -> dic
         "distinct_rounds": rounds.distinct,
         "rounds": {name: rounds.count(name) for name in rounds.samples_ms},
         "samples_ms": rounds.samples_ms,
-        "verdicts": {name: verdict(rounds, name, measured.load, beside) for name in rounds.samples_ms},
-        "load": asdict(measured.load),
+        "verdicts": _verdicts(measured, reference),
+        "load": {"processors": load.processors, "own": load.own, "others": load.others, "average": load.average},
         "seconds": measured.seconds,
         "errors": {name: error for name, error in measured.errors.items() if not is_compiled(name)},
         "not_compiled": _not_compiled(measured.errors),
         "environment": environment(group.device),
+        "started_at": started_at,
     }
+
+
+def _verdicts(measured: LatencyRounds, reference: str | None) -> dict[str, str]:
+    rounds = measured.rounds
+    beside = fastest_form(rounds, reference) if reference and reference in rounds.samples_ms else None
+    return {name: verdict(rounds, name, measured.load, beside) for name in rounds.samples_ms}
 
 
 def _not_compiled(errors: Mapping[str, str]) -> dict[str, str]:

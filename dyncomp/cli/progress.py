@@ -22,6 +22,7 @@ from dyncomp.bench.events import (
     TimingStarted,
 )
 from dyncomp.spec import spec_of
+from dyncomp.store.schema import CellContent
 
 PLAIN_EVERY_S = 5.0
 NAME_WIDTH, BAR_WIDTH = 28, 10  # so that the time left can be read on 80 columns
@@ -162,13 +163,11 @@ def _left(event: CellTrains) -> str:
     return f"{p.seconds * (1 - p.done) / p.done:.0f} s left"
 
 
-def _ended(record: dict[str, object]) -> list[str]:
+def _ended(record: CellContent) -> list[str]:
     if record["status"] != "ok":
         return [f"failed: {record['error']}"]
     text = (
-        f"top-1 {record['top1']:.2f} %, {float(str(record['macs'])) / 1e6:.2f} M MACs per image, "
+        f"top-1 {record['top1']:.2f} %, {record['macs'] / 1e6:.2f} M MACs per image, "
         f"{record['routes']} routes, {record['train_seconds']:.0f} s of training"
     )
-    warnings = record["warnings"]
-    assert isinstance(warnings, list)
-    return [text, *(f"warning: {warning}" for warning in warnings)]
+    return [text, *(f"warning: {warning}" for warning in record["warnings"])]

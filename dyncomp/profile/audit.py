@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from dyncomp.core import Net
 from dyncomp.core.counter import kind_of
+from dyncomp.store.schema import OperatorRecord, OperatorsRecord
 
 PRICED: Final = "priced"
 FREE: Final = "free"
@@ -64,18 +65,18 @@ class Audit:
         of_kind = sum(operator.ms for operator in self.operators if operator.kind == kind)
         return of_kind / self.total_ms if self.total_ms else 0.0
 
-    def as_record(self) -> dict[str, Any]:
+    def as_record(self) -> OperatorsRecord:
         """Ready for JSON; `top` has the operators of each kind that took most, all of the unknown ones."""
         return {
             "batch_size": self.batch_size,
             "batches": self.batches,
             "wall_ms": self.wall_ms,
             "operators_ms": self.total_ms,
-            "shares": {kind: self.share(kind) for kind in KINDS},
-            "top": {kind: self._top(kind) for kind in KINDS},
+            "shares": {"priced": self.share(PRICED), "free": self.share(FREE), "unknown": self.share(UNKNOWN)},
+            "top": {"priced": self._top(PRICED), "free": self._top(FREE), "unknown": self._top(UNKNOWN)},
         }
 
-    def _top(self, kind: str) -> list[dict[str, Any]]:
+    def _top(self, kind: str) -> list[OperatorRecord]:
         chosen = sorted((o for o in self.operators if o.kind == kind), key=lambda o: -o.ms)
         shown = chosen if kind == UNKNOWN else chosen[:TOP]
         return [{"operator": o.name, "calls": o.calls, "share": o.ms / (self.total_ms or 1.0)} for o in shown]

@@ -14,6 +14,7 @@ from dyncomp.core import Net, deployed
 from dyncomp.core.folding import batch_norms
 from dyncomp.errors import CannotDeploy
 from dyncomp.samples.forms import COMPILED, DENSE, SPARSE
+from dyncomp.store.schema import FormRecord
 
 FEW = 8
 """images of the first pass of a form that is compiled for any batch size: 0 and 1 would be taken for constants"""
@@ -63,9 +64,13 @@ class Runner:
     def __init__(self, net: Net, form: Form) -> None:
         """Raises NotCompiled."""
         self.form = form
-        self.facts: dict[str, Any] = {"form": form.name, "graph_breaks": None}
-        self.net, self.facts["not_folded"] = as_timed(net)
-        self.facts["batch_norms"] = len(batch_norms(self.net))
+        self.net, not_folded = as_timed(net)
+        self.facts: FormRecord = {
+            "form": form.name,
+            "graph_breaks": None,
+            "not_folded": not_folded,
+            "batch_norms": len(batch_norms(self.net)),
+        }
         self._pass: Callable[[Tensor], Any] = self._plain
         if form.compiled:
             self._compile()

@@ -43,8 +43,7 @@ from dyncomp.core.trace import Decision
 from dyncomp.profile.passes import doubts, take_turns
 from dyncomp.profile.stopwatch import Stopwatch, call_ms
 from dyncomp.samples import in_words
-
-PARTS = ("arithmetic", "pace", "gates", "moving", "launches", "smaller_batches")
+from dyncomp.store.schema import GapRecord, PartsRecord
 
 PLAIN = ("static", "own")
 """passes without the stopwatch"""
@@ -113,7 +112,7 @@ class Gap:
     verdict: str
     """whether the times can be relied on"""
 
-    def parts_ms(self) -> dict[str, float]:
+    def parts_ms(self) -> PartsRecord:
         """The parts, which add up to `method_ms`."""
         arithmetic = self.static_ms * self.own.macs_rest / self.static.macs_total
         expected = self.own.scaled(self.full_ms, self.full)
@@ -122,10 +121,16 @@ class Gap:
         ran = sum(rest(self.own_ms).values())
         gates = sum(ms for scope, ms in self.own_ms.items() if is_gate(scope))
         moving = sum(ms for scope, ms in self.own_ms.items() if is_moving(scope))
-        values = (arithmetic, expected - arithmetic, gates, moving, launches, ran - expected - launches)
-        return dict(zip(PARTS, values, strict=True))
+        return {
+            "arithmetic": arithmetic,
+            "pace": expected - arithmetic,
+            "gates": gates,
+            "moving": moving,
+            "launches": launches,
+            "smaller_batches": ran - expected - launches,
+        }
 
-    def as_record(self) -> dict[str, Any]:
+    def as_record(self) -> GapRecord:
         """Ready for JSON."""
         return {
             "batch_size": self.batch_size,

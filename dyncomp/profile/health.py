@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
-from typing import Any
 
 from dyncomp.core import Net, Trace
+from dyncomp.store.schema import GateRecord
 
 MANY = 8
 """units of a site from which on they are told of together"""
 FEW = 3
 """units of a site that are named one by one in a warning"""
-MEANS = ("rate_test", "rate_calibration", "input_dependence")
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,13 @@ def _warnings_of_site(gates: Sequence[GateHealth]) -> Iterator[str]:
             yield from (f"gate {name} is {state} on the calibration split" for name in names)
 
 
-def gate_records(health: Sequence[GateHealth]) -> list[dict[str, Any]]:
+def gate_records(health: Sequence[GateHealth]) -> list[GateRecord]:
     """For the record: an entry per unit that may be left out; a site of many units is one entry, with means.
 
     `units` says of how many an entry speaks, `always_on` and `always_off` how many of them never vary on the test
     split.
     """
-    entries: list[dict[str, Any]] = []
+    entries: list[GateRecord] = []
     for _, group in groupby((gate for gate in health if gate.skippable), key=lambda gate: gate.site):
         gates = list(group)
         together = [gates] if len(gates) > MANY else [[gate] for gate in gates]
@@ -96,16 +95,17 @@ def gate_records(health: Sequence[GateHealth]) -> list[dict[str, Any]]:
     return entries
 
 
-def _entry(gates: Sequence[GateHealth]) -> dict[str, Any]:
+def _entry(gates: Sequence[GateHealth]) -> GateRecord:
     first, rates = gates[0], [gate.rate_test for gate in gates]
-    mean = {name: fmean(getattr(gate, name) for gate in gates) for name in MEANS}
     return {
         "site": first.site,
         "unit": first.unit if len(gates) == 1 else None,
         "units": len(gates),
         "always_on": rates.count(1.0),
         "always_off": rates.count(0.0),
-        **mean,
+        "rate_test": fmean(rates),
+        "rate_calibration": fmean(gate.rate_calibration for gate in gates),
+        "input_dependence": fmean(gate.input_dependence for gate in gates),
         "unit_macs": round(fmean(gate.unit_macs for gate in gates)),
         "overhead_macs": first.overhead_macs,
     }

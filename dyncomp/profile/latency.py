@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from dyncomp.profile.child import Failed
 from dyncomp.profile.load import account, load_between
 from dyncomp.samples import Load, Rounds
 from dyncomp.samples.verdicts import LEAST_ROUNDS
+from dyncomp.store.schema import FormRecord, SettingRecord
 
 MOST_BATCHES = 128
 MOST_IMAGES = 1024
@@ -64,8 +65,8 @@ class LatencyRounds:
     errors: Mapping[str, str]
     load: Load
     seconds: float
-    setting: Mapping[str, Any] = field(default_factory=dict)
-    forms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    setting: SettingRecord = field(default_factory=SettingRecord)
+    forms: Mapping[str, FormRecord] = field(default_factory=dict)
 
 
 def measure_latency(
@@ -121,11 +122,11 @@ class _Turns:
         self.samples: dict[str, list[float]] = {}
         self.passes_ms: list[float] = []
 
-    def setting(self) -> Mapping[str, Any]:
+    def setting(self) -> SettingRecord:
         facts = next((worker.facts for worker in self.workers.values()), {})
-        return {key: value for key, value in facts.items() if key != "form"}
+        return cast(SettingRecord, {key: value for key, value in facts.items() if key != "form"})
 
-    def forms(self) -> dict[str, Mapping[str, Any]]:
+    def forms(self) -> dict[str, FormRecord]:
         return {name: worker.facts["form"] for name, worker in self.workers.items()}
 
     def warm(self, path: Path, batch_size: int, batches: int) -> None:

@@ -7,18 +7,22 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
-PACKAGES = ("dyncomp", "torch", "torchvision", "numpy", "scikit-learn", "pandas")
+from dyncomp.store.schema import EnvironmentRecord
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device) -> EnvironmentRecord:
     """Versions, processor, cores, threads and device, ready for JSON."""
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        "dyncomp": _version("dyncomp"),
+        "torch": _version("torch"),
+        "torchvision": _version("torchvision"),
+        "numpy": _version("numpy"),
+        "scikit-learn": _version("scikit-learn"),
+        "pandas": _version("pandas"),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "processor": _processor(),

@@ -14,9 +14,9 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dyncomp.core import Net, execute_and_count
 from dyncomp.core.branches import one_route
 from dyncomp.core.modes import evaluating
+from dyncomp.store.schema import OpinionRecord, OpinionsRecord
 
 TOLERANCE = 0.01
 """part of our count from which on a difference is explained"""
@@ -36,24 +37,33 @@ _FAMILIES = {
 _ERROR_LENGTH = 200
 
 
-def second_opinions(net: Net, image: Tensor) -> dict[str, Any]:
+def second_opinions(net: Net, image: Tensor) -> OpinionsRecord:
     """Our count and two others' for one image (1, C, H, W), ready for JSON.
 
     `torch` and `fvcore` each have `macs`, `flops`, `by_operator`, and `differences`: MACs by kind of operator, theirs
     less ours, where the totals differ by more than `TOLERANCE`. A counter that fails has an `error` instead.
     """
     ours = execute_and_count(net, image)
-    told: dict[str, Any] = _told(ours.by_operator)
-    for name, ask in (("torch", by_torch), ("fvcore", by_fvcore)):
+    own = _told(ours.by_operator)
+
+    def opinion(ask: Callable[[Net, Tensor], OpinionRecord]) -> OpinionRecord:
         try:
             found = ask(net, image)
-            told[name] = found | {"differences": differences(ours.by_operator, found["by_operator"])}
+            found["differences"] = differences(ours.by_operator, found["by_operator"])
+            return found
         except Exception as error:  # whatever another's counter does must not cost the cell
-            told[name] = {"error": _one_line(error)}
-    return told
+            return {"error": _one_line(error)}
+
+    return {
+        "macs": own["macs"],
+        "flops": own["flops"],
+        "by_operator": own["by_operator"],
+        "torch": opinion(by_torch),
+        "fvcore": opinion(by_fvcore),
+    }
 
 
-def by_torch(net: Net, image: Tensor) -> dict[str, Any]:
+def by_torch(net: Net, image: Tensor) -> OpinionRecord:
     """The count of `torch.utils.flop_counter`."""
     with evaluating(net), FlopCounterMode(display=False) as counter:
         net(image, sparse=True, record=False)
@@ -61,7 +71,7 @@ def by_torch(net: Net, image: Tensor) -> dict[str, Any]:
     return _told({str(packet): count // 2 for packet, count in flops.items()})
 
 
-def by_fvcore(net: Net, image: Tensor) -> dict[str, Any]:
+def by_fvcore(net: Net, image: Tensor) -> OpinionRecord:
     """The count of `fvcore.nn.FlopCountAnalysis`, and what it left out."""
     with evaluating(net), _quiet(), one_route():  # this image's route is what is counted
         from fvcore.nn import FlopCountAnalysis
@@ -69,7 +79,9 @@ def by_fvcore(net: Net, image: Tensor) -> dict[str, Any]:
         analysis = FlopCountAnalysis(_Sparse(net), image)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         counted = {name: int(macs) for name, macs in analysis.by_operator().items()}
-        return _told(counted) | {"unsupported": dict(analysis.unsupported_ops())}
+        told = _told(counted)
+        told["unsupported"] = dict(analysis.unsupported_ops())
+        return told
 
 
 def differences(ours: Mapping[str, int], theirs: Mapping[str, int]) -> dict[str, int]:
@@ -89,7 +101,7 @@ def _by_family(counts: Mapping[str, int]) -> Counter[str]:
     return found
 
 
-def _told(by_operator: Mapping[str, int]) -> dict[str, Any]:
+def _told(by_operator: Mapping[str, int]) -> OpinionRecord:
     total = sum(by_operator.values())
     return {"macs": total, "flops": 2 * total, "by_operator": {name: n for name, n in by_operator.items() if n}}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from dyncomp.core.decisions import all_on
 from dyncomp.core.modes import evaluating
 from dyncomp.data import Split
 from dyncomp.profile.evaluation import evaluate, in_batches
+from dyncomp.store.schema import PointRecord
 
 
 def observe(net: Net, split: Split) -> Seen:
@@ -31,7 +31,7 @@ def observe(net: Net, split: Split) -> Seen:
     return Seen(torch.cat(labels), torch.cat(logits), {key: torch.cat(values) for key, values in said.items()})
 
 
-def measure_points(net: Net, split: Split, points: Sequence[Point]) -> list[dict[str, Any]]:
+def measure_points(net: Net, split: Split, points: Sequence[Point]) -> list[PointRecord]:
     """Evaluate the sparse form at each point; the network is left at the first one, also after an error.
 
     Each row, ready for JSON: name, kind, thresholds (by site), top1 (percent), macs (mean of an image), flops (twice
@@ -44,7 +44,7 @@ def measure_points(net: Net, split: Split, points: Sequence[Point]) -> list[dict
             point.apply(net)
 
 
-def _measured(net: Net, split: Split, point: Point) -> dict[str, Any]:
+def _measured(net: Net, split: Split, point: Point) -> PointRecord:
     point.apply(net)
     found = evaluate(net, split)
     macs = float(found.macs.double().mean())

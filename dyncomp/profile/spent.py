@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from dyncomp.profile.evaluation import Evaluation
 from dyncomp.samples import Z95
+from dyncomp.store.schema import ClassRecord, IntervalRecord, Spending
 
 Numbers = npt.NDArray[Any]
 
 
-def spending(test: Evaluation, class_names: Sequence[str], difficulty: Numbers | None) -> dict[str, Any]:
+def spending(test: Evaluation, class_names: Sequence[str], difficulty: Numbers | None) -> Spending:
     """All figures of a split; `difficulty` (N,) is known of some data sets only."""
     macs, labels = test.macs.numpy(), test.labels.numpy()
     right = labels == test.predictions.numpy()
@@ -30,7 +31,7 @@ def spending(test: Evaluation, class_names: Sequence[str], difficulty: Numbers |
     }
 
 
-def distribution(macs: Numbers) -> dict[str, Any]:
+def distribution(macs: Numbers) -> Spending:
     """Mean, standard deviation, percentiles and maximum of `macs` (N,)."""
     p5, p50, p95 = np.percentile(macs, [5, 50, 95]).tolist()
     return {
@@ -43,9 +44,9 @@ def distribution(macs: Numbers) -> dict[str, Any]:
     }
 
 
-def by_class(macs: Numbers, labels: Numbers, right: Numbers, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def by_class(macs: Numbers, labels: Numbers, right: Numbers, class_names: Sequence[str]) -> list[ClassRecord]:
     """A row per class that has images: its name, how many, mean MACs and FLOPs, top-1 in percent."""
-    rows = []
+    rows: list[ClassRecord] = []
     for label, name in enumerate(class_names):
         members = labels == label
         if members.any():
@@ -55,17 +56,19 @@ def by_class(macs: Numbers, labels: Numbers, right: Numbers, class_names: Sequen
     return rows
 
 
-def by_answer(macs: Numbers, right: Numbers) -> dict[str, Any]:
+def by_answer(macs: Numbers, right: Numbers) -> Spending:
     """Mean MACs of the images answered rightly and wrongly, None of none; and wrong less right, in MACs.
 
     The 95 % interval is Welch's (1947): two means of unlike variance. None where a side has fewer than two images.
     """
-    sides = {"macs_right": macs[right], "macs_wrong": macs[~right]}
-    means = {name: float(side.mean()) if len(side) else None for name, side in sides.items()}
-    return means | {"macs_wrong_less_right": _difference(macs[~right], macs[right])}
+    return {
+        "macs_right": float(macs[right].mean()) if right.any() else None,
+        "macs_wrong": float(macs[~right].mean()) if not right.all() else None,
+        "macs_wrong_less_right": _difference(macs[~right], macs[right]),
+    }
 
 
-def _difference(one: Numbers, other: Numbers) -> dict[str, float] | None:
+def _difference(one: Numbers, other: Numbers) -> IntervalRecord | None:
     from scipy.stats import t
 
     if min(len(one), len(other)) < 2:
@@ -80,22 +83,29 @@ def _difference(one: Numbers, other: Numbers) -> dict[str, float] | None:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def by_difficulty(macs: Numbers, difficulty: Numbers) -> dict[str, Any]:
+def by_difficulty(macs: Numbers, difficulty: Numbers) -> Spending:
     """Spearman's rank correlation (1904) of MACs with `difficulty` (N,), its 95 % interval and p-value.
 
     The interval is Fisher's z with the variance of Bonett and Wright (2000), (1 + r^2 / 2) / (N - 3). All None where
     one of the two never varies, or for fewer than four images: then there is nothing to rank.
     """
+    r, low, high, p_value = _correlation(macs, difficulty) or (None,) * 4
+    return {
+        "macs_difficulty_rank_correlation": r,
+        "macs_difficulty_rank_correlation_low": low,
+        "macs_difficulty_rank_correlation_high": high,
+        "macs_difficulty_rank_correlation_p_value": p_value,
+    }
+
+
+def _correlation(macs: Numbers, difficulty: Numbers) -> tuple[float, float, float, float] | None:
     from scipy.stats import spearmanr
 
-    names = ("", "_low", "_high", "_p_value")
-    keys = [f"macs_difficulty_rank_correlation{name}" for name in names]
     if len(macs) < 4 or np.ptp(macs) == 0 or np.ptp(difficulty) == 0:
-        return dict.fromkeys(keys)
+        return None
     found = spearmanr(macs, difficulty)
     r = float(found.statistic)
-    low, high = _interval(r, len(macs))
-    return dict(zip(keys, (r, low, high, float(found.pvalue)), strict=True))
+    return r, *_interval(r, len(macs)), float(found.pvalue)
 
 
 def _interval(r: float, images: int) -> tuple[float, float]:

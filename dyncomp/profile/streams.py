@@ -8,7 +8,6 @@ network first answered rightly; a stream without any counts with all its frames,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ from torch import Tensor
 from dyncomp.core import Net
 from dyncomp.data import Split, Streams
 from dyncomp.profile.evaluation import BATCH_SIZE
-
-Figures = dict[str, Any]
+from dyncomp.store.schema import AnsweredRecord, FirstAnswerRecord, FirstRightRecord, PolicyRecord, StreamsRecord
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Answers:
         return self.answered & self.right
 
 
-def stream_figures(net: Net, site: str, split: Split, streams: Streams, seed: int) -> dict[str, Figures]:
+def stream_figures(net: Net, site: str, split: Split, streams: Streams, seed: int) -> StreamsRecord:
     """The network's own judgement, finishing every frame and dropping frames at random, as plain numbers by name.
 
     `site` is an op with one unit, the rest of the network: a frame is answered when the unit is used. As many frames
@@ -54,11 +52,14 @@ def stream_figures(net: Net, site: str, split: Split, streams: Streams, seed: in
     everything = _finished(net, site, split)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     kept = torch.zeros(count, dtype=torch.bool).index_fill(0, order[: int(own.answered.sum())], True)
-    policies = {"gate": own, "finish_all": everything, "random": _only(everything, kept)}
-    return {name: policy_figures(answers, everything.right, streams) for name, answers in policies.items()}
+    return {
+        "gate": policy_figures(own, everything.right, streams),
+        "finish_all": policy_figures(everything, everything.right, streams),
+        "random": policy_figures(_only(everything, kept), everything.right, streams),
+    }
 
 
-def policy_figures(answers: Answers, right_if_finished: Tensor, streams: Streams) -> Figures:
+def policy_figures(answers: Answers, right_if_finished: Tensor, streams: Streams) -> PolicyRecord:
     """All figures of one policy; `right_if_finished` (N,) bool is what the finished network makes of each frame."""
     if len(answers.answered) != len(streams.kinds) or len(streams.kinds) % streams.length:
         raise ValueError(
@@ -73,7 +74,7 @@ def policy_figures(answers: Answers, right_if_finished: Tensor, streams: Streams
     }
 
 
-def answered_figures(answers: Answers, length: int) -> Figures:
+def answered_figures(answers: Answers, length: int) -> AnsweredRecord:
     """All frames shown: percent right of the answered ones, share answered (0 to 1), mean MACs of a stream."""
     return {
         "accuracy_answered": percent(answers.right[answers.answered]),
@@ -82,7 +83,7 @@ def answered_figures(answers: Answers, length: int) -> Figures:
     }
 
 
-def first_right_figures(answers: Answers, length: int) -> Figures:
+def first_right_figures(answers: Answers, length: int) -> FirstRightRecord:
     """Until the first right answer: mean frames and MACs of a stream, and the share of streams that never get there."""
     good = answers.good.view(-1, length)  # (S, L)
     frames = _frames_until(good)  # (S,)
@@ -93,7 +94,7 @@ def first_right_figures(answers: Answers, length: int) -> Figures:
     }
 
 
-def first_answer_figures(answers: Answers, length: int) -> Figures:
+def first_answer_figures(answers: Answers, length: int) -> FirstAnswerRecord:
     """The first answered frame decides: share of streams it is right for, frames and MACs up to it, share unanswered.
 
     A stream without any answered frame counts as wrong, with all its frames.

@@ -10,11 +10,12 @@ from dyncomp.report import numbers as n
 from dyncomp.report.details import Detail, Failure, detail, failures, place, warnings_of
 from dyncomp.report.latency import timings_of
 from dyncomp.report.published import published_table
-from dyncomp.report.reading import Reading, Record
+from dyncomp.report.reading import Reading
 from dyncomp.report.spent import gap_table
 from dyncomp.report.tables import Table, control_table, results_table, summary_table
 from dyncomp.report.words import Sentence, words_of
 from dyncomp.samples.verdicts import LEAST_ROUNDS, MOST_DRIFT, MOST_LOAD, MOST_SPREAD
+from dyncomp.store.schema import CellRecord, TimingRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +126,7 @@ class Content:
 def content(reading: Reading, frame: pd.DataFrame) -> Content:
     """Everything that a report says about a folder, but the plots."""
     shown = timings_of([cell["key"] for cell in reading.cells], reading.timings, reading.statics)
-    done = [cell for cell in _in_order(reading, frame) if cell.get("status") == "ok"]
+    done = [cell for cell in _in_order(reading, frame) if cell["status"] == "ok"]
     return Content(
         sentences=tuple(words_of(reading, frame)),
         table=results_table(frame),
@@ -143,38 +144,34 @@ def content(reading: Reading, frame: pd.DataFrame) -> Content:
     )
 
 
-def _in_order(reading: Reading, frame: pd.DataFrame) -> list[Record]:
+def _in_order(reading: Reading, frame: pd.DataFrame) -> list[CellRecord]:
     places = {key: place for place, key in enumerate(dict.fromkeys(frame["key"]))}
     return sorted(reading.cells, key=lambda cell: places[cell["key"]])
 
 
-def _warnings(cells: Iterable[Record]) -> Iterable[tuple[str, str]]:
+def _warnings(cells: Iterable[CellRecord]) -> Iterable[tuple[str, str]]:
     """Each warning once, with the cell that has it, and all its seeds."""
     seeds: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
         for text in warnings_of(cell):
-            seeds.setdefault((place(cell), text), []).append(str(cell.get("seed")))
+            seeds.setdefault((place(cell), text), []).append(str(cell["seed"]))
     for (where, text), found in seeds.items():
         yield f"{where}, seed{'s' if len(found) > 1 else ''} {', '.join(found)}", text
 
 
-def _setting(reading: Reading, frame: pd.DataFrame, timings: Sequence[Record]) -> Iterable[tuple[str, str]]:
+def _setting(reading: Reading, frame: pd.DataFrame, timings: Sequence[TimingRecord]) -> Iterable[tuple[str, str]]:
     """What was run, each value that occurs once."""
     for name in ("dataset", "backbone", "budget", "device", "seed"):
         yield f"{name}s" if name == "seed" else name, _values(frame[name])
-    yield "epochs", _values(cell.get("epochs") for cell in reading.cells)
+    yield "epochs", _values(cell["epochs"] for cell in reading.cells)
     yield "batch sizes", _values(frame["batch_size"])
     yield "timed rounds", _values(frame["rounds"])
-    yield "threads", _values(timing.get("threads") for timing in timings)
+    yield "threads", _values(timing["threads"] for timing in timings)
     yield "test images", _values(frame["images"])
-    yield (
-        "finished",
-        max((str(cell.get("finished_at") or "") for cell in reading.cells), default=""),
-    )
-    left_out = reading.store.config.get("left_out") or ()
-    if left_out:
+    yield "finished", max((cell["finished_at"] for cell in reading.cells), default="")
+    if left_out := reading.store.config["left_out"]:
         yield "left out", "; ".join(f"{one['method']} on {one['backbone']}: {one['reason']}" for one in left_out)
-    yield "git commit", _values(str(cell.get("git_commit") or "")[:12] for cell in reading.cells)
+    yield "git commit", _values((cell["git_commit"] or "")[:12] for cell in reading.cells)
 
 
 def _values(values: Iterable[Any]) -> str:
@@ -182,10 +179,10 @@ def _values(values: Iterable[Any]) -> str:
     return ", ".join(n.plain(value) for value in sorted(known)) or n.MISSING
 
 
-def _environment(reading: Reading, timings: Sequence[Record]) -> Iterable[tuple[str, str]]:
+def _environment(reading: Reading, timings: Sequence[TimingRecord]) -> Iterable[tuple[str, str]]:
     """Every value of the machines and versions that the numbers come from; more than one is itself worth knowing."""
     seen: dict[str, set[str]] = {}
     for record in (*reading.cells, *timings):
-        for name, value in (record.get("environment") or {}).items():
-            seen.setdefault(str(name), set()).add(str(value))
+        for name, value in record["environment"].items():
+            seen.setdefault(name, set()).add(str(value))
     return [(name, ", ".join(sorted(values))) for name, values in seen.items()]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from dyncomp.report import numbers as n
 from dyncomp.report.extras import point_table, resources, stream_table
-from dyncomp.report.reading import Reading, Record
+from dyncomp.report.reading import Reading
 from dyncomp.report.spent import class_table, operator_table
 from dyncomp.report.spent import facts as spent_facts
 from dyncomp.report.tables import Table, gate_table, stage_table
+from dyncomp.store.schema import CellRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,51 +44,51 @@ class Failure:
     traceback: str | None
 
 
-def title(cell: Record) -> str:
+def title(cell: CellRecord) -> str:
     """`skipnet(target=0.5), cifar_resnet14 on digits, seed 0`."""
-    return f"{place(cell)}, seed {cell.get('seed')}"
+    return f"{place(cell)}, seed {cell['seed']}"
 
 
-def place(cell: Record) -> str:
+def place(cell: CellRecord) -> str:
     """`skipnet(target=0.5), cifar_resnet14 on digits`."""
-    return f"{cell.get('spec')}, {cell.get('backbone')} on {cell.get('dataset')}"
+    return f"{cell['spec']}, {cell['backbone']} on {cell['dataset']}"
 
 
-def detail(cell: Record) -> Detail:
+def detail(cell: CellRecord) -> Detail:
     """What the record of a finished cell says."""
-    paper = str(cell.get("paper") or "")
+    paper = cell["paper"]
     facts = (
-        ("parameters", n.significant(cell.get("params"))),
-        ("top-1, test", n.percent(cell.get("top1"))),
-        ("top-1, calibration", n.percent(cell.get("top1_calibration"))),
-        ("top-1, routes exchanged", n.percent(cell.get("route_exchange_top1"))),
+        ("parameters", n.significant(cell["params"])),
+        ("top-1, test", n.percent(cell["top1"])),
+        ("top-1, calibration", n.percent(cell["top1_calibration"])),
+        ("top-1, routes exchanged", n.percent(cell["route_exchange_top1"])),
         ("per image: mean, p5, p50, p95, max", _spread(cell)),
-        ("always run", n.both(cell.get("macs_always"))),
-        ("with every unit on", n.both(cell.get("macs_full"))),
-        ("routes", f"{cell.get('routes')} over {cell.get('images')} test images"),
-        ("trained for", n.fixed(cell.get("train_seconds"), 1, " s")),
-        ("key", str(cell["key"])),
+        ("always run", n.both(cell["macs_always"])),
+        ("with every unit on", n.both(cell["macs_full"])),
+        ("routes", f"{cell['routes']} over {cell['images']} test images"),
+        ("trained for", n.fixed(cell["train_seconds"], 1, " s")),
+        ("key", cell["key"]),
     )
-    uncounted = cell.get("uncounted_operators") or ()
+    uncounted = cell["uncounted_operators"]
     counted = (("operators without a known cost", ", ".join(uncounted)),) if uncounted else ()
     return Detail(
         title=title(cell),
         paper=paper,
         link=_link(paper),
         facts=(*facts, *spent_facts(cell), *counted, *resources(cell)),
-        gates=gate_table(cell.get("gates") or ()),
-        stages=stage_table(cell.get("stages") or ()),
-        points=point_table(cell.get("points") or (), cell.get("macs_static")),
-        streams=stream_table(cell.get("streams")),
-        classes=class_table(cell.get("macs_by_class") or ()),
+        gates=gate_table(cell["gates"]),
+        stages=stage_table(cell["stages"]),
+        points=point_table(cell["points"], cell["macs_static"]),
+        streams=stream_table(cell["streams"]),
+        classes=class_table(cell["macs_by_class"]),
         operators=operator_table(cell.get("operators")),
         warnings=tuple(warnings_of(cell)),
     )
 
 
-def _spread(cell: Record) -> str:
-    names = ("macs", "macs_p5", "macs_p50", "macs_p95", "macs_max")
-    return ", ".join(n.both(cell.get(name)) for name in names)
+def _spread(cell: CellRecord) -> str:
+    spread = (cell["macs"], cell["macs_p5"], cell["macs_p50"], cell["macs_p95"], cell["macs_max"])
+    return ", ".join(map(n.both, spread))
 
 
 def _link(paper: str) -> str | None:
@@ -97,20 +98,19 @@ def _link(paper: str) -> str | None:
     return paper if paper.startswith("https://") else None
 
 
-def warnings_of(cell: Record) -> list[str]:
+def warnings_of(cell: CellRecord) -> list[str]:
     """What the cell's own record warns of, and the operators that nobody could price."""
-    uncounted = cell.get("uncounted_operators") or ()
-    names = ", ".join(map(str, uncounted))
+    uncounted = cell["uncounted_operators"]
+    names = ", ".join(uncounted)
     counted = [f"operators without a known cost ran and are not in the MACs: {names}"]
-    return [*map(str, cell.get("warnings") or ()), *(counted if uncounted else ())]
+    return [*cell["warnings"], *(counted if uncounted else ())]
 
 
 def failures(reading: Reading, frame: pd.DataFrame) -> Iterable[Failure]:
     """Cells that failed, and batch sizes at which one could not be timed."""
     for cell in reading.cells:
-        if cell.get("status") != "ok":
-            error = cell.get("error") or "no error was recorded"
-            yield Failure(title(cell), str(error), cell.get("traceback"))
+        if cell["status"] != "ok":
+            yield Failure(title(cell), cell["error"] or "no error was recorded", cell["traceback"])
     untimed = frame[(frame["status"] == "ok") & frame["error"].notna()]
     for _, row in untimed.iterrows():
         where = f"{title(row)}, timing at batch {row['batch_size']}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from dyncomp.report import numbers as n
-from dyncomp.report.reading import Record
 from dyncomp.report.tables import Table, both, row_of
+from dyncomp.store.schema import CellRecord, PointRecord, StreamsRecord
 
-POLICIES = {
+POLICIES: Mapping[Literal["gate", "finish_all", "random"], str] = {
     "gate": "the network's own judgement",
     "finish_all": "finishing every frame, without a judge",
     "random": "dropping as many frames at random, unseen",
@@ -34,7 +34,7 @@ STREAM_FIGURES = (
 )
 
 
-def point_table(points: Sequence[Record], static_macs: float | None) -> Table | None:
+def point_table(points: Sequence[PointRecord], static_macs: float | None) -> Table | None:
     """One row per operating point: accuracy and cost on the test images at thresholds from the calibration split."""
     rows = [row_of(*_point(point, static_macs)) for point in points]
     headers = (
@@ -49,44 +49,41 @@ def point_table(points: Sequence[Record], static_macs: float | None) -> Table | 
     return Table(headers, tuple(rows)) if rows else None
 
 
-def _point(point: Record, static_macs: float | None) -> Iterable[tuple[str, Any]]:
+def _point(point: PointRecord, static_macs: float | None) -> Iterable[tuple[str, Any]]:
     yield str(point["name"]), str(point["name"])
     yield str(point["kind"]), str(point["kind"])
     yield n.percent(point["top1"]), point["top1"]
     yield from both(point["macs"])
     share = 100 * point["macs"] / static_macs if static_macs else None
     yield n.fixed(share, 0, " %"), share
-    leaves = ", ".join(n.fixed(100 * share, 0, " %") for share in point.get("leaves") or ())
+    leaves = ", ".join(n.fixed(100 * share, 0, " %") for share in point["leaves"])
     yield leaves or n.MISSING, leaves
 
 
-def stream_table(streams: Mapping[str, Record] | None) -> Table | None:
+def stream_table(streams: StreamsRecord | None) -> Table | None:
     """One row per policy: what the network's own judgement of frames makes of streams, and what two others do."""
     if not streams:
         return None
-    rows = [
-        row_of(
-            (text, text), *((write(streams[name].get(key)), streams[name].get(key)) for _, key, write in STREAM_FIGURES)
-        )
-        for name, text in POLICIES.items()
-        if name in streams
-    ]
+    rows = []
+    for name, text in POLICIES.items():
+        policy: Mapping[str, Any] = streams[name]
+        rows.append(row_of((text, text), *((write(policy[key]), policy[key]) for _, key, write in STREAM_FIGURES)))
     return Table(("policy", *(header for header, _, _ in STREAM_FIGURES)), tuple(rows))
 
 
-def resources(cell: Record) -> Iterable[tuple[str, str]]:
+def resources(cell: CellRecord) -> Iterable[tuple[str, str]]:
     """Memory and energy, with the batch size that each is for, as names and texts; nothing of an old record."""
     if "memory_batch_size" in cell:
         batch, training = cell["memory_batch_size"], cell["memory_batch_size_training"]
-        yield "memory of the parameters", _mib(cell.get("params_mib"))
-        yield f"memory of inference, batch {batch}", _mib(cell.get("memory_mib_inference"))
-        yield f"of it activations, batch {batch}", _mib(cell.get("activation_mib"))
-        yield f"memory of training, batch {training}", _mib(cell.get("memory_mib_training"))
-        yield "memory is the", f"{cell.get('memory_of')}; activations: tensors alive at once in a pass"
-    if cell.get("memory_error"):
-        yield "memory not measured", str(cell["memory_error"])
+        yield "memory of the parameters", _mib(cell["params_mib"])
+        yield f"memory of inference, batch {batch}", _mib(cell["memory_mib_inference"])
+        yield f"of it activations, batch {batch}", _mib(cell["activation_mib"])
+        yield f"memory of training, batch {training}", _mib(cell["memory_mib_training"])
+        yield "memory is the", f"{cell['memory_of']}; activations: tensors alive at once in a pass"
+    if error := cell.get("memory_error"):
+        yield "memory not measured", error
     if "energy_of" in cell:
-        joules = cell.get("energy_j_per_image")
+        joules = cell["energy_j_per_image"]
         told = f"{n.significant(joules)} J" if joules is not None else ""
         yield f"energy of an image, batch {cell['energy_batch_size']}", f"{told} {cell['energy_of']}".strip()
 

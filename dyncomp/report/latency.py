@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dyncomp.samples import Rounds, fastest_form, name_of_form
 from dyncomp.samples.forms import COMPILED, DENSE, SPARSE
+from dyncomp.store.schema import TimingRecord
 
 
 @dataclass(frozen=True)
@@ -29,44 +30,42 @@ class CellTiming:
     error: str | None
     graph_breaks: int | None
     not_compiled: str | None
-    record: Mapping[str, Any]
+    record: TimingRecord
 
 
-def timings_of(
-    keys: Iterable[str], timings: Sequence[Mapping[str, Any]], statics: Collection[str]
-) -> list[Mapping[str, Any]]:
+def timings_of(keys: Iterable[str], timings: Sequence[TimingRecord], statics: Collection[str]) -> list[TimingRecord]:
     """The timing records that the figures of these cells come from."""
     used = {id(one.record) for key in keys for one in timed(key, timings, statics)}
     return [timing for timing in timings if id(timing) in used]
 
 
-def timed(key: str, timings: Iterable[Mapping[str, Any]], statics: Collection[str]) -> list[CellTiming]:
+def timed(key: str, timings: Iterable[TimingRecord], statics: Collection[str]) -> list[CellTiming]:
     """The timings of a cell by batch size, the latest of each (`timings` has the latest last)."""
     latest: dict[int, CellTiming] = {}
     for timing in timings:
         if timing.get("form", "sparse") != "sparse":
             continue
-        samples = timing.get("samples_ms", {})
-        error = timing.get("errors", {}).get(key)
-        if samples.get(key) or error:
-            latest[int(timing["batch_size"])] = _cell_timing(key, timing, statics, error)
+        error = timing["errors"].get(key)
+        if timing["samples_ms"].get(key) or error:
+            latest[timing["batch_size"]] = _cell_timing(key, timing, statics, error)
     return [latest[size] for size in sorted(latest)]
 
 
-def _cell_timing(key: str, timing: Mapping[str, Any], statics: Collection[str], error: str | None) -> CellTiming:
-    rounds = Rounds(timing["samples_ms"], timing.get("batches_per_round", 1), timing.get("distinct_rounds", 0))
+def _cell_timing(key: str, timing: TimingRecord, statics: Collection[str], error: str | None) -> CellTiming:
+    rounds = Rounds(timing["samples_ms"], timing["batches_per_round"], timing["distinct_rounds"])
     static = next((one for one in timing["cells"] if one in statics), None)
     name, compiled = fastest_form(rounds, key) if key in statics else key, name_of_form(key, SPARSE + COMPILED)
+    form = timing["forms"].get(compiled)
     return CellTiming(
         key=key,
         name=name,
-        batch_size=int(timing["batch_size"]),
+        batch_size=timing["batch_size"],
         rounds=rounds,
         static=None if static is None else fastest_form(rounds, static),
-        verdict=timing.get("verdicts", {}).get(name),
+        verdict=timing["verdicts"].get(name),
         error=error,
-        graph_breaks=timing.get("forms", {}).get(compiled, {}).get("graph_breaks"),
-        not_compiled=timing.get("not_compiled", {}).get(compiled),
+        graph_breaks=form["graph_breaks"] if form else None,
+        not_compiled=timing["not_compiled"].get(compiled),
         record=timing,
     )
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dyncomp.errors import OutputError
 from dyncomp.store import RecordWarning, Store
+from dyncomp.store.schema import CellRecord, TimingRecord
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,13 @@ class Reading:
     """One look at a folder: everything in a report comes from the same look."""
 
     store: Store
-    cells: tuple[Record, ...]
+    cells: tuple[CellRecord, ...]
     """the latest finished of each cell; those that an edited method has superseded are left out"""
     statics: frozenset[str]
     """keys of all static cells, superseded ones included: timings may still refer to them"""
-    timings: tuple[Record, ...]
+    timings: tuple[TimingRecord, ...]
     problems: tuple[str, ...]
-    """one line for each record that could not be read"""
+    """one line for each record that could not be read, or that holds what nobody knows"""
 
     @cached_property
     def _images(self) -> dict[str, pd.DataFrame | None]:
@@ -55,17 +54,16 @@ def read(store: Store) -> Reading:
     return Reading(
         store=store,
         cells=tuple(_current(cells)),
-        statics=frozenset(cell["key"] for cell in cells if cell.get("role") == "static"),
+        statics=frozenset(cell["key"] for cell in cells if cell["role"] == "static"),
         timings=tuple(timings),
         problems=tuple(str(warning.message) for warning in caught if warning.category is RecordWarning),
     )
 
 
-def _current(cells: Sequence[Record]) -> list[Record]:
+def _current(cells: Sequence[CellRecord]) -> list[CellRecord]:
     """Of cells that differ in nothing but the version of the code, the latest finished; no sources of others."""
-    latest: dict[str, Record] = {}
-    for cell in (cell for cell in cells if cell.get("role") != "source"):  # the latest finished comes last
-        identity = cell.get("identity") or {"key": cell["key"]}
-        kept = {name: identity[name] for name in identity if name not in ("source", "sources", "version")}
+    latest: dict[str, CellRecord] = {}
+    for cell in (cell for cell in cells if cell["role"] != "source"):  # the latest finished comes last
+        kept = {name: value for name, value in cell["identity"].items() if name not in ("source", "sources", "version")}
         latest[json.dumps(kept, sort_keys=True, default=str)] = cell
     return list(latest.values())

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
 
 from dyncomp.report import numbers as n
-from dyncomp.report.reading import Record
 from dyncomp.report.tables import Table, row_of
 from dyncomp.samples import in_words, is_invalid
+from dyncomp.store.schema import (
+    CellRecord,
+    ClassRecord,
+    GapRecord,
+    OperatorRecord,
+    OperatorsRecord,
+    OpinionRecord,
+    OpinionsRecord,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MOST_CLASSES = 20
 """classes up to which all are told; of more, those on which most and least is spent"""
-KINDS = {
+KINDS: Mapping[Literal["priced", "free", "unknown"], str] = {
     "priced": "priced in MACs",
     "free": "free by convention",
     "unknown": "without a known cost",
 }
-PARTS = {
+PARTS: Mapping[Literal["arithmetic", "pace", "gates", "moving", "launches", "smaller_batches"], str] = {
     "arithmetic": "MACs at static's pace",
     "pace": "slower or faster per MAC",
     "gates": "gates",
@@ -28,14 +37,15 @@ PARTS = {
     "launches": "launches",
     "smaller_batches": "smaller batches",
 }
+ENDS: tuple[Literal["mean", "low", "high"], ...] = ("mean", "low", "high")
 HARDLY = 0.01
 """share of the mean from which on a difference in MACs is worth a sentence"""
 APART = 1.25
 """between the speed-up of the passes whose time is taken apart and the realised one: more is a contradiction"""
-COUNTERS = {"torch": "torch's counter", "fvcore": "fvcore"}
+COUNTERS: Mapping[Literal["torch", "fvcore"], str] = {"torch": "torch's counter", "fvcore": "fvcore"}
 
 
-def class_table(classes: Sequence[Record]) -> Table | None:
+def class_table(classes: Sequence[ClassRecord]) -> Table | None:
     """One row per class: images, mean MACs and FLOPs, accuracy; of very many classes the dearest and the cheapest."""
     if len(classes) < 2:
         return None
@@ -47,15 +57,15 @@ def class_table(classes: Sequence[Record]) -> Table | None:
     return Table(headers, tuple(row_of(*_class(row)) for row in rows))
 
 
-def _class(row: Record) -> Iterable[tuple[str, Any]]:
-    yield str(row["class"]), str(row["class"])
+def _class(row: ClassRecord) -> Iterable[tuple[str, Any]]:
+    yield row["class"], row["class"]
     yield n.fixed(row["images"], 0), row["images"]
     yield n.macs(row["macs"]), row["macs"]
     yield n.macs(2 * row["macs"]), 2 * row["macs"]
     yield n.percent(row["top1"]), row["top1"]
 
 
-def operator_table(operators: Record | None) -> Table | None:
+def operator_table(operators: OperatorsRecord | None) -> Table | None:
     """One row per operator that takes time: what the convention calls it, calls, share of the time in operators."""
     if not operators:
         return None
@@ -67,21 +77,21 @@ def operator_table(operators: Record | None) -> Table | None:
     return Table(("operator", "kind", "calls", "share of operators' time"), tuple(rows))
 
 
-def _operator(entry: Record, kind: str) -> Iterable[tuple[str, Any]]:
-    yield str(entry["operator"]), str(entry["operator"])
+def _operator(entry: OperatorRecord, kind: str) -> Iterable[tuple[str, Any]]:
+    yield entry["operator"], entry["operator"]
     yield kind, kind
     yield n.fixed(entry["calls"], 0), entry["calls"]
     yield n.fixed(100 * entry["share"], 1, " %"), 100 * entry["share"]
 
 
-def gap_table(cells: Iterable[Record], frame: pd.DataFrame | None = None) -> Table | None:
+def gap_table(cells: Iterable[CellRecord], frame: pd.DataFrame | None = None) -> Table | None:
     """One row per method and batch size: the parts of its time in percent of static's, which add up to `all`.
 
     What its own passes, or the realised speed-ups of `frame`, say against it stands beside it.
     """
     realised = {} if frame is None else frame.set_index(["key", "batch_size"])["speedup_realised"].to_dict()
     rows = [
-        row_of(*_gap(cell, gap, realised.get((cell.get("key"), gap["batch_size"]))))
+        row_of(*_gap(cell, gap, realised.get((cell["key"], gap["batch_size"]))))
         for cell in cells
         for gap in cell.get("gaps") or ()
     ]
@@ -89,8 +99,8 @@ def gap_table(cells: Iterable[Record], frame: pd.DataFrame | None = None) -> Tab
     return Table(headers, tuple(rows)) if rows else None
 
 
-def _gap(cell: Record, gap: Record, realised: float | None) -> Iterable[tuple[str, Any]]:
-    name = f"{cell.get('spec')}, {cell.get('backbone')} on {cell.get('dataset')}, seed {cell.get('seed')}"
+def _gap(cell: CellRecord, gap: GapRecord, realised: float | None) -> Iterable[tuple[str, Any]]:
+    name = f"{cell['spec']}, {cell['backbone']} on {cell['dataset']}, seed {cell['seed']}"
     yield name, name
     yield n.fixed(gap["batch_size"], 0), gap["batch_size"]
     for part in PARTS:
@@ -103,7 +113,7 @@ def _gap(cell: Record, gap: Record, realised: float | None) -> Iterable[tuple[st
     yield told, told
 
 
-def _relied_on(gap: Record, ratio: float, realised: float | None) -> str:
+def _relied_on(gap: GapRecord, ratio: float, realised: float | None) -> str:
     """The verdict on the passes; where they contradict the timing, that."""
     told = str(gap.get("verdict") or n.MISSING)  # records of former versions have none
     if n.missing(realised) or not realised or 1 / APART < ratio / realised < APART or is_invalid(told):
@@ -111,27 +121,26 @@ def _relied_on(gap: Record, ratio: float, realised: float | None) -> str:
     return in_words([f"the timing says {n.ratio(realised)}"])
 
 
-def facts(cell: Record) -> Iterator[tuple[str, str]]:
+def facts(cell: CellRecord) -> Iterator[tuple[str, str]]:
     """Lines for one cell: right and wrong answers, difficulty, what other counters say, time without a known cost."""
-    if cell.get("macs_std") and None not in (cell.get("macs_right"), cell.get("macs_wrong")):
+    if cell["macs_std"] and None not in (cell["macs_right"], cell["macs_wrong"]):
         yield "MACs of images answered rightly, wrongly", f"{n.both(cell['macs_right'])}, {n.both(cell['macs_wrong'])}"
     if (r := cell.get("macs_difficulty_rank_correlation")) is not None:
         yield "rank correlation of MACs with difficulty", f"{n.fixed(r, 2)} ({_bounds(cell)})"
-    for name, text in COUNTERS.items():
-        opinion = (cell.get("second_opinions") or {}).get(name)
-        if opinion is not None:
-            yield f"one image by {text}", _opinion(opinion, cell["second_opinions"])
-    for operator, calls in (cell.get("uncounted_calls") or {}).items():
+    if opinions := cell.get("second_opinions"):
+        for name, text in COUNTERS.items():
+            yield f"one image by {text}", _opinion(opinions[name], opinions)
+    for operator, calls in cell["uncounted_calls"].items():
         yield "without a known cost", f"{operator}, {calls} calls over the test images"
-    if cell.get("time_error"):
-        yield "time by part", f"not measured: {cell['time_error']}"
+    if error := cell.get("time_error"):
+        yield "time by part", f"not measured: {error}"
 
 
-def _opinion(theirs: Record, ours: Record) -> str:
+def _opinion(theirs: OpinionRecord, ours: OpinionsRecord) -> str:
     if "error" in theirs:
-        return str(theirs["error"])
+        return theirs["error"]
     text = f"{n.both(theirs['macs'])}; ours {n.both(ours['macs'])}"
-    apart = theirs.get("differences") or {}
+    apart = theirs["differences"]
     if not apart:
         return text
     share = n.points(100 * (theirs["macs"] / ours["macs"] - 1)) if ours["macs"] else n.MISSING
@@ -139,12 +148,12 @@ def _opinion(theirs: Record, ours: Record) -> str:
     return f"{text}; {share} %, by {parts}"
 
 
-def _bounds(cell: Mapping[str, Any]) -> str:
-    low, high = (n.fixed(cell[f"macs_difficulty_rank_correlation_{end}"], 2) for end in ("low", "high"))
-    return f"95 % interval {low} to {high}"
+def _bounds(cell: CellRecord) -> str:
+    low, high = cell["macs_difficulty_rank_correlation_low"], cell["macs_difficulty_rank_correlation_high"]
+    return f"95 % interval {n.fixed(low, 2)} to {n.fixed(high, 2)}"
 
 
-def clauses(cells: pd.DataFrame, records: Sequence[Record]) -> Iterator[str]:
+def clauses(cells: pd.DataFrame, records: Sequence[CellRecord]) -> Iterator[str]:
     """What a method spends on wrong and on harder images, said where its gates tell images apart."""
     if not (cells["macs_std"] > 0).any():
         return
@@ -152,12 +161,11 @@ def clauses(cells: pd.DataFrame, records: Sequence[Record]) -> Iterator[str]:
     yield from _on_harder(records)
 
 
-def _on_wrong(records: Sequence[Record]) -> Iterator[str]:
-    known = [r for r in records if r.get("macs_wrong_less_right")]
+def _on_wrong(records: Sequence[CellRecord]) -> Iterator[str]:
+    known = [(found, record["macs"]) for record in records if (found := record["macs_wrong_less_right"])]
     if not known:
         return
-    ends = ("mean", "low", "high")
-    mean, low, high = (sum(r["macs_wrong_less_right"][end] / r["macs"] for r in known) / len(known) for end in ends)
+    mean, low, high = (fmean(found[end] / macs for found, macs in known) for end in ENDS)
     if low <= 0 <= high or abs(mean) < HARDLY:
         yield "it spends about the same on images that it gets wrong as on the others"
     else:
@@ -165,12 +173,12 @@ def _on_wrong(records: Sequence[Record]) -> Iterator[str]:
         yield f"it spends {n.fixed(100 * abs(mean), 0, ' %')} {more} on images that it gets wrong than on the others"
 
 
-def _on_harder(records: Sequence[Record]) -> Iterator[str]:
+def _on_harder(records: Sequence[CellRecord]) -> Iterator[str]:
     name = "macs_difficulty_rank_correlation"
-    known = [r for r in records if r.get(name) is not None]
+    known: list[Mapping[str, Any]] = [record for record in records if record.get(name) is not None]
     if not known:
         return
-    r, low, high = (sum(one[f"{name}{end}"] for one in known) / len(known) for end in ("", "_low", "_high"))
+    r, low, high = (fmean(record[f"{name}{end}"] for record in known) for end in ("", "_low", "_high"))
     text = f"rank correlation of MACs with difficulty {n.fixed(r, 2)} ({n.fixed(low, 2)} to {n.fixed(high, 2)})"
     if low > 0:
         yield f"it spends more on harder images ({text})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import latency
@@ -10,6 +10,7 @@ from dyncomp.report.controls import columns, settings
 from dyncomp.report.numbers import missing
 from dyncomp.report.reading import Reading, read
 from dyncomp.store import Store
+from dyncomp.store.schema import CellRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,9 +98,9 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return (*setting, *named, row.get("batch_size") or 0)
 
 
-def _rows(cell: Mapping[str, Any], reading: Reading) -> list[dict[str, Any]]:
+def _rows(cell: CellRecord, reading: Reading) -> list[dict[str, Any]]:
     shared = _labels(cell)
-    if cell.get("status") != "ok":
+    if cell["status"] != "ok":
         return [shared]
     shared |= _measured(cell)
     found = latency.timed(cell["key"], reading.timings, reading.statics)
@@ -111,25 +112,26 @@ def _rows(cell: Mapping[str, Any], reading: Reading) -> list[dict[str, Any]]:
     ] or [shared]
 
 
-def _labels(cell: Mapping[str, Any]) -> dict[str, Any]:
-    named = {name: cell.get(name) for name in (*LABELS, "role", "control_of", "error", "key")}
-    return named | {"warnings": "; ".join(map(str, cell.get("warnings") or ())) or None}
+def _labels(cell: CellRecord) -> dict[str, Any]:
+    named = _copied(cell, (*LABELS, "role", "control_of", "error", "key"))
+    return named | {"warnings": "; ".join(cell["warnings"]) or None}
 
 
-def _measured(cell: Mapping[str, Any]) -> dict[str, Any]:
-    copied = {name: cell[name] for name in COLUMNS if name in cell and name not in TEXTS}
-    gates = cell.get("gates") or ()
-    images = cell.get("images")
-    executed = cell.get("executed_macs")
-    time_shares = (cell.get("operators") or {}).get("shares") or {}
-    return copied | {
-        "flops": 2 * cell["macs"] if cell.get("macs") is not None else None,
-        "executed_macs_per_image": executed / images if executed is not None and images else None,
-        **{f"time_share_{kind}": time_shares.get(kind) for kind in ("free", "unknown")},
-        "gates": sum(gate.get("units", 1) for gate in gates),
-        "gates_always_on": sum(gate.get("always_on", gate["rate_test"] == 1) for gate in gates),
-        "gates_always_off": sum(gate.get("always_off", gate["rate_test"] == 0) for gate in gates),
+def _measured(cell: CellRecord) -> dict[str, Any]:
+    gates, operators = cell["gates"], cell.get("operators")
+    return _copied(cell, [name for name in COLUMNS if name not in TEXTS]) | {
+        "flops": 2 * cell["macs"],
+        "executed_macs_per_image": cell["executed_macs"] / cell["images"],
+        "time_share_free": operators["shares"]["free"] if operators else None,
+        "time_share_unknown": operators["shares"]["unknown"] if operators else None,
+        "gates": sum(gate["units"] for gate in gates),
+        "gates_always_on": sum(gate["always_on"] for gate in gates),
+        "gates_always_off": sum(gate["always_off"] for gate in gates),
     }
+
+
+def _copied(cell: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: cell[name] for name in names if name in cell}
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import numbers as n
-from dyncomp.report.reading import Record
 from dyncomp.report.table import summary
+from dyncomp.store.schema import GateRecord, StageRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,49 +152,47 @@ def _gain(cells: pd.DataFrame, over: str) -> tuple[str, Any]:
     return text, points
 
 
-def gate_table(gates: Sequence[Record]) -> Table | None:
+def gate_table(gates: Sequence[GateRecord]) -> Table | None:
     """One row per gate: how often it is on, what it decides about, what is wrong with it."""
     headers = ("site", "unit", "on (test)", "on (calibration)", "unit MACs", "unit FLOPs", "gate MACs", "gate FLOPs")
     rows = [row_of(*_gate(gate)) for gate in gates]
     return Table((*headers, "input dependence (bits)", "flag"), tuple(rows)) if rows else None
 
 
-def _gate(gate: Record) -> Iterable[tuple[str, Any]]:
-    yield str(gate["site"]), str(gate["site"])
-    many = gate.get("units", 1) > 1
+def _gate(gate: GateRecord) -> Iterable[tuple[str, Any]]:
+    yield gate["site"], gate["site"]
+    many = gate["units"] > 1
     yield (f"{gate['units']} units, means" if many else str(gate["unit"])), -1 if many else gate["unit"]
-    for name in ("rate_test", "rate_calibration"):
-        rate = gate.get(name)
-        yield n.fixed(None if rate is None else 100 * rate, 1, " %"), rate
-    for name in ("unit_macs", "overhead_macs"):
-        yield from both(gate.get(name))
-    yield n.fixed(gate.get("input_dependence"), 3), gate.get("input_dependence")
+    for rate in (gate["rate_test"], gate["rate_calibration"]):
+        yield n.fixed(100 * rate, 1, " %"), rate
+    yield from (*both(gate["unit_macs"]), *both(gate["overhead_macs"]))
+    yield n.fixed(gate["input_dependence"], 3), gate["input_dependence"]
     flag = _flag(gate)
     yield flag, flag
 
 
-def _flag(gate: Record) -> str:
+def _flag(gate: GateRecord) -> str:
     """Whether the gate never varies, and on which split; for many units how many do not."""
-    if gate.get("units", 1) > 1:
-        counts = ((gate[name], name.replace("_", " ")) for name in ("always_on", "always_off"))
+    if gate["units"] > 1:
+        counts = ((gate["always_on"], "always on"), (gate["always_off"], "always off"))
         return ", ".join(f"{count} {state}" for count, state in counts if count)
-    stuck: dict[Any, str] = {0: "always off", 1: "always on"}
-    test, calibration = (stuck.get(gate.get(name), "") for name in ("rate_test", "rate_calibration"))
+    stuck = {0.0: "always off", 1.0: "always on"}
+    test, calibration = (stuck.get(rate, "") for rate in (gate["rate_test"], gate["rate_calibration"]))
     if test == calibration:
         return test
     splits = ((test, "test"), (calibration, "calibration"))
     return ", ".join(f"{state} ({split})" for state, split in splits if state)
 
 
-def stage_table(stages: Sequence[Record]) -> Table | None:
+def stage_table(stages: Sequence[StageRecord]) -> Table | None:
     """One row per stage of training."""
     rows = [
         row_of(
-            (str(stage.get("name")), str(stage.get("name"))),
-            (n.plain(stage.get("epochs")), stage.get("epochs")),
-            (n.significant(stage.get("loss_first")), stage.get("loss_first")),
-            (n.significant(stage.get("loss_last")), stage.get("loss_last")),
-            (n.fixed(stage.get("seconds"), 1), stage.get("seconds")),
+            (stage["name"], stage["name"]),
+            (n.plain(stage["epochs"]), stage["epochs"]),
+            (n.significant(stage["loss_first"]), stage["loss_first"]),
+            (n.significant(stage["loss_last"]), stage["loss_last"]),
+            (n.fixed(stage["seconds"], 1), stage["seconds"]),
         )
         for stage in stages
     ]

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyncomp.errors import InvalidValue, OutputError
+from dyncomp.store.schema import ImageColumns, keys_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("label", "prediction", "macs", "route")
+COLUMNS = tuple(keys_of(ImageColumns))
 
 
 def parquet_bytes(images: Mapping[str, Any]) -> bytes:

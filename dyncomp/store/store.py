@@ -7,7 +7,8 @@
     records/timing-KEY.json  raw samples of the networks that were timed against each other
     checkpoints/KEY.safetensors
 
-A record is there or not, never in half; nothing is ever deleted but by writing the same key again.
+What each of them says, key by key: `dyncomp.store.schema`. A record is there or not, never in half; nothing is ever
+deleted but by writing the same key again.
 """
 
 from __future__ import annotations
@@ -17,22 +18,36 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from dyncomp.errors import InvalidValue, OutputError
 from dyncomp.store.files import TEMP_PREFIX, json_bytes, plain, told_in_one_line, write_atomically
 from dyncomp.store.images import parquet_bytes, read_parquet
+from dyncomp.store.schema import (
+    CellContent,
+    CellRecord,
+    ConfigContent,
+    ConfigRecord,
+    Fit,
+    ImageColumns,
+    NewRole,
+    Resources,
+    TimingContent,
+    TimingRecord,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Record = dict[str, Any]
+T = TypeVar("T", CellRecord, TimingRecord)
+MOST_TOLD = 3
+"""things that do not fit a record, and are told one by one"""
 
 
 class RecordWarning(UserWarning):
-    """A record that cannot be read; it is skipped, and stays where it is."""
+    """A record that cannot be read, which is skipped and stays where it is; or one that holds what nobody knows."""
 
 
 def cell_key(identity: Mapping[str, Any]) -> str:
@@ -50,7 +65,7 @@ class Store:
         self.folder = folder
 
     @classmethod
-    def create(cls, folder: Path, config: Mapping[str, Any]) -> Store:
+    def create(cls, folder: Path, config: ConfigContent) -> Store:
         """Make the folder, or open one of ours, and write `config` into it.
 
         Raises `OutputError`, and touches nothing, where the folder holds something else or
@@ -92,16 +107,16 @@ class Store:
         return self.folder / "records"
 
     @property
-    def config(self) -> Record:
-        """The resolved config of the last run, `dyncomp_output` included."""
-        return self._examined()
+    def config(self) -> ConfigRecord:
+        """The resolved config of the last run."""
+        return cast(ConfigRecord, Fit.of(self._examined(), ConfigRecord).record)
 
-    def write_cell(self, record: Mapping[str, Any], images: Mapping[str, Any] | None) -> None:
+    def write_cell(self, record: CellContent, images: ImageColumns | None) -> None:
         """Write one cell under its `key`; `images` are its per-image columns, None where it failed.
 
         The per-image file and the record appear together; the record comes last and commits both.
         """
-        path = self._record_path(record)
+        path = self._record_path(record["key"])
         parquet = path.with_suffix(".parquet")
         content = json_bytes({"schema": self.schema, "kind": "cell", **record})
         if images is None:
@@ -110,37 +125,34 @@ class Store:
         else:
             write_atomically({parquet: parquet_bytes(images), path: content})
 
-    def add_to_cell(self, key: str, figures: Mapping[str, Any]) -> Record:
-        """Add figures to the record of that key, in place of those of the same name; returns the whole record.
+    def add_to_cell(self, key: str, figures: Resources | NewRole) -> None:
+        """Add figures to the record of that key, in place of those of the same name.
 
         Raises `OutputError` where there is no such record.
         """
-        record = self.cell(key)
-        if record is None:
+        if self.cell(key) is None:
             raise OutputError(f"{self.folder} has no record of cell {key} that can be read; run the same command again")
-        record |= figures
-        write_atomically({self._record_path(record): json_bytes(record)})
-        return record
+        path = self._record_path(key)
+        written = json.loads(path.read_bytes())  # as it is: stand-ins for what it lacks are no part of it
+        write_atomically({path: json_bytes({**written, **figures})})
 
-    def cell(self, key: str) -> Record | None:
+    def cell(self, key: str) -> CellRecord | None:
         """The record of that key; None where there is none, or none that can be read."""
         path = self.records / f"{key}.json"
-        return self._read(path, "cell") if path.is_file() else None
+        return self._read(path, CellRecord) if path.is_file() else None
 
-    def cells(self) -> list[Record]:
+    def cells(self) -> list[CellRecord]:
         """All cells, the latest finished last; one that cannot be read is warned of by name."""
-        records = self._read_all("cell")
-        return sorted(records, key=lambda record: (record.get("finished_at") or "", record["key"]))
+        return sorted(self._read_all(CellRecord), key=lambda cell: (cell["finished_at"], cell["key"]))
 
-    def write_timing(self, record: Mapping[str, Any]) -> None:
+    def write_timing(self, record: TimingContent) -> None:
         """Write one timing (raw samples of several cells at one batch size) under its `key`."""
-        path = self._record_path(record, prefix="timing-")
+        path = self._record_path(record["key"], prefix="timing-")
         write_atomically({path: json_bytes({"schema": self.schema, "kind": "timing", **record})})
 
-    def timings(self) -> list[Record]:
+    def timings(self) -> list[TimingRecord]:
         """All timings, the latest started last."""
-        records = self._read_all("timing")
-        return sorted(records, key=lambda record: (record.get("started_at") or "", record["key"]))
+        return sorted(self._read_all(TimingRecord), key=lambda timing: (timing["started_at"], timing["key"]))
 
     def images(self, key: str) -> pd.DataFrame:
         """`label`, `prediction`, `macs`, `route` (a 0 or 1 per unit, or hexadecimal), one row per test image.
@@ -153,32 +165,38 @@ class Store:
         """Where the trained weights of that cell lie, or will lie."""
         return self.folder / "checkpoints" / f"{key}.safetensors"
 
-    def _record_path(self, record: Mapping[str, Any], prefix: str = "") -> Path:
-        key = record.get("key")
+    def _record_path(self, key: object, prefix: str = "") -> Path:
         if not isinstance(key, str) or not re.fullmatch(r"[0-9a-zA-Z_-]{1,64}", key):
             raise InvalidValue(f"a record's key is a name of a file; given: {key!r}; use cell_key(identity)")
         return self.records / f"{prefix}{key}.json"
 
-    def _read_all(self, kind: str) -> list[Record]:
+    def _read_all(self, kind: type[T]) -> list[T]:
         paths = sorted(self.records.glob("*.json"))
-        wanted = [path for path in paths if path.name.startswith("timing-") == (kind == "timing")]
+        wanted = [path for path in paths if path.name.startswith("timing-") == (kind is TimingRecord)]
         read = (self._read(path, kind) for path in wanted if not path.name.startswith(TEMP_PREFIX))
         return [record for record in read if record is not None]
 
-    def _read(self, path: Path, kind: str) -> Record | None:
+    def _read(self, path: Path, kind: type[T]) -> T | None:
+        """The record, with what records of former versions lack; None, and a warning by name, where it does not fit."""
+        name = "timing" if kind is TimingRecord else "cell"
         try:
-            record = json.loads(path.read_bytes())
-            if record["kind"] != kind or not isinstance(record["key"], str):
-                raise ValueError(f"not a record of kind {kind}")
-            if record["schema"] > self.schema:
-                raise ValueError(f"schema {record['schema']} is newer than this dyncomp")
+            written = json.loads(path.read_bytes())
+            if written["kind"] != name or not isinstance(written["key"], str):
+                raise ValueError(f"not a record of kind {name}")
+            if written["schema"] > self.schema:
+                raise ValueError(f"schema {written['schema']} is newer than this dyncomp")
+            fit = Fit.of(written, kind)
+            if fit.faults:
+                raise ValueError(_few(fit.faults))
         except (OSError, ValueError, TypeError, KeyError) as error:
             why = f"{type(error).__name__}: {error}"
             warnings.warn(f"records/{path.name} is skipped ({why})", RecordWarning, stacklevel=4)
             return None
-        return dict(record)
+        if fit.oddities:
+            warnings.warn(f"records/{path.name} is read, but: {_few(fit.oddities)}", RecordWarning, stacklevel=4)
+        return cast(T, fit.record)
 
-    def _examined(self) -> Record:
+    def _examined(self) -> dict[str, Any]:
         """The folder's config, empty where nothing is there; `OutputError` if it is not ours."""
         with told_in_one_line("use", self.folder):
             if not os.path.lexists(self.folder):
@@ -189,7 +207,7 @@ class Store:
             return {}
         return self._ours(text)
 
-    def _ours(self, text: bytes) -> Record:
+    def _ours(self, text: bytes) -> dict[str, Any]:
         try:
             config = json.loads(text)
             version = config["dyncomp_output"]
@@ -204,3 +222,9 @@ class Store:
                 f"one knows {self.schema}); use that version, or for a new run a new folder"
             )
         return dict(config)
+
+
+def _few(texts: Sequence[str]) -> str:
+    """The first of them, and how many there are besides."""
+    more = len(texts) - MOST_TOLD
+    return "; ".join([*texts[:MOST_TOLD], *([f"and {more} more"] if more > 0 else [])])

@@ -87,7 +87,7 @@ def test_every_wrong_value_is_one_line(name: str, given: Any) -> None:
 
 def test_all_of_it_goes_into_json() -> None:
     config = Config(methods="static", seeds=[0, 1], include_path=[Path("a.py")], output=Path("x"))  # type: ignore[arg-type]
-    written = json.loads(json.dumps(config.as_json()))
+    written = json.loads(json.dumps(config.as_record()))
     assert Config(**written) == config
 
 

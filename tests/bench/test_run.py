@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,25 @@ import torch
 from safetensors import safe_open
 
 import dyncomp
-from dyncomp.bench import Outcome, runner, timeshares, timing
+from dyncomp.bench import Config, Outcome, runner, timeshares, timing
 from dyncomp.bench.events import CellTrains, Event
+from dyncomp.bench.plan import LeftOut
 from dyncomp.bench.stamp import git_commit
 from dyncomp.errors import DyncompError, InvalidValue, OutputError
 from dyncomp.profile import child
 from dyncomp.profile.allocator import KEEPS, USUAL
 from dyncomp.store import Store
+from dyncomp.store.schema import (
+    CellRecord,
+    ConfigRecord,
+    Fit,
+    LeftOutRecord,
+    OptionsRecord,
+    RecipeRecord,
+    TimingRecord,
+    keys_of,
+)
+from dyncomp.train import Recipe
 from tests.jobs import PLAIN, TINY, Listening, config, plugin
 
 SKIPNET = "skipnet(pretraining=0.5)"
@@ -95,6 +108,20 @@ def test_results_have_the_promised_columns(finished: Path) -> None:
     assert not table[COLUMNS].isna().any().any()
     assert (table["flops"] == 2 * table["macs"]).all()
     assert (table["status"] == "ok").all()
+
+
+def test_every_file_says_what_is_described(finished: Path) -> None:
+    kinds = {"cell": CellRecord, "timing": TimingRecord, None: ConfigRecord}
+    found = [json.loads(path.read_bytes()) for path in (finished / "config.json", *finished.glob("records/*.json"))]
+    assert {record.get("kind") for record in found} == set(kinds)
+    for record in found:
+        fit = Fit.of(record, kinds[record.get("kind")])
+        assert (fit.faults, fit.oddities, fit.record) == ([], [], record)  # and needs no stand-ins
+
+
+def test_options_and_recipe_are_described() -> None:
+    for described, made in ((OptionsRecord, Config), (RecipeRecord, Recipe), (LeftOutRecord, LeftOut)):
+        assert list(keys_of(described)) == [field.name for field in fields(made)]
 
 
 def test_every_record_is_consistent(finished: Path) -> None:

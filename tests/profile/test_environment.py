@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
@@ -25,5 +25,8 @@ def test_is_json_and_says_what_runs() -> None:
 
 
 def test_a_missing_package_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dyncomp.profile.machine.PACKAGES", ("no-such-package",))
-    assert environment(torch.device("cpu"))["no-such-package"] == "not installed"
+    def absent(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("dyncomp.profile.machine.version", absent)
+    assert environment(torch.device("cpu"))["pandas"] == "not installed"

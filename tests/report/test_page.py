@@ -9,6 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from dyncomp.errors import OutputError
@@ -20,7 +21,7 @@ from dyncomp.report.plotdata import Figure, colours
 from dyncomp.report.reading import read
 from dyncomp.report.table import results_of
 from dyncomp.store import RecordWarning, Store
-from tests.records import failed_cell, skipnet_cell, static_cell, timing
+from tests.records import ENVIRONMENT, failed_cell, gate_rows, skipnet_cell, static_cell, timing
 
 EVIL = "<script>alert('1')</script>\"'&{{ 7 * 7 }}|`*"
 
@@ -138,9 +139,10 @@ def test_text_from_a_record_stays_text(empty: Store, field: str) -> None:
 
 
 def test_errors_warnings_gates_and_stages_stay_text(empty: Store) -> None:
-    used = [{"site": EVIL, "unit": 0, "rate_test": 1.0, "rate_calibration": 1.0}]
-    stages = [{"name": EVIL, "epochs": 1, "loss_first": 1.0, "loss_last": None, "seconds": 1.0}]
-    environment = {EVIL: EVIL}
+    (gate,) = gate_rows(np.ones((3, 1), dtype=bool), [5], 1)
+    used = [{**gate, "site": EVIL}]
+    stages = [{"name": EVIL, "epochs": 1, "loss_first": 1.0, "loss_last": None, "seconds": 1.0, "log": []}]
+    environment = {**ENVIRONMENT, "processor": EVIL, "argv": [EVIL]}
     failed_cell(empty, error=EVIL, traceback=EVIL)
     key = static_cell(empty, gates=used, stages=stages, warnings=[EVIL], environment=environment)
     timing(empty, [key], 8, (1.0,), errors={key: EVIL})
@@ -183,13 +185,12 @@ def test_uncounted_operators_are_a_warning(empty: Store) -> None:
         (0.0, 0.0, "always off"),
         (1.0, 0.99, "always on (test)"),
         (0.5, 0.0, "always off (calibration)"),
-        (1.0, None, "always on (test)"),
         (0.5, 0.5, ""),
     ],
 )
-def test_flag_of_a_gate(empty: Store, test: float, calibration: float | None, flag: str) -> None:
-    gate = {"site": "s", "unit": 0, "rate_test": test, "rate_calibration": calibration, "unit_macs": 5}
-    static_cell(empty, gates=[gate])
+def test_flag_of_a_gate(empty: Store, test: float, calibration: float, flag: str) -> None:
+    (gate,) = gate_rows(np.ones((3, 1), dtype=bool), [5], 1)
+    static_cell(empty, gates=[{**gate, "site": "s", "rate_test": test, "rate_calibration": calibration}])
     row = next(line for line in markdown_of(empty).splitlines() if line.startswith("| s |"))
     assert row.removesuffix("|").split(" | ")[-1].strip() == flag
 
@@ -240,7 +241,8 @@ def test_only_timings_that_the_numbers_come_from_are_described(empty: Store) -> 
     static, skipnet = static_cell(empty), skipnet_cell(empty)
     for at, machine in enumerate(("the first", "the second")):
         when = f"2026-01-01T10:0{at}:00+00:00"
-        timing(empty, [static, skipnet], 8, [2.0, 1.0], environment={"processor": machine}, started_at=when)
+        where = {**ENVIRONMENT, "processor": machine}
+        timing(empty, [static, skipnet], 8, [2.0, 1.0], environment=where, started_at=when)
     reading = read(empty)
     told = dict(content(reading, results_of(reading)).environment)
     assert told["processor"] == "A Processor, the second"  # the cells', and the timing's

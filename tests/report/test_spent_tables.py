@@ -15,13 +15,17 @@ from dyncomp.report.spent import class_table, clauses, facts, gap_table, operato
 from dyncomp.report.table import csv_text, results_of
 from dyncomp.report.tables import Table
 from dyncomp.store import Store
-from tests.records import skipnet_cell, static_cell
+from tests.records import ENVIRONMENT, skipnet_cell, static_cell
 
 CLASSES = [
     {"class": "cat", "images": 5, "macs": 2e6, "flops": 4e6, "top1": 80.0},
     {"class": "dog", "images": 7, "macs": 3e6, "flops": 6e6, "top1": 100.0},
 ]
 OPERATORS = {
+    "batch_size": 64,
+    "batches": 2,
+    "wall_ms": 9.0,
+    "operators_ms": 8.0,
     "shares": {"priced": 0.5, "free": 0.375, "unknown": 0.125},
     "top": {
         "priced": [{"operator": "aten.convolution", "calls": 30, "share": 0.5}],
@@ -31,6 +35,14 @@ OPERATORS = {
 }
 GAP = {
     "batch_size": 8,
+    "cycles": 5,
+    "verdict": "VALID",
+    "stopwatch_slowdown": 1.1,
+    "call_us": 1.0,
+    "calls": 90.0,
+    "calls_static": 60.0,
+    "macs": 1e6,
+    "flops": 2e6,
     "static_ms": 20.0,
     "method_ms": 25.0,
     "parts_ms": {
@@ -44,14 +56,18 @@ GAP = {
 }
 OPINIONS = {
     "macs": 1_000_000,
-    "torch": {"macs": 1_000_000, "by_operator": {}, "differences": {}},
+    "flops": 2_000_000,
+    "by_operator": {},
+    "torch": {"macs": 1_000_000, "flops": 2_000_000, "by_operator": {}, "differences": {}},
     "fvcore": {
         "macs": 1_030_000,
+        "flops": 2_060_000,
         "by_operator": {},
         "differences": {"batch_norm": 40_000, "matrix products": -10_000},
         "unsupported": {},
     },
 }
+CELL = {"key": "k", "spec": "a", "backbone": "b", "dataset": "c", "seed": 0}
 MORE: dict[str, Any] = {
     "macs_by_class": CLASSES,
     "macs_right": 700_000.0,
@@ -63,6 +79,9 @@ MORE: dict[str, Any] = {
     "macs_difficulty_rank_correlation_p_value": 1e-9,
     "operators": OPERATORS,
     "gaps": [GAP],
+    "time_error": None,
+    "resources_at": "2026-01-01T10:02:00+00:00",
+    "resources_environment": ENVIRONMENT,
     "second_opinions": OPINIONS,
     "uncounted_calls": {"aten._fft_c2c": 2},
 }
@@ -96,8 +115,10 @@ def test_operators_by_kind() -> None:
 
 
 def test_the_gap_is_in_percent_of_static() -> None:
-    (row,) = texts(gap_table([{"spec": "a", "backbone": "b", "dataset": "c", "seed": 0, "gaps": [GAP]}]))
-    assert row[1:] == ["8", "50 %", "-5 %", "30 %", "20 %", "5 %", "25 %", "125 %", "0.80x", numbers.MISSING]
+    (row,) = texts(gap_table([{**CELL, "gaps": [GAP]}]))
+    assert row[1:] == ["8", "50 %", "-5 %", "30 %", "20 %", "5 %", "25 %", "125 %", "0.80x", "VALID"]
+    former = {name: value for name, value in GAP.items() if name != "verdict"}
+    assert texts(gap_table([{**CELL, "gaps": [former]}]))[0][-1] == numbers.MISSING
     assert gap_table([{"gaps": []}, {"gaps": None}, {}]) is None
 
 
@@ -112,7 +133,7 @@ def test_the_gap_is_in_percent_of_static() -> None:
     ],
 )
 def test_a_gap_that_the_timing_contradicts_is_invalid(verdict: str | None, realised: float | None, told: str) -> None:
-    cell = {"key": "k", "gaps": [{**GAP, "verdict": verdict}]}
+    cell = {**CELL, "gaps": [{**GAP, "verdict": verdict}]}
     frame = pd.DataFrame({"key": ["k", "other"], "batch_size": [8, 8], "speedup_realised": [realised, 7.0]})
     (row,) = texts(gap_table([cell], frame))
     assert row[-1] == told
@@ -124,9 +145,10 @@ def test_facts_name_what_the_counters_differ_by() -> None:
     assert told["one image by fvcore"].endswith("; +3.0 %, by batch_norm +40.0 k and matrix products -10.0 k")
     assert told["without a known cost"] == "aten._fft_c2c, 2 calls over the test images"
     assert told["rank correlation of MACs with difficulty"] == "0.31 (95 % interval 0.27 to 0.35)"
-    failed = {"second_opinions": {"macs": 1, "fvcore": {"error": "could not count: X: y"}}}
-    assert dict(facts(failed)) == {"one image by fvcore": "could not count: X: y"}
-    assert list(facts({})) == []
+    failed = {"macs": 1, "fvcore": {"error": "could not count: X: y"}, "torch": {"error": "cannot"}}
+    nothing = {"macs_std": 0.0, "uncounted_calls": {}}
+    assert dict(facts({**nothing, "second_opinions": failed}))["one image by fvcore"] == "could not count: X: y"
+    assert list(facts(nothing)) == []
 
 
 def record(low: float, high: float, r: float = 0.0) -> dict[str, Any]:
@@ -149,7 +171,7 @@ def test_clauses(found: dict[str, Any], expected: list[str]) -> None:
     for clause, words_of_it in zip(clauses(varied, [found]), expected, strict=True):
         assert words_of_it in clause
     assert list(clauses(pd.DataFrame({"macs_std": [0.0]}), [found])) == []
-    assert list(clauses(varied, [{"macs": 100.0}])) == []
+    assert list(clauses(varied, [{"macs": 100.0, "macs_wrong_less_right": None}])) == []
 
 
 def test_all_of_it_is_in_table_words_and_pages(empty: Store) -> None:

@@ -122,7 +122,20 @@ def test_records_from_before_verdicts_have_none(store: Store) -> None:
 
 def test_failed_cell_has_its_error_and_nothing_measured(store: Store) -> None:
     row = row_of(results(store), "blockdrop")
-    named = ["method", "spec", "backbone", "dataset", "seed", "budget", "device", "status", "role", "error", "key"]
+    named = [
+        "method",
+        "spec",
+        "backbone",
+        "dataset",
+        "seed",
+        "budget",
+        "device",
+        "status",
+        "role",
+        "control_of",
+        "error",
+        "key",
+    ]
     assert [name for name in COLUMNS if not pd.isna(row[name])] == [name for name in COLUMNS if name in named]
     assert row["error"] == "TypeError: build() takes 1 positional argument"
     assert row["status"] == "failed"
@@ -232,7 +245,8 @@ def test_report_needs_no_torch() -> None:
 def test_other_forms_have_columns_beside_the_deployed_one(empty: Store) -> None:
     static, own = static_cell(empty), skipnet_cell(empty)
     names = [static, own, f"{own}.dense", f"{own}.sparse_compiled"]
-    forms = {f"{own}.sparse_compiled": {"graph_breaks": 5}}
+    form = {"form": "sparse_compiled", "graph_breaks": 5, "not_folded": None, "batch_norms": 0}
+    forms = {f"{own}.sparse_compiled": form}
     samples = {static: [8.0] * 30, own: [4.0] * 30, names[2]: [16.0] * 30, names[3]: [2.0] * 30}
     timing(empty, [static, own], 8, (1, 1), samples_ms=samples, forms=forms)
     row = row_of(results(empty), "skipnet")
