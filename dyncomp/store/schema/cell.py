@@ -41,11 +41,11 @@ class RecipeRecord(TypedDict):
 
 
 class SourcesRecord(TypedDict):
-    """Hashes of the files that define the plugins of a cell."""
+    """Hashes of the code that defines the plugins of a cell: files without comments and docstrings."""
 
-    method: Annotated[str, Key("of the method's file", "hash")]
-    backbone: Annotated[str, Key("of the backbone family's file", "hash")]
-    dataset: Annotated[str, Key("of the data set's file", "hash")]
+    method: Annotated[str, Key("of the method's code", "hash")]
+    backbone: Annotated[str, Key("of the backbone family's code", "hash")]
+    dataset: Annotated[str, Key("of the data set's code", "hash")]
 
 
 class _Begins(TypedDict, total=False):
@@ -61,7 +61,7 @@ class IdentityRecord(_Begins):
     method: Annotated[str, Key("the method's spec with every hyperparameter, defaults included")]
     backbone: Annotated[str, Key("the backbone's, likewise")]
     dataset: Annotated[str, Key("the data set's, likewise")]
-    source: Annotated[SourcesRecord, Key("hashes of the plugins' files: an edited method is another cell")]
+    source: Annotated[SourcesRecord, Key("hashes of the plugins' code: an edited method is another cell")]
     seed: Annotated[int, Key("of the weights, of the order of the images and of what is drawn in training")]
     budget: Annotated[str, Key("`quick`, `standard` or a number of epochs")]
     recipe: Annotated[RecipeRecord, Key("how the network was trained")]
