@@ -25,7 +25,7 @@ class Entry:
     """A name, and what stands behind it.
 
     `name` may be a template, "cifar_resnet{depth}"; `origin` says in words where it is from,
-    `place` is "file:line"; `source_hash` changes with the plugin's file.
+    `place` is "file:line"; `source_hash` changes with the code in the plugin's file.
     """
 
     kind: str

@@ -106,7 +106,7 @@ class Cell:
 
     @cached_property
     def identity(self) -> IdentityRecord:
-        """All that determines the result; `source` are hashes of the files of the plugins.
+        """All that determines the result; `source` are hashes of the plugins' code.
 
         `sources` are the keys of the cells that it begins with, and `checkpoints` hashes of the files given in their
         stead, 16 hex digits of the SHA-256.

@@ -70,7 +70,7 @@ def device_of(checkpoint: Path) -> str:
 
 
 def changed_since(checkpoint: Path, cell: Cell) -> list[str]:
-    """What of the cell's identity is another today than in the checkpoint: the package's version, a plugin's file."""
+    """What of the cell's identity is another today than in the checkpoint: the package's version, a plugin's code."""
     then = _facts_of_run(checkpoint)["identity"]
     today: Mapping[str, Any] = cell.identity
     names = [name for name in today if name not in ("source", "device") and today[name] != then.get(name)]
