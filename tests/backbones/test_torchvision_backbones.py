@@ -157,7 +157,7 @@ def test_channels_of_a_resnet_are_multiples_of_eight(width: float, filters: list
     with torch.device("meta"):
         net = BACKBONES.create(f"resnet18(width={width})").build(7, 3, 32)
     last = [net.part(f"layer{stage}.1.body.conv2") for stage in (1, 2, 3, 4)]
-    assert [layer.out_channels for layer in last] == filters  # type: ignore[misc]
+    assert [layer.out_channels for layer in last] == filters
 
 
 def test_a_resnets_rungs_by_depth_have_one_block_more_each() -> None:
