@@ -15,10 +15,10 @@ from dyncomp.backbones._layers import (
     halvings_for,
     initialise,
     keep_last,
-    scaled,
     stem,
     widths_around,
 )
+from dyncomp.backbones._rounding import finer, multiple_near
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
 from dyncomp.registry import register_backbone
 from dyncomp.spec import option
@@ -62,7 +62,8 @@ class MnasNetA1(BackboneFamily):
 
     examples: ClassVar[tuple[str, ...]] = ("mnasnet_a1(width=0.25)",)
 
-    width: float = option(1.0, "factor on all channels, rounded to multiples of 8", gt=0.0)
+    width: float = option(1.0, "factor on all channels", gt=0.0)
+    multiple: int = option(8, "of which all channels are multiples, at least one", ge=1)
     dropout: float = option(0.2, "share of features dropped before the classifier in training", ge=0.0, lt=1.0)
     halvings: int | None = option(
         None, "how many of the five strides to keep; None: as the image size allows", ge=0, le=5
@@ -70,19 +71,25 @@ class MnasNetA1(BackboneFamily):
 
     def scaled(self, by: Literal["width", "depth"]) -> Sequence[BackboneFamily]:
         """See `BackboneFamily.scaled`."""
-        return [replace(self, width=width) for width in widths_around(self.width)] if by == "width" else ()
+        if by == "depth":
+            return ()
+        multiple = finer(self.multiple, self.width)
+        return [replace(self, width=width, multiple=multiple) for width in widths_around(self.width)]
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         """See `BackboneFamily.build`."""
         kept = halvings_for(image_size) if self.halvings is None else self.halvings
         first, *strides = keep_last([STEM[1], *(stage.stride for stage in STAGES)], kept)
-        inputs, outputs, features = (scaled(c, self.width) for c in (STEM[0], STAGES[-1].channels, HEAD))
-        blocks = nn.Sequential(*chain(inputs, strides, self.width))
+        inputs, *channels, features = (
+            multiple_near(wide, self.width, self.multiple)
+            for wide in (STEM[0], *(stage.channels for stage in STAGES), HEAD)
+        )
+        blocks = nn.Sequential(*chain(inputs, channels, strides))
         model = nn.Sequential(
             OrderedDict(
                 stem=stem(in_channels, inputs, first),
                 blocks=blocks,
-                head=activated(outputs, features, kernel=1),
+                head=activated(channels[-1], features, kernel=1),
                 pool=nn.AdaptiveAvgPool2d(1),
                 flatten=nn.Flatten(1),  # (B, features)
                 dropout=nn.Dropout(self.dropout),
@@ -93,10 +100,9 @@ class MnasNetA1(BackboneFamily):
         return Backbone(model, [f"blocks.{index}" for index in range(len(blocks))], "classifier", "mnasnet_a1")
 
 
-def chain(inputs: int, strides: list[int], width: float) -> Iterator[nn.Module]:
+def chain(inputs: int, channels: list[int], strides: list[int]) -> Iterator[nn.Module]:
     """The blocks of all stages, a shortcut around all but the first of each stage."""
-    for stage, first in zip(STAGES, strides, strict=True):
-        outputs = scaled(stage.channels, width)
+    for stage, outputs, first in zip(STAGES, channels, strides, strict=True):
         for index in range(stage.blocks):
             stride = first if index == 0 else 1
             hidden = stage.hidden[index] if stage.hidden else 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from torch import nn
 
 from dyncomp.backbones._layers import pooled, widths_around
+from dyncomp.backbones._rounding import finer
 from dyncomp.backbones._stem import stem_convolution
 from dyncomp.backbones._weights import load_weights
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
@@ -29,7 +30,8 @@ class MobileNetV2(BackboneFamily):
 
     examples: ClassVar[tuple[str, ...]] = ("mobilenet_v2(width=0.25)",)
 
-    width: float = option(1.0, "factor on all channels, rounded to multiples of 8", gt=0.0)
+    width: float = option(1.0, "factor on all channels", gt=0.0)
+    multiple: int = option(8, "of which all channels are multiples, at least one", ge=1)
     stem: Literal["imagenet", "cifar"] = option(
         "imagenet", "first layers: torchvision's own, or without halvings, for small images"
     )
@@ -37,15 +39,16 @@ class MobileNetV2(BackboneFamily):
 
     def scaled(self, by: Literal["width", "depth"]) -> Sequence[BackboneFamily]:
         """See `BackboneFamily.scaled`."""
-        return (
-            [replace(self, width=width, weights=None) for width in widths_around(self.width)] if by == "width" else ()
-        )
+        if by == "depth":
+            return ()
+        multiple = finer(self.multiple, self.width)
+        return [replace(self, width=width, multiple=multiple, weights=None) for width in widths_around(self.width)]
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         """See `BackboneFamily.build`."""
         from torchvision.models import mobilenet_v2  # slow to import: not needed to be listed
 
-        model = mobilenet_v2(weights=None, num_classes=classes, width_mult=self.width)
+        model = mobilenet_v2(weights=None, num_classes=classes, width_mult=self.width, round_nearest=self.multiple)
         stem, *blocks, _ = model.features
         stem[0] = stem_convolution(stem[0], in_channels, self.stem)
         if self.weights is not None:

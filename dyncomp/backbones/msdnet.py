@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.backbones._layers import activated, initialise
+from dyncomp.backbones._layers import activated, initialise, widths_around
 from dyncomp.backbones._multi_scale import Coarsest, Pyramid, Reduction, Scales, Transition, scales_for
 from dyncomp.core.backbone import Backbone, BackboneFamily
 from dyncomp.errors import InvalidValue
@@ -60,7 +60,9 @@ class MSDNet(BackboneFamily):
 
     def scaled(self, by: Literal["width", "depth"]) -> Sequence[BackboneFamily]:
         """See `BackboneFamily.scaled`."""
-        return [replace(self, blocks=blocks) for blocks in range(1, 2 * self.blocks + 1)] if by == "depth" else ()
+        if by == "depth":
+            return [replace(self, blocks=blocks) for blocks in range(1, 2 * self.blocks + 1)]
+        return [self._times(factor) for factor in widths_around(1.0)]
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         """See `BackboneFamily.build`."""
@@ -69,7 +71,7 @@ class MSDNet(BackboneFamily):
         blocks, widths = self._blocks(scales)
         names = [f"blocks.{index}" for index in range(self.blocks)]
         inputs = [width * scales.factors[-1] for width in widths]
-        hidden = [self.head or (128 if self.stem == "cifar" else channels) for channels in inputs]
+        hidden = [self._hidden or channels for channels in inputs]
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             stem=Pyramid(in_channels, [self.channels * factor for factor in scales.factors], self.stem),
             blocks=blocks,  # one map per scale, the coarsest (B, inputs[-1], H, W)
@@ -84,6 +86,20 @@ class MSDNet(BackboneFamily):
         """How many layers each block has."""
         later = [self.step if self.steps == "even" else self.step * number + 1 for number in range(1, self.blocks)]
         return [self.base, *later]
+
+    @property
+    def _hidden(self) -> int | None:
+        """Channels in the classifiers, where they are not as many as come in."""
+        return self.head or (128 if self.stem == "cifar" else None)
+
+    def _times(self, factor: float) -> MSDNet:
+        """The network with all channels times the factor: those behind the stem, the growth and the classifiers'."""
+        return replace(
+            self,
+            channels=max(1, round(self.channels * factor)),
+            growth=max(2, round(self.growth * factor)),
+            head=max(1, round(self._hidden * factor)) if self._hidden else None,
+        )
 
     def _blocks(self, scales: Scales) -> tuple[nn.Sequential, list[int]]:
         """The blocks, and the width behind each: the channels of a map of factor 1."""

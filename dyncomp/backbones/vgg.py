@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 from typing import ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.backbones._layers import initialise, scaled, widths_around
+from dyncomp.backbones._layers import initialise, widths_around
+from dyncomp.backbones._rounding import finer, multiple_near
 from dyncomp.backbones._weights import load_weights
 from dyncomp.core.backbone import Backbone, BackboneFamily
 from dyncomp.errors import InvalidValue
@@ -33,7 +35,8 @@ class VGG11(BackboneFamily):
 
     examples: ClassVar[tuple[str, ...]] = ("vgg11(width=0.125, norm='batch')", "vgg11(width=0.125, groups='implicit')")
 
-    width: float = option(1.0, "factor on all filters, rounded to multiples of 8", gt=0.0)
+    width: float = option(1.0, "factor on all filters", gt=0.0)
+    multiple: int = option(8, "of which all filters are multiples, at least one, as of a layer's groups", ge=1)
     norm: Literal["none", "batch"] = option("none", "behind each convolution")
     head: Literal["pool", "imagenet"] = option(
         "pool", "global average pooling and one linear layer, or torchvision's three linear layers on 7x7"
@@ -55,9 +58,10 @@ class VGG11(BackboneFamily):
 
     def scaled(self, by: Literal["width", "depth"]) -> Sequence[BackboneFamily]:
         """See `BackboneFamily.scaled`."""
-        return (
-            [replace(self, width=width, weights=None) for width in widths_around(self.width)] if by == "width" else ()
-        )
+        if by == "depth":
+            return ()
+        multiple = finer(self.multiple, self.width)
+        return [replace(self, width=width, multiple=multiple, weights=None) for width in widths_around(self.width)]
 
     def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
         """See `BackboneFamily.build`. Raises InvalidValue for more poolings than the image has halvings."""
@@ -67,7 +71,10 @@ class VGG11(BackboneFamily):
                 f"vgg11: poolings={kept} leave nothing of {image_size} pixels; "
                 f"give at most {image_size.bit_length() - 1}"
             )
-        stages = [[scaled(filters, self.width) for filters in stage] for stage in STAGES]
+        stages = [
+            [multiple_near(filters, self.width, lcm(self.multiple, self._groups(number))) for filters in stage]
+            for number, stage in enumerate(STAGES, start=1)
+        ]
         blocks = self._blocks(stages, in_channels, kept)
         head = pooled_head if self.head == "pool" else imagenet_head
         model = nn.Sequential(OrderedDict(blocks=blocks) | head(stages[-1][-1], classes))
@@ -77,10 +84,14 @@ class VGG11(BackboneFamily):
         last = "classifier" if self.head == "pool" else "classifier.6"
         return Backbone(model, [f"blocks.{index}" for index in range(len(blocks))], last, "vgg11")
 
+    def _groups(self, number: int) -> int:
+        """Filter groups of the convolutions of a stage, the first of which has number 1."""
+        return 2 ** (number - 2) if self.groups == "implicit" and number > 2 else 1
+
     def _blocks(self, stages: list[list[int]], inputs: int, poolings: int) -> nn.Sequential:
         blocks = nn.Sequential()
         for number, stage in enumerate(stages, start=1):
-            groups = 2 ** (number - 2) if self.groups == "implicit" and number > 2 else 1
+            groups = self._groups(number)
             for index, outputs in enumerate(stage, start=1):
                 pool = index == len(stage) and number > len(stages) - poolings
                 blocks.append(block(inputs, outputs, groups, self.norm == "batch", pool))

@@ -43,13 +43,14 @@ class Ladder(Method):
 
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
         """The rung. Raises CannotAttach where the family has none near that cost."""
-        backbone, other = new(), "depth" if self.by == "width" else "width"
+        backbone = new()
         family, shape = backbone.family, backbone.image_shape
         rungs = family.scaled(self.by) if family is not None else ()
         if family is None or shape is None or not rungs:
+            other = self._other(family)
             raise CannotAttach(
-                f'ladder: {backbone.name} cannot be scaled by {self.by}; give by="depth" or by="width", '
-                "or a backbone whose family has both, such as cifar_resnet20"
+                f"ladder: {backbone.name} cannot be scaled by {self.by}{'' if other else ', nor by anything else'}; "
+                f"give {f'{other} or ' if other else ''}a backbone whose family can be, such as cifar_resnet20"
             )
         classifier = backbone.part(backbone.classifier)
         assert isinstance(classifier, nn.Linear)
@@ -61,11 +62,17 @@ class Ladder(Method):
         wanted = self.macs * whole
         rung = nearest(rungs, wanted, cost)
         if abs(cost(rung) - wanted) > WITHIN * wanted or cost(rung) == whole:
+            other = self._other(family)
             raise CannotAttach(
                 f"ladder: of {spec_of(family)}'s rungs by {self.by} the nearest to {self.macs:g} of its multiply-adds, "
-                f"{spec_of(rung)}, has {cost(rung) / whole:.2f}; give another share, or by={other!r}"
+                f"{spec_of(rung)}, has {cost(rung) / whole:.2f}; give another share{other and f', or {other}'}"
             )
         return rung.make(classifier.out_features, *shape[:2])
+
+    def _other(self, family: BackboneFamily | None) -> str:
+        """The option's other value, as an error advises it, where the family has rungs of that kind, else ""."""
+        other: Literal["width", "depth"] = "depth" if self.by == "width" else "width"
+        return f"by={other!r}" if family is not None and family.scaled(other) else ""
 
 
 def nearest(rungs: Sequence[BackboneFamily], wanted: float, cost: Callable[[BackboneFamily], int]) -> BackboneFamily:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -120,6 +122,16 @@ def test_channels_are_reduced_where_a_scale_is_dropped(reduction: float) -> None
     outputs = [module.scales[-1].conv.out_channels for module in transitions]  # type: ignore[union-attr]
     assert outputs == [4 * w for w in wanted]
     assert net.part("conv1.conv").in_channels == 4 * width
+
+
+def test_rungs_by_width_scale_what_has_a_width() -> None:
+    half = MSDNet().scaled("width")[8]
+    assert half == MSDNet(channels=8, growth=3, head=64)
+    assert MSDNet().scaled("width")[0] == MSDNet(channels=2, growth=2, head=13)  # a growth has two halves
+    imagenet = MSDNet(blocks=5, base=7, step=7, **IMAGENET)  # type: ignore[arg-type]
+    assert replace(imagenet, channels=16, growth=8) in imagenet.scaled(
+        "width"
+    )  # the classifiers as wide as what comes in
 
 
 @pytest.mark.parametrize(

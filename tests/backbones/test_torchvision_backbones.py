@@ -118,6 +118,56 @@ def test_channels_of_mobilenet_v2_follow_its_width() -> None:
 
 
 @pytest.mark.parametrize(
+    ("spec", "name", "parameters"),
+    [
+        ("resnet34(blocks=(2, 2, 2, 2))", "resnet18", 11.69),
+        ("resnet101(blocks=(3, 4, 6, 3))", "resnet50", 25.56),
+        ("efficientnet_b0(depth=1.1)", "efficientnet_b1", 7.79),
+        ("efficientnet_b0(width=1.1, depth=1.2)", "efficientnet_b2", 9.11),
+        ("efficientnet_b0(width=1.8, depth=2.6)", "efficientnet_b6", 43.04),
+        ("mobilenet_v2(width=0.35, multiple=4)", "mobilenet_v2", None),
+    ],
+)
+def test_other_blocks_and_coefficients_make_torchvisions_other_networks(
+    spec: str, name: str, parameters: float | None
+) -> None:
+    with torch.device("meta"):
+        ours = BACKBONES.create(spec).build(1000, 3, 224)
+        theirs = get_model(name, **({} if parameters else {"width_mult": 0.35, "round_nearest": 4}))
+    # a block's projection stands behind its body in both
+    assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
+    if parameters:
+        assert sum(p.numel() for p in ours.parameters()) / 1e6 == pytest.approx(parameters, abs=0.006)
+
+
+@pytest.mark.parametrize(("name", "bottlenecks"), [("resnet18", 1), ("resnet50", 4)])
+def test_all_channels_of_a_resnet_follow_its_width(name: str, bottlenecks: int) -> None:
+    with torch.device("meta"):
+        half, whole = (BACKBONES.create(f"{name}(width={width})").build(7, 3, 32) for width in (0.5, 1.0))
+    layers = [[m for m in net.modules() if isinstance(m, nn.Conv2d)] for net in (half, whole)]
+    for narrow, wide in zip(*layers, strict=True):
+        assert 2 * narrow.out_channels == wide.out_channels
+        assert narrow.in_channels in (3, wide.in_channels // 2)
+    assert half.part("fc").in_features == 256 * bottlenecks
+    assert half.state_dict().keys() == whole.state_dict().keys()
+
+
+@pytest.mark.parametrize(("width", "filters"), [(1.1, [72, 144, 280, 560]), (0.1, [8, 16, 24, 48])])
+def test_channels_of_a_resnet_are_multiples_of_eight(width: float, filters: list[int]) -> None:
+    with torch.device("meta"):
+        net = BACKBONES.create(f"resnet18(width={width})").build(7, 3, 32)
+    last = [net.part(f"layer{stage}.1.body.conv2") for stage in (1, 2, 3, 4)]
+    assert [layer.out_channels for layer in last] == filters
+
+
+def test_a_resnets_rungs_by_depth_have_one_block_more_each() -> None:
+    rungs = [rung.blocks for rung in BACKBONES.create("resnet50").scaled("depth")]
+    assert rungs[:3] == [(1, 1, 1, 1), (1, 1, 2, 1), (1, 2, 2, 1)]
+    assert (3, 4, 6, 3) in rungs and rungs[-1] == (6, 8, 12, 6)
+    assert [sum(rung) for rung in rungs] == list(range(4, 33))
+
+
+@pytest.mark.parametrize(
     ("name", "first", "last", "classifier", "pool"),
     [
         ("resnet18", "layer1.0", "layer4.1", "fc", "avgpool"),

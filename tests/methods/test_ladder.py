@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dyncomp import build, create_method
-from dyncomp.core.backbone import ResidualBlock
+from dyncomp.backbones.cifar_resnet import CifarResNet
+from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.methods.ladder import Ladder, cost_of, nearest
 from dyncomp.registry import BACKBONES
@@ -21,8 +22,17 @@ BY_WIDTH = {
     "mobilenet_v2(width=0.5)": 32,
     "mnasnet_a1(width=0.5)": 32,
     "vgg11(width=0.25)": 16,
+    "vgg11(width=0.125, groups='implicit')": 16,
+    "resnet18": 32,
+    "msdnet(blocks=4, base=2, step=1, channels=8, head=16)": 16,
+    "efficientnet_b0": 32,
 }
-BY_DEPTH = {"cifar_resnet14": 16, "msdnet(blocks=4, base=2, step=1, channels=8, head=16)": 16, "resnet34": 32}
+BY_DEPTH = {
+    "cifar_resnet14": 16,
+    "msdnet(blocks=4, base=2, step=1, channels=8, head=16)": 16,
+    "resnet34": 32,
+    "efficientnet_b0": 32,
+}
 CASES: list[tuple[str, int, By]] = [
     *((name, size, "width") for name, size in BY_WIDTH.items()),
     *((name, size, "depth") for name, size in BY_DEPTH.items()),
@@ -105,12 +115,9 @@ def test_width_changes_channels_and_depth_blocks() -> None:
 @pytest.mark.parametrize(
     ("spec", "backbone", "said"),
     [
-        ("ladder", "resnet18", r"^ladder: resnet18\S* cannot be scaled by width; give by=\"depth\" or"),
-        ('ladder(by="depth")', "vgg11(width=0.25)", r"^ladder: vgg11.* cannot be scaled by depth; give"),
-        ('ladder(by="depth")', "mobilenet_v1(width=0.25)", "cannot be scaled by depth"),
-        ('ladder(by="width")', "msdnet(blocks=3, base=2, step=1, channels=8, head=16)", "cannot be scaled by width"),
-        ("ladder", "efficientnet_b0", "^ladder: efficientnet_b0 cannot be scaled by width"),
-        ('ladder(by="depth")', "efficientnet_b0", "^ladder: efficientnet_b0 cannot be scaled by depth"),
+        ('ladder(by="depth")', "vgg11(width=0.25)", "^ladder: vgg11 cannot be scaled by depth; give by='width' or a"),
+        ('ladder(by="depth")', "mobilenet_v1(width=0.25)", "cannot be scaled by depth; give by='width' or a backbone"),
+        ("ladder(macs=9.0)", "mobilenet_v1(width=0.25)", r"has \d\.\d+; give another share$"),
         ("ladder(macs=9.0)", "cifar_resnet8", r"the nearest to 9 of its multiply-adds, .*, has 3\.\d+; give another"),
         ("ladder(macs=0.0001)", "cifar_resnet8", r"the nearest to 0.0001 .* give another share, or by='depth'"),
         ('ladder(macs=0.1, by="depth")', "cifar_resnet14", r"cifar_resnet8\S*, has 0\.\d+; .* or by='width'"),
@@ -121,6 +128,25 @@ def test_what_has_no_rung_is_said_in_one_line(spec: str, backbone: str, said: st
     with pytest.raises(CannotAttach, match=said) as caught:
         build(spec, backbone, **shape(16))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("by", ["width", "depth"])
+def test_a_family_without_any_scale_is_advised_none(by: By) -> None:
+    class Rigid(BackboneFamily):
+        def build(self, classes: int, in_channels: int, image_size: int) -> Backbone:
+            return CifarResNet(depth=8).build(classes, in_channels, image_size)
+
+    said = f"^ladder: cifar_resnet8 cannot be scaled by {by}, nor by anything else; give a backbone whose family can be"
+    with pytest.raises(CannotAttach, match=said):
+        Ladder(by=by).build(lambda: Rigid().make(6, 3, 16))
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "efficientnet_b0", "vgg11"])
+def test_rungs_begin_without_the_weights_of_another_network(backbone: str) -> None:
+    head = "head='imagenet', " if backbone == "vgg11" else ""
+    family = BACKBONES.create(f"{backbone}({head}weights='some.pth')")
+    rungs = [*family.scaled("width"), *family.scaled("depth")]
+    assert rungs and all(rung.weights is None for rung in rungs)
 
 
 @pytest.mark.parametrize("spec", ["ladder(macs=0.0)", "ladder(macs=-1.0)", 'ladder(by="height")'])

@@ -1,0 +1,88 @@
+"""The static ladder of every registered backbone; a new one is tested without a line here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dyncomp.bench.controls import RUNGS, controls_of
+from dyncomp.bench.plan import make_plan
+from dyncomp.core import BackboneFamily
+from dyncomp.errors import CannotAttach
+from dyncomp.methods.ladder import macs_of
+from dyncomp.registry import BACKBONES
+from dyncomp.spec import spec_of
+from tests.jobs import config
+
+ENOUGH = 5
+CLASSES = 10
+SPECS = sorted(
+    {spec for e in BACKBONES.entries() for spec in (spec_of(e.load()()), *getattr(e.load(), "examples", ()))}
+)
+SIZES = (28, *(pytest.param(size, marks=pytest.mark.slow) for size in (16, 32, 224)))
+WITHOUT_SCALE = """
+from dataclasses import dataclass
+from dyncomp import register_backbone
+from dyncomp.backbones.cifar_resnet import CifarResNet
+from dyncomp.core import BackboneFamily
+
+@register_backbone("rigid")
+@dataclass(frozen=True)
+class Rigid(BackboneFamily):
+    "A backbone of a test, of one size."
+
+    def build(self, classes, in_channels, image_size):
+        return CifarResNet(depth=8).build(classes, in_channels, image_size)
+"""
+
+
+@pytest.fixture
+def _nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs need no weights, and on the meta device drawing them is most of the work."""
+
+    def leave(tensor: Tensor, *_: object, **__: object) -> Tensor:
+        return tensor
+
+    for name in ("kaiming_uniform_", "kaiming_normal_", "uniform_", "normal_", "ones_", "zeros_"):
+        monkeypatch.setattr(nn.init, name, leave)
+
+
+def ladder(family: BackboneFamily, budget: str, size: int) -> list[float]:
+    """The rungs of a family, by their cost as a share of its own; those that are the same network are one."""
+    shape, costs = (3, size, size), set()
+    with torch.device("meta"):
+        backbone, image = family.make(CLASSES, *shape[:2]), torch.zeros(1, *shape)
+        for method in controls_of((), budget):
+            try:
+                rung = method.build(lambda: backbone)
+            except CannotAttach:
+                continue
+            costs.add(macs_of(rung, image))  # type: ignore[arg-type]
+        return [cost / macs_of(backbone, image) for cost in sorted(costs)]
+
+
+@pytest.mark.usefixtures("_nothing_drawn")
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_family_has_five_rungs_in_every_budget(spec: str, size: int) -> None:
+    family = BACKBONES.create(spec)
+    for budget in RUNGS:
+        found = ladder(family, budget, size)
+        if not (family.scaled("width") or family.scaled("depth")):
+            assert found == []
+            continue
+        assert len(found) >= ENOUGH
+        assert found[0] == pytest.approx(0.25, rel=0.2)
+        assert found[-1] == pytest.approx(1.5, rel=0.2)
+        assert 1 not in found
+
+
+def test_a_family_without_a_scale_has_no_rungs_and_runs(tmp_path: Path) -> None:
+    (tmp_path / "rigid.py").write_text(WITHOUT_SCALE)
+    plan = make_plan(config("unused", "static", controls="auto", backbone="rigid", include_path=tmp_path / "rigid.py"))
+    assert [spec_of(cell.method) for cell in plan.cells] == ["static"]
+    assert plan.left_out == ()
+    assert [ladder(plan.cells[0].group.backbone, budget, 28) for budget in RUNGS] == [[], []]
