@@ -71,9 +71,12 @@ class VGG11(BackboneFamily):
                 f"vgg11: poolings={kept} leave nothing of {image_size} pixels; "
                 f"give at most {image_size.bit_length() - 1}"
             )
+        # what a stage gives is divided by its own groups, and by those of the stage that reads it
+        groups = [self._groups(number) for number in range(1, len(STAGES) + 1)]
+        multiples = [lcm(self.multiple, *both) for both in zip(groups, [*groups[1:], 1], strict=True)]
         stages = [
-            [multiple_near(filters, self.width, lcm(self.multiple, self._groups(number))) for filters in stage]
-            for number, stage in enumerate(STAGES, start=1)
+            [multiple_near(filters, self.width, multiple) for filters in stage]
+            for stage, multiple in zip(STAGES, multiples, strict=True)
         ]
         blocks = self._blocks(stages, in_channels, kept)
         head = pooled_head if self.head == "pool" else imagenet_head

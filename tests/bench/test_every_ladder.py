@@ -84,5 +84,5 @@ def test_a_family_without_a_scale_has_no_rungs_and_runs(tmp_path: Path) -> None:
     (tmp_path / "rigid.py").write_text(WITHOUT_SCALE)
     plan = make_plan(config("unused", "static", controls="auto", backbone="rigid", include_path=tmp_path / "rigid.py"))
     assert [spec_of(cell.method) for cell in plan.cells] == ["static"]
-    assert plan.left_out == ()
+    assert [one.method for one in plan.left_out] == ["ladder"]  # which is told
     assert [ladder(plan.cells[0].group.backbone, budget, 28) for budget in RUNGS] == [[], []]
