@@ -36,7 +36,7 @@ class VGG11(BackboneFamily):
     examples: ClassVar[tuple[str, ...]] = ("vgg11(width=0.125, norm='batch')", "vgg11(width=0.125, groups='implicit')")
 
     width: float = option(1.0, "factor on all filters", gt=0.0)
-    multiple: int = option(8, "of which all filters are multiples, at least one, as of a layer's groups", ge=1)
+    multiple: int = option(8, "of which all filters are multiples, at least one, as of the filter groups", ge=1)
     norm: Literal["none", "batch"] = option("none", "behind each convolution")
     head: Literal["pool", "imagenet"] = option(
         "pool", "global average pooling and one linear layer, or torchvision's three linear layers on 7x7"
@@ -71,12 +71,9 @@ class VGG11(BackboneFamily):
                 f"vgg11: poolings={kept} leave nothing of {image_size} pixels; "
                 f"give at most {image_size.bit_length() - 1}"
             )
-        # what a stage gives is divided by its own groups, and by those of the stage that reads it
-        groups = [self._groups(number) for number in range(1, len(STAGES) + 1)]
-        multiples = [lcm(self.multiple, *both) for both in zip(groups, [*groups[1:], 1], strict=True)]
         stages = [
             [multiple_near(filters, self.width, multiple) for filters in stage]
-            for stage, multiple in zip(STAGES, multiples, strict=True)
+            for stage, multiple in zip(STAGES, self._multiples(), strict=True)
         ]
         blocks = self._blocks(stages, in_channels, kept)
         head = pooled_head if self.head == "pool" else imagenet_head
@@ -86,6 +83,11 @@ class VGG11(BackboneFamily):
             self._load(model, self.weights, classes)
         last = "classifier" if self.head == "pool" else "classifier.6"
         return Backbone(model, [f"blocks.{index}" for index in range(len(blocks))], last, "vgg11")
+
+    def _multiples(self) -> list[int]:
+        """Of what the filters of each stage are multiples: the next stage's groups, too, which read them."""
+        readers = [min(number + 1, len(STAGES)) for number in range(1, len(STAGES) + 1)]
+        return [lcm(self.multiple, self._groups(reader)) for reader in readers]
 
     def _groups(self, number: int) -> int:
         """Filter groups of the convolutions of a stage, the first of which has number 1."""

@@ -36,6 +36,12 @@ def counted(net: Backbone, size: int) -> int:
     return sum(macs)
 
 
+def test_filters_are_multiples_of_what_is_asked_for_and_of_the_groups_that_read_them() -> None:
+    plain, grouped = (VGG11(width=0.04, multiple=1, groups=groups).build(7, 3, 16) for groups in ("none", "implicit"))  # type: ignore[arg-type]
+    assert [layer.out_channels for layer in convolutions(plain)] == [3, 5, 10, 10, 20, 20, 20, 20]
+    assert [layer.out_channels for layer in convolutions(grouped)] == [3, 6, 12, 12, 24, 24, 24, 24]
+
+
 @pytest.mark.parametrize(("norm", "name"), [("none", "vgg11"), ("batch", "vgg11_bn")])
 @torch.no_grad()
 def test_weights_make_torchvisions_network(norm: str, name: str, tmp_path: Path) -> None:
