@@ -33,7 +33,8 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory takes seconds, and is another test's matter."""
-    monkeypatch.setattr("dyncomp.bench.modules.figures_of", lambda *given: {"params_mib": 1.0})
+    none = dict.fromkeys(("activation_mib", "memory_mib_inference", "memory_mib_training", "memory_error"))
+    monkeypatch.setattr("dyncomp.bench.modules.figures_of", lambda *given: {"params_mib": 1.0, **none})
 
 
 VOLATILE = {"tuned"}

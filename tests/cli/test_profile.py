@@ -30,7 +30,8 @@ class Net(nn.Module):
 def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(profiling, "SECONDS", 0.0)
-    monkeypatch.setattr("dyncomp.bench.modules.figures_of", lambda *given: {"params_mib": 1.0})
+    none = dict.fromkeys(("activation_mib", "memory_mib_inference", "memory_mib_training", "memory_error"))
+    monkeypatch.setattr("dyncomp.bench.modules.figures_of", lambda *given: {"params_mib": 1.0, **none})
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "profiled_by_name", raising=False)
     Path("profiled_by_name.py").write_text(MODULE)

@@ -201,7 +201,7 @@ def test_it_is_trained_on_through_the_longest_stage_at_the_methods_expense(of: s
     share = {"fixed": 0.2, "random": 0.5}[name]
     assert (stage.share, stage.learning_rate, stage.adam) == (
         1.0,
-        0.3 * longest.learning_rate,
+        0.3,  # of the recipe's rate, also where the method fine-tunes at a lower one
         longest.adam and 0.3 * longest.adam,
     )
     sources = dict(method.sources())
