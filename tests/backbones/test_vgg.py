@@ -37,7 +37,7 @@ def counted(net: Backbone, size: int) -> int:
 
 
 def test_filters_are_multiples_of_what_is_asked_for_and_of_the_groups_that_read_them() -> None:
-    plain, grouped = (VGG11(width=0.04, multiple=1, groups=groups).build(7, 3, 16) for groups in ("none", "implicit"))  # type: ignore[arg-type]
+    plain, grouped = (VGG11(width=0.04, multiple=1, groups=groups).build(7, 3, 16) for groups in ("none", "implicit"))
     assert [layer.out_channels for layer in convolutions(plain)] == [3, 5, 10, 10, 20, 20, 20, 20]
     assert [layer.out_channels for layer in convolutions(grouped)] == [3, 6, 12, 12, 24, 24, 24, 24]
 
