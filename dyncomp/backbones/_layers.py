@@ -64,9 +64,14 @@ def initialise(model: nn.Module) -> None:
             nn.init.normal_(layer.weight, std=(2 / fan_out) ** 0.5)
 
 
-def scaled(channels: int, width: float) -> int:
-    """The multiple of 8 nearest to channels * width, at least 8."""
-    return max(8, int(channels * width + 4) // 8 * 8)
+def scaled(channels: int, width: float, multiple: int = 8) -> int:
+    """The multiple of a number, 8 in the papers, that is nearest to channels * width, at least one."""
+    return max(multiple, int(channels * width + multiple / 2) // multiple * multiple)
+
+
+def finer(multiple: int, width: float) -> int:
+    """The multiple for the rungs of a network of that width: as small a part of its channels as at width 1."""
+    return max(1, int(multiple * min(1.0, width)))
 
 
 def halvings_for(image_size: int) -> int:

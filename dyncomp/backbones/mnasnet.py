@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from dyncomp.backbones._layers import (
     activated,
     convolution,
+    finer,
     halvings_for,
     initialise,
     keep_last,
+    scaled,
     stem,
     widths_around,
 )
-from dyncomp.backbones._rounding import finer, multiple_near
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
 from dyncomp.registry import register_backbone
 from dyncomp.spec import option
@@ -81,8 +82,7 @@ class MnasNetA1(BackboneFamily):
         kept = halvings_for(image_size) if self.halvings is None else self.halvings
         first, *strides = keep_last([STEM[1], *(stage.stride for stage in STAGES)], kept)
         inputs, *channels, features = (
-            multiple_near(wide, self.width, self.multiple)
-            for wide in (STEM[0], *(stage.channels for stage in STAGES), HEAD)
+            scaled(wide, self.width, self.multiple) for wide in (STEM[0], *(stage.channels for stage in STAGES), HEAD)
         )
         blocks = nn.Sequential(*chain(inputs, channels, strides))
         model = nn.Sequential(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.backbones._layers import pooled, widths_around
-from dyncomp.backbones._rounding import finer
+from dyncomp.backbones._layers import finer, pooled, widths_around
 from dyncomp.backbones._stem import stem_convolution
 from dyncomp.backbones._weights import load_weights
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock

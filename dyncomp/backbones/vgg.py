@@ -10,8 +10,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.backbones._layers import initialise, widths_around
-from dyncomp.backbones._rounding import finer, multiple_near
+from dyncomp.backbones._layers import finer, initialise, scaled, widths_around
 from dyncomp.backbones._weights import load_weights
 from dyncomp.core.backbone import Backbone, BackboneFamily
 from dyncomp.errors import InvalidValue
@@ -72,7 +71,7 @@ class VGG11(BackboneFamily):
                 f"give at most {image_size.bit_length() - 1}"
             )
         stages = [
-            [multiple_near(filters, self.width, multiple) for filters in stage]
+            [scaled(filters, self.width, multiple) for filters in stage]
             for stage, multiple in zip(STAGES, self._multiples(), strict=True)
         ]
         blocks = self._blocks(stages, in_channels, kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,22 +62,21 @@ def check_takes_all(net: Net, cell: Cell) -> None:
         )
 
 
-_trained: dict[tuple[Path, int], Net] = {}
-
-
 def trained(checkpoint: Path) -> Net:
     """The network of a checkpoint, read once. Raises InvalidValue where weights are missing, or are no numbers."""
-    key = (checkpoint, checkpoint.stat().st_mtime_ns)
-    if key not in _trained:
-        net, _ = rebuild(checkpoint, torch.device("cpu"))
-        for name, value in net.state_dict().items():
-            if value.is_floating_point() and not bool(value.isfinite().all()):
-                raise InvalidValue(
-                    f"{checkpoint}: {name} holds values that are no finite numbers; give a checkpoint of a network "
-                    "whose training went well"
-                )
-        _trained[key] = net
-    return _trained[key]
+    return _read(checkpoint, checkpoint.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _read(checkpoint: Path, changed_at: int) -> Net:
+    net, _ = rebuild(checkpoint, torch.device("cpu"))
+    for name, value in net.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InvalidValue(
+                f"{checkpoint}: {name} holds values that are no finite numbers; give a checkpoint of a network whose "
+                "training went well"
+            )
+    return net
 
 
 def _of_other_data(facts: dict[str, Any], cell: Cell) -> list[str]:
