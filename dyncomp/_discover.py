@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dyncomp._entry import Entry, found_entry
 from dyncomp._scan import scan
-from dyncomp._source import Source, module_path, source_hash
+from dyncomp._source import Source, module_path, seen_code
 from dyncomp.errors import BrokenPlugin
 
 __all__ = ["built_in_sources", "entry_point_sources", "plugin_files", "read_entries"]
@@ -54,8 +54,8 @@ def read_entries(kind: str, source: Source) -> tuple[list[Entry], bool]:
         result = scan(text, [f"register_{kind}"])
     except (SyntaxError, ValueError) as error:
         raise BrokenPlugin(source.describe(error)) from None
-    digest = source_hash(source)
-    entries = [found_entry(kind, found, source, digest) for found in result.found]
+    seen = seen_code(source)
+    entries = [found_entry(kind, found, source, seen) for found in result.found]
     return entries, not result.opaque
 
 

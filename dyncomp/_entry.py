@@ -7,10 +7,11 @@ import inspect
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from dyncomp._options import Option, options_of
 from dyncomp._scan import Found, first_line
-from dyncomp._source import Source, show, source_hash, source_of
+from dyncomp._source import Source, hash_of_code, seen_code, show, source_of
 from dyncomp.errors import BrokenPlugin
 from dyncomp.spec import Configurable
 
@@ -25,7 +26,7 @@ class Entry:
     """A name, and what stands behind it.
 
     `name` may be a template, "cifar_resnet{depth}"; `origin` says in words where it is from,
-    `place` is "file:line"; `source_hash` changes with the code in the plugin's file.
+    `place` is "file:line"; `seen` is the text of the plugin's file as it was found.
     """
 
     kind: str
@@ -33,9 +34,9 @@ class Entry:
     summary: str
     paper: str
     place: str
-    source_hash: str
     class_name: str
     source: Source
+    seen: bytes = field(repr=False)
     known_options: tuple[Option, ...] | None = field(default=None, repr=False)
     loaded: type | None = field(default=None, repr=False)
 
@@ -43,6 +44,11 @@ class Entry:
     def origin(self) -> str:
         """Built-in, which package, the path of a loose file, or where it was registered by hand."""
         return self.source.origin
+
+    @cached_property
+    def source_hash(self) -> str:
+        """Changes with the code in the plugin's file; made when it is asked for, since it takes milliseconds."""
+        return hash_of_code(self.seen)
 
     @property
     def options(self) -> tuple[Option, ...]:
@@ -79,7 +85,7 @@ class Entry:
         return {key: int(digits) for key, digits in found.groupdict().items()} if found else None
 
 
-def found_entry(kind: str, found: Found, source: Source, digest: str) -> Entry:
+def found_entry(kind: str, found: Found, source: Source, seen: bytes) -> Entry:
     """The entry of a registration read from a file. Raises BrokenPlugin for an impossible name."""
     place = f"{show(source.file) if source.file else source.module}:{found.line}"
     fields = None if found.options is None else [option.name for option in found.options]
@@ -89,9 +95,9 @@ def found_entry(kind: str, found: Found, source: Source, digest: str) -> Entry:
         summary=found.summary,
         paper=found.paper,
         place=place,
-        source_hash=digest,
         class_name=found.class_name,
         source=source,
+        seen=seen,
         known_options=found.options,
     )
 
@@ -109,9 +115,9 @@ def entry_of(kind: str, name: str, paper: str, cls: type, line: int) -> Entry:
         summary="" if generated else first_line(cls.__doc__),
         paper=paper,
         place=place,
-        source_hash=source_hash(source, cls),
         class_name=cls.__qualname__,
         source=source,
+        seen=seen_code(source, cls),
         loaded=cls,
     )
 

@@ -21,7 +21,7 @@ from types import ModuleType
 
 from dyncomp.errors import BrokenPlugin, DyncompError
 
-__all__ = ["Source", "loose_source", "module_path", "show", "source_hash", "source_of"]
+__all__ = ["Source", "hash_of_code", "loose_source", "module_path", "seen_code", "show", "source_of"]
 
 _IMPORTING: ContextVar[Source | None] = ContextVar("dyncomp_importing", default=None)
 
@@ -106,15 +106,23 @@ def source_of(cls: type, line: int) -> Source:
     return Source(file, cls.__module__, f"registered in {place}", by_hand=True)
 
 
-def source_hash(source: Source, cls: type | None = None) -> str:
-    """16 hex digits of the SHA-256 of the code in the plugin's file, or in the notebook's cell with `cls`.
+def seen_code(source: Source, cls: type | None = None) -> bytes:
+    """The text of the plugin's file, or of the notebook's cell with `cls`.
 
-    Comments, docstrings and the modules of this package that names are imported from do not count: they change no
-    result. Code that cannot be seen (typed into an interpreter) gets a new hash each time: it never equals what an old
-    record was made with.
+    Code that cannot be seen (typed into an interpreter) is something new each time: it never equals what an old record
+    was made with.
     """
     seen = source.read() if source.file and source.file.is_file() else _cell(cls)
-    return hashlib.sha256(_code_alone(seen) or os.urandom(16)).hexdigest()[:16]
+    return seen or os.urandom(16)
+
+
+def hash_of_code(seen: bytes) -> str:
+    """16 hex digits of the SHA-256 of the code in a text.
+
+    Comments, docstrings and the modules of this package that names are imported from do not count: they change no
+    result.
+    """
+    return hashlib.sha256(_code_alone(seen)).hexdigest()[:16]
 
 
 def _code_alone(text: bytes) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dyncomp._source import loose_source, source_hash
+from dyncomp._source import hash_of_code, loose_source, seen_code
 from dyncomp.errors import BrokenPlugin, DyncompError, InvalidSpec, InvalidValue, NameCollision, UnknownName
 from dyncomp.registry import PluginWarning, Registry
 from dyncomp.spec import Spec, spec_of
@@ -260,7 +260,7 @@ def test_source_hash_follows_the_code_alone(tmp_path: Path, monkeypatch: pytest.
 
 def hash_of(folder: Path, text: str) -> str:
     """Of a plugin's file with that text, which is not run."""
-    return source_hash(loose_source(write(folder / "plugin.py", text)))
+    return hash_of_code(seen_code(loose_source(write(folder / "plugin.py", text))))
 
 
 def test_temporary_forgets(registry: Registry[Any]) -> None:
