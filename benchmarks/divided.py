@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import dyncomp
-from dyncomp.core import Exit, Net, Op
+from dyncomp.core import Net, Op
 from dyncomp.core.modes import evaluating
+from dyncomp.ops import Exit
 
 IMAGES = 64
 """by how many images gates are set"""
@@ -69,13 +70,13 @@ def _outputs(net: Net, layer: nn.Linear | nn.Conv2d, images: Tensor) -> Tensor:
     weight, bias = layer.weight, layer.bias
     assert bias is not None
 
-    class Watched(torch.utils._python_dispatch.TorchDispatchMode):
+    class Snapshot(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             y = function(*args, **(kwargs or {}))
             if any(isinstance(a, Tensor) and a.data_ptr() == bias.data_ptr() for a in args):
                 seen.append(y.flatten(2).mean(2) if y.dim() == 4 else y)
             return y
 
-    with Watched():
+    with Snapshot():
         net(images, sparse=False, record=False)
     return torch.cat(seen) if seen else weight.new_zeros(1, len(bias))

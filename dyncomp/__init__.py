@@ -17,20 +17,19 @@ if TYPE_CHECKING:
         Card,
         Costs,
         Decision,
-        Gated,
         Method,
-        Mixed,
         Net,
         Output,
         Prediction,
         Stage,
         Trace,
         count_executed_macs,
-        deployed,
         measure_costs,
         price,
     )
     from dyncomp.errors import DyncompError
+    from dyncomp.fast import deployed
+    from dyncomp.ops import Gated, Mixed
     from dyncomp.profile import keep_freed_memory
     from dyncomp.registry import include_path, register_backbone, register_dataset, register_method
     from dyncomp.spec import option
@@ -43,9 +42,9 @@ _HOMES = MappingProxyType(
         "Costs": "dyncomp.core",
         "Decision": "dyncomp.core",
         "DyncompError": "dyncomp.errors",
-        "Gated": "dyncomp.core",
+        "Gated": "dyncomp.ops",
         "Method": "dyncomp.core",
-        "Mixed": "dyncomp.core",
+        "Mixed": "dyncomp.ops",
         "Net": "dyncomp.core",
         "Output": "dyncomp.core",
         "Prediction": "dyncomp.core",
@@ -56,7 +55,7 @@ _HOMES = MappingProxyType(
         "build": "dyncomp._build",
         "count_executed_macs": "dyncomp.core",
         "create_method": "dyncomp._build",
-        "deployed": "dyncomp.core",
+        "deployed": "dyncomp.fast",
         "include_path": "dyncomp.registry",
         "keep_freed_memory": "dyncomp.profile",
         "load": "dyncomp._checkpoint",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dyncomp.core import Backbone, BackboneFamily, Card, Method, Net, measure_costs
 from dyncomp.core.card import class_names
+from dyncomp.fast import available as _fast_path  # noqa: F401 - layers with experts choose their forms by it
 from dyncomp.registry import BACKBONES, METHODS
 from dyncomp.spec import spec_of
 

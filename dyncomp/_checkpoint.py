@@ -13,8 +13,9 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from dyncomp._build import build, numbers_of, sizes_of
 from dyncomp._facts import DTYPES, check_size, rebuilding_facts
 from dyncomp._version import __version__
-from dyncomp.core import BackboneFamily, Card, Method, Net, deployed
+from dyncomp.core import BackboneFamily, Card, Method, Net
 from dyncomp.errors import DeviceNotAvailable, DyncompError, InvalidValue, OutputError, UnknownName, in_one_line
+from dyncomp.fast import deployed
 from dyncomp.registry import BACKBONES, METHODS, Registry, include_path
 from dyncomp.spec import full_spec, spec_of
 from dyncomp.train import load_checkpoint, save_checkpoint

@@ -11,8 +11,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import scratch
-from dyncomp.core.memory import Allocate
+from dyncomp.fast import scratch
+from dyncomp.fast.memory import Allocate
 
 NOT_AN_INDEX = 1 << 61
 """What integers are before they are written: as an index it leads far out of any memory."""

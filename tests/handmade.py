@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Gated, Net, ResidualBlock, measure_costs
+from dyncomp.core import Net, ResidualBlock, measure_costs
 from dyncomp.data import Augmentation, ImageSplit, in_memory
 from dyncomp.data import Splits as Splits
+from dyncomp.ops import Gated
 
 SIDE = 4
 ALWAYS_MACS = 2 * 2  # the last linear layer

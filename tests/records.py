@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "threads": 2,
     "platform": "Linux",
     "cpu_capability": "AVX2",
+    "fast_path": "code for vectors of 256 bits",
     "device": "cpu",
     "argv": [],
 }
@@ -287,6 +288,7 @@ CONFIG = {
     "latency_width": 3.0,
     "latency_seconds": None,
     "compile": False,
+    "fast": True,
     "force": False,
     "strict_macs": False,
     "dry_run": False,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Decision, Gated, Mixed, Net, ResidualBlock, Router, measure_costs
+from dyncomp.core import Decision, Net, ResidualBlock, measure_costs
+from dyncomp.ops import Gated, Mixed, Router
 
 C, SIDE, CLASSES = 6, 5, 4
 

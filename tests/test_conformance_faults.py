@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.conformance import CHECKS, Case, NotConforming, failures
-from dyncomp.core import Backbone, Decision, Gated, Method, Output, ResidualBlock, Stage
-from dyncomp.core.rows import put, take
+from dyncomp.core import Backbone, Decision, Method, Output, ResidualBlock, Stage
+from dyncomp.ops import Gated
+from dyncomp.ops.rows import put, take
 from dyncomp.registry import METHODS
 
 BACKBONE = "cifar_resnet8"

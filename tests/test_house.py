@@ -35,22 +35,37 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "listing": BASE,
     "_images": frozenset({"errors", "torch"}),
     "core": BASE | {"_images", "torch"},
+    "ops": BASE | {"core", "torch"},
+    "fast": frozenset({"errors", "core", "ops", "torch"}),
     "data": BASE | {"_images", "torch"},
-    "backbones": BASE | {"core", "torch"},
-    "methods": BASE | {"core", "torch"},
+    "backbones": BASE | {"core", "ops", "torch"},
+    "methods": BASE | {"core", "ops", "torch"},
     "train": frozenset({"errors", "_version", "core", "data", "torch"}),
     "samples": frozenset(),
-    "profile": frozenset({"errors", "samples", "core", "data", "store", "torch"}),
-    "_build": BASE | {"core", "torch"},
-    "_checkpoint": BASE | {"core", "train", "_build", "torch"},
-    "export": frozenset({"errors", "_version", "core", "torch"}),
+    "profile": frozenset({"errors", "samples", "core", "ops", "fast", "data", "store", "torch"}),
+    "_build": BASE | {"core", "fast", "torch"},
+    "_checkpoint": BASE | {"core", "fast", "train", "_build", "torch"},
+    "export": frozenset({"errors", "_version", "core", "fast", "torch"}),
     "store": frozenset({"errors", "_version"}),
     "report": frozenset({"errors", "samples", "store", "_version"}),
-    "conformance": BASE | {"core", "_build", "train", "torch"},
+    "conformance": BASE | {"core", "fast", "_build", "train", "torch"},
     "bench": BASE
-    | {"core", "data", "train", "samples", "profile", "store", "report", "_build", "_checkpoint", "export", "torch"},
-    "cli": BASE | {"listing", "bench", "conformance", "profile", "store", "report", "torch"},
-    "": BASE | {"core", "profile", "bench", "_build", "_checkpoint"},
+    | {
+        "core",
+        "fast",
+        "data",
+        "train",
+        "samples",
+        "profile",
+        "store",
+        "report",
+        "_build",
+        "_checkpoint",
+        "export",
+        "torch",
+    },
+    "cli": BASE | {"fast", "listing", "bench", "conformance", "profile", "store", "report", "torch"},
+    "": BASE | {"core", "ops", "fast", "profile", "bench", "_build", "_checkpoint"},
 }
 # The private modules at the top belong to the public one that they were split from.
 OWNERS = {
@@ -127,6 +142,29 @@ def wrong_imports(name: str) -> Iterator[str]:
 def test_wrong_imports_are_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MAY_IMPORT, "store", frozenset())
     assert [wrong for name in NAMES if name.startswith("dyncomp/store/") for wrong in wrong_imports(name)]
+
+
+def test_the_fast_path_is_reached_by_its_door_alone() -> None:
+    outside = [name for name in NAMES if part(module_of(name)) != "fast"]
+    inside = [f"{name} imports {m}" for name in outside for m in imported(name) if m.startswith("dyncomp.fast.")]
+    assert inside == []
+
+
+def test_no_part_has_a_circle() -> None:
+    graph = {module_of(name): set(modules_imported(name)) for name in NAMES}
+    done: set[str] = set()
+    while ready := {module for module, asked in graph.items() if module not in done and asked <= done}:
+        done |= ready
+    assert graph.keys() - done == set()  # these import one another, or a module that does
+
+
+def modules_imported(name: str) -> Iterator[str]:
+    """The files of the package that a file imports: the module that a name comes from, or is."""
+    files = {module_of(file) for file in NAMES}
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dyncomp"):
+            asked = {f"{node.module}.{alias.name}" for alias in node.names} & files
+            yield from asked or {node.module or ""}
 
 
 def test_methods_import_no_sibling() -> None:
@@ -249,7 +287,7 @@ FORBIDDEN = {
 ALLOWED = {
     ("pickle", "tests/cifar.py"): "makes the files that CIFAR is published as",
     ("pickle", "tests/data/test_cifar.py"): "makes files that only look like them",
-    ("pickle", "tests/core/test_tracked.py"): "a user may: it is shown that what comes back is tracked",
+    ("pickle", "tests/fast/test_tracked.py"): "a user may: it is shown that what comes back is tracked",
     ("pickle", "tests/test_saving.py"): "a user may: it is shown that networks come back",
     ("weights that run code", "tests/test_saving.py"): "a user may: it is shown that networks come back",
 }

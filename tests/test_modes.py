@@ -19,17 +19,18 @@ from torch import Tensor, nn
 
 from dyncomp import build, deployed, list_methods, measure_costs, save
 from dyncomp.conformance.deployment import stirred
-from dyncomp.core import Net, Output, native
+from dyncomp.core import Net, Output
 from dyncomp.core.decisions import random
-from dyncomp.core.deploy import folded
-from dyncomp.core.exits import Exit
-from dyncomp.core.filtered import Filtered
-from dyncomp.core.gated import Gated
-from dyncomp.core.gates import RecurrentGate
-from dyncomp.core.masked import Masked
-from dyncomp.core.planned import Planned
-from dyncomp.core.tuner import by_last_ways
 from dyncomp.errors import CannotDeploy, InvalidValue
+from dyncomp.fast import codegen as native
+from dyncomp.fast.deploy import folded
+from dyncomp.fast.tuning import by_last_ways
+from dyncomp.ops.exits import Exit
+from dyncomp.ops.filtered import Filtered
+from dyncomp.ops.gated import Gated
+from dyncomp.ops.gates import RecurrentGate
+from dyncomp.ops.masked import Masked
+from dyncomp.ops.planned import Planned
 
 SIDE, MANY, CLASSES = 16, 7, 5
 ROUNDINGS = 16
@@ -88,12 +89,12 @@ def halve(net: Net, site: str) -> None:
 
 
 @cache
-def made_ready(method: str, dtype: torch.dtype) -> Net:
+def exchanged(method: str, dtype: torch.dtype) -> Net:
     return deployed(plain(method, dtype))
 
 
 def network(method: str, kind: str, dtype: torch.dtype = torch.float32) -> Net:
-    return plain(method, dtype) if kind == "as it is" else made_ready(method, dtype)
+    return plain(method, dtype) if kind == "as it is" else exchanged(method, dtype)
 
 
 def images(count: int = MANY, side: int = SIDE, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -26,8 +26,8 @@ from torchvision.models import get_model
 import dyncomp
 from dyncomp._facts import rebuilding_facts
 from dyncomp.core import Net
-from dyncomp.core.tuner import in_turn
 from dyncomp.errors import BrokenPlugin, DeviceNotAvailable, DyncompError, InvalidValue, OutputError, UnknownName
+from dyncomp.fast.tuning import in_turn
 from dyncomp.registry import METHODS
 from dyncomp.train import save_checkpoint
 from tests.jobs import PLAIN, plugin

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.faults.networks import Made, network, palette_of
-from dyncomp.core import Decision, Net, deployed, native
+from dyncomp.core import Decision, Net
 from dyncomp.core import decisions as wishes
-from dyncomp.core.direct import left_out
-from dyncomp.core.memory import Allocate, allocated_by
-from dyncomp.core.runs import Run
-from dyncomp.core.tuner import by_last_ways, in_turn
+from dyncomp.fast import codegen as native
+from dyncomp.fast import deployed, disabled
+from dyncomp.fast.fusion import Run
+from dyncomp.fast.memory import Allocate, allocated_by
+from dyncomp.fast.tuning import by_last_ways, in_turn
 from tests.guarded import before_a_fault, behind_a_fault, forget_scratch, guard_parameters, guarded
 
 BATCHES = (0, 1, 1, 2, 3, 5, 7, 16)
@@ -97,7 +98,7 @@ def _images(made: Made, images: int, seed: int, channels_last: bool, net: Net, a
 
 def _compare(plain: Net, x: Tensor, trace: Mapping[str, Decision], ours: Tensor, seen: Seen) -> None:
     """By the same decisions, both forms say the same."""
-    with left_out():
+    with disabled():
         wanted = plain(x.double(), sparse=False, decisions=trace, record=False).logits
     if ours.shape != wanted.shape:
         raise Deviation(f"{tuple(ours.shape)} answers where the plain form has {tuple(wanted.shape)}")
@@ -131,7 +132,7 @@ def _learn(seed: int, draw: Random, made: Made, allocate: Allocate, seen: Seen) 
         net(x, sparse=False, record=False).logits.square().sum().backward()
         return [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
 
-    with left_out():
+    with disabled():
         wanted = gradients()
     for ours, theirs in zip(gradients(), wanted, strict=True):
         if not torch.allclose(ours, theirs, rtol=1e-7, atol=1e-8 * max(1.0, float(theirs.abs().max()))):

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp import build
-from dyncomp.core import Gated, Mixed, Net, ResidualBlock, Router, Switch, measure_costs
-from dyncomp.core.gates import FeedForwardGate
-from dyncomp.core.masker import Masker
-from dyncomp.core.shrink import Shrink
+from dyncomp.core import Net, ResidualBlock, measure_costs
 from dyncomp.errors import CannotAttach
+from dyncomp.ops import Gated, Mixed, Router, Switch
+from dyncomp.ops.gates import FeedForwardGate
+from dyncomp.ops.gumbel_gate import Masker
+from dyncomp.ops.shrink import Shrink
 
 TOGETHER = 50
 """Seeds next to one another that draw from one palette, so that code made for one of them serves others."""

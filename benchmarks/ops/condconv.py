@@ -32,11 +32,11 @@ from benchmarks.ops._common import (
     verdict,
 )
 from dyncomp import build
-from dyncomp.core.direct import left_out
-from dyncomp.core.experts import ExpertConv2d
-from dyncomp.core.mixture import Mix, Mixture
-from dyncomp.core.ready import made_ready
-from dyncomp.core.tuner import choices
+from dyncomp.fast import disabled
+from dyncomp.fast.layers.convolution import exchanged
+from dyncomp.fast.tuning import choices
+from dyncomp.ops.experts import ExpertConv2d
+from dyncomp.ops.mixture import Mix, Mixture
 
 try:
     from timm.layers import CondConv2d as TimmLayer
@@ -95,7 +95,7 @@ def ways_of(layer: Layer) -> dict[str, Callable[[Tensor], Tensor]]:
         return torch.cat(images)
 
     ready = nn.Sequential(copy.deepcopy(plain))
-    made_ready(ready)
+    exchanged(ready)
     ways: dict[str, Callable[[Tensor], Tensor]] = {"static": plain, "ours": ours, "ready": ready, "naive": naive}
     if TimmLayer is not None:
         peer = TimmLayer(
@@ -188,7 +188,7 @@ def goals(measured: Mapping[Layer, Times], wanted: Sequence[tuple], least: bool)
 
 def net_times(backbone: str, batch: int, experts: int, seconds: float) -> Times:
     """Milliseconds of a whole network at 224 pixels and of its plain backbone, ready for use, in inference mode."""
-    from dyncomp.core.deploy import deployed
+    from dyncomp.fast.deploy import deployed
 
     images = torch.rand(batch, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     specs = {"static": "static", "condconv": f"condconv(experts={experts})"}
@@ -198,7 +198,7 @@ def net_times(backbone: str, batch: int, experts: int, seconds: float) -> Times:
         ways[name] = lambda net=net: net(images, sparse=True, record=False)
 
     def by_torch() -> None:
-        with left_out():
+        with disabled():
             ways["static"]()
 
     ways["torch"] = by_torch

@@ -32,7 +32,7 @@ from benchmarks.ops._common import (
     verdict,
 )
 from benchmarks.ops._forced import ByLot, floats, images, ready
-from dyncomp.core.direct import left_out
+from dyncomp.fast import disabled
 
 DRAWS = 8
 
@@ -123,7 +123,7 @@ class Compared:
         return Measured(min(times["static"]), min(times["torch"]), static, other, full * DRAWS / macs)
 
     def _by_torch(self, x: Tensor) -> Tensor:
-        with left_out():
+        with disabled():
             logits: Tensor = self.static(x, sparse=True, record=False).logits
         return logits
 

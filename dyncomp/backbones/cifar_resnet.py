@@ -11,8 +11,8 @@ from torch import nn
 
 from dyncomp.backbones._layers import classify, convolution, stem
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock
-from dyncomp.core.shrink import Shrink
 from dyncomp.errors import InvalidValue
+from dyncomp.ops.shrink import Shrink
 from dyncomp.registry import register_backbone
 from dyncomp.spec import option
 

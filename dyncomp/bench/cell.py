@@ -17,7 +17,7 @@ from dyncomp.bench.rebuild import sources_of
 from dyncomp.bench.stamp import git_commit, now
 from dyncomp.bench.strict import check_priced
 from dyncomp.core import Method, Net
-from dyncomp.core.tuner import choices
+from dyncomp.fast import choices
 from dyncomp.profile import (
     Evaluation,
     accuracy_with_exchanged_routes,

@@ -46,6 +46,7 @@ class Config:
     latency_width: float = 3.0
     latency_seconds: float | None = None
     compile: bool = False
+    fast: bool = True
     force: bool = False
     strict_macs: bool = False
     dry_run: bool = False
@@ -231,6 +232,7 @@ _FITS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "latency_width": _percent,
         "latency_seconds": _seconds,
         "compile": _flag,
+        "fast": _flag,
         "force": _flag,
         "strict_macs": _flag,
         "dry_run": _flag,

@@ -24,10 +24,10 @@ from dyncomp.bench.rebuild import cell_of, changed_since, device_of, rebuild
 from dyncomp.bench.timeshares import AUDITED
 from dyncomp.core import Net
 from dyncomp.core.counter import MacCounter
-from dyncomp.core.deploy import folded
 from dyncomp.core.modes import evaluating
 from dyncomp.data import ImageSplit, Split
 from dyncomp.errors import BadAnswer, CannotDeploy, InvalidValue, in_one_line
+from dyncomp.fast import folded
 from dyncomp.profile import (
     Alone,
     LatencyRounds,

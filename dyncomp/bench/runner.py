@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,13 @@ def run(config: Config, tell: Listener = silent) -> Outcome | None:
 
     Raises a DyncompError for whatever the user can mend; nothing is written then, unless it turns up in the middle.
     """
+    from dyncomp.fast import disabled  # torch, after the options were checked
+
+    with nullcontext() if config.fast else disabled():
+        return _run(config, tell)
+
+
+def _run(config: Config, tell: Listener) -> Outcome | None:
     plan = make_plan(config)
     folder = output_folder(config, plan)
     if config.dry_run:

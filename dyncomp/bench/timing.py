@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from dyncomp.bench.group import Cell
 from dyncomp.bench.plugins import known_plugins
 from dyncomp.bench.stamp import now
 from dyncomp.errors import InvalidValue
+from dyncomp.fast import is_enabled
 from dyncomp.profile import (
     LatencyRounds,
     Setting,
@@ -66,8 +68,9 @@ def _key(cells: Sequence[Cell], batch_size: int, config: Config) -> str:
     """The same for the same cells; asking for more precision than usual is asking anew."""
     asked = {"width": config.latency_width, "seconds": config.latency_seconds}
     usual = {"width": Config.latency_width, "seconds": Config.latency_seconds}
-    more = {} if asked == usual else asked
+    more: dict[str, Any] = {} if asked == usual else dict(asked)
     forms = [form.name for form in forms_of(decides=True, compiled=config.compile)]
+    more |= {} if is_enabled() else {"fast": False}
     return cell_key({"cells": sorted(cell.key for cell in cells), "batch_size": batch_size, "forms": forms, **more})
 
 

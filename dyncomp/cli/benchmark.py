@@ -48,6 +48,9 @@ def benchmark(
         float | None, typer.Option(help="Longest timing of one network at one batch size. Default: by the budget.")
     ] = None,
     compile: Annotated[Flag, typer.Option(help="Time torch.compile's form of every network too.")] = None,
+    fast: Annotated[
+        Flag, typer.Option(help="--no-fast: torch's operators alone, no generated code or tuned forms.")
+    ] = None,
     force: Annotated[Flag, typer.Option(help="Run finished cells again.")] = None,
     strict_macs: Annotated[Flag, typer.Option(help="An operator without a known cost fails its cell.")] = None,
     dry_run: Annotated[Flag, typer.Option(help="Say what would be run, run nothing.")] = None,
@@ -70,6 +73,7 @@ def benchmark(
         "latency_width": latency_width,
         "latency_seconds": latency_seconds,
         "compile": compile,
+        "fast": fast,
         "force": force,
         "strict_macs": strict_macs,
         "dry_run": dry_run,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,7 @@ Sizes = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto. Default: the run's; auto for --model.")]
 Data = Annotated[Path | None, typer.Option(help="Where the data sets lie.")]
 Plugins = Annotated[list[Path] | None, typer.Option(help="Loose plugin file, or a folder of them. May be repeated.")]
+Fast = Annotated[bool, typer.Option(help="--no-fast: torch's operators alone, no generated code or tuned forms.")]
 Json = Annotated[Path | None, typer.Option(help="Write all figures into this file too.")]
 
 
@@ -38,6 +40,7 @@ def profile(
     device: Device = "",
     data_dir: Data = None,
     include_path: Plugins = None,
+    fast: Fast = True,
     json: Json = None,
 ) -> None:
     """Measure one network: MACs, operators without a known cost, latency, memory; of a checkpoint also its accuracy."""
@@ -52,10 +55,13 @@ def profile(
     sizes = fit_option("batch_sizes", batch_sizes)
     for path in include_path or ():
         include(path)
-    if checkpoint is None:
-        found = _of_model(model, input_, sizes, device)
-    else:
-        found = _of_checkpoint(checkpoint, sizes, device, data_dir)
+    from dyncomp.fast import disabled
+
+    with nullcontext() if fast else disabled():
+        if checkpoint is None:
+            found = _of_model(model, input_, sizes, device)
+        else:
+            found = _of_checkpoint(checkpoint, sizes, device, data_dir)
     typer.echo(str(found))
     if json is not None:
         _write(found, json)

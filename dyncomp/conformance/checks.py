@@ -15,7 +15,7 @@ from dyncomp.conformance.deployment import deployment_changes_nothing
 from dyncomp.conformance.training import stages_train_what_they_claim
 from dyncomp.core import Op, count_executed_macs, measure_costs
 from dyncomp.core.decisions import all_on
-from dyncomp.core.tuner import in_turn
+from dyncomp.fast import in_turn
 from dyncomp.registry import METHODS
 from dyncomp.spec import spec_of
 from dyncomp.train import load_checkpoint, save_checkpoint

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.conformance.case import Case, Forced, NotConforming, equal
-from dyncomp.core import Net, count_executed_macs, deployed, measure_costs
-from dyncomp.core.tuner import by_last_ways, in_turn
+from dyncomp.core import Net, count_executed_macs, measure_costs
 from dyncomp.errors import CannotDeploy
+from dyncomp.fast import by_last_ways, deployed, in_turn
 
 WAYS = ("its own decisions", "random decisions")
 

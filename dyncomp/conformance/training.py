@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dyncomp.conformance.case import Case, NotConforming
 from dyncomp.core import Net, Stage, measure_costs
-from dyncomp.core.tuner import in_turn
+from dyncomp.fast import in_turn
 
 BATCHES = 3
 """How many batches a parameter has to show a gradient that is not zero throughout."""

@@ -6,16 +6,32 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core.bodies import ReadyBody
-from dyncomp.core.listeners import Listeners
+from dyncomp.core.hooks import Listeners
+from dyncomp.core.inplace import in_place, in_use, makes_new
 from dyncomp.core.modes import evaluating
-from dyncomp.core.rows import in_use
 from dyncomp.spec import Configurable
+
+
+class BodyForm(Protocol):
+    """A body in one go, for features of one size."""
+
+    def new(self, x: Tensor) -> Tensor:
+        """Memory for the block's output of all images of x (B, C, H, W)."""
+
+    def run(self, x: Tensor, shortcut: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Write activation(body(x) + shortcut) into y for the images at `rows` (None: all); y may be x or shortcut."""
+
+
+class FusedBody(Protocol):
+    """A fused form of a block's body, which `dyncomp.fast` puts into the slot `ResidualBlock.fused`."""
+
+    def form(self, x: Tensor, shortcut: Tensor, images: int, layers: nn.Module) -> BodyForm | None:
+        """What runs features like x and their shortcut faster than `layers` does, for that many images; or None."""
 
 
 class ResidualBlock(nn.Module):
@@ -24,11 +40,10 @@ class ResidualBlock(nn.Module):
     `body` maps (B, C, H, W) to (B, C', H', W') without the last activation; `shortcut` is the identity or a projection
     to the same shape. The three parts are public so that an op can run one without the others.
 
-    `ready` is the body in one go, where the network was made ready for use and the body allows it.
-
-    In inference mode memory is used again where that was shown to be safe (`reuse.py`): `makes_residual` says that the
-    body's output is new, `reads_alone` that nothing reads what enters once the block is done (None: nobody looked, and
-    nobody overwrites). While there is a hook among the network's `listeners`, which may keep features, none is.
+    In inference mode the block overwrites features where a deployed network was shown to allow it: `makes_residual`
+    says that the body's output is new, `reads_alone` that nothing reads the block's input once the block is done (None:
+    nobody looked, and nothing is overwritten). A hook among the network's `listeners`, which may keep features, forbids
+    both.
     """
 
     def __init__(self, body: nn.Module, shortcut: nn.Module, activation: nn.Module) -> None:
@@ -36,9 +51,9 @@ class ResidualBlock(nn.Module):
         self.body = body
         self.shortcut = shortcut
         self.activation = activation
+        self.fused: FusedBody | None = None
         self.reads_alone: bool | None = None
         self.makes_residual = False
-        self.ready: ReadyBody | None = None
         self.listeners: Listeners | tuple[()] = ()
 
     @property
@@ -60,10 +75,14 @@ class ResidualBlock(nn.Module):
 
     def on(self, x: Tensor, shortcut: Tensor) -> Tensor:
         """The block's output, its shortcut (B, C', H', W') given."""
-        code = None if self.ready is None else self.ready.code(x, shortcut, x.shape[0], self.body)
-        if code is None:
+        form = self.form(x, shortcut, x.shape[0])
+        if form is None:
             return self.join(self.body(x), shortcut)
-        return code.run(x, shortcut, code.new(x))
+        return form.run(x, shortcut, form.new(x))
+
+    def form(self, x: Tensor, shortcut: Tensor, images: int) -> BodyForm | None:
+        """The body in one go for so many images of x, where that is faster; None where its layers are to be called."""
+        return None if self.fused is None else self.fused.form(x, shortcut, images, self.body)
 
     def join(self, residual: Tensor, shortcut: Tensor) -> Tensor:
         """The block's output from its two summands, both (B, C', H', W')."""
@@ -72,13 +91,11 @@ class ResidualBlock(nn.Module):
         output: Tensor = self.activation(residual + shortcut)
         return output
 
-
-def in_place(activation: nn.Module, x: Tensor) -> Tensor:
-    """The activation of x, which may be lost."""
-    if type(activation) is nn.ReLU:
-        return x.relu_()
-    output: Tensor = activation(x)
-    return output
+    def loses(self, shortcut: Tensor, x: Tensor) -> bool:
+        """Whether nothing reads the shortcut of x any more when the block is done, so that it may be overwritten."""
+        if not self.may_overwrite:
+            return False
+        return self.reads_alone is True if shortcut is x else makes_new(self.shortcut)
 
 
 class Backbone(nn.Module):

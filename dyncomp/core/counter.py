@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from dyncomp.core.native import Code
+GENERATED: Final = "dyncomp::convolution"
+"""What a profiler of operators sees of generated code."""
 
 EACH: Final = "each"
 COUPLED: Final = "coupled"
@@ -99,7 +100,7 @@ def kind_of(name: str) -> Kind | None:
 
     None is also the answer for a composite operator that is made of others and has no cost of its own.
     """
-    if name == Code.event.replace("::", "."):  # which a counter meets as the convolution that it is
+    if name == GENERATED.replace("::", "."):  # which a counter meets as the convolution that it is
         return "priced"
     namespace, _, operator = name.partition(".")
     packet = getattr(getattr(torch.ops, namespace, None), operator, None)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dyncomp.core.exits import Voter
 from dyncomp.core.net import Net
+from dyncomp.core.tape import Taped
 from dyncomp.errors import InvalidValue
 
 PLAIN = "plain"
@@ -43,7 +43,7 @@ def adopt(net: Net, plain: Net) -> None:
     """
     trained = plain.state_dict()
     kept = {origin: trained[name] for name, origin in plain.origins.items()}
-    others = (name for name, part in net.named_modules() if isinstance(part, Voter) and part.number > 1)
+    others = (name for name, part in net.named_modules() if isinstance(part, Taped) and part.begins_afresh)
     afresh = tuple(f"{name}." for name in others)
     state = net.state_dict()
     wanted = {name: origin for name, origin in net.origins.items() if not name.startswith(afresh)}

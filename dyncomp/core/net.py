@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core.branches import freezes_routes
-from dyncomp.core.cost import Costs, price
 from dyncomp.core.counter import Meter
-from dyncomp.core.op import Op, Taped
-from dyncomp.core.tape import Tape, Tapes
+from dyncomp.core.graphs import freezes_routes
+from dyncomp.core.op import Op
+from dyncomp.core.pricing import Costs, price
+from dyncomp.core.tape import Tape, Taped, Tapes
 from dyncomp.core.trace import Decision, Parent, Trace
 from dyncomp.core.usable import Usable
 from dyncomp.errors import CannotExport, InvalidValue

@@ -1,41 +1,31 @@
-"""What every op shares: a site's name, the tape of its pass, and how a decision becomes one of two equal forms."""
+"""What every op shares: how a decision becomes one of two equal forms, or is run by a fused form of both."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core.branches import graph_form, is_traced
 from dyncomp.core.counter import MOVING, Part
-from dyncomp.core.tape import Tape, Tapes
+from dyncomp.core.graphs import graph_form, is_traced
+from dyncomp.core.rules import Rule
+from dyncomp.core.tape import Tape, Taped
 from dyncomp.core.trace import Decision
 from dyncomp.errors import CannotAttach, CannotExport
 
-if TYPE_CHECKING:
-    from dyncomp.core.rules import Rule
 
+class Fused(Protocol):
+    """A fused form of an op, which `dyncomp.fast` puts into the slot `Op.fused` of a deployed network."""
 
-class Taped(nn.Module):
-    """A module that takes part in passes: it has a name (its site), and finds the tape of the pass it runs in."""
+    def __call__(self, op: Any, x: Any) -> Tensor | None:
+        """The op's output for features x in the sparse form, as `decide` and `sparse` give it; None: not here and now.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.site = ""
-        self._tapes = Tapes()
-
-    def attach(self, site: str, tapes: Tapes) -> None:
-        """Take a place in a network."""
-        self.site, self._tapes = site, tapes
-
-    @property
-    def tape(self) -> Tape:
-        """That of the network's pass in this thread; see `Tapes`. It ends with the pass: do not keep it."""
-        tape: Tape = self._tapes.current
-        return tape
+        Called at most once in a pass for the same features, before the op has decided. A form that needs the decision
+        asks `op.settled(x)` for it, which notes the decision on the tape.
+        """
 
 
 class Op(Taped, ABC):
@@ -58,6 +48,9 @@ class Op(Taped, ABC):
 
     kept_by = "conditional operators"
     """What `branched` keeps an image's route by, in the words of who exports the network"""
+
+    fused: Fused | None = None
+    """A form that is quicker than `sparse`, where the network was deployed; see `Fused`."""
 
     reads: Op | None = None
     """The op whose used units are the input channels of this one: its coupled cost grows with both."""
@@ -123,10 +116,19 @@ class Op(Taped, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Features in, features out, in the form and by the decision that the tape asks for."""
         tape = self.tape
-        decision = tape.settle(self.site, self._decided(x, tape))
+        if tape.sparse and self.fused is not None:
+            y = self.fused(self, x)
+            if y is not None:
+                return y
+        decision = self.settled(x)
         if graph_form() == "routed":
             return self.branched(x, decision)
         return self.sparse(x, decision) if tape.sparse else self.dense(x, decision)
+
+    def settled(self, x: Tensor) -> Decision:
+        """The decision that holds for features x in this pass, the gate's own or a forced one, noted on the tape."""
+        tape = self.tape
+        return tape.settle(self.site, self._decided(x, tape))
 
     def _decided(self, x: Tensor, tape: Tape) -> Decision:
         if self.training and self.site in tape.forced and not self.decides_anyway:

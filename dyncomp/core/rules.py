@@ -13,8 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core.gates import Gate
-from dyncomp.core.op import Taped
+from dyncomp.core.tape import Taped
 
 SEEDS = "seeds"
 """the key under which each image's seed is remembered in a pass"""
@@ -101,22 +100,3 @@ def _mixed(numbers: Tensor) -> Tensor:
     for factor in (2654435761, 2246822519, 3266489917):
         numbers = (numbers ^ (numbers // 65536)) * factor % MODULUS
     return numbers ^ (numbers // 65536)
-
-
-class RuledGate(Gate):
-    """A gate of one unit that follows a rule."""
-
-    def __init__(self, rule: Rule) -> None:
-        super().__init__()
-        self.rule = rule
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Features (B, C, H, W) -> 1 or -1, (B, 1)."""
-        logits: Tensor = 2 * self.rule(x) - 1
-        return logits
-
-    def forward(self, x: Tensor) -> Tensor:
-        """1 or 0, (B, 1); said under the gate's name, as learned gates say their chances."""
-        used: Tensor = self.rule(x)
-        self.tape.say(self.site, used)
-        return used

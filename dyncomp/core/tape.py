@@ -8,18 +8,44 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyncomp.core.counter import Meter
-from dyncomp.core.remembered import Remembered
 from dyncomp.core.trace import Decision
+from dyncomp.errors import CannotExport
+
+
+class Remembered(dict[str, Tensor]):
+    """Tensors by key; those whose last value stayed inside a conditional branch of a graph are `lost`."""
+
+    lost: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(values: Mapping[str, Tensor], lost: frozenset[str]) -> Remembered:
+        """These values, and those keys lost."""
+        made = Remembered(values)
+        made.lost = lost
+        return made
+
+    def recalled(self, key: str) -> Tensor | None:
+        """The value, None where there is none yet. Raises CannotExport for one that is lost."""
+        if key in self.lost:
+            raise CannotExport(
+                f"a gate reads {key!r}, which was last remembered inside a branch that may not run; export it --dense"
+            )
+        return self.get(key)
+
+    def changed(self, since: Mapping[str, Tensor]) -> frozenset[str]:
+        """The keys that hold another tensor than before."""
+        return frozenset(key for key, value in self.items() if since.get(key) is not value)
 
 
 class Tape:
     """What one pass of a network is asked to do, and what its ops decide, say, remember and hand one another.
 
     A pass has its own, made when it begins and let go when it ends; ops find it by `Tapes`. Plain attributes, so that a
-    pass which records nothing pays nothing and `torch.compile` sees no trick. `silent`: only logits are asked for.
+    pass which records nothing pays nothing and `torch.compile` sees no trick. `logits_only`: the sparse form, no record
+    and no meter; `silent`: no forced decision either.
     """
 
     def __init__(
@@ -37,7 +63,8 @@ class Tape:
         self.forced = forced or {}
         self.sampling = sampling
         self.meter = meter
-        self.silent = sparse and not recording and not forced and meter is None
+        self.logits_only = sparse and not recording and meter is None
+        self.silent = self.logits_only and not forced
         self.rows: Tensor | None = None
         self.decisions: dict[str, Decision] = {}
         self.said: dict[str, Tensor] = {}
@@ -148,6 +175,28 @@ class Tapes(threading.local):
 
     def __reduce__(self) -> tuple[type[Tapes], tuple[()]]:
         return Tapes, ()
+
+
+class Taped(nn.Module):
+    """A module that takes part in passes: it has a name (its site), and finds the tape of the pass it runs in."""
+
+    begins_afresh = False
+    """Whether the modules in it keep their random weights where the network adopts trained ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.site = ""
+        self._tapes = Tapes()
+
+    def attach(self, site: str, tapes: Tapes) -> None:
+        """Take a place in a network."""
+        self.site, self._tapes = site, tapes
+
+    @property
+    def tape(self) -> Tape:
+        """That of the network's pass in this thread; see `Tapes`. It ends with the pass: do not keep it."""
+        tape: Tape = self._tapes.current
+        return tape
 
 
 def _sum(a: Decision, b: Decision) -> Decision:

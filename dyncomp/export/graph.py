@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from dyncomp.core import Net, ResidualBlock
-from dyncomp.core.branches import GraphForm, in_graph
-from dyncomp.core.deploy import plainly_folded
-from dyncomp.core.ready import ReadyConv2d
+from dyncomp.core import Net
+from dyncomp.core.graphs import GraphForm, in_graph
 from dyncomp.errors import CannotDeploy, CannotExport, DyncompError
 from dyncomp.export.text import one_line
+from dyncomp.fast import is_deployed, plainly_folded
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,7 @@ def _check(net: Net, routed: bool) -> None:
             f"the network is in {types}, and formats hold float32 or float64; export net.float(), or save that by "
             "dyncomp.save and export the file"
         )
-    modules = list(net.modules())
-    if any(isinstance(m, ReadyConv2d) or (isinstance(m, ResidualBlock) and m.ready is not None) for m in modules):
+    if is_deployed(net):
         raise CannotExport("the network runs code of this machine; export the one that `deployed` was given")
     if routed and not net.sites:
         raise CannotExport("the network decides nothing, so there is no route to keep; export it --dense")

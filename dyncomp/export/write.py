@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dyncomp._version import __version__
 from dyncomp.core import Net
-from dyncomp.core.branches import GraphForm
+from dyncomp.core.graphs import GraphForm
 from dyncomp.core.modes import evaluating
 from dyncomp.errors import CannotExport, OutputError
 from dyncomp.export.formats import Format, format_of

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core import ResidualBlock
-from dyncomp.core.gates import as_chance, open_bias
-from dyncomp.core.shrink import Shrink
+from dyncomp.ops.gates import as_chance, open_bias
+from dyncomp.ops.shrink import Shrink
 
 LARGE = 64
 """Side in pixels from which on images count as large."""

@@ -10,11 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Decision, Method, Net, Output, Planned, Source, Stage, hard_decision, pretrained
-from dyncomp.core.attach import residual_blocks
-from dyncomp.core.balance import binary_information
+from dyncomp.core import Backbone, Decision, Method, Net, Output, Source, Stage, hard_decision, pretrained
 from dyncomp.core.losses import cross_entropy
 from dyncomp.methods._policy import Policy
+from dyncomp.ops import Planned
+from dyncomp.ops.balance import binary_information
+from dyncomp.ops.placement import residual_blocks
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Method, Output, chain
-from dyncomp.core.exits import Ensemble
 from dyncomp.errors import CannotAttach, InvalidValue
+from dyncomp.ops.exits import Ensemble
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

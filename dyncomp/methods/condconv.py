@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.core import Backbone, Method, Mixed, Router, is_channel_attention
-from dyncomp.core.attach import needs_single_maps
-from dyncomp.core.norm import with_norm
+from dyncomp.core import Backbone, Method
 from dyncomp.errors import CannotAttach
+from dyncomp.ops import Mixed, Router, is_channel_attention
+from dyncomp.ops.norm import with_norm
+from dyncomp.ops.placement import needs_single_maps
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

@@ -11,11 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Method, Output, Routed, Stage, Trace, categorical_information, chain
-from dyncomp.core.attach import needs_single_maps
-from dyncomp.core.gates import pooled
-from dyncomp.core.routed import harden
+from dyncomp.core import Backbone, Method, Output, Stage, Trace, chain
 from dyncomp.errors import CannotAttach, InvalidValue
+from dyncomp.ops import Routed, categorical_information
+from dyncomp.ops.gates import pooled
+from dyncomp.ops.placement import needs_single_maps
+from dyncomp.ops.routed import harden
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

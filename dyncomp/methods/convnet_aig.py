@@ -9,12 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Gated, Method, Net, Output, ResidualBlock, Source, Stage, pretrained
-from dyncomp.core.attach import residual_blocks
-from dyncomp.core.balance import binary_information
+from dyncomp.core import Backbone, Method, Net, Output, ResidualBlock, Source, Stage, pretrained
 from dyncomp.core.losses import cross_entropy
-from dyncomp.core.masker import Masker, chances_said, set_noise
 from dyncomp.errors import CannotAttach, InvalidValue
+from dyncomp.ops import Gated
+from dyncomp.ops.balance import binary_information
+from dyncomp.ops.gumbel_gate import Masker, chances_said, set_noise
+from dyncomp.ops.placement import residual_blocks
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

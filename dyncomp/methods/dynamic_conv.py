@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from dyncomp.core import Attention, Backbone, Method, Mixed, Net, Stage, is_channel_attention
+from dyncomp.core import Backbone, Method, Net, Stage
 from dyncomp.core.losses import cross_entropy
 from dyncomp.errors import CannotAttach
+from dyncomp.ops import Attention, Mixed, is_channel_attention
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

@@ -10,25 +10,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import (
-    Backbone,
-    Concrete,
-    Masked,
-    Method,
-    Net,
-    Output,
-    ResidualBlock,
-    Source,
-    Stage,
-    open_bias,
-    pretrained,
-    steps_of,
-)
-from dyncomp.core.balance import binary_information
-from dyncomp.core.gates import as_chance
+from dyncomp.core import Backbone, Method, Net, Output, ResidualBlock, Source, Stage, pretrained
 from dyncomp.core.losses import cross_entropy, outside_of_bounds
-from dyncomp.core.op import Taped
+from dyncomp.core.tape import Taped
 from dyncomp.errors import CannotAttach
+from dyncomp.ops import Concrete, Masked, open_bias, steps_of
+from dyncomp.ops.balance import binary_information
+from dyncomp.ops.gates import as_chance
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

@@ -13,9 +13,10 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Certainty, Exit, Method, Net, Output, Point, Seen, Source, Stage, chain, pretrained
-from dyncomp.core.calibrate import exit_points, exit_sites
+from dyncomp.core import Backbone, Method, Net, Output, Point, Seen, Source, Stage, chain, pretrained
 from dyncomp.errors import CannotAttach, InvalidValue
+from dyncomp.ops import Certainty, Exit
+from dyncomp.ops.calibrate import exit_points, exit_sites
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

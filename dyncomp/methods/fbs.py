@@ -10,23 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import (
-    Backbone,
-    Decision,
-    Filtered,
-    Method,
-    Net,
-    Output,
-    Source,
-    Stage,
-    Switch,
-    SwitchProducts,
-    pretrained,
-)
-from dyncomp.core.balance import binary_information
-from dyncomp.core.filtering import switch_backbone
+from dyncomp.core import Backbone, Decision, Method, Net, Output, Source, Stage, pretrained
 from dyncomp.core.losses import cross_entropy
-from dyncomp.core.narrow import Shift
+from dyncomp.ops import Filtered, Switch, SwitchProducts
+from dyncomp.ops.balance import binary_information
+from dyncomp.ops.channel_subsets import Shift
+from dyncomp.ops.filtered_placement import switch_backbone
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Exit, Judge, Method, Net, Output, Point, Seen, chain
+from dyncomp.core import Backbone, Method, Net, Output, Point, Seen, chain
 from dyncomp.errors import CannotAttach
+from dyncomp.ops import Exit, Judge
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

@@ -11,27 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core import (
-    Backbone,
-    Batches,
-    Method,
-    Net,
-    Output,
-    ResidualBlock,
-    Routed,
-    Source,
-    Stage,
-    chain,
-    pretrained,
-)
-from dyncomp.core.attach import needs_single_maps
-from dyncomp.core.gates import pooled
+from dyncomp.core import Backbone, Batches, Method, Net, Output, ResidualBlock, Source, Stage, chain, pretrained
 from dyncomp.core.initial import PLAIN
 from dyncomp.core.modes import evaluating
-from dyncomp.core.op import Taped
-from dyncomp.core.routed import harden
+from dyncomp.core.tape import Taped
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.methods._partition import balanced_partition
+from dyncomp.ops import Routed
+from dyncomp.ops.gates import pooled
+from dyncomp.ops.placement import needs_single_maps
+from dyncomp.ops.routed import harden
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

@@ -9,13 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Batches, Gated, Method, Net, Output, Source, Stage, pretrained
-from dyncomp.core.attach import residual_blocks
-from dyncomp.core.balance import binary_information
+from dyncomp.core import Backbone, Batches, Method, Net, Output, Source, Stage, pretrained
 from dyncomp.core.initial import PLAIN
 from dyncomp.core.losses import cross_entropy, divergence, outside_of_bounds
-from dyncomp.core.masker import Masker, chances_said, set_noise
 from dyncomp.core.teaching import TEACHER, teach
+from dyncomp.ops import Gated
+from dyncomp.ops.balance import binary_information
+from dyncomp.ops.gumbel_gate import Masker, chances_said, set_noise
+from dyncomp.ops.placement import residual_blocks
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

@@ -9,12 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Decision, Method, Net, Output, Source, Stage, Switch, SwitchProducts, pretrained
-from dyncomp.core.balance import binary_information
-from dyncomp.core.filtering import switch_backbone
-from dyncomp.core.gates import as_chance, open_bias
+from dyncomp.core import Backbone, Decision, Method, Net, Output, Source, Stage, pretrained
 from dyncomp.core.losses import cross_entropy, off_budget
 from dyncomp.core.op import with_strongest
+from dyncomp.ops import Switch, SwitchProducts
+from dyncomp.ops.balance import binary_information
+from dyncomp.ops.filtered_placement import switch_backbone
+from dyncomp.ops.gates import as_chance, open_bias
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

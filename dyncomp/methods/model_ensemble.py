@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core import Backbone, Certainty, Exit, Judge, Method, Net, Output, Point, Seen, Voter
-from dyncomp.core.calibrate import exit_points
-from dyncomp.core.exits import Agreement, Ensemble
+from dyncomp.core import Backbone, Method, Net, Output, Point, Seen
+from dyncomp.ops import Certainty, Exit, Judge, Voter
+from dyncomp.ops.calibrate import exit_points
+from dyncomp.ops.exits import Agreement, Ensemble
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

@@ -10,23 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.core import (
-    Backbone,
-    FeedForwardGate,
-    Gated,
-    Method,
-    Output,
-    RecurrentGate,
-    Source,
-    Stage,
-    Trace,
-    hard_decision,
-    pretrained,
-    shared_recurrence,
-)
-from dyncomp.core.attach import residual_blocks
-from dyncomp.core.balance import binary_information
+from dyncomp.core import Backbone, Method, Output, Source, Stage, Trace, hard_decision, pretrained
 from dyncomp.core.losses import cross_entropy, off_budget
+from dyncomp.ops import FeedForwardGate, Gated, RecurrentGate, shared_recurrence
+from dyncomp.ops.balance import binary_information
+from dyncomp.ops.placement import residual_blocks
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

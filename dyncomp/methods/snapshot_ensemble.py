@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Batches, Method, Net, Output, Stage
-from dyncomp.core.exits import Ensemble
 from dyncomp.errors import InvalidValue
+from dyncomp.ops.exits import Ensemble
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from dyncomp.core import Backbone, Method
-from dyncomp.core.norm import with_norm
+from dyncomp.ops.norm import with_norm
 from dyncomp.registry import register_method
 from dyncomp.spec import option
 

@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
+from dyncomp.fast import is_enabled, switch_off
+
 PRELOADED = ("torch._dynamo",)
 """what every process would import by itself, for seconds, as soon as it watches an operator"""
 
@@ -30,7 +32,9 @@ class Child:
         """Start it, and do not wait for it. Raises Failed where the arguments cannot travel to it."""
         context = _context(target.__module__)
         self.pipe, theirs = context.Pipe()
-        self._process: BaseProcess = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+        self._process: BaseProcess = context.Process(
+            target=_begin, args=(is_enabled(), target, theirs, *arguments), daemon=True
+        )
         try:
             with _without_main():
                 self._process.start()
@@ -73,6 +77,13 @@ class Child:
         self._process.join(5)
         code = self._process.exitcode
         return f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+
+
+def _begin(fast: bool, target: Callable[..., None], pipe: Connection, *arguments: Any) -> None:
+    """What a process runs: `target`, with the fast path as it was in the thread that started the process."""
+    if not fast:
+        switch_off()
+    target(pipe, *arguments)
 
 
 def live_with_parent() -> None:

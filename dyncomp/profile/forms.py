@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from dyncomp.core import Net, deployed
-from dyncomp.core.folding import batch_norms
+from dyncomp.core import Net
 from dyncomp.errors import CannotDeploy
+from dyncomp.fast import batch_norms, deployed
 from dyncomp.samples.forms import COMPILED, DENSE, SPARSE
 from dyncomp.store.schema import FormRecord
 

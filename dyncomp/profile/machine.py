@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from dyncomp.fast import available
 from dyncomp.store.schema import EnvironmentRecord
 
 
@@ -29,6 +30,7 @@ def environment(device: torch.device) -> EnvironmentRecord:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "fast_path": str(available()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "argv": sys.argv[1:],
     }

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dyncomp.core import Net, execute_and_count
-from dyncomp.core.branches import one_route
+from dyncomp.core.graphs import one_route
 from dyncomp.core.modes import evaluating
 from dyncomp.store.schema import OpinionRecord, OpinionsRecord
 

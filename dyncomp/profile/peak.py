@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dyncomp.core.direct import able_to_make_code
+from dyncomp.fast import available
 
 MIB = 2**20
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -42,7 +42,7 @@ def rise_bytes(work: Work) -> int:
 def load_libraries() -> None:
     """Import what is imported when first needed, with the first optimizer and code: 200 MiB that are no network's."""
     torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
-    able_to_make_code()
+    available()
 
 
 def _on_gpu(work: Work) -> int:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dyncomp.core import Net, Point, Seen, Trace
-from dyncomp.core.calibrate import exit_sites
 from dyncomp.core.decisions import all_on
 from dyncomp.core.modes import evaluating
 from dyncomp.data import Split
+from dyncomp.ops.calibrate import exit_sites
 from dyncomp.profile.evaluation import evaluate, in_batches
 from dyncomp.store.schema import PointRecord
 

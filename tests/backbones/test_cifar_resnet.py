@@ -8,8 +8,8 @@ from torch import nn
 
 from dyncomp.backbones.cifar_resnet import CifarResNet
 from dyncomp.core.backbone import ResidualBlock
-from dyncomp.core.shrink import Shrink
 from dyncomp.errors import InvalidValue
+from dyncomp.ops.shrink import Shrink
 
 
 @pytest.mark.parametrize(("depth", "below", "above"), [(9, 8, 14), (15, 14, 20), (36, 32, 38)])

@@ -13,8 +13,8 @@ from torch import nn
 
 import dyncomp
 from dyncomp.bench import profiling
-from dyncomp.core.folding import batch_norms
 from dyncomp.errors import BrokenPlugin, DyncompError, InvalidValue
+from dyncomp.fast.folding import batch_norms
 from dyncomp.store.files import plain
 from tests.bench.profile_modules import Plain, make
 from tests.jobs import PLAIN, Listening, config, plugin

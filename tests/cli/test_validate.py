@@ -263,7 +263,7 @@ BAD: list[tuple[tuple[str, ...], str, str]] = [
     (("no_such_package.plugs:Thing",), "", "No module named 'no_such_package'; install the package, or give the file"),
     (("dyncomp.methods.absent:Thing",), "", "No module named 'dyncomp.methods.absent'"),
     (("dyncomp.methods.skipnet:Absent",), "", "has no attribute 'Absent'; give a class of that module"),
-    (("dyncomp.core:Gated",), "", "dyncomp.core:Gated registers no method; decorate the class by @register_method"),
+    (("dyncomp.ops:Gated",), "", "dyncomp.ops:Gated registers no method; decorate the class by @register_method"),
     (("dyncomp.errors:__all__",), "", "registers no method"),
     (("dyncomp.backbones.mobilenet_v1:MobileNetV1",), "", "registers no method"),
     (("dyncomp.core:",), "", "is no target; give"),

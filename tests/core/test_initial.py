@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from dyncomp import build, create_method
-from dyncomp.core import Method, Net, Source, Voter, adopt, pretrained
+from dyncomp.core import Method, Net, Source, adopt, pretrained
 from dyncomp.core.decisions import all_on
 from dyncomp.core.initial import PLAIN
 from dyncomp.errors import InvalidValue
+from dyncomp.ops import Voter
 from dyncomp.registry import METHODS
 
 BEGUN = [entry.name for entry in METHODS.entries() if hasattr(create_method(entry.name), "pretraining")]

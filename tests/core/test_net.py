@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp import build
-from dyncomp.core import Mixed, Net, Output, Router, count_executed_macs, measure_costs
+from dyncomp.core import Net, Output, count_executed_macs, measure_costs
 from dyncomp.core.decisions import all_on, random
-from dyncomp.core.norm import with_norm
+from dyncomp.ops import Mixed, Router
+from dyncomp.ops.norm import with_norm
 from tests.small import C, conv, gated, images, mixed, network, only
 
 METHODS = ["skipnet", "skipnet(gate='ff2')", "condconv(experts=3)", "condconv(experts=2, mode='outputs')"]

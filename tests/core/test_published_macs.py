@@ -12,8 +12,8 @@ from torchvision.ops import SqueezeExcitation
 
 from dyncomp import build
 from dyncomp.core import Costs, Net, execute_and_count
-from dyncomp.core.experts import ExpertLayer
-from dyncomp.core.gates import Router
+from dyncomp.ops.experts import ExpertLayer
+from dyncomp.ops.gates import Router
 
 # method, backbone, image size, classes, published multiply-adds in millions
 PUBLISHED = [

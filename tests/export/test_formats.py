@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from benchmarks.divided import images_for
-from dyncomp.core import Net, narrow
+from dyncomp.core import Net
 from dyncomp.errors import CannotExport, InvalidValue, OutputError, UnknownName
 from dyncomp.export import Exported, export_network, formats, load_exported, write
 from dyncomp.export.formats import FORMATS
+from dyncomp.ops import channel_subsets as narrow
 from tests.export.test_graph_forms import ROUTED, SPECS, net_of
 
 MISSING = [name for name, form in FORMATS.items() if any(importlib.util.find_spec(m) is None for m in form.needs)]

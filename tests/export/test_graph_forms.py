@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 import dyncomp
 from benchmarks.divided import divided, images_for
-from dyncomp.core import Certainty, Decision, Exit, Gated, Net, Op, RecurrentGate, shared_recurrence
-from dyncomp.core.branches import in_graph
-from dyncomp.core.columns import by_columns
-from dyncomp.core.deploy import plainly_folded
-from dyncomp.core.kernels import Geometry, looped
+from dyncomp.core import Decision, Net, Op
+from dyncomp.core.graphs import in_graph
 from dyncomp.errors import CannotExport
 from dyncomp.export import graph_of
+from dyncomp.fast.deploy import plainly_folded
+from dyncomp.ops import Certainty, Exit, Gated, RecurrentGate, shared_recurrence
+from dyncomp.ops.columns import by_columns
+from dyncomp.ops.kernels import Geometry, looped
 from tests.small import C, conv, images, network, residual
 
 CASCADE = "model_ensemble(cascade=True)"

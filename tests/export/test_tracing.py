@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from benchmarks.divided import images_for
-from dyncomp.core import Net, deployed
-from dyncomp.core.branches import one_route
+from dyncomp.core import Net
+from dyncomp.core.graphs import one_route
 from dyncomp.errors import CannotExport
+from dyncomp.fast import deployed
 from tests.export.test_graph_forms import NOTHING_DECIDED, SPECS, net_of
 
 DECIDING = [spec for spec in SPECS if spec not in NOTHING_DECIDED]

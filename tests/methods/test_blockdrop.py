@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from dyncomp import build
-from dyncomp.core import Decision, Net, Output, Planned, Trace
+from dyncomp.core import Decision, Net, Output, Trace
 from dyncomp.core.counter import MacCounter
 from dyncomp.errors import CannotAttach
 from dyncomp.methods._policy import Policy
 from dyncomp.methods.blockdrop import BlockDrop
+from dyncomp.ops import Planned
 
 IMAGES, BLOCKS, CLASSES = 6, 4, 3
 SMALL = {"classes": 5, "image_size": 16}

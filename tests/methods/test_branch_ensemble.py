@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from dyncomp import build, create_method
-from dyncomp.core import Voter, chain, measure_costs
+from dyncomp.core import chain, measure_costs
 from dyncomp.core.net import Net
 from dyncomp.errors import CannotAttach, InvalidValue
+from dyncomp.ops import Voter
 from dyncomp.registry import BACKBONES
 
 SMALL = {"classes": 5, "image_size": 16}

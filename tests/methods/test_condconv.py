@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from dyncomp import build, create_method
-from dyncomp.core import Mixed, Net
-from dyncomp.core.experts import ExpertLayer
+from dyncomp.core import Net
 from dyncomp.errors import CannotAttach, InvalidValue, UnknownName
+from dyncomp.ops import Mixed
+from dyncomp.ops.experts import ExpertLayer
 
 SMALL = {"classes": 5, "image_size": 16}
 

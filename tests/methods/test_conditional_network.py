@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from dyncomp import build, create_method
-from dyncomp.core import Decision, Output, Trace, categorical_information
+from dyncomp.core import Decision, Output, Trace
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.methods.conditional_network import ConditionalNetwork, evenness, leaf_chances
+from dyncomp.ops import categorical_information
 
 SMALL = {"classes": 6, "image_size": 16}
 

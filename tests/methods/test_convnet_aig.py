@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from dyncomp import build, create_method
-from dyncomp.core import Decision, Gated, Output, Trace
-from dyncomp.core.masker import Masker
+from dyncomp.core import Decision, Output, Trace
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.methods.convnet_aig import BIASES, HIDDEN, ConvNetAIG
+from dyncomp.ops import Gated
+from dyncomp.ops.gumbel_gate import Masker
 
 IMAGES, CLASSES = 4, 3
 

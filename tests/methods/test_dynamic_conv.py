@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dyncomp import build, create_method
-from dyncomp.core import Attention, Mixed
+from dyncomp.ops import Attention, Mixed
 
 
 @pytest.mark.parametrize(

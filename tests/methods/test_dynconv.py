@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from dyncomp import build, create_method
-from dyncomp.core import Masked, Output, Trace
-from dyncomp.core.pixels import applied, dilated, neighbourhoods
+from dyncomp.core import Output, Trace
 from dyncomp.methods.dynconv import DynConv, Masker
+from dyncomp.ops import Masked
+from dyncomp.ops.pixels import applied, dilated, neighbourhoods
 
 CONVS = [
     nn.Conv2d(3, 5, 3, 1, 1),

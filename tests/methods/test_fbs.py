@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dyncomp import build, create_method
-from dyncomp.core import Filtered, Net
+from dyncomp.core import Net
 from dyncomp.methods.fbs import Saliency
+from dyncomp.ops import Filtered
 
 SMALL = {"classes": 5, "image_size": 8}
 

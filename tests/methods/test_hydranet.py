@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp import build, create_method
-from dyncomp.core import Decision, Net, Output, Routed, Trace
+from dyncomp.core import Decision, Net, Output, Trace
 from dyncomp.core.initial import PLAIN
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.methods._partition import balanced_partition
 from dyncomp.methods.hydranet import Gate, HydraNet, divide_classes
+from dyncomp.ops import Routed
 from dyncomp.train import load_checkpoint, save_checkpoint
 
 SMALL = {"classes": 6, "image_size": 16}

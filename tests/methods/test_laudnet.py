@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp import build, create_method
-from dyncomp.core import Costs, Decision, Gated, Net, Output, SiteCost, Trace
+from dyncomp.core import Costs, Decision, Net, Output, SiteCost, Trace
 from dyncomp.core.decisions import all_on
 from dyncomp.core.initial import PLAIN
 from dyncomp.core.losses import divergence
-from dyncomp.core.masker import Masker
 from dyncomp.errors import CannotAttach
 from dyncomp.methods.laudnet import LAUDNet
+from dyncomp.ops import Gated
+from dyncomp.ops.gumbel_gate import Masker
 
 IMAGES, GATES, CLASSES = 4, 2, 3
 SMALL = {"classes": CLASSES, "image_size": 16}

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from dyncomp import build, create_method
-from dyncomp.core import Certainty, Exit, Point, Seen, Voter, count_executed_macs
+from dyncomp.core import Point, Seen, count_executed_macs
 from dyncomp.core.decisions import all_on
-from dyncomp.core.exits import Agreement
 from dyncomp.errors import InvalidValue
 from dyncomp.methods.model_ensemble import ModelEnsemble
+from dyncomp.ops import Certainty, Exit, Voter
+from dyncomp.ops.exits import Agreement
 
 SMALL = {"classes": 5, "image_size": 16}
 IMAGES = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from dyncomp import build, create_method
-from dyncomp.core import Costs, Decision, Gated, Output, SiteCost, Trace, pretrained
+from dyncomp.core import Costs, Decision, Output, SiteCost, Trace, pretrained
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.methods.skipnet import SkipNet
+from dyncomp.ops import Gated
 
 SMALL = {"classes": 5, "image_size": 16}
 IMAGES, GATES, CLASSES = 6, 3, 4

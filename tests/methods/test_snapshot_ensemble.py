@@ -9,8 +9,9 @@ import torch
 from torch.optim import SGD
 
 from dyncomp import build, create_method
-from dyncomp.core import Net, Voter
+from dyncomp.core import Net
 from dyncomp.errors import InvalidValue
+from dyncomp.ops import Voter
 from dyncomp.train import Recipe, check_budget
 from dyncomp.train.loop import curves_of
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp import build
-from dyncomp.core import Gated, Net, ResidualBlock, measure_costs
+from dyncomp.core import Net, ResidualBlock, measure_costs
 from dyncomp.core.counter import MOVING, MacCounter
+from dyncomp.ops import Gated
 from dyncomp.profile import attribute
 from dyncomp.profile import gap as gaps
 from dyncomp.profile.gap import Gap, Work, is_gate, is_moving, rest, watched_ms, work

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from dyncomp import build
-from dyncomp.core import Exit, Net, Point
-from dyncomp.core.calibrate import exit_points
+from dyncomp.core import Net, Point
+from dyncomp.ops import Exit
+from dyncomp.ops.calibrate import exit_points
 from dyncomp.profile import evaluate
 from dyncomp.profile.points import measure_points, observe
 from tests.handmade import bright_or_dark, gated_net, stripes

@@ -36,6 +36,7 @@ class OptionsRecord(TypedDict):
     latency_width: Annotated[float, Key("a timing ends when all 95 % intervals are this narrow", "% of the median")]
     latency_seconds: Annotated[float | None, Key("or after this time for a network; null: by the budget", "s")]
     compile: Annotated[bool, Key("whether torch.compile's form of every network was timed too")]
+    fast: Annotated[bool, Key("whether the fast path was used; false: `--no-fast`", before=True)]
     force: Annotated[bool, Key("whether finished cells were run again")]
     strict_macs: Annotated[bool, Key("whether an operator without a known cost failed its cell")]
     dry_run: Annotated[bool, Key("whether the run was only to be told; false in every folder")]

@@ -32,5 +32,6 @@ class EnvironmentRecord(_Packages):
     cores: Annotated[int | None, Key("cores that the process may run on; null where it is not known")]
     threads: Annotated[int, Key("threads of torch")]
     cpu_capability: Annotated[str, Key("the vector instructions that torch uses")]
+    fast_path: Annotated[str, Key("generated code and its vectors, why there is none, or `off`", before="")]
     device: Annotated[str, Key("the GPU's name, or `cpu`")]
     argv: Annotated[Sequence[str], Key("arguments of the command")]

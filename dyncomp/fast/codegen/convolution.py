@@ -1,0 +1,165 @@
+"""A whole convolution of a batch: each image by one kernel for all, or by a kernel mixed or cut for it."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import accumulate
+
+from llvmlite import ir
+
+from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module
+from dyncomp.fast.codegen.compacted import Compaction
+from dyncomp.fast.codegen.dense import Dense, Depthwise
+from dyncomp.fast.codegen.emit import INT, Value, function, integer
+from dyncomp.fast.codegen.microkernel import Micro
+from dyncomp.fast.codegen.piece import PARAMETERS, Argument
+from dyncomp.fast.codegen.plan import Plan
+
+
+@cache
+def code_for(plan: Plan) -> Code:
+    """The code of a convolution; see `Argument`."""
+    module = new_module()
+    micro = Micro(module, plan)
+    kind = Depthwise if plan.shape.depthwise else Compaction if plan.picks else Dense
+    pieces: dict[tuple[int, ...], ir.Function] = {}
+    for panel, _ in plan.alike:
+        pieces[panel.lanes] = made = function(module, f"piece{len(pieces)}", PARAMETERS)
+        kind(made, plan, panel, micro).emit()
+    _Division(module, plan, pieces).emit()
+    return compiled(module, len(Argument))
+
+
+class _Division(Entry):
+    """Divides the work between threads: panels, images and, of a single image, rows."""
+
+    def __init__(self, module: ir.Module, plan: Plan, pieces: dict[tuple[int, ...], ir.Function]) -> None:
+        super().__init__(module, plan.number)
+        self.plan, self.pieces = plan, pieces
+        self.given = [self.argument(index) for index in Argument]
+        own = plan.scratch * plan.number.dtype.itemsize
+        self.given[Argument.SCRATCH] = self.total(self.given[Argument.SCRATCH], (self.thread, own))
+        self.panels = self._wanted_panels() if plan.picks_outputs else integer(len(plan.panels))
+
+    def emit(self) -> None:
+        images = self.given[Argument.IMAGES]
+        with self.if_then(self.icmp_signed("==", images, integer(1))):
+            self._image()
+        with self.if_then(self.icmp_signed(">", images, integer(1))):
+            if self.plan.images_first:
+                self._images()
+            else:
+                self._panels()
+        if self.plan.picks_outputs:
+            self._nothing_behind()
+        self.ret_void()
+
+    def _wanted_panels(self) -> Value:
+        """As many as hold what the image that wants most wants."""
+        most, wide = self.local(INT), self.plan.panels[0].outputs
+        self.store(integer(0), most)
+        counts = self.pointer(self.given[Argument.OUTPUT_COUNTS])
+        images = self.given[Argument.IMAGES]
+        self.loop(
+            integer(0), images, lambda i: self.store(self.larger(self.load(most, typ=INT), self.word(counts, i)), most)
+        )
+        return self.sdiv(self.add(self.load(most, typ=INT), integer(wide - 1)), integer(wide))
+
+    def _nothing_behind(self) -> None:
+        """0 in the outputs that an image does not want, but for those that are computed with the last that it wants."""
+        counts, outputs = self.pointer(self.given[Argument.OUTPUT_COUNTS]), self.plan.shape.outputs
+        y, pixels = self.pointer(self.given[Argument.Y]), self.plan.shape.places[0] * self.plan.shape.places[1]
+        nothing = ir.Constant(self.number.type, 0.0)
+
+        def image(index: Value) -> None:
+            first = self._computed(self.word(counts, index))
+
+            def pixel(p: Value) -> None:
+                there = self.at(y, (index, pixels * outputs), (p, outputs))
+                self.loop(first, integer(outputs), lambda o: self.write(nothing, self.at(there, o)))
+
+            with self.if_then(self.icmp_signed("<", first, integer(outputs))):
+                self.loop(integer(0), integer(pixels), pixel)
+
+        self.loop(*self.share(self.given[Argument.IMAGES]), image)
+
+    def _computed(self, wanted: Value) -> Value:
+        """So many outputs are computed for an image that wants so many: whole vectors."""
+        ends = list(accumulate(lanes for panel in self.plan.panels for lanes in panel.lanes))
+        computed = integer(ends[-1])
+        for end in reversed(ends[:-1]):
+            computed = self.select(self.icmp_signed("<=", wanted, integer(end)), integer(end), computed)
+        return self.select(self.icmp_signed("<=", wanted, integer(0)), integer(0), computed)
+
+    def _images(self) -> None:
+        """Image by image, all panels of each."""
+        first, end = self.share(self.mul(self.given[Argument.IMAGES], self.panels))
+
+        def task(index: Value) -> None:
+            image = self.sdiv(index, self.panels)
+            self._some_images(self.srem(index, self.panels), image, self.add(image, integer(1)))
+
+        self.loop(first, end, task)
+
+    def _panels(self) -> None:
+        """Panel by panel, of each the images that are this thread's."""
+        images = self.given[Argument.IMAGES]
+        first, end = self.share(self.mul(images, self.panels))
+        behind = self.sdiv(self.sub(self.add(end, images), integer(1)), images)
+
+        def one(panel: Value) -> None:
+            before = self.mul(panel, images)
+            own = self.larger(integer(0), self.sub(first, before)), self.smaller(images, self.sub(end, before))
+            self._some_images(panel, *own)
+
+        self.loop(self.sdiv(first, images), behind, one)
+
+    def _some_images(self, panel: Value, first: Value, end: Value) -> None:
+        self._call(panel, [first, end, integer(0), integer(self.plan.shape.rows[1][0])])
+
+    def _image(self) -> None:
+        """A single image: of all panels' rows, a vector's worth as much as another's, those that are this thread's."""
+        rows, together = self.plan.shape.rows[1][0], len(self.plan.panels[0].lanes)
+        all_ = self.mul(self._vectors(), integer(rows))
+        first, end = self.share(all_)
+
+        def one(panel: Value) -> None:
+            before = self.mul(panel, integer(together * rows))
+            size = self.smaller(integer(together * rows), self.sub(all_, before))
+            own = (self.smaller(size, self.larger(integer(0), self.sub(at, before))) for at in (first, end))
+            lowest, behind = (self.sdiv(self.mul(at, integer(rows)), size) for at in own)
+            with self.if_then(self.icmp_signed("<", lowest, behind)):
+                self._call(panel, [integer(0), integer(1), lowest, behind])
+
+        self.loop(integer(0), self.panels, one)
+
+    def _vectors(self) -> Value:
+        """How many are computed for each pixel of the image."""
+        widths = [lanes for panel in self.plan.panels for lanes in panel.lanes]
+        if not self.plan.picks_outputs:
+            return integer(len(widths))
+        wanted, whole = self.word(self.pointer(self.given[Argument.OUTPUT_COUNTS]), integer(0)), self.plan.lanes
+        some = self.sdiv(self.add(wanted, integer(whole - 1)), integer(whole))
+        among = self.icmp_signed("<=", wanted, integer(widths.count(whole) * whole))
+        return self.select(among, some, integer(len(widths)))
+
+    def _call(self, index: Value, bounds: list[Value]) -> None:
+        """The piece of that panel; those that are alike lie next to one another."""
+        size, before = self.plan.number.dtype.itemsize, 0
+        for first, count in self.plan.alike:
+            behind = before + count
+            among = self.icmp_signed(">=", index, integer(before)), self.icmp_signed("<", index, integer(behind))
+            with self.if_then(self.and_(*among)):
+                output = self.total(integer(first.first), (self.sub(index, integer(before)), first.outputs))
+                given, offset = list(self.given), self.mul(output, integer(size))
+                if not self.plan.picks_outputs:
+                    weights = max(1, self.plan.experts) * self.plan.inputs * size
+                    given[Argument.WEIGHTS] = self.total(given[Argument.WEIGHTS], (output, weights))
+                for what in (Argument.Y, Argument.BIAS, *self._also()):
+                    given[what] = self.add(given[what], offset)
+                self.call(self.pieces[first.lanes], [*given, *bounds, offset])
+            before = behind
+
+    def _also(self) -> list[Argument]:
+        """What a piece reads a panel's part of, besides."""
+        return [Argument.X] if self.plan.shape.depthwise else []

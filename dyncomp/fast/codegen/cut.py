@@ -1,0 +1,104 @@
+"""Cuts kernels to the outputs and inputs that an image uses, a panel at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llvmlite import ir
+
+from dyncomp.fast.codegen.emit import INT, Emitter, Value, integer
+from dyncomp.fast.codegen.plan import Panel, Plan, Segment
+
+
+class Cut(Emitter):
+    """See `Micro.cut`: column by column of what is cut, or vector by vector where the machine can close gaps."""
+
+    def __init__(self, made: ir.Function, plan: Plan, panel: Panel) -> None:
+        super().__init__(made, plan.number)
+        self.plan, self.panel = plan, panel
+        self.source, self.out, self.outputs = (self.pointer(address) for address in made.args[:3])
+        self.kept, inputs, self.count = made.args[3:6]
+        self.inputs = self.pointer(inputs)
+        self.lanes, self.step = plan.lanes, plan.step(panel)
+
+    def emit(self, segment: Segment) -> None:
+        """The whole function."""
+        if self.plan.machine.closes_gaps:
+            self._vectors(segment)
+        else:
+            self._numbers(segment)
+        self.ret_void()
+
+    def _numbers(self, segment: Segment) -> None:
+        nothing = ir.Constant(self.number.type, 0.0)
+
+        def copy(output: Value) -> None:
+            which = self.word(self.outputs, output)
+            vector = self._vector(self.sdiv(which, integer(self.lanes)))
+            lane = self.add(vector, self.srem(which, integer(self.lanes)))
+            self._each_input(
+                segment, lambda here, there: self.write(self.one(self.at(here, lane)), self.at(there, output))
+            )
+
+        self.loop(integer(0), self.kept, copy)
+        behind = integer(self.panel.outputs)
+        self.loop(
+            self.kept, behind, lambda o: self._each_input(segment, lambda _, to: self.write(nothing, self.at(to, o)))
+        )
+
+    def _vectors(self, segment: Segment) -> None:
+        """What is wanted of a vector closes up, and the next one's overwrites the rest of it."""
+        lanes, wide = self.lanes, self.panel.outputs
+        masks = self.local(INT, len(self.plan.vectors))
+        first, behind = self._marked(masks)
+        nothing = self.zeros(lanes)
+        with self.if_then(self.icmp_signed("<", self.kept, integer(wide))):
+            tail = integer(max(0, wide - lanes))
+            self._each_input(segment, lambda _, there: self.write(nothing, self.at(there, tail)))
+        filled = self.local(INT)
+        self.store(integer(0), filled)
+
+        def one(index: Value) -> None:
+            bits, at = self.word(masks, index), self.load(filled, typ=INT)
+            mask = self.bitcast(self.trunc(bits, ir.IntType(lanes)), ir.VectorType(ir.IntType(1), lanes))
+
+            def move(here: Value, there: Value) -> None:
+                loaded = self.vector(self.at(here, self._vector(index)), lanes)
+                self.write(self.close_gaps(loaded, mask, nothing), self.at(there, at))
+
+            self._each_input(segment, move)
+            self.store(self.add(at, self.ctpop(bits)), filled)
+
+        self.loop(first, behind, one)
+
+    def _marked(self, masks: Value) -> tuple[Value, Value]:
+        """Write for each vector a bit for each wanted lane; which vectors have any: from, up to without."""
+        lanes = integer(self.lanes)
+        first = self.sdiv(self.word(self.outputs, integer(0)), lanes)
+        last = self.sdiv(self.word(self.outputs, self.sub(self.kept, integer(1))), lanes)
+        behind = self.add(last, integer(1))
+        self.loop(first, behind, lambda v: self.store(integer(0), self.word_at(masks, v)))
+
+        def mark(output: Value) -> None:
+            which = self.word(self.outputs, output)
+            there = self.word_at(masks, self.sdiv(which, lanes))
+            bit = self.shl(integer(1), self.srem(which, lanes))
+            self.store(self.or_(self.load(there, typ=INT), bit), there)
+
+        self.loop(integer(0), self.kept, mark)
+        return first, behind
+
+    def _vector(self, index: Value) -> Value:
+        """Where that vector of the outputs is, from where the first one is: behind the weights of all inputs."""
+        return self.mul(index, integer(self.plan.inputs * self.lanes))
+
+    def _each_input(self, segment: Segment, act: Callable[[Value, Value], None]) -> None:
+        """Act on every input's place in the source and in what is cut."""
+        for tap in range(len(segment.taps)):
+            before, done = integer(tap * segment.channels * self.lanes), integer(tap * self.plan.at_once * self.step)
+
+            def channel(c: Value, before: Value = before, done: Value = done) -> None:
+                row = self.word(self.inputs, c) if self.plan.picks_inputs else c
+                act(self.at(self.source, (row, self.lanes), before), self.at(self.out, (c, self.step), done))
+
+            self.loop(integer(0), self.count, channel)

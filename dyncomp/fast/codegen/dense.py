@@ -1,0 +1,116 @@
+"""A panel of outputs of some images, of a convolution that reads all of its inputs, or channel by channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from llvmlite import ir
+
+from dyncomp.fast.codegen.emit import Value, integer
+from dyncomp.fast.codegen.microkernel import blocks
+from dyncomp.fast.codegen.piece import Argument, Piece, Range
+from dyncomp.fast.codegen.plan import Panel, Segment
+
+
+@dataclass(frozen=True)
+class Part:
+    """Inputs that are multiplied at one go: a segment's at a row of the kernel, from a channel on.
+
+    `index` counts the inputs that are packed before the row's.
+    """
+
+    segment: Segment
+    row: Value
+    channel: Value
+    index: Value
+
+
+class Dense(Piece):
+    """With one group: inputs are used segment by segment."""
+
+    def emit(self) -> None:
+        """Images outside and segments inside, or the other way round."""
+        together = self.plan.mixed_at_once
+        if self.plan.panels_stay:
+            self.images(together, lambda image, count: self._parts(lambda part: self.part(image, count, part)))
+        else:
+            self._parts(lambda part: self.images(together, lambda image, count: self.part(image, count, part)))
+        self.ret_void()
+
+    def _parts(self, act: Callable[[Part], None]) -> None:
+        """Act on all parts of the kernel."""
+        done, steps = 0, -(-self.shape.channels // self.plan.at_once)
+        for segment in self.plan.segments:
+            inputs = len(segment.taps) * segment.channels
+
+            def part(index: Value, segment: Segment = segment, inputs: int = inputs, done: int = done) -> None:
+                row, step = self.sdiv(index, integer(steps)), self.srem(index, integer(steps))
+                before = (row, inputs) if self.plan.picks else (index, inputs)
+                channel = self.mul(step, integer(self.plan.at_once))
+                act(Part(segment, row, channel, self.total(integer(done), before)))
+
+            self.loop(integer(0), integer(self.shape.kernel[0] * steps), part)
+            done += self.shape.kernel[0] * inputs * (1 if self.plan.picks else steps)
+
+    def part(self, image: Value, count: int, part: Part) -> None:
+        """A part for so many images from `image` on."""
+        plan, wide = self.plan, self.panel.outputs
+        weights = self.total(self.given[Argument.WEIGHTS], (part.index, max(1, plan.experts) * wide * self.size))
+        mixed = self.mixed(image, count, weights, len(part.segment.taps) * part.segment.channels)
+        for i in range(count):
+            own = self.add(mixed, integer(i * plan.largest * wide * self.size))
+            self.multiply(self.panel, self.add(image, integer(i)), own, part, integer(self.shape.channels))
+
+    def multiply(
+        self, panel: Panel, image: Value, weights: Value, part: Part, channels: Value, also: Sequence[Value] = ()
+    ) -> None:
+        """A part for one image, which has so many channels; `also`: what the innermost code takes besides."""
+        x, *rest = self.places(image)
+        x = self.total(x, (part.channel, self.size))
+        segment, segments = part.segment, self.plan.segments
+        behind = self.total(part.channel, integer(self.plan.at_once))
+        at_start = self.and_(self.icmp_signed("==", part.channel, integer(0)), _bit(segment is segments[0]))
+        at_end = self.and_(self.icmp_signed(">=", behind, channels), _bit(segment is segments[-1]))
+
+        def row(r: Value) -> None:
+            lowest, highest = self.taps(r)
+            seen = self.and_(self.icmp_signed(">=", part.row, lowest), self.icmp_signed("<=", part.row, highest))
+            with self.if_then(seen):
+                first = self.zext(self.and_(at_start, self.icmp_signed("==", part.row, lowest)), r.type)
+                last = self.zext(self.and_(at_end, self.icmp_signed("==", part.row, highest)), r.type)
+                flags = first, self.and_(last, self.given[Argument.RELU])
+                at, code = (
+                    (self.row_of_x(x, r, part.row), self.row_of_y(r)),
+                    partial(self.micro.multiply, panel, segment),
+                )
+                self.row(blocks(self.plan, panel, segment.taps), code, at, [weights, *rest, *flags, *also])
+
+        self.loop(self.given[Range.ROW], self.given[Range.END_ROW], row)
+
+
+class Depthwise(Piece):
+    """Each channel by itself: all inputs of a few pixels at once."""
+
+    def emit(self) -> None:
+        """Image by image."""
+        self.images(1, self._image)
+        self.ret_void()
+
+    def _image(self, image: Value, count: int) -> None:
+        x, y, bias, residual = self.places(image)
+        weights = self.mixed(image, count, self.given[Argument.WEIGHTS], self.plan.inputs)
+        in_row = blocks(self.plan, self.panel, range(self.shape.kernel[1]))
+
+        def row(r: Value) -> None:
+            lowest, highest = self.taps(r)
+            bounds = lowest, self.add(highest, integer(1)), self.given[Argument.RELU]
+            at = self.row_of_x(x, r, lowest), self.row_of_y(r)
+            self.row(in_row, partial(self.micro.slide, self.panel), at, [weights, y, bias, residual, *bounds])
+
+        self.loop(self.given[Range.ROW], self.given[Range.END_ROW], row)
+
+
+def _bit(value: bool) -> Value:
+    return ir.Constant(ir.IntType(1), int(value))

@@ -1,0 +1,100 @@
+"""What is left to do behind a convolution whose filters are switched: put in order, scaled, shifted, activated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+
+from llvmlite import ir
+
+from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module
+from dyncomp.fast.codegen.emit import INT, Number, Value, integer, pieces, starts
+from dyncomp.fast.codegen.machine import Machine
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Of maps of so many `pixels`: each image's outputs, those first that it uses, and 0 in the others.
+
+    `ordered`: they lie so already. `weighted`: scaled and shifted, by numbers that lie so; then activated where asked.
+    """
+
+    outputs: int
+    pixels: int
+    number: Number
+    machine: Machine
+    ordered: bool
+    weighted: bool
+    relu: bool = False
+
+
+class FinishArgument(IntEnum):
+    """What the code is given, in order: addresses, and counts."""
+
+    X = 0
+    Y = 1
+    """not x, unless they are in order"""
+    IMAGES = 2
+    OUTPUTS = 3
+    """(images, outputs): which output an image has where, as integers"""
+    COUNTS = 4
+    """(images,): how many"""
+    SCALES = 5
+    """(images, outputs), in each image's order, and 0 behind; as the shifts"""
+    SHIFTS = 6
+
+
+@cache
+def finish_for(plan: Finish) -> Code:
+    """The code; see `FinishArgument`."""
+    module = new_module()
+    _Finish(module, plan).emit()
+    return compiled(module, len(FinishArgument))
+
+
+class _Finish(Entry):
+    def __init__(self, module: ir.Module, plan: Finish) -> None:
+        super().__init__(module, plan.number)
+        self.plan = plan
+        self.given = [self.argument(index) for index in FinishArgument]
+
+    def emit(self) -> None:
+        """Pixel by pixel."""
+        pixels = self.mul(self.given[FinishArgument.IMAGES], integer(self.plan.pixels))
+        self.loop(*self.share(pixels), self._in_order if self.plan.ordered else self._out_of_order)
+        self.ret_void()
+
+    def _in_order(self, pixel: Value) -> None:
+        image = self.sdiv(pixel, integer(self.plan.pixels))
+        widths = pieces(self.plan.outputs, self.plan.machine.vector_bytes // self.number.dtype.itemsize)
+        x, y = (self._of(which, pixel) for which in (FinishArgument.X, FinishArgument.Y))
+        for lanes, offset in zip(widths, starts(widths), strict=True):
+            value = self.vector(self.at(x, integer(offset)), lanes)
+            self.write(self._weighted(value, image, integer(offset), lanes), self.at(y, integer(offset)))
+
+    def _out_of_order(self, pixel: Value) -> None:
+        image = self.sdiv(pixel, integer(self.plan.pixels))
+        x, y = (self._of(which, pixel) for which in (FinishArgument.X, FinishArgument.Y))
+        first = self.mul(image, integer(self.plan.outputs))
+        order = self.gep(self.pointer(self.given[FinishArgument.OUTPUTS]), [first], source_etype=INT)
+        count, nothing = self.word(self.pointer(self.given[FinishArgument.COUNTS]), image), self.number.type(0.0)
+
+        def put(place: Value) -> None:
+            value = self.one(self.at(x, self.word(order, place)))
+            self.write(self._weighted(value, image, place), self.at(y, place))
+
+        self.loop(integer(0), count, put)
+        self.loop(count, integer(self.plan.outputs), lambda place: self.write(nothing, self.at(y, place)))
+
+    def _weighted(self, value: Value, image: Value, place: Value, lanes: int | None = None) -> Value:
+        if self.plan.weighted:
+            scale, shift = (
+                self.at(self._of(which, image), place) for which in (FinishArgument.SCALES, FinishArgument.SHIFTS)
+            )
+            scale, shift = (self.one(at) if lanes is None else self.vector(at, lanes) for at in (scale, shift))
+            value = self.fadd(self.fmul(value, scale), shift)
+        return self.at_least_zero(value) if self.plan.relu else value
+
+    def _of(self, which: FinishArgument, index: Value) -> Value:
+        return self.at(self.pointer(self.given[which]), (index, self.plan.outputs))

@@ -1,0 +1,185 @@
+"""The innermost loops of the gradients of kernels: sums over a map's places, and what they mean for the experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from llvmlite import ir
+
+from dyncomp.fast.codegen.emit import Emitter, Functions, Value, integer, starts
+from dyncomp.fast.codegen.gradient_plan import Block, GradientPlan
+from dyncomp.fast.codegen.plan import Panel
+
+IMAGES, _EXPERTS = 4, 4
+"""that are looked at together: a product for each of them has a register"""
+
+_Place = tuple[tuple[Value, int], Value]
+
+
+class GradientMicro(Functions):
+    """Functions that sum and take up."""
+
+    def __init__(self, module: ir.Module, plan: GradientPlan) -> None:
+        super().__init__(module)
+        self.plan = plan
+
+    def sums(self, panel: Panel, channels: int, kx: int) -> ir.Function:
+        """f(x, gradient, out, first, behind, goes_on, soon, row, column): for each of so many channels its outputs.
+
+        Over the rows of the output from `first` to `behind`: each place's gradient, a panel's side by side, times what
+        a tap sees there; where it `goes_on`, added to what `out` has. At the
+        same time something is brought close of which `soon` is the first pixel, from one to the next `column` bytes,
+        from one row to the next `row`.
+        """
+
+        def write(made: ir.Function) -> None:
+            _Sums(made, self.plan, panel, channels).emit(kx)
+
+        return self.once(("sums", panel.lanes, channels, kx), 9, write)
+
+    def side_by_side(self, panel: Panel) -> ir.Function:
+        """f(gradient, out, first, behind): a panel of the gradients of these rows of the output, without gaps."""
+
+        def write(made: ir.Function) -> None:
+            _SideBySide(made, self.plan, panel).emit()
+
+        return self.once(("lay", panel.lanes), 4, write)
+
+    def take_up(self, block: Block, images: int) -> ir.Function:
+        """f(own, experts, of_experts, shares, of_shares, inputs): for so many images and some inputs of a block.
+
+        Adds to `of_experts` each image's own gradients times its share, to `of_shares` their products with the experts,
+        lane by lane.
+        """
+
+        def write(made: ir.Function) -> None:
+            _TakeUp(made, self.plan, block, images).emit()
+
+        key = ("take", block.panel.lanes, self.plan.of_image(block), images)
+        return self.once(key, 6, write)
+
+
+class _Sums(Emitter):
+    def __init__(self, made: ir.Function, plan: GradientPlan, panel: Panel, channels: int) -> None:
+        super().__init__(made, plan.plan.number)
+        self.shape, self.panel, self.offsets = plan.plan.shape, panel, starts(panel.lanes)
+        self.x, self.gradient, self.out = (self.pointer(address) for address in made.args[:3])
+        self.bounds, self.goes_on, self.soon = made.args[3:5], made.args[5], made.args[6:]
+        vectors = [self.number.vector(lanes) for lanes in panel.lanes]
+        self.sums = [[self.local(vector) for vector in vectors] for _ in range(channels)]
+
+    def emit(self, kx: int) -> None:
+        (_, columns), (_, out_columns) = self.shape.rows
+        seen = [column for column in range(out_columns) if self.shape.sees(column, kx, axis=1)]
+        goes_on = self.icmp_signed("!=", self.goes_on, integer(0))
+        for place, there, kind in self._outputs():
+            self.store(self.select(goes_on, self.vector(there, kind.count), self.zeros(kind.count)), place)
+
+        soon, down, right = self.soon
+
+        def row(r: Value) -> None:
+            line = self.at(self.x, (r, self.shape.stride[0] * columns * self.shape.reads))
+            out_line = self.at(self.gradient, (r, out_columns * self.panel.outputs))
+            soon_line = self.add(soon, self.mul(r, down))
+
+            def place(column: Value) -> None:
+                self.bring(self.pointer(self.add(soon_line, self.mul(column, right))))
+                self._place(line, out_line, column, kx)
+
+            self.loop(integer(seen[0]), integer(seen[-1] + 1), place)
+
+        if seen:
+            first, behind = self.bounds
+            self.loop(first, behind, row)
+        for place, there, kind in self._outputs():
+            self.write(self.load(place, typ=kind), there)
+        self.ret_void()
+
+    def _outputs(self) -> Iterator[tuple[Value, Value, ir.VectorType]]:
+        """Each sum, where it is written, and its type."""
+        for index, channel in enumerate(self.sums):
+            for place, lanes, offset in zip(channel, self.panel.lanes, self.offsets, strict=True):
+                there = self.at(self.out, integer(index * self.panel.outputs + offset))
+                yield place, there, self.number.vector(lanes)
+
+    def _place(self, line: Value, out_line: Value, column: Value, kx: int) -> None:
+        """A pixel of the output and what a tap sees there."""
+        shape = self.shape
+        left = integer((kx * shape.dilation[1] - shape.padding[1]) * shape.reads)
+        x = self.at(line, (column, shape.stride[1] * shape.reads), left)
+        y = self.at(out_line, (column, self.panel.outputs))
+        places = list(zip(self.panel.lanes, self.offsets, strict=True))
+        gradients = [self.vector(self.at(y, integer(offset)), lanes) for lanes, offset in places]
+        for index, sums in enumerate(self.sums):
+            one = None if shape.depthwise else self.one(self.at(x, integer(index)))
+            for total, gradient, (lanes, offset) in zip(sums, gradients, places, strict=True):
+                value = self.vector(self.at(x, integer(offset)), lanes) if one is None else self.spread(one, lanes)
+                before = self.load(total, typ=gradient.type)
+                self.store(self.multiply_add(gradient, value, before), total)
+
+
+class _SideBySide(Emitter):
+    def __init__(self, made: ir.Function, plan: GradientPlan, panel: Panel) -> None:
+        super().__init__(made, plan.plan.number)
+        self.panel, self.writes, self.columns = panel, plan.plan.shape.writes, plan.plan.shape.rows[1][1]
+
+    def emit(self) -> None:
+        (source, out), (first, behind) = map(self.pointer, self.made.args[:2]), self.made.args[2:]
+        before = self.mul(first, integer(self.columns))
+
+        def pixel(index: Value) -> None:
+            from_ = self.at(source, (index, self.writes))
+            to = self.at(out, (self.sub(index, before), self.panel.outputs))
+            for lanes, offset in zip(self.panel.lanes, starts(self.panel.lanes), strict=True):
+                self.write(self.vector(self.at(from_, integer(offset)), lanes), self.at(to, integer(offset)))
+
+        self.loop(before, self.mul(behind, integer(self.columns)), pixel)
+        self.ret_void()
+
+
+class _TakeUp(Emitter):
+    def __init__(self, made: ir.Function, plan: GradientPlan, block: Block, images: int) -> None:
+        super().__init__(made, plan.plan.number)
+        self.experts, self.inputs, self.lanes = plan.plan.experts, made.args[5], block.panel.lanes
+        self.apart_shares = plan.plan.lanes
+        self.wide, self.apart, self.count = block.panel.outputs, plan.of_image(block), images
+        self.own, self.kernels, self.of_kernels, self.shares, self.of_shares = map(self.pointer, made.args[:5])
+
+    def emit(self) -> None:
+        """A few experts at a time."""
+        for first in range(0, self.experts, _EXPERTS):
+            self._some(range(first, min(first + _EXPERTS, self.experts)))
+        self.ret_void()
+
+    def _some(self, experts: Sequence[int]) -> None:
+        places = [integer(i * self.experts + k) for i in range(self.count) for k in experts]
+        shares = [self.one(self.at(self.shares, place)) for place in places]
+        products = {lanes: [self.sum_from_zero(lanes) for _ in places] for lanes in set(self.lanes)}
+
+        def input_(index: Value) -> None:
+            for lanes, offset in zip(self.lanes, starts(self.lanes), strict=True):
+                own = [
+                    self.vector(self.at(self.own, (index, self.wide), integer(i * self.apart + offset)), lanes)
+                    for i in range(self.count)
+                ]
+                for number, k in enumerate(experts):
+                    at = (index, self.wide * self.experts), integer(offset * self.experts + k * lanes)
+                    some = slice(number, None, len(experts))
+                    self._expert(own, at, shares[some], products[lanes][some])
+
+        self.loop(integer(0), self.inputs, input_)
+        for index, place in enumerate(places):
+            there = self.at(self.of_shares, (place, self.apart_shares))
+            for lanes, sums in products.items():
+                total = self.fadd(self.vector(there, lanes), self.load(sums[index], typ=self.number.vector(lanes)))
+                self.write(total, there)
+
+    def _expert(self, own: Sequence[Value], at: _Place, shares: Sequence[Value], products: Sequence[Value]) -> None:
+        """One expert's vector: take up the images' own, and multiply it with them."""
+        lanes = own[0].type.count
+        kernel, there = self.vector(self.at(self.kernels, *at), lanes), self.at(self.of_kernels, *at)
+        total = self.vector(there, lanes)
+        for gradient, share, product in zip(own, shares, products, strict=True):
+            total = self.multiply_add(gradient, self.spread(share, lanes), total)
+            self.store(self.multiply_add(gradient, kernel, self.load(product, typ=gradient.type)), product)
+        self.write(total, there)

@@ -1,0 +1,111 @@
+"""What gates, switches and classifiers see of features: each channel's mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from dyncomp.fast.codegen.build import Entry
+from dyncomp.fast.codegen.emit import Number, Value, integer, pieces, starts
+from dyncomp.fast.codegen.machine import Machine
+
+_PART = 65_536
+"""bytes of features that one thread sums up at one go"""
+
+_SUMS = 8
+"""vectors that are summed side by side: adding takes several cycles, and many can be under way"""
+
+
+@dataclass(frozen=True)
+class MeansPlan:
+    """The mean over `pixels` of each channel."""
+
+    channels: int
+    pixels: int
+    number: Number
+    machine: Machine
+
+    @property
+    def lanes(self) -> int:
+        """Numbers in a vector."""
+        return self.machine.vector_bytes // self.number.dtype.itemsize
+
+    @property
+    def parts(self) -> int:
+        """Submodules that an image's pixels are summed up in, whatever the threads: rounding is always the same."""
+        return max(1, min(16, self.pixels * self.channels * self.number.dtype.itemsize // _PART))
+
+    @property
+    def scratch(self) -> int:
+        """Numbers of memory that each image needs."""
+        return self.parts * self.channels
+
+
+class Means(Entry):
+    """Code that begins with the sums of each channel, of x (images, pixels, channels)."""
+
+    def __init__(self, module: ir.Module, plan: MeansPlan, x: int, images: int, sums: int) -> None:
+        super().__init__(module, plan.number)
+        self.means, self.x, self.sums = plan, *(self.pointer(self.argument(index)) for index in (x, sums))
+        self.images = self.argument(images)
+
+    def sum_up(self, magnitudes: bool = False) -> None:
+        """Write the sums, part by part of each image's pixels: (images, parts, channels)."""
+        parts = integer(self.means.parts)
+        self.loop(*self.share(self.mul(self.images, parts)), lambda task: self._sum(task, magnitudes))
+        self.barrier()
+
+    def mean_to(self, image: Value, out: Value) -> None:
+        """An image's means, of its sums; they may be written where the first of these are."""
+        plan = self.means
+        sums, share = self.sums_of(image), ir.Constant(self.number.type, 1 / plan.pixels)
+        widths = pieces(plan.channels, plan.lanes)
+        for lanes, offset in zip(widths, starts(widths), strict=True):
+            total = self.vector(self.at(sums, integer(offset)), lanes)
+            for part in range(1, plan.parts):
+                total = self.fadd(total, self.vector(self.at(sums, integer(part * plan.channels + offset)), lanes))
+            self.write(self.fmul(total, self.spread(share, lanes)), self.at(out, integer(offset)))
+
+    def sums_of(self, image: Value) -> Value:
+        """Where an image's begin."""
+        return self.at(self.sums, (image, self.means.scratch))
+
+    def _sum(self, task: Value, magnitudes: bool) -> None:
+        plan, parts = self.means, integer(self.means.parts)
+        image, part = self.sdiv(task, parts), self.srem(task, parts)
+        first = self.sdiv(self.mul(part, integer(plan.pixels)), parts)
+        end = self.sdiv(self.mul(self.add(part, integer(1)), integer(plan.pixels)), parts)
+        widths = pieces(plan.channels, plan.lanes)
+        x = self.at(self.x, (image, plan.pixels * plan.channels))
+        out = self.at(self.sums, (task, plan.channels))
+        for index in range(0, len(widths), _SUMS):
+            some = widths[index : index + _SUMS]
+            offset = integer(sum(widths[:index]))
+            self._sum_some(self.at(x, offset), self.at(out, offset), some, (first, end), magnitudes)
+
+    def _sum_some(
+        self, x: Value, out: Value, widths: Sequence[int], bounds: tuple[Value, Value], magnitudes: bool
+    ) -> None:
+        together = max(1, _SUMS // len(widths))
+        sums = [[self.sum_from_zero(lanes) for lanes in widths] for _ in range(together)]
+        first, end = bounds
+        whole = self.total(first, (self.sdiv(self.sub(end, first), integer(together)), together))
+
+        def add(pixel: Value, count: int) -> None:
+            for i in range(count):
+                for total, lanes, offset in zip(sums[i], widths, starts(widths), strict=True):
+                    there = self.at(x, (pixel, self.means.channels), integer(i * self.means.channels + offset))
+                    vector = self.vector(there, lanes)
+                    vector = self.magnitude(vector) if magnitudes else vector
+                    self.store(self.fadd(self.load(total, typ=vector.type), vector), total)
+
+        self.loop(first, whole, lambda pixel: add(pixel, together), together)
+        self.loop(whole, end, lambda pixel: add(pixel, 1))
+        for v, (lanes, offset) in enumerate(zip(widths, starts(widths), strict=True)):
+            parts = [self.load(side[v], typ=self.number.vector(lanes)) for side in sums]
+            total = parts[0]
+            for part in parts[1:]:
+                total = self.fadd(total, part)
+            self.write(total, self.at(out, integer(offset)))

@@ -1,0 +1,226 @@
+"""The innermost loops: a few pixels of a row by a panel of outputs, and the mixing of a panel's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from llvmlite import ir
+
+from dyncomp.fast.codegen.cut import Cut
+from dyncomp.fast.codegen.emit import Emitter, Functions, Value, integer, starts
+from dyncomp.fast.codegen.plan import Panel, Plan, Segment
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Neighbouring pixels of a row of the output, and for each tap of a segment which of them it falls on the map."""
+
+    count: int
+    seen: tuple[tuple[bool, ...], ...]
+
+
+Blocks = Sequence[tuple[Pixels, int]]
+"""a row's, in order, and how many alike there are of each"""
+
+
+def blocks(plan: Plan, panel: Panel, taps: Sequence[int]) -> Blocks:
+    """A row of the output in blocks of nearly equal width."""
+    width = plan.shape.rows[1][1]
+    count = -(-width // panel.pixels)
+    row, start = list[Pixels](), 0
+    for index in range(count):
+        wide = width // count + (index < width % count)
+        columns = range(start, start + wide)
+        row.append(Pixels(wide, tuple(tuple(plan.shape.sees(c, tap, axis=1) for c in columns) for tap in taps)))
+        start += wide
+    return [(pixels, len(list(alike))) for pixels, alike in groupby(row)]
+
+
+class Micro(Functions):
+    """Functions that multiply and mix."""
+
+    def __init__(self, module: ir.Module, plan: Plan) -> None:
+        super().__init__(module)
+        self.plan = plan
+
+    def multiply(self, panel: Panel, segment: Segment, pixels: Pixels) -> ir.Function:
+        """f(x, weights, y, bias, residual, first, last, ...): adds what a segment of inputs gives to `pixels` of y.
+
+        `first`: y starts at the bias and the residual (0: there is none). `last`: what is negative becomes 0. Where
+        images have some of the inputs, also how many of these, and a list of which they are.
+        """
+
+        def write(made: ir.Function) -> None:
+            _Multiply(made, self.plan, panel, pixels.count).emit(segment, pixels)
+
+        return self.once(("multiply", panel.lanes, segment, pixels), 9 if self.plan.picks else 7, write)
+
+    def cut(self, panel: Panel, segment: Segment) -> ir.Function:
+        """f(source, out, outputs, kept, inputs, count): the weights of the outputs and inputs that an image uses.
+
+        Lists of which these are, and how many; `inputs` is no list where all are used. `out`: for each tap of the
+        segment and each input the panel's outputs, 0 behind those kept.
+        """
+
+        def write(made: ir.Function) -> None:
+            Cut(made, self.plan, panel).emit(segment)
+
+        return self.once(("cut", panel.lanes, segment), 6, write)
+
+    def slide(self, panel: Panel, pixels: Pixels) -> ir.Function:
+        """f(x, weights, y, bias, residual, lowest, behind, relu): `pixels` of y of a depthwise convolution.
+
+        `lowest` and `behind` bound the rows of the kernel that fall on the map; x and weights are those of the first.
+        """
+
+        def write(made: ir.Function) -> None:
+            _Slide(made, self.plan, panel, pixels.count).emit(pixels)
+
+        return self.once(("slide", panel.lanes, pixels), 8, write)
+
+    def mix(self, panel: Panel, images: int) -> ir.Function:
+        """f(experts, shares, out, inputs): the weights of so many images, `plan.largest` inputs apart."""
+
+        def write(made: ir.Function) -> None:
+            _Mix(made, self.plan, panel, images).emit()
+
+        return self.once(("mix", panel.lanes, images), 4, write)
+
+
+class _Sums(Emitter):
+    """A function's sums: for each pixel a vector for each of the panel's; they become registers."""
+
+    def __init__(self, made: ir.Function, plan: Plan, panel: Panel, count: int) -> None:
+        super().__init__(made, plan.number)
+        self.plan, self.shape, self.panel, self.offsets = plan, plan.shape, panel, starts(panel.lanes)
+        self.x, self.weights, self.y, self.bias = (self.pointer(address) for address in made.args[:4])
+        self.residual = made.args[4]
+        vectors = [self.number.vector(lanes) for lanes in panel.lanes]
+        self.sums = [[self.local(vector) for vector in vectors] for _ in range(count)]
+
+    def begin(self) -> None:
+        """At the bias, and the residual where there is one."""
+        for vector, (lanes, offset) in enumerate(zip(self.panel.lanes, self.offsets, strict=True)):
+            bias = self.vector(self.at(self.bias, integer(offset)), lanes)
+            for sums in self.sums:
+                self.store(bias, sums[vector])
+        with self.if_then(self.icmp_signed("!=", self.residual, integer(0))):
+            self.each(self._add_residual)
+
+    def end(self, relu: Value) -> None:
+        """Write y, where asked without what is negative."""
+        with self.if_then(self.icmp_signed("!=", relu, integer(0))):
+            self.each(lambda total, index, lanes: self.store(self.at_least_zero(self.read(total, lanes)), total))
+        self.each(lambda total, index, lanes: self.write(self.read(total, lanes), self.at(self.y, integer(index))))
+        self.ret_void()
+
+    def each(self, act: Callable[[Value, int, int], None]) -> None:
+        """Act on every sum: where it is, its index in y, its lanes."""
+        for pixel, sums in enumerate(self.sums):
+            for total, lanes, offset in zip(sums, self.panel.lanes, self.offsets, strict=True):
+                act(total, pixel * self.shape.writes + offset, lanes)
+
+    def read(self, total: Value, lanes: int) -> Value:
+        """A sum as it stands."""
+        return self.load(total, typ=self.number.vector(lanes))
+
+    def weights_at(self, *input_: Value | tuple[Value, int]) -> list[Value]:
+        """The panel's weights of an input."""
+        there = self.at(self.weights, *input_)
+        places = zip(self.panel.lanes, self.offsets, strict=True)
+        return [self.vector(self.at(there, integer(offset)), lanes) for lanes, offset in places]
+
+    def column(self, pixel: int, kx: int) -> int:
+        """The index in x of what a tap sees for a pixel."""
+        return (pixel * self.shape.stride[1] + kx * self.shape.dilation[1]) * self.shape.reads
+
+    def _add_residual(self, total: Value, index: int, lanes: int) -> None:
+        there = self.vector(self.at(self.pointer(self.residual), integer(index)), lanes)
+        self.store(self.fadd(self.read(total, lanes), there), total)
+
+
+class _Multiply(_Sums):
+    def emit(self, segment: Segment, pixels: Pixels) -> None:
+        first, last = self.made.args[5:7]
+        with self.if_else(self.icmp_signed("!=", first, integer(0))) as (begin, go_on):
+            with begin:
+                self.begin()
+            with go_on:
+                self.each(self._resume)
+        for tap, (kx, seen) in enumerate(zip(segment.taps, pixels.seen, strict=True)):
+            if any(seen):
+                self._tap(tap * (self.plan.at_once if self.plan.picks_outputs else segment.channels), kx, seen)
+        self.end(last)
+
+    def _resume(self, total: Value, index: int, lanes: int) -> None:
+        self.store(self.vector(self.at(self.y, integer(index)), lanes), total)
+
+    def _tap(self, input_: int, kx: int, seen: Sequence[bool]) -> None:
+        wide = self.plan.step(self.panel)
+
+        def channel(c: Value) -> None:
+            weights, pixel = self.weights_at((self._row(c), wide), integer(input_ * wide)), self.at(self.x, c)
+            for m, sums in enumerate(self.sums):
+                if seen[m]:
+                    value = self.one(self.at(pixel, integer(self.column(m, kx))))
+                    for weight, total, lanes in zip(weights, sums, self.panel.lanes, strict=True):
+                        self.store(self.multiply_add(self.spread(value, lanes), weight, self.read(total, lanes)), total)
+
+        count = self.made.args[7] if self.plan.picks else integer(self.plan.at_once)
+        self.loop(integer(0), count, channel)
+
+    def _row(self, channel: Value) -> Value:
+        """Which of a tap's inputs a channel of x is."""
+        if self.plan.picks_inputs and not self.plan.picks_outputs:
+            return self.word(self.pointer(self.made.args[8]), channel)
+        return channel
+
+
+class _Slide(_Sums):
+    def emit(self, pixels: Pixels) -> None:
+        *_, lowest, behind, relu = self.made.args
+        self.begin()
+        width, line = self.shape.kernel[1], self.shape.rows[0][1] * self.shape.dilation[0] * self.shape.reads
+
+        def kernel_row(ky: Value) -> None:
+            row = self.at(self.x, (self.sub(ky, lowest), line))
+            for kx, seen in enumerate(pixels.seen):
+                index = self.total((ky, width), integer(kx))
+                self._tap(row, kx, self.weights_at((index, self.panel.outputs)), seen)
+
+        self.loop(lowest, behind, kernel_row)
+        self.end(relu)
+
+    def _tap(self, row: Value, kx: int, weights: Sequence[Value], seen: Sequence[bool]) -> None:
+        for m, sums in enumerate(self.sums):
+            if seen[m]:
+                for weight, total, lanes, offset in zip(weights, sums, self.panel.lanes, self.offsets, strict=True):
+                    there = self.vector(self.at(row, integer(self.column(m, kx) + offset)), lanes)
+                    self.store(self.multiply_add(there, weight, self.read(total, lanes)), total)
+
+
+class _Mix(Emitter):
+    def __init__(self, made: ir.Function, plan: Plan, panel: Panel, images: int) -> None:
+        super().__init__(made, plan.number)
+        self.plan, self.panel = plan, panel
+        self.experts, shares, self.out = (self.pointer(address) for address in made.args[:3])
+        counts = range(plan.experts)
+        at = [[self.at(shares, integer(i * plan.experts + k)) for k in counts] for i in range(images)]
+        self.shares = [[self.one(place) for place in image] for image in at]
+
+    def emit(self) -> None:
+        self.loop(integer(0), self.made.args[3], self._input)
+        self.ret_void()
+
+    def _input(self, index: Value) -> None:
+        count, wide = self.plan.experts, self.panel.outputs
+        for lanes, offset in zip(self.panel.lanes, starts(self.panel.lanes), strict=True):
+            source = self.at(self.experts, (index, count * wide), integer(count * offset))
+            experts = [self.vector(self.at(source, integer(k * lanes)), lanes) for k in range(count)]
+            for i, share in enumerate(self.shares):
+                total = self.fmul(experts[0], self.spread(share[0], lanes))
+                for expert, number in zip(experts[1:], share[1:], strict=True):
+                    total = self.multiply_add(expert, self.spread(number, lanes), total)
+                self.write(total, self.at(self.out, (index, wide), integer(i * self.plan.largest * wide + offset)))

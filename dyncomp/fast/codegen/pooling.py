@@ -1,0 +1,113 @@
+"""Maps made smaller without weights: the mean or the greatest of each window of pixels, and zeros behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from llvmlite import ir
+
+from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module
+from dyncomp.fast.codegen.emit import Number, Value, integer, pieces, starts
+from dyncomp.fast.codegen.machine import Machine
+from dyncomp.fast.codegen.piece import Argument
+
+_TOGETHER = 8
+"""vectors of a pixel that are looked at together: each has a register"""
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Windows of so many pixels on a side, as far as they lie on the map, one every `stride` pixels.
+
+    The first begins `padding` pixels outside. `whole`: only as many as end, with as much padding behind, on the map.
+    """
+
+    channels: int
+    outputs: int
+    size: tuple[int, int]
+    window: int
+    stride: int
+    number: Number
+    machine: Machine
+    padding: int = 0
+    greatest: bool = False
+    whole: bool = False
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        height, width = (self._places(n) for n in self.size)
+        return height, width
+
+    def _places(self, pixels: int) -> int:
+        room = pixels + 2 * self.padding - self.window
+        return room // self.stride + 1 if self.whole else -(-pixels // self.stride)
+
+
+@cache
+def pooling_for(plan: Pooling) -> Code:
+    """The code, which is given what a convolution's is; it looks at X, Y and IMAGES."""
+    module = new_module()
+    _Pooling(module, plan).emit()
+    return compiled(module, len(Argument))
+
+
+class _Pooling(Entry):
+    def __init__(self, module: ir.Module, plan: Pooling) -> None:
+        super().__init__(module, plan.number)
+        self.plan = plan
+        self.x, self.y = (self.pointer(self.argument(index)) for index in (Argument.X, Argument.Y))
+        widths = pieces(plan.channels, plan.machine.vector_bytes // plan.number.dtype.itemsize)
+        self.vectors = list(zip(widths, starts(widths), strict=True))
+
+    def emit(self) -> None:
+        """Row by row of the output."""
+        self.loop(*self.share(self.mul(self.argument(Argument.IMAGES), integer(self.plan.places[0]))), self._row)
+        self.ret_void()
+
+    def _row(self, row: Value) -> None:
+        rows, columns = self.plan.places
+        image = self.sdiv(row, integer(rows))
+        top, bottom = self._window(self.srem(row, integer(rows)), self.plan.size[0])
+        before = self.mul(image, integer(self.plan.size[0]))  # rows of x
+        lines = self.add(before, top), self.add(before, bottom)
+        self.loop(integer(0), integer(columns), lambda column: self._pixel(row, column, lines))
+
+    def _window(self, place: Value, pixels: int) -> tuple[Value, Value]:
+        """Its first pixel on the map, and the one behind its last."""
+        first = self.total((place, self.plan.stride), integer(-self.plan.padding))
+        behind = self.smaller(integer(pixels), self.add(first, integer(self.plan.window)))
+        return self.larger(integer(0), first), behind
+
+    def _pixel(self, row: Value, column: Value, lines: tuple[Value, Value]) -> None:
+        plan = self.plan
+        columns = self._window(column, plan.size[1])
+        there = self.at(self.y, (self.total((row, plan.places[1]), column), plan.outputs))
+        for index in range(0, len(self.vectors), _TOGETHER):
+            self._some(self.vectors[index : index + _TOGETHER], lines, columns, there)
+        zeros, nothing = (integer(plan.channels), integer(plan.outputs)), ir.Constant(self.number.type, 0.0)
+        self.loop(*zeros, lambda o: self.write(nothing, self.at(there, o)))
+
+    def _some(
+        self, vectors: list[tuple[int, int]], lines: tuple[Value, Value], columns: tuple[Value, Value], out: Value
+    ) -> None:
+        start = float("-inf") if self.plan.greatest else 0.0
+        places = [(self.local(self.number.vector(lanes)), lanes, offset) for lanes, offset in vectors]
+        for held, lanes, _ in places:
+            self.store(ir.Constant(self.number.vector(lanes), [start] * lanes), held)
+
+        def look(line: Value, column: Value) -> None:
+            pixel = self.total((line, self.plan.size[1]), column)
+            for held, lanes, offset in places:
+                there = self.vector(self.at(self.x, (pixel, self.plan.channels), integer(offset)), lanes)
+                so_far = self.load(held, typ=self.number.vector(lanes))
+                self.store(self.larger_of(so_far, there) if self.plan.greatest else self.fadd(so_far, there), held)
+
+        self.loop(*lines, lambda line: self.loop(*columns, lambda column: look(line, column)))
+        height, width = (self.sub(behind, first) for first, behind in (lines, columns))
+        count = self.sitofp(self.mul(height, width), self.number.type)
+        for held, lanes, offset in places:
+            found = self.load(held, typ=self.number.vector(lanes))
+            found = found if self.plan.greatest else self.fdiv(found, self.spread(count, lanes))
+            self.write(found, self.at(out, integer(offset)))

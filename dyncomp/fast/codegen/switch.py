@@ -1,0 +1,165 @@
+"""Switches: from features to the filters that each image uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from llvmlite import ir
+
+from dyncomp.fast.codegen.build import Code, compiled, new_module
+from dyncomp.fast.codegen.emit import INT, Value, integer, starts
+from dyncomp.fast.codegen.means import Means
+from dyncomp.fast.codegen.switch_plan import SwitchArgument, SwitchPlan, groups_of
+from dyncomp.fast.codegen.top_k import Greatest
+
+
+@cache
+def switch_for(plan: SwitchPlan) -> Code:
+    """The code of a switch; see `SwitchArgument`."""
+    module = new_module()
+    _Switch(module, plan).emit()
+    return compiled(module, len(SwitchArgument))
+
+
+class _Switch(Means):
+    def __init__(self, module: ir.Module, plan: SwitchPlan) -> None:
+        super().__init__(module, plan, SwitchArgument.X, SwitchArgument.IMAGES, SwitchArgument.SCRATCH)
+        self.plan = plan
+        self.given = [self.argument(index) for index in SwitchArgument]
+
+    def emit(self) -> None:
+        """Means, logits, choices."""
+        groups = groups_of(self.plan.units, self.plan.lanes)
+        self.sum_up(magnitudes=self.plan.keep > 0)
+        self.loop(*self.share(self.images), self._means)
+        self.barrier()
+        self.loop(*self.share(self.mul(self.images, integer(len(groups)))), lambda task: self._logits(task, groups))
+        self.barrier()
+        self.loop(*self.share(self.images), self._choose)
+        self.ret_void()
+
+    def _means(self, image: Value) -> None:
+        self.mean_to(image, self.sums_of(image))
+
+    def _logits(self, task: Value, groups: list[list[int]]) -> None:
+        """Some of an image's."""
+        image, group = self.sdiv(task, integer(len(groups))), self.srem(task, integer(len(groups)))
+        wide = sum(groups[0])
+        for widths in [groups[0]] if groups[0] == groups[-1] else [groups[0], groups[-1]]:
+            alike = [index for index, other in enumerate(groups) if other == widths]
+            among = self.icmp_signed(">=", group, integer(alike[0])), self.icmp_signed("<=", group, integer(alike[-1]))
+            with self.if_then(self.and_(*among)):
+                self._some_logits(image, self.mul(group, integer(wide)), widths)
+
+    def _some_logits(self, image: Value, first: Value, widths: list[int]) -> None:
+        plan, weights = self.plan, self.pointer(self.given[SwitchArgument.WEIGHTS])
+        own = self.at(weights, (first, plan.channels))
+        bias = self.at(weights, first, integer(plan.units * plan.channels))
+        totals = [self.local(self.number.vector(lanes)) for lanes in widths]
+        for total, lanes, offset in zip(totals, widths, starts(widths), strict=True):
+            self.store(self.vector(self.at(bias, integer(offset)), lanes), total)
+        means, count, channel_of = self.sums_of(image), integer(plan.channels), None
+        if plan.picks:
+            count = self.word(self.pointer(self.given[SwitchArgument.INPUT_COUNTS]), image)
+            channel_of = self._words(SwitchArgument.INPUTS, image, plan.channels)
+
+        def add(index: Value) -> None:
+            row = index if channel_of is None else self.word(channel_of, index)
+            value = self.one(self.at(means, index))
+            for total, lanes, offset in zip(totals, widths, starts(widths), strict=True):
+                weight = self.vector(self.at(own, (row, sum(widths)), integer(offset)), lanes)
+                held = self.load(total, typ=weight.type)
+                self.store(self.multiply_add(self.spread(value, lanes), weight, held), total)
+
+        self.loop(integer(0), count, add)
+        out = self.at(self._numbers(SwitchArgument.LOGITS, image, plan.units), first)
+        for total, lanes, offset in zip(totals, widths, starts(widths), strict=True):
+            self.write(self.load(total, typ=self.number.vector(lanes)), self.at(out, integer(offset)))
+
+    def _choose(self, image: Value) -> None:
+        """The list of an image's filters, and what belongs to them."""
+        logits = self._numbers(SwitchArgument.LOGITS, image, self.plan.units)
+        forced, zero = self.given[SwitchArgument.FORCED], self.number.type(0.0)
+        other = self._numbers(SwitchArgument.FORCED, image, self.plan.units)
+        own = self.icmp_signed("==", forced, integer(0))
+        scores = self.select(own, logits, other)
+        found = self.local(INT)
+        self.store(integer(0), found)
+
+        def is_above(unit: Value) -> Value:
+            return self.fcmp_ordered(">", self.one(self.at(scores, unit)), zero)
+
+        if self.plan.keep:
+            with self.if_then(own):
+                self._list(image, found, Greatest(self, self.plan, logits).has)
+            with self.if_then(self.not_(own)):
+                self._list(image, found, is_above)
+        else:
+            self._list(image, found, is_above)
+        with self.if_then(self.icmp_signed("==", self.load(found, typ=INT), integer(0))):
+            best = self._greatest(scores)
+            self._list(image, found, lambda unit: self.icmp_signed("==", unit, best))
+        count = self.load(found, typ=INT)
+        self.store(count, self.word_at(self.pointer(self.given[SwitchArgument.OUTPUT_COUNTS]), image), align=8)
+        self._gather(image, count, logits)
+
+    def _list(self, image: Value, found: Value, is_used: Callable[[Value], Value]) -> None:
+        outputs, size = self._words(SwitchArgument.OUTPUTS, image, self.plan.filters), self.plan.size
+
+        def look(unit: Value) -> None:
+            at, used = self.load(found, typ=INT), self.zext(is_used(unit), INT)
+            for part in range(size):  # what is not used is overwritten by the next
+                place = self.add(at, integer(part))
+                self.store(self.total((unit, size), integer(part)), self.word_at(outputs, place), align=8)
+            self.store(self.total(at, (used, size)), found)
+
+        self.loop(integer(0), integer(self.plan.units), look)
+
+    def _greatest(self, scores: Value) -> Value:
+        """The unit of the greatest score, the first of several."""
+        best = self.local(INT)
+        self.store(integer(0), best)
+
+        def look(unit: Value) -> None:
+            so_far = self.load(best, typ=INT)
+            score, most = (self.one(self.at(scores, index)) for index in (unit, so_far))
+            self.store(self.select(self.fcmp_ordered(">", score, most), unit, so_far), best)
+
+        self.loop(integer(1), integer(self.plan.units), look)
+        return self.load(best, typ=INT)
+
+    def _gather(self, image: Value, count: Value, logits: Value) -> None:
+        """What belongs to the filters used, in their order."""
+        filters, zero = self.plan.filters, self.number.type(0.0)
+        outputs = self._words(SwitchArgument.OUTPUTS, image, filters)
+        base, shift = (self.pointer(self.given[which]) for which in (SwitchArgument.BASE, SwitchArgument.SHIFT))
+        shifts, scales = (
+            self._numbers(which, image, filters) for which in (SwitchArgument.SHIFTS, SwitchArgument.SCALES)
+        )
+
+        def put(place: Value) -> None:
+            which = self.word(outputs, place)
+            added = self.one(self.at(shift, which))
+            if self.plan.keep:
+                weight = self.one(self.at(logits, self.sdiv(which, integer(self.plan.size))))
+                weight = self.at_least_zero(weight)
+                self.write(weight, self.at(scales, place))
+                added = self.fadd(added, self.fmul(self.one(self.at(base, which)), weight))
+            self.write(added, self.at(shifts, place))
+
+        def clear(place: Value) -> None:
+            self.write(zero, self.at(shifts, place))
+            if self.plan.keep:
+                self.write(zero, self.at(scales, place))
+
+        self.loop(integer(0), count, put)
+        self.loop(count, integer(filters), clear)
+
+    def _numbers(self, which: SwitchArgument, image: Value, each: int) -> Value:
+        """An image's, of numbers."""
+        return self.at(self.pointer(self.given[which]), (image, each))
+
+    def _words(self, which: SwitchArgument, image: Value, each: int) -> Value:
+        """An image's, of integers."""
+        return self.word_at(self.pointer(self.given[which]), self.mul(image, integer(each)))

@@ -1,0 +1,77 @@
+"""The greatest of a list of numbers, so many, without sorting it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llvmlite import ir
+
+from dyncomp.fast.codegen.emit import INT, Emitter, Value, integer, pieces, starts
+from dyncomp.fast.codegen.switch_plan import SwitchPlan
+
+
+class Greatest:
+    """The `keep` greatest of a switch's scores, the first of several alike; emits what finds them."""
+
+    def __init__(self, emit: Emitter, plan: SwitchPlan, scores: Value) -> None:
+        self.emit, self.plan, self.scores = emit, plan, scores
+        self.bits = 8 * plan.number.dtype.itemsize
+        self.kind = ir.IntType(self.bits)
+        self.bar = self._bar()
+        above = self._count(lambda key, bar: emit.icmp_unsigned(">", key, bar), self.bar)
+        self.left = emit.local(INT)
+        emit.store(emit.sub(integer(plan.keep), above), self.left)
+
+    def has(self, unit: Value) -> Value:
+        """Whether a unit is one of them; to be asked of each once, in ascending order."""
+        emit = self.emit
+        key, room = self._key(emit.one(emit.at(self.scores, unit))), emit.load(self.left, typ=INT)
+        level = emit.and_(emit.icmp_unsigned("==", key, self.bar), emit.icmp_signed(">", room, integer(0)))
+        emit.store(emit.sub(room, emit.zext(level, INT)), self.left)
+        return emit.or_(emit.icmp_unsigned(">", key, self.bar), level)
+
+    def _bar(self) -> Value:
+        """The key of the last of them, bit by bit from the highest."""
+        emit, bar = self.emit, self.emit.local(self.kind)
+        emit.store(self.kind(0), bar)
+
+        def settle(step: Value) -> None:
+            place = emit.sub(integer(self.bits - 1), step)
+            bit = emit.shl(self.kind(1), place if self.bits == INT.width else emit.trunc(place, self.kind))
+            higher = emit.or_(emit.load(bar, typ=self.kind), bit)
+            found = self._count(lambda key, bar: emit.icmp_unsigned(">=", key, bar), higher)
+            enough = emit.icmp_signed(">=", found, integer(self.plan.keep))
+            emit.store(emit.select(enough, higher, emit.load(bar, typ=self.kind)), bar)
+
+        emit.loop(integer(0), integer(self.bits), settle)
+        return emit.load(bar, typ=self.kind)
+
+    def _count(self, compare: Callable[[Value, Value], Value], bar: Value) -> Value:
+        """How many scores' keys compare so with the bar."""
+        emit, lanes = self.emit, self.plan.lanes
+        widths = pieces(self.plan.units, lanes)
+        whole = widths.count(lanes)
+        found = emit.local(INT)
+        emit.store(integer(0), found)
+
+        def some(index: Value, width: int, first: int) -> None:
+            key = self._key(emit.vector(emit.at(self.scores, (index, width), integer(first)), width))
+            mask = emit.bitcast(compare(key, emit.spread(bar, width)), ir.IntType(width))
+            emit.store(emit.add(emit.load(found, typ=INT), emit.ctpop(emit.zext(mask, INT))), found)
+
+        emit.loop(integer(0), integer(whole), lambda index: some(index, lanes, 0))
+        for width, first in list(zip(widths, starts(widths), strict=True))[whole:]:
+            some(integer(0), width, first)
+        return emit.load(found, typ=INT)
+
+    def _key(self, value: Value) -> Value:
+        """An integer that is the greater, without a sign, the greater the number is; of a vector, lane by lane."""
+        lanes = value.type.count if isinstance(value.type, ir.VectorType) else None
+        kind = self.kind if lanes is None else ir.VectorType(self.kind, lanes)
+
+        def constant(number: int) -> ir.Constant:
+            return kind(number if lanes is None else [number] * lanes)
+
+        held = self.emit.bitcast(value, kind)
+        sign = self.emit.ashr(held, constant(self.bits - 1))
+        return self.emit.xor(held, self.emit.or_(sign, constant(1 << (self.bits - 1))))

@@ -1,0 +1,46 @@
+"""Whether machine code that is made here computes what it should."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from dyncomp.fast.codegen.convolution import code_for
+from dyncomp.fast.codegen.emit import Number
+from dyncomp.fast.codegen.machine import this_machine
+from dyncomp.fast.codegen.plan import Plan
+from dyncomp.fast.codegen.shape import Shape
+
+
+@cache
+def works() -> bool:
+    """Tried on small convolutions, their kernels mixed; where LLVM cannot make them, nothing is lost but time."""
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            return all(_agrees(depthwise) for depthwise in (False, True))
+    except (RuntimeError, AttributeError, TypeError):  # of a version that writes or builds otherwise
+        return False
+
+
+def _agrees(depthwise: bool) -> bool:
+    here, channels, experts = this_machine(), 5, 2
+    assert here is not None  # asked before
+    draw = torch.Generator().manual_seed(0)
+    shape = Shape(channels, channels, (6, 7), (3, 3), (2, 1), (1, 1), (1, 1), depthwise)
+    plan = Plan(shape, Number(torch.float32), here, experts)
+    floats: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the default is
+    kernels = torch.randn(experts, channels, 1 if depthwise else channels, 3, 3, generator=draw, **floats)
+    x = torch.randn(2, channels, 6, 7, generator=draw, **floats).contiguous(memory_format=torch.channels_last)
+    shares = torch.rand(2, experts, generator=draw, **floats)
+    y = torch.empty(2, channels, *shape.places, **floats, memory_format=torch.channels_last)
+    weights, bias = plan.packed(kernels), torch.zeros(channels, **floats)
+    scratch = torch.empty(plan.scratch, **floats)
+    given = (tensor.data_ptr() for tensor in (x, y, weights, shares, bias))
+    code_for(plan).run(1, *given, 0, 0, scratch.data_ptr(), 2)
+    own = torch.einsum("bk,koihw->boihw", shares, kernels)
+    groups = channels if depthwise else 1
+    plain = [F.conv2d(x[i : i + 1], own[i], None, shape.stride, shape.padding, 1, groups) for i in range(2)]
+    return torch.allclose(y, torch.cat(plain), rtol=1e-4, atol=1e-4)

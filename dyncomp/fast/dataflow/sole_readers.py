@@ -1,0 +1,109 @@
+"""Which layer's output another layer alone reads: seen while a network runs, not guessed from how it is written."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from dyncomp.fast.dataflow.watch import ReadWatch
+
+
+class Lone(NamedTuple):
+    """A maker, the reader that alone reads what it gives, and how many dimensions that had."""
+
+    maker: nn.Module
+    reader: nn.Module
+    dimensions: frozenset[int]
+
+
+def lone_readers(
+    model: nn.Module, makers: Sequence[nn.Module], readers: Sequence[nn.Module], run: Callable[[], Any]
+) -> list[Lone]:
+    """Makers and their readers: while `run` runs `model`, nothing but the reader reads what the maker gives.
+
+    Nor does the reader read anything else, `run` give the maker's output away, or anyone but the maker read its
+    parameters. Both kinds are modules without inner ones, of one tensor in, one out. Each is in one pair at most; one
+    that does not run is in none. `run` gives back all that it keeps, as nested tuples, lists and dicts.
+    """
+    watch = _Watch(makers)
+    with ExitStack() as stack:
+        for module in makers:
+            stack.enter_context(module.register_forward_pre_hook(watch.enter))
+            stack.enter_context(module.register_forward_hook(watch.made_by))
+        for module in readers:
+            stack.enter_context(module.register_forward_pre_hook(watch.read_by))
+            stack.enter_context(module.register_forward_hook(watch.leave))
+        stack.enter_context(watch)
+        with torch.no_grad():
+            kept = run()
+    watch.read(tree_leaves(kept))
+    owners = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+    alone = [maker for maker in makers if all(owners[id(parameter)] == 1 for parameter in maker.parameters())]
+    return watch.found(alone)
+
+
+class _Watch(ReadWatch):
+    """While active, notes by whom the outputs and the parameters of the makers are read."""
+
+    def __init__(self, makers: Sequence[nn.Module]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._inside: nn.Module | None = None
+        self._maker: dict[int, nn.Module] = {}  # by the id of its output
+        self._held: list[Tensor] = []  # so that no id comes twice
+        self._owner = {id(parameter): maker for maker in makers for parameter in maker.parameters()}
+        self._readers: dict[nn.Module, set[nn.Module | None]] = defaultdict(set)  # None: anyone else
+        self._sources: dict[nn.Module, set[nn.Module | None]] = defaultdict(set)
+        self._unread: set[int] = set()
+        self._dimensions: dict[nn.Module, set[int]] = defaultdict(set)
+
+    def enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """A maker begins."""
+        self._inside = module
+
+    def made_by(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """A maker ends."""
+        self._inside = None
+        self._held.append(output)
+        self._maker[id(output)] = module
+        self._unread.add(id(output))
+        self._dimensions[module].add(output.dim())
+
+    def read_by(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """A reader begins."""
+        self._inside = module
+        maker = self._maker.get(id(inputs[0])) if len(inputs) == 1 else None
+        self._sources[module].add(maker)
+        if maker is not None:
+            self._readers[maker].add(module)
+            self._unread.discard(id(inputs[0]))
+
+    def leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """A reader ends."""
+        self._inside = None
+
+    def read(self, values: Sequence[Any]) -> None:
+        """Somebody reads these."""
+        for value in values:
+            maker = self._maker.get(id(value))
+            if maker is not None and self._inside not in self._readers[maker]:
+                self._readers[maker].add(None)
+            owner = self._owner.get(id(value))
+            if owner is not None and owner is not self._inside:
+                self._readers[owner].add(None)
+
+    def found(self, makers: Sequence[nn.Module]) -> list[Lone]:
+        """Those among these makers that one reader alone reads."""
+        wasteful = {self._maker[output] for output in self._unread}
+        found = []
+        for maker in makers:
+            readers = self._readers[maker]
+            reader = next(iter(readers), None) if len(readers) == 1 else None
+            if reader is not None and maker not in wasteful and self._sources[reader] == {maker}:
+                found.append(Lone(maker, reader, frozenset(self._dimensions[maker])))
+        return found

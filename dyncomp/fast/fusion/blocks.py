@@ -1,0 +1,150 @@
+"""Residual blocks in a run: gated, planned, with mixed kernels, or for all images as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.backbone import ResidualBlock
+from dyncomp.fast import codegen as native
+from dyncomp.fast.codegen import Argument, GateArgument
+from dyncomp.fast.fusion.candidates import block_of
+from dyncomp.fast.fusion.gate_code import GateCode
+from dyncomp.fast.fusion.mixed_body import ROUTERS, mixed_body
+from dyncomp.fast.fusion.part import At, Change, Filling, Forceable, Need, Part, between, fits, given_always, mixing
+from dyncomp.fast.fusion.shortcut import Shortcut
+from dyncomp.fast.fusion.step_table import Given, Table, Words
+from dyncomp.fast.layers.compiled import CompiledConvolution
+from dyncomp.fast.layers.residual_body import BodyCode, GeneratedBody
+from dyncomp.fast.memory import kept
+from dyncomp.ops.gated import Gated
+from dyncomp.ops.gates import Gate, Products
+from dyncomp.ops.mixed import Mixed
+from dyncomp.ops.planned import Follower
+from dyncomp.ops.skipping import Form
+
+
+@dataclass(frozen=True, eq=False)
+class Block(Part):
+    """A block of a run and its code; the shortcut's is None where that is the identity."""
+
+    place: Gated | Follower | Mixed | ResidualBlock
+    body: BodyCode
+    shortcut: Shortcut | None
+    gate: GateCode | None
+
+    @staticmethod
+    def of(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> Block | None:
+        """On features like x; None where there is no code that pays."""
+        body, shortcut = _body(place, x), Shortcut.of(place, x)
+        if body is None or (shortcut is None and type(block_of(place).shortcut) is not nn.Identity):
+            return None
+        if body.chain[-1].output != (x.shape[1:] if shortcut is None else shortcut.output):
+            return None
+        products: Products | None = None
+        if isinstance(place, Mixed) and isinstance(place.router, ROUTERS):
+            products = place.router.products()
+        elif isinstance(place, Gated) and isinstance(place.gate, Gate):
+            products = place.gate.products()
+        gate = None if products is None else GateCode.of(products, x)
+        if gate is None and isinstance(place, (Gated, Mixed)):
+            return None
+        return Block(place, body, shortcut, gate)
+
+    @property
+    def output(self) -> torch.Size:  # type: ignore[override]
+        """See `Part.output`."""
+        return self.body.chain[-1].output
+
+    @property
+    def state(self) -> int:
+        """Numbers that a recurrent gate keeps of each image; 0 of others."""
+        return 0 if self.gate is None else self.gate.plan.state
+
+    def makes_map(self, first: bool) -> bool:
+        """Of another size, or of all images where what is read stays as it is."""
+        return self.shortcut is not None or (first and isinstance(self.place, (ResidualBlock, Mixed)))
+
+    @property
+    def _form(self) -> Form | None:
+        """What happens to images that skip the body; None where none does."""
+        return self.place.form if isinstance(self.place, (Gated, Follower)) else None
+
+    def makes_positive(self, positive: bool) -> bool:
+        """See `Part.makes_positive`."""
+        return self._form != "output" or (positive and self.shortcut is None)
+
+    def needs(self) -> Iterable[Need]:
+        """See `Part.needs`."""
+        yield from between(*(loaded.output.numel() for loaded in self.body.chain[:-1]))
+        shortcut = None if self.shortcut is None else self.shortcut.loaded
+        yield from (mixing(loaded) for loaded in (*self.body.chain, shortcut) if loaded is not None)
+        yield from () if self.gate is None else self.gate.needs()
+
+    def changes(self, index: int) -> Iterable[Change]:
+        """Which images run it, by the plan."""
+        if isinstance(self.place, Follower):
+            yield partial(_follow, self.place, f"rows {index}", f"images {index}")
+
+    def forceable(self, index: int) -> Iterable[Forceable]:
+        """See `Part.forceable`."""
+        if isinstance(self.place, Gated):
+            yield Forceable(self.place, f"forced {index}")
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        gate = None
+        if self.gate is not None:
+            given = {**self.gate.given(at.source), GateArgument.FORCED: f"forced {at.index}"}
+            given |= {GateArgument.COUNTS: len(self.body.chain), GateArgument.COUNT_STEP: len(Argument)}
+            gate = words.step(self.gate.code, given)
+        if self.shortcut is not None:
+            self.shortcut.add(words, at)
+        first, *_ = [words.step(loaded.code, given) for loaded, given in self._steps(at)]
+        if gate is not None and isinstance(self.place, Gated):
+            words.point(gate + GateArgument.COUNT, first + Argument.IMAGES)  # those of the others at equal distances
+        # of images that skip the body, too; what else there is comes out of a ReLU, and twice ReLU is ReLU
+        if self._form == "residual" and (self.shortcut is not None or not at.positive):
+            plan = self.body.chain[-1].plan
+            code = native.activation_for(plan.number, plan.machine)
+            words.step(code, {0: at.target, 1: "images", 2: self.output.numel()})
+
+    def _steps(self, at: At) -> Iterator[tuple[CompiledConvolution, Given]]:
+        rows: int | str = "rows" if isinstance(self.place, Gated) else 0
+        images = "images"
+        if isinstance(self.place, Follower):
+            rows, images = f"rows {at.index}", f"images {at.index}"
+        last = len(self.body.chain) - 1
+        for turn, (loaded, relu) in enumerate(zip(self.body.chain, self.body.relus, strict=True)):
+            given = given_always(loaded) | {Argument.IMAGES: images, Argument.RELU: int(relu)}
+            given |= {Argument.X: f"between {(turn - 1) % 2}" if turn else at.source}
+            given |= {Argument.ROWS_X: 0 if turn else rows}
+            if turn < last:
+                yield loaded, given | {Argument.Y: f"between {turn % 2}"}
+                continue
+            given |= {Argument.Y: at.target, Argument.RESIDUAL: at.source if self.shortcut is None else at.target}
+            yield loaded, given | {Argument.ROWS_Y: rows, Argument.ROWS_RESIDUAL: rows}
+
+
+def _follow(follower: Follower, rows: str, images: str, table: Table, x: Tensor) -> Filling:
+    """Which images run a block."""
+    asked = follower.plan().of(follower.unit, x)
+    if isinstance(asked, Tensor):
+        some = kept(asked.contiguous())
+        return ((rows, some.data_ptr()), (images, some.shape[0])), some
+    return ((rows, 0), (images, x.shape[0] if asked else 0)), None
+
+
+def _body(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> BodyCode | None:
+    block = block_of(place)
+    if isinstance(place, Mixed):
+        return mixed_body(block, x)
+    if not isinstance(block.fused, GeneratedBody):
+        return None
+    images = len(x) if isinstance(place, ResidualBlock) else max(1, len(x) // 2)
+    body = block.fused.form(x, block.shortcut(x), images, block.body)
+    return body if body is not None and all(fits(loaded, x) for loaded in body.chain) else None

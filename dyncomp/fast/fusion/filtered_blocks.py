@@ -1,0 +1,150 @@
+"""Filters that are switched for each image, in a run: switch, convolution and what stands behind it, site by site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.backbone import ResidualBlock
+from dyncomp.fast.codegen import Argument, SwitchArgument
+from dyncomp.fast.fusion.candidates import filters_of
+from dyncomp.fast.fusion.filtered_site import Site
+from dyncomp.fast.fusion.part import At, Forceable, Need, Part, Turns, between, fits, given_always, mixing, step
+from dyncomp.fast.fusion.shortcut import Shortcut
+from dyncomp.fast.fusion.step_table import Given, Words
+from dyncomp.fast.layers.compiled import CompiledConvolution
+from dyncomp.fast.layers.switched_filters import SwitchedFilters
+from dyncomp.ops.filtered import Filtered
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Sites one behind the other, and the layer that reads the last one's filters."""
+
+    sites: tuple[Site, ...]
+    consumer: CompiledConvolution
+    output: torch.Size
+    """what becomes of an image, (C, H, W), or (C,) behind a linear layer"""
+
+    @staticmethod
+    def of(op: Filtered, x: Tensor) -> Chain | None:
+        """On features like x; None where there is no code that pays."""
+        sites, image, layer = list[Site](), x.shape[1:], op
+        while True:
+            site = Site.of(layer, image, x, picks=bool(sites))
+            if site is None or not isinstance(layer.fused, SwitchedFilters) or not layer.fused.is_of(layer):
+                return None
+            sites.append(site)
+            image = site.output
+            if not isinstance(layer.consumer, Filtered):
+                break
+            layer = layer.consumer
+        reads = layer.fused.code_to_read(image)
+        flat = isinstance(layer.consumer, nn.Linear)
+        if reads is None or not fits(reads, x) or (flat and image[1:].numel() > 1):
+            return None
+        return Chain(tuple(sites), reads, reads.output[:1] if flat else reads.output)
+
+    def needs(self) -> Iterator[Need]:
+        """See `Part.needs`."""
+        yield mixing(self.consumer)
+        yield from between(*(site.most for site in self.sites))
+        for site in self.sites:
+            yield from site.needs()
+
+    def add(self, words: Words, at: At, last: Given) -> None:
+        """The steps; `last`: what the consumer is given besides."""
+        turns = Turns(at.source)
+        for turn, site in enumerate(self.sites):
+            slot = f"forced {turn} {at.index}"
+            words.step(site.switch.code, {**site.switch.given(turns.here, turn % 2), SwitchArgument.FORCED: slot})
+            site.add(words, turns, turn)
+        turn = (len(self.sites) - 1) % 2
+        given = given_always(self.consumer) | {Argument.X: turns.here}
+        given |= {Argument.INPUTS: f"filters {turn}", Argument.INPUT_COUNTS: f"filter counts {turn}"}
+        step(words, self.consumer.code, {**given, **last})
+
+    def forceable(self, index: int) -> Iterator[Forceable]:
+        """See `Part.forceable`."""
+        return (Forceable(site.op, f"forced {turn} {index}") for turn, site in enumerate(self.sites))
+
+
+@dataclass(frozen=True, eq=False)
+class FilteredLayers(Part):
+    """A chain that is all there is."""
+
+    chain: Chain
+
+    @staticmethod
+    def of(op: Filtered, x: Tensor) -> FilteredLayers | None:
+        """On features like x; None where there is no code that pays."""
+        chain = Chain.of(op, x)
+        return None if chain is None else FilteredLayers(chain)
+
+    @property
+    def output(self) -> torch.Size:  # type: ignore[override]
+        """See `Part.output`."""
+        return self.chain.output
+
+    def needs(self) -> Iterable[Need]:
+        """See `Part.needs`."""
+        return self.chain.needs()
+
+    def forceable(self, index: int) -> Iterable[Forceable]:
+        """See `Part.forceable`."""
+        return self.chain.forceable(index)
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        self.chain.add(words, at, {Argument.Y: at.target})
+
+
+@dataclass(frozen=True, eq=False)
+class FilteredBlock(Part):
+    """A residual block whose body is a chain."""
+
+    chain: Chain
+    shortcut: Shortcut | None
+
+    @staticmethod
+    def of(block: ResidualBlock, x: Tensor) -> FilteredBlock | None:
+        """On features like x; None where there is no code that pays."""
+        op = filters_of(block)
+        chain, shortcut = None if op is None else Chain.of(op, x), Shortcut.of(block, x)
+        if chain is None or (shortcut is None and type(block.shortcut) is not nn.Identity):
+            return None
+        whole = chain.output == (x.shape[1:] if shortcut is None else shortcut.output)
+        return FilteredBlock(chain, shortcut) if whole else None
+
+    @property
+    def output(self) -> torch.Size:  # type: ignore[override]
+        """See `Part.output`."""
+        return self.chain.output
+
+    def makes_map(self, first: bool) -> bool:
+        """See `Part.makes_map`: in its place, unless it is of another size."""
+        return self.shortcut is not None or first
+
+    def makes_positive(self, positive: bool) -> bool:
+        """See `Part.makes_positive`."""
+        return True
+
+    def needs(self) -> Iterable[Need]:
+        """See `Part.needs`."""
+        yield from self.chain.needs()
+        if self.shortcut is not None and self.shortcut.loaded is not None:
+            yield mixing(self.shortcut.loaded)
+
+    def forceable(self, index: int) -> Iterable[Forceable]:
+        """See `Part.forceable`."""
+        return self.chain.forceable(index)
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        if self.shortcut is not None:
+            self.shortcut.add(words, at)
+        residual = at.source if self.shortcut is None else at.target
+        self.chain.add(words, at, {Argument.Y: at.target, Argument.RESIDUAL: residual, Argument.RELU: 1})

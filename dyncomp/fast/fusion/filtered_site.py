@@ -1,0 +1,178 @@
+"""One convolution whose filters are switched, and what acts on its filters before the next layer reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.fast import codegen as native
+from dyncomp.fast.codegen import Argument, FinishArgument
+from dyncomp.fast.fusion.layers import Pool
+from dyncomp.fast.fusion.part import At, Need, Turns, fits, given_always, mixing, step
+from dyncomp.fast.fusion.step_table import Table, Words
+from dyncomp.fast.fusion.switch_code import SwitchCode
+from dyncomp.fast.layers.compiled import CompiledConvolution
+from dyncomp.fast.layers.convolution import TunedConv2d
+from dyncomp.fast.layers.switched_filters import half_of
+from dyncomp.fast.mixing.generated import zeros
+from dyncomp.fast.tuning import chosen, power_of_two
+from dyncomp.ops.channel_subsets import Shift
+from dyncomp.ops.filtered import Filtered
+
+
+@dataclass(frozen=True, eq=False)
+class Behind:
+    """What acts on filters: a shift, ReLU, then maps made smaller."""
+
+    shift: Shift | None
+    relu: bool
+    pools: tuple[Pool, ...]
+
+    @staticmethod
+    def of(layers: Sequence[nn.Module], image: torch.Size, dtype: torch.dtype) -> Behind | None:
+        """Of layers in this order, behind images (C, H, W); None of others."""
+        rest = list(layers)
+        shift = rest.pop(0) if rest and type(rest[0]) is Shift else None
+        relu = bool(rest) and type(rest[0]) is nn.ReLU
+        pools, left = list[Pool](), rest[int(relu) :]
+        if left and type(left[-1]) is nn.Flatten:
+            left.pop()
+        for layer in left:
+            pool = Pool.of(layer, image, dtype)
+            if pool is None:
+                return None
+            pools.append(pool)
+            image = pool.output
+        return Behind(shift if isinstance(shift, Shift) else None, relu, tuple(pools))
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """The site's switch and convolution, and what stands behind it.
+
+    Kernels are `cut` to the outputs that each image uses, or all outputs are computed and put in order: on maps of a
+    few pixels cutting costs more than it saves. Where filters are weighted, the convolution leaves out what it adds:
+    the switch puts that into what is added after the weight.
+    """
+
+    op: Filtered
+    switch: SwitchCode
+    convolution: CompiledConvolution
+    behind: Behind
+    cut: bool
+
+    @staticmethod
+    def of(op: Filtered, image: torch.Size, x: Tensor, picks: bool) -> Site | None:
+        """On images (C, H, W) in the type of x, and as many; None where there is no code."""
+        products, producer = op.switch.products(), op.producer
+        if products is None or type(producer) is not TunedConv2d:
+            return None
+        plain = [producer.loaded(image, (picks, cut)) for cut in (True, False)]
+        weighted = products.keep > 0
+        layers, others = (op.after, op.before) if weighted else (op.before, op.after)
+        cut, whole = (loaded if loaded is not None and fits(loaded, x) else None for loaded in plain)
+        if len(others) or cut is None or whole is None:
+            return None
+        behind = Behind.of(list(layers), cut.output, x.dtype)
+        if behind is None or (behind.shift is not None and not weighted):
+            return None
+        shift = zeros(len(cut.bias), x.dtype) if behind.shift is None else behind.shift.bias.detach()
+        switch = SwitchCode.of(products, image, picks, cut.bias, shift if weighted else cut.bias)
+        if switch is None:
+            return None
+        forms = Site(op, switch, whole, behind, False), Site(op, switch, cut, behind, True)
+        key = ("switched", producer.kind, weighted, picks, power_of_two(len(x)), image, x.dtype)
+        cuts = chosen((*key, torch.get_num_threads()), _forms, lambda cuts: _try(x, image, forms[cuts]))
+        return forms[cuts]
+
+    @property
+    def weighted(self) -> bool:
+        """Whether filters are scaled and shifted image by image."""
+        return self.switch.plan.keep > 0
+
+    @property
+    def output(self) -> torch.Size:
+        """What becomes of an image, (C, H, W)."""
+        pools = self.behind.pools
+        return pools[-1].output if pools else self.convolution.output
+
+    @property
+    def most(self) -> int:
+        """Numbers of an image that stand between steps at most."""
+        return max(self.convolution.output.numel(), *(pool.output.numel() for pool in self.behind.pools), 0)
+
+    def needs(self) -> Iterator[Need]:
+        """Memory that its steps use."""
+        yield mixing(self.convolution)
+        yield from self.switch.needs()
+
+    def add(self, words: Words, turns: Turns, turn: int) -> None:
+        """The steps behind the switch, whose lists are those of the turn."""
+        lists, before = turn % 2, (turn + 1) % 2
+        given = given_always(self.convolution) | {Argument.X: turns.here}
+        if self.convolution.plan.picks_inputs:
+            given |= {Argument.INPUTS: f"filters {before}", Argument.INPUT_COUNTS: f"filter counts {before}"}
+        if self.cut:
+            given |= {Argument.OUTPUTS: f"filters {lists}", Argument.OUTPUT_COUNTS: f"filter counts {lists}"}
+        if self.weighted:
+            given |= {Argument.BIAS: zeros(len(self.convolution.bias), self.convolution.bias.dtype).data_ptr()}
+        elif self.cut:
+            given |= {Argument.BIAS: "shifts", Argument.BIAS_STEP: len(self.convolution.bias)}
+        relu = self.behind.relu and not self.weighted
+        step(words, self.convolution.code, {**given, Argument.Y: turns.next(), Argument.RELU: int(relu)})
+        if self.weighted or not self.cut:
+            self._finish(words, turns, lists)
+        for pool in self.behind.pools:
+            source = turns.here
+            pool.add(words, At(0, source, turns.next()))
+
+    def _finish(self, words: Words, turns: Turns, lists: int) -> None:
+        convolution = self.convolution.plan
+        channels, height, width = self.convolution.output
+        kind = convolution.number, convolution.machine, self.cut, self.weighted, self.weighted and self.behind.relu
+        given: dict[int, int | str] = {
+            FinishArgument.X: turns.here,
+            FinishArgument.Y: turns.here if self.cut else turns.next(),
+            FinishArgument.IMAGES: "images",
+            FinishArgument.OUTPUTS: f"filters {lists}",
+            FinishArgument.COUNTS: f"filter counts {lists}",
+            FinishArgument.SCALES: "scales",
+            FinishArgument.SHIFTS: "shifts",
+        }
+        words.step(native.finish_for(native.Finish(channels, height * width, *kind)), given)
+
+
+def _forms() -> dict[str, bool]:
+    return {"whole": False, "cut": True}
+
+
+def _try(x: Tensor, image: torch.Size, site: Site) -> None:
+    """Run a site's steps behind the switch, half of its channels there and half of its filters wanted."""
+    words, turns = Words(), Turns("map 0")
+    site.add(words, turns, 0)
+    table: Table = words.tables().own
+    channels = image[0], len(site.convolution.bias)
+    there, wanted = (half_of(len(x), count, x) for count in channels)
+    features = x.new_ones((len(x), *image)).contiguous(memory_format=torch.channels_last)
+    numbers = [x.new_ones(len(x) * site.most) for _ in range(2)]
+    scales = x.new_ones(len(x), channels[1])
+    filled = {
+        "map 0": features,
+        "between 0": numbers[0],
+        "between 1": numbers[1],
+        "filters 1": there.order,
+        "filter counts 1": there.counts,
+        "filters 0": wanted.order,
+        "filter counts 0": wanted.counts,
+        "scales": scales,
+        "shifts": scales,
+    }
+    for slot, tensor in filled.items():
+        table.fill(slot, tensor.data_ptr())
+    threads = torch.get_num_threads()
+    mixing(site.convolution).fill(table, x, threads)
+    table.fill("images", len(x))
+    table.run(threads)

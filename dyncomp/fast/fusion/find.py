@@ -1,0 +1,57 @@
+"""Finds runs in Sequentials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from torch import nn
+
+from dyncomp.core.backbone import ResidualBlock
+from dyncomp.fast.fusion.candidates import Deciding, Place, together
+from dyncomp.fast.fusion.run import Run
+from dyncomp.fast.layers.convolution import FusedSequential
+
+Stretch = tuple[int, int, Sequence[Place]]
+"""From, up to without: layers, and what they are in a run."""
+
+
+def find_runs(model: nn.Module) -> None:
+    """Give each `FusedSequential` the stretches of its layers that can run in one call."""
+    for module in model.modules():
+        if type(module) is FusedSequential and not module.joins_relus:
+            module.fused = _runs(list(module))
+
+
+def _runs(layers: Sequence[nn.Module]) -> dict[int, list[Run]]:
+    """By where they begin: of as many layers as there can be and, should one of these not pay, of blocks alone."""
+    runs = dict[int, list[Run]]()
+    for first, end, places in (*_stretches(layers, 0, len(layers)), *_of_blocks(layers)):
+        known = any(len(run.layers) == end - first for run in runs.get(first, ()))
+        if not known and (len(places) > 1 or _is_block(places[0])):
+            runs.setdefault(first, []).append(Run(layers[first:end]))
+    return runs
+
+
+def _stretches(layers: Sequence[nn.Module], first: int, end: int) -> Iterator[Stretch]:
+    """Layers next to one another that can be a run, the longest from the first on, then from behind it."""
+    while first < end:
+        tried = ((behind, together(layers[first:behind])) for behind in range(end, first, -1))
+        behind, places = next(((behind, some) for behind, some in tried if some), (first + 1, None))
+        if places:
+            yield first, behind, places
+        first = behind
+
+
+def _of_blocks(layers: Sequence[nn.Module]) -> Iterator[Stretch]:
+    """Those in which every layer is made of blocks."""
+    alone = [together([layer]) or () for layer in layers]
+    of_blocks = [bool(places) and all(map(_is_block, places)) for places in alone]
+    for is_one, indices in groupby(range(len(layers)), of_blocks.__getitem__):
+        first, *others = indices
+        if is_one:
+            yield from _stretches(layers, first, [first, *others][-1] + 1)
+
+
+def _is_block(place: Place) -> bool:
+    return isinstance(place, (Deciding, ResidualBlock))

@@ -1,0 +1,96 @@
+"""Gates and routers by machine code of our own: from features to decisions that code goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from dyncomp.fast import codegen as native
+from dyncomp.fast.codegen import GateArgument
+from dyncomp.fast.fusion.part import Need
+from dyncomp.fast.fusion.step_table import Given
+from dyncomp.fast.memory import kept
+from dyncomp.fast.mixing.generated import can_read
+from dyncomp.ops.gates import Products
+
+
+@dataclass(frozen=True, eq=False)
+class GateCode:
+    """A gate's code for features of one size, and its weights as the code reads them."""
+
+    plan: native.GatePlan
+    code: native.Code
+    weights: Tensor
+
+    @staticmethod
+    def of(products: Products, x: Tensor, shares: bool = False) -> GateCode | None:
+        """For features like x (B, C, H, W); None where there is none. `shares`: numbers are wanted, no decision."""
+        here = native.this_machine()
+        parameters = tuple(_parameters(products))
+        known = all("weight" in layer._parameters for layer in products.layers)  # else made anew at every pass
+        if here is None or not known or not all(can_read(each) and each.dtype == x.dtype for each in parameters):
+            return None
+        sizes = [tuple(layer.weight.flatten(1).shape) for layer in products.layers]
+        layers = (native.Layer(i, o, relu) for (o, i), relu in zip(sizes, products.relus, strict=True))
+        size = 0 if products.cell is None else products.cell.hidden_size
+        number = native.Number(x.dtype)
+        pixels, shares = x.shape[2:].numel(), shares or products.squash is not None
+        plan = native.GatePlan(x.shape[1], pixels, number, here, tuple(layers), size, shares, products.squash)
+        decides = sizes[-1][0] <= 2 or shares
+        if sizes[0][1] != x.shape[1] or not decides or (size and not _fits(products, size)):
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            weights = kept(torch.cat([part.detach().reshape(-1) for part in _packed(products)]))
+        return GateCode(plan, native.gate_for(plan), weights)
+
+    def needs(self) -> Iterable[Need]:
+        """Memory that it uses."""
+        yield Need("sums", self.plan.scratch)
+        if self.plan.shares:
+            yield Need("shares", self.plan.layers[-1].outputs)
+        else:
+            yield Need("open", 1, torch.int64)
+            yield Need("rows", 1, torch.int64)
+
+    def given(self, source: str) -> Given:
+        """What it is given in every pass, for features in that slot."""
+        return {
+            GateArgument.X: source,
+            GateArgument.IMAGES: "images",
+            GateArgument.WEIGHTS: self.weights.data_ptr(),
+            GateArgument.SCRATCH: "sums",
+            GateArgument.OPEN: "open",
+            GateArgument.ROWS: "rows",
+            GateArgument.HIDDEN: "hidden",
+            GateArgument.MEMORY: "memory",
+            GateArgument.SHARES: "shares",
+        }
+
+
+def _fits(products: Products, size: int) -> bool:
+    """Whether the cell stands between the first layer and the second, and has its biases."""
+    cell = products.cell
+    assert cell is not None  # it has a size
+    between = [products.layers[0].weight.shape[0], cell.input_size, products.layers[1].weight.shape[1]]
+    return cell.bias and len(products.layers) == 2 and between == [size] * 3
+
+
+def _parameters(products: Products) -> Iterator[Tensor]:
+    cell = () if products.cell is None else (products.cell,)
+    for module in chain(products.layers, cell):
+        yield from (parameter for parameter in module._parameters.values() if parameter is not None)
+
+
+def _packed(products: Products) -> Iterator[Tensor]:
+    for index, layer in enumerate(products.layers):
+        scale = products.temperature if index == len(products.layers) - 1 else 1.0
+        bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+        yield layer.weight.flatten(1).t() / scale
+        yield bias / scale
+        if products.cell is not None and index == 0:
+            cell = products.cell
+            yield from (cell.weight_ih.t(), cell.weight_hh.t(), cell.bias_ih + cell.bias_hh)

@@ -1,0 +1,147 @@
+"""Layers for all images: convolutions, the greatest of windows, a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.fast import codegen as native
+from dyncomp.fast.codegen import Argument, GateArgument
+from dyncomp.fast.fusion.gate_code import GateCode
+from dyncomp.fast.fusion.part import At, Need, Part, fits, given_always, mixing, step
+from dyncomp.fast.fusion.step_table import Words
+from dyncomp.fast.layers.compiled import CompiledConvolution
+from dyncomp.fast.layers.convolution import TunedConv2d
+from dyncomp.ops.gates import Products
+
+_FEW = 4_000_000
+"""multiply-adds that take less time, in any form, than the call from outside which a trial would time with them"""
+
+_MOST_CLASSES = 256
+_MOST_WEIGHTS = 65_536
+"""of a classifier: it runs image by image, which larger ones had better not"""
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(Part):
+    """A convolution, and ReLU where asked."""
+
+    loaded: CompiledConvolution
+    relu: bool
+
+    @staticmethod
+    def of(layer: TunedConv2d, relu: bool, x: Tensor) -> Convolution | None:
+        """On features like x; None where another form is faster, or there is no code."""
+        loaded = layer.loaded(x.shape[1:])
+        if loaded is None or not fits(loaded, x):
+            return None
+        few = len(x) * loaded.plan.inputs * loaded.output.numel() <= _FEW
+        return Convolution(loaded, relu) if few or layer.directly(x, relu) is not None else None
+
+    @property
+    def output(self) -> torch.Size:  # type: ignore[override]
+        """See `Part.output`."""
+        return self.loaded.output
+
+    def makes_positive(self, positive: bool) -> bool:
+        """See `Part.makes_positive`."""
+        return self.relu
+
+    def needs(self) -> Iterable[Need]:
+        """See `Part.needs`."""
+        return (mixing(self.loaded),)
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        given = given_always(self.loaded) | {Argument.X: at.source, Argument.Y: at.target}
+        step(words, self.loaded.code, given | {Argument.RELU: int(self.relu)})
+
+
+@dataclass(frozen=True, eq=False)
+class Pool(Part):
+    """Maps made smaller."""
+
+    code: native.Code
+    output: torch.Size
+
+    @staticmethod
+    def of(layer: nn.Module, image: torch.Size, dtype: torch.dtype) -> Pool | None:
+        """Of images (C, H, W); None where there is no code."""
+        here = native.this_machine()
+        if here is None or not is_pool(layer) or dtype not in (torch.float32, torch.float64):
+            return None
+        channels, height, width = image
+        common = channels, channels, (height, width)
+        if isinstance(layer, nn.AdaptiveAvgPool2d):
+            side = max(height, width)
+            plan = native.Pooling(*common, side, side, native.Number(dtype), here)
+        else:
+            assert isinstance(layer, nn.MaxPool2d)  # is_pool said so
+            window, stride, padding = (_side(each) for each in (layer.kernel_size, layer.stride, layer.padding))
+            plan = native.Pooling(
+                *common, window, stride, native.Number(dtype), here, padding, greatest=True, whole=True
+            )
+        if min(plan.places) < 1:
+            return None
+        return Pool(native.pooling_for(plan), torch.Size((channels, *plan.places)))
+
+    def makes_positive(self, positive: bool) -> bool:
+        """See `Part.makes_positive`."""
+        return positive
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        step(words, self.code, {Argument.X: at.source, Argument.Y: at.target})
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier(Part):
+    """Each channel's mean, and a linear layer."""
+
+    gate: GateCode
+
+    @staticmethod
+    def of(layer: nn.Linear, x: Tensor) -> Classifier | None:
+        """On features like x; None where there is no code."""
+        gate = GateCode.of(Products((layer,), (False,)), x, shares=True)
+        return None if gate is None else Classifier(gate)
+
+    @property
+    def output(self) -> torch.Size:  # type: ignore[override]
+        """See `Part.output`."""
+        return torch.Size((self.gate.plan.layers[-1].outputs,))
+
+    def needs(self) -> Iterable[Need]:
+        """See `Part.needs`."""
+        return (need for need in self.gate.needs() if need.slot != "shares")  # they are what comes out
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        words.step(self.gate.code, {**self.gate.given(at.source), GateArgument.SHARES: at.target})
+
+
+def is_pool(layer: nn.Module) -> bool:
+    """Whether it is one that there is code for: square windows, or the mean of all."""
+    if type(layer) is nn.AdaptiveAvgPool2d:
+        return layer.output_size in (1, (1, 1))
+    if type(layer) is not nn.MaxPool2d or layer.ceil_mode or layer.return_indices:
+        return False
+    square = all(_side(each) >= 0 for each in (layer.kernel_size, layer.stride, layer.padding))
+    return square and layer.dilation in (1, (1, 1))
+
+
+def is_classifier(layer: nn.Module) -> bool:
+    """Whether it is a linear layer small enough to run image by image."""
+    if type(layer) is not nn.Linear:
+        return False
+    return layer.out_features <= _MOST_CLASSES and layer.in_features * layer.out_features <= _MOST_WEIGHTS
+
+
+def _side(size: int | tuple[int, ...]) -> int:
+    """The one number that two alike are; -1 of others."""
+    if isinstance(size, int):
+        return size
+    return size[0] if len(set(size)) == 1 else -1

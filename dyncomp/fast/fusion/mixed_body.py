@@ -1,0 +1,61 @@
+"""Bodies of residual blocks whose kernels are mixed for each image, by machine code of our own, for runs of blocks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.backbone import ResidualBlock
+from dyncomp.fast.layers.compiled import CompiledConvolution
+from dyncomp.fast.layers.residual_body import BodyCode, opened, relus_of
+from dyncomp.fast.mixing.chooser import form_among_layers
+from dyncomp.fast.mixing.generated import Direct, packed_experts, zeros
+from dyncomp.ops.experts import ExpertConv2d
+from dyncomp.ops.gates import Attention, Router
+from dyncomp.ops.mixed import Mixed
+
+ROUTERS = (Router, Attention)
+"""those that say what their shares are made of"""
+
+
+def is_mixed_block(place: Mixed) -> bool:
+    """Whether a residual block's convolutions are all that has experts, and have no biases to be mixed."""
+    block = place.block
+    if type(block) is not ResidualBlock or type(block.activation) is not nn.ReLU or type(place.router) not in ROUTERS:
+        return False
+    shortcut = [layer for layer in opened(block.shortcut) if type(layer) is not nn.Identity]
+    known = not shortcut or [type(layer) for layer in shortcut] == [ExpertConv2d]
+    experts = [layer for layer in block.modules() if isinstance(layer, ExpertConv2d)]
+    regular = relus_of(block.body, block.activation, ExpertConv2d) is not None
+    return known and regular and all(layer.bias is None for layer in experts)
+
+
+def convolutions_of(part: nn.Module) -> list[ExpertConv2d]:
+    """Those with experts, in order."""
+    return [layer for layer in opened(part) if isinstance(layer, ExpertConv2d)]
+
+
+def mixed_body(block: ResidualBlock, x: Tensor) -> BodyCode | None:
+    """A body's code for features like x; None where another form is faster somewhere."""
+    chain, like = list[CompiledConvolution](), x
+    for convolution in convolutions_of(block.body):
+        loaded = load_experts(convolution, like)
+        if loaded is None:
+            return None
+        chain.append(loaded)
+        like = loaded.new(x).fill_(1)  # numbers that are as fast as others
+    relus = relus_of(block.body, block.activation, ExpertConv2d)
+    return None if relus is None else BodyCode(chain, relus)
+
+
+def load_experts(layer: ExpertConv2d, x: Tensor) -> CompiledConvolution | None:
+    """Code for images like x, and the experts as it reads them; None where another form is faster."""
+    form = form_among_layers(layer, x)
+    if not isinstance(form, Direct):
+        return None
+    plan = form.plan
+    weights = packed_experts(plan, layer.weight, layer.kernel_shape)
+    bias = zeros(plan.shape.outputs, x.dtype) if layer.shift is None else layer.shift
+    return CompiledConvolution(
+        plan, form.code, weights, bias, (), (), torch.Size((plan.shape.outputs, *plan.shape.places))
+    )

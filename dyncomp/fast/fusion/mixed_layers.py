@@ -1,0 +1,116 @@
+"""Residual blocks in a run whose convolutions each mix their kernels by a router of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.backbone import ResidualBlock
+from dyncomp.fast.codegen import Argument
+from dyncomp.fast.fusion.gate_code import GateCode
+from dyncomp.fast.fusion.mixed_body import ROUTERS, load_experts
+from dyncomp.fast.fusion.part import At, Need, Part, Turns, between, given_always, mixing, step
+from dyncomp.fast.fusion.step_table import Given, Words
+from dyncomp.fast.layers.compiled import CompiledConvolution
+from dyncomp.fast.layers.residual_body import opened, relus_of
+from dyncomp.ops.experts import ExpertConv2d
+from dyncomp.ops.mixed import Mixed
+
+
+@dataclass(frozen=True, eq=False)
+class MixedLayer:
+    """A convolution and its router."""
+
+    gate: GateCode
+    loaded: CompiledConvolution
+
+    @staticmethod
+    def of(op: Mixed, x: Tensor) -> MixedLayer | None:
+        """On features like x; None where there is no code that pays."""
+        if not isinstance(op.block, ExpertConv2d) or not isinstance(op.router, ROUTERS):
+            return None
+        gate, loaded = GateCode.of(op.router.products(), x), load_experts(op.block, x)
+        return None if gate is None or loaded is None else MixedLayer(gate, loaded)
+
+    def needs(self) -> Iterator[Need]:
+        """Memory that its steps use."""
+        yield mixing(self.loaded)
+        yield from self.gate.needs()
+
+    def add(self, words: Words, source: str, given: Given) -> None:
+        """Its steps; `given`: what the convolution is given besides what it reads."""
+        words.step(self.gate.code, self.gate.given(source))
+        step(words, self.loaded.code, {**given_always(self.loaded), Argument.X: source, **given})
+
+
+@dataclass(frozen=True, eq=False)
+class MixedLayers(Part):
+    """The block; the shortcut is None where that is the identity."""
+
+    body: tuple[MixedLayer, ...]
+    relus: Sequence[bool]
+    shortcut: MixedLayer | None
+
+    @staticmethod
+    def of(block: ResidualBlock, x: Tensor) -> MixedLayers | None:
+        """On features like x; None where there is no code that pays."""
+        body, like = list[MixedLayer](), x
+        for op in mixed_layers_of(block.body):
+            layer = MixedLayer.of(op, like)
+            if layer is None:
+                return None
+            body.append(layer)
+            like = layer.loaded.new(x).fill_(1)  # numbers that are as fast as others
+        shortcut = next((MixedLayer.of(op, x) for op in mixed_layers_of(block.shortcut)), None)
+        relus = relus_of(block.body, block.activation, Mixed)
+        passed = x.shape[1:] if shortcut is None else shortcut.loaded.output
+        if relus is None or passed != like.shape[1:] or (shortcut is None and mixed_layers_of(block.shortcut)):
+            return None
+        return MixedLayers(tuple(body), relus, shortcut)
+
+    @property
+    def output(self) -> torch.Size:  # type: ignore[override]
+        """See `Part.output`."""
+        return self.body[-1].loaded.output
+
+    def makes_map(self, first: bool) -> bool:
+        """See `Part.makes_map`: in its place, unless it is of another size."""
+        return self.shortcut is not None or first
+
+    def makes_positive(self, positive: bool) -> bool:
+        """See `Part.makes_positive`."""
+        return True
+
+    def needs(self) -> Iterable[Need]:
+        """See `Part.needs`."""
+        yield from between(*(layer.loaded.output.numel() for layer in self.body[:-1]))
+        for layer in (*self.body, self.shortcut):
+            yield from () if layer is None else layer.needs()
+
+    def add(self, words: Words, at: At) -> None:
+        """See `Part.add`."""
+        if self.shortcut is not None:
+            self.shortcut.add(words, at.source, {Argument.Y: at.target})
+        turns = Turns(at.source)
+        for layer, relu in zip(self.body[:-1], self.relus, strict=False):
+            source = turns.here
+            layer.add(words, source, {Argument.Y: turns.next(), Argument.RELU: int(relu)})
+        residual = at.source if self.shortcut is None else at.target
+        last: Given = {Argument.Y: at.target, Argument.RESIDUAL: residual, Argument.RELU: int(self.relus[-1])}
+        self.body[-1].add(words, turns.here, last)
+
+
+def mixed_layers_of(part: nn.Module) -> list[Mixed]:
+    """Those of its layers that mix, in order."""
+    return [layer for layer in opened(part) if type(layer) is Mixed]
+
+
+def has_mixed_layers(block: ResidualBlock) -> bool:
+    """Whether all of a residual block's convolutions mix, by themselves, and have no biases to be mixed."""
+    ops = [*mixed_layers_of(block.body), *mixed_layers_of(block.shortcut)]
+    able = all(type(op.block) is ExpertConv2d and op.block.bias is None and type(op.router) in ROUTERS for op in ops)
+    known = type(block.shortcut) is nn.Identity or [type(layer) for layer in opened(block.shortcut)] == [Mixed]
+    return able and known and relus_of(block.body, block.activation, Mixed) is not None

@@ -1,0 +1,128 @@
+"""Runs of layers in one go: gates, switches and bodies, one after the other, by machine code of our own.
+
+Between the layers nothing comes back here: a gate leaves the list of images that its body reads. For a single image
+that is the difference between a few microseconds for each block and a few dozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.locks import making
+from dyncomp.core.op import Op
+from dyncomp.core.trace import Decision
+from dyncomp.fast.fusion.candidates import Deciding, Place, deciding, together
+from dyncomp.fast.fusion.program import RunTable
+from dyncomp.fast.mixing import generated as direct
+from dyncomp.fast.parameters.watched import Snapshot
+from dyncomp.fast.tuning import is_watched, power_of_two, takes_turns
+from dyncomp.ops.filtered import Filtered
+from dyncomp.ops.gated import Gated
+from dyncomp.ops.planned import Follower
+
+BATCHES = 32
+"""sizes and kinds of batches that a run is prepared for"""
+
+
+class _Look:
+    """What the layers are, as they were looked at, and what was prepared for batches of them since."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.places: Sequence[Place] = together(layers) or []
+        # one that decides: what holds for it in a pass holds for all, all of one network
+        self._op: Deciding | None = next(deciding(self.places), None)
+        modules = [module for layer in layers for module in layer.modules()]
+        self._ops = [module for module in modules if isinstance(module, Op)]
+        self._weighted = next((module for module in modules if "weight" in module._parameters), None)
+        self.watched = Snapshot(modules)
+        self.tables: dict[tuple[object, ...], RunTable | None] = {}
+
+    def may_run(self) -> bool:
+        """Whether nobody asks for more, in this pass, than what comes out."""
+        if isinstance(self._op, Follower):
+            return self._op.is_planned
+        if self._op is None:
+            return True
+        tape = self._op.tape
+        return tape.logits_only and tape.rows is None and (not tape.forced or self._follows(tape.forced))
+
+    def _follows(self, forced: Mapping[str, Decision]) -> bool:
+        """Whether code decides as it is forced to: where a unit's weight in use is 1, or no weight is forced."""
+        return all(_has_no_weights(op, forced[op.site]) for op in self._ops if op.site in forced)
+
+    def serves(self, x: Tensor) -> bool:
+        """Whether code of our own can run on x, by the first layer with weights."""
+        weight = None if self._weighted is None else self._weighted._parameters["weight"]
+        return weight is not None and direct.serves(x, weight)
+
+    def table(self, key: tuple[object, ...], x: Tensor) -> RunTable | None:
+        """What is prepared for batches like x, of that key; None where that does not pay."""
+        known = self.tables.get(key)
+        if known is not None:
+            return known
+        with making:
+            if key in self.tables:
+                return self.tables[key]
+            table = RunTable.of(self.places, x) if self.places else None
+            if not takes_turns():
+                while len(self.tables) >= BATCHES:
+                    self.tables.pop(next(iter(self.tables)), None)
+                self.tables[key] = table
+            return table
+
+
+def _has_no_weights(op: Op, forced: Decision) -> bool:
+    if isinstance(op, Filtered):
+        products = op.switch.products()
+        return products is not None and not products.keep and forced.weight is forced.used
+    return isinstance(op, Gated)
+
+
+class Run:
+    """Submodules one after the other, in so many `layers` of a Sequential."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.layers = tuple(layers)
+        self._seen: _Look | None = None
+
+    def _look(self) -> _Look:
+        """At what the layers are now. Threads that look at the same time each go on with what they saw."""
+        self._seen = look = _Look(self.layers)
+        return look
+
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """What the layers make of x; None where they have to be called one by one."""
+        shape = x.shape
+        if is_watched() or not shape[0]:  # first: a compiler need not look at the rest
+            return None
+        look = self._seen or self._look()
+        if not look.may_run():
+            return None
+        threads = torch.get_num_threads()
+        key = (power_of_two(shape[0]), shape[1:], x.dtype, threads)
+        table = look.tables.get(key)
+        if table is None and key in look.tables:  # which does not pay
+            return None
+        if not look.watched.is_the_same():
+            look, table = self._look(), None
+            if not look.may_run():
+                return None
+        if not look.watched.nobody_listens():
+            return None
+        if table is None:
+            table = look.table(key, x) if look.serves(x) else None
+        elif not direct.can_read_features(x):  # the parameters are those of the pass for which it was prepared
+            return None
+        return None if table is None else table.run(x, threads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The layers alone: what was prepared is made anew where the copy is used."""
+        return {"layers": self.layers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.layers = state["layers"]
+        self._seen = None

@@ -1,0 +1,54 @@
+"""Shortcuts of a run's blocks that are not the identity: projections, mixed for each image or not, and smaller maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dyncomp.core.backbone import ResidualBlock
+from dyncomp.fast import codegen as native
+from dyncomp.fast.codegen import Argument
+from dyncomp.fast.fusion.candidates import block_of, projection_of
+from dyncomp.fast.fusion.mixed_body import convolutions_of, load_experts
+from dyncomp.fast.fusion.part import At, fits, given_always, step
+from dyncomp.fast.fusion.step_table import Words
+from dyncomp.fast.layers.compiled import CompiledConvolution
+from dyncomp.ops.gated import Gated
+from dyncomp.ops.mixed import Mixed
+from dyncomp.ops.planned import Follower
+from dyncomp.ops.shrink import Shrink
+
+
+@dataclass(frozen=True, eq=False)
+class Shortcut:
+    """The code, and what becomes of an image, (C', H', W')."""
+
+    code: native.Code
+    output: torch.Size
+    loaded: CompiledConvolution | None = None
+    """the convolution that it is, with the numbers that the code reads"""
+
+    @staticmethod
+    def of(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> Shortcut | None:
+        """On features like x; None where there is no code."""
+        block = block_of(place)
+        shortcut, projection, here = block.shortcut, projection_of(block), native.this_machine()
+        loaded = None if projection is None else projection.loaded(x.shape[1:])
+        if isinstance(place, Mixed):
+            loaded = next((load_experts(layer, x) for layer in convolutions_of(shortcut)), None)
+        if loaded is not None:
+            return Shortcut(loaded.code, loaded.output, loaded) if fits(loaded, x) else None
+        if type(shortcut) is not Shrink or here is None:
+            return None
+        channels, height, width = x.shape[1:]
+        window = shortcut.stride if shortcut.mean else 1
+        sizes = channels, channels + shortcut.extra, (height, width), window, shortcut.stride
+        plan = native.Pooling(*sizes, native.Number(x.dtype), here)
+        return Shortcut(native.pooling_for(plan), torch.Size((plan.outputs, *plan.places)))
+
+    def add(self, words: Words, at: At) -> None:
+        """Its step, for all images."""
+        given = {} if self.loaded is None else given_always(self.loaded)
+        step(words, self.code, {**given, Argument.X: at.source, Argument.Y: at.target})

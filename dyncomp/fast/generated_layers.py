@@ -1,0 +1,25 @@
+"""Generated code put into the slots of a network's layers, blocks and ops; needs llvmlite."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from dyncomp.core.backbone import ResidualBlock
+from dyncomp.fast.behaviour import runs_as
+from dyncomp.fast.fusion import find_runs
+from dyncomp.fast.layers.convolution import exchanged
+from dyncomp.fast.layers.residual_body import GeneratedBody
+from dyncomp.fast.layers.switched_filters import SwitchedFilters
+from dyncomp.ops.filtered import Filtered
+
+
+def with_generated_code(model: nn.Module) -> nn.Module:
+    """The model in evaluation with everything that generated code can run, wherever a trial finds that faster."""
+    fast = exchanged(model)
+    for part in fast.modules():
+        if isinstance(part, ResidualBlock):
+            part.fused = GeneratedBody.of(part)
+        elif isinstance(part, Filtered) and runs_as(part, Filtered):
+            part.fused = SwitchedFilters.of(part)
+    find_runs(fast)
+    return fast

@@ -1,0 +1,198 @@
+"""Layers' convolutions by machine code of our own: the code, and the weights as it reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dyncomp.fast import codegen as native
+from dyncomp.fast.layers.compaction import Compaction
+from dyncomp.fast.memory import kept
+from dyncomp.fast.mixing.generated import WHOLE, Picks, can_read, new_output, plan_for, zeros
+from dyncomp.fast.parameters.copies import copied
+from dyncomp.fast.parameters.tracked import edits_of, numbers_of, times_handed_out, versioned
+from dyncomp.fast.scratch import scratch
+from dyncomp.ops.kernels import Geometry
+
+SIZES = 8
+"""sizes of images that a layer has code for: it takes memory, and a tenth of a second to make"""
+
+
+@dataclass(frozen=True)
+class RowList:
+    """Images by their rows in a batch, (images,) int64, all below `end`."""
+
+    rows: Tensor
+    end: int
+
+    @staticmethod
+    def of(rows: Tensor) -> RowList:
+        """At least one, looked at. Raises ValueError for what are no rows: code reads and writes where they say."""
+        if rows.dtype != torch.int64 or rows.dim() != 1 or not len(rows):
+            raise ValueError(f"rows {tuple(rows.shape)} of {rows.dtype}; give an index of each image, int64")
+        low, high = (int(bound) for bound in torch.aminmax(rows))
+        if low < 0:
+            raise ValueError(f"rows from {low} on; give indices from 0 on")
+        return RowList(kept(rows.contiguous()), high + 1)
+
+
+Rows = tuple[RowList | None, RowList | None, RowList | None]
+"""Where each image lies in x, y and residual; None: one after the other."""
+ALL: Rows = (None, None, None)
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledConvolution:
+    """A convolution by one kernel for all images: its code, and its weights as the code reads them."""
+
+    plan: native.Plan
+    code: native.Code
+    weights: Tensor
+    bias: Tensor
+    state: tuple[int, ...]
+    parameters: tuple[Tensor, ...]
+    """of which these are: kept, so that no others can come to lie where they do"""
+    output: torch.Size
+    """what becomes of an image, (O, H', W')"""
+
+    def is_of(self, weight: Tensor | None, bias: Tensor | None) -> bool:
+        """Whether these are the parameters as they are now."""
+        return self.state == _state(weight, bias)
+
+    def new(self, x: Tensor) -> Tensor:
+        """Memory for the outputs of all images of x."""
+        return new_output(x, len(x), self.plan.shape)
+
+    def between(self, like: Tensor, images: int, turn: int) -> Tensor:
+        """Memory for the outputs of so many images, flat; that of the last turn but one is handed out again."""
+        return scratch(f"between {turn}", like, images * self.output.numel())
+
+    def pick(self, x: Tensor, there: Compaction | None, wanted: Compaction | None, relu: bool = False) -> Tensor:
+        """The convolution of images x (B, C, H, W) that each have some of the channels, or want some of the outputs.
+
+        None for all, as the code was made for. What is not wanted is 0.
+        """
+        x, y, count = x.contiguous(memory_format=torch.channels_last), self.new(x), torch.get_num_threads()
+        self._check_image(x)
+        for some, channels in ((there, x.shape[1]), (wanted, y.shape[1])):
+            if some is not None:
+                some.check(len(x), channels)
+        bias = self.bias if wanted is None else kept(wanted.sorted(self.bias))  # (B, O)
+        own, step = scratch("direct", x, count * self.plan.scratch), 0 if wanted is None else len(self.bias)
+        lists = [each for some in (there, wanted) for each in ((0, 0) if some is None else some.addresses())]
+        given = x.data_ptr(), y.data_ptr(), self.weights.data_ptr(), 0, bias.data_ptr(), step, 0, own.data_ptr()
+        if len(x):
+            self.code.run(count, *given, len(x), 0, 0, 0, int(relu), *lists)
+        return y
+
+    def run(
+        self, x: Tensor, y: Tensor, images: int, relu: bool, residual: Tensor | None = None, rows: Rows = ALL
+    ) -> None:
+        """Convolve so many images of x, at least one, into y, and add the `residual` before ReLU.
+
+        x, y and residual are maps channels-last, or flat memory of as many numbers. Raises ValueError where they hold
+        less than the code reads and writes.
+        """
+        read, written, dtype = self._room
+        last_x = last_y = last_residual = images
+        places = 0, 0, 0
+        if rows is not ALL:
+            if any(some is not None and len(some.rows) != images for some in rows):
+                raise ValueError(f"rows of other than the {images} images; give one for each")
+            last_x, last_y, last_residual = (images if some is None else some.end for some in rows)
+            places = tuple(0 if some is None else some.rows.data_ptr() for some in rows)  # type: ignore[assignment]
+        short = x.numel() < read * last_x or y.numel() < written * last_y or x.dtype != dtype or y.dtype != dtype
+        at_residual = 0
+        if residual is not None:
+            short = short or residual.numel() < written * last_residual or residual.dtype != dtype
+            at_residual = residual.data_ptr()
+        if short:
+            raise ValueError(f"maps of {x.numel()} and {y.numel()} numbers for {images} images of {read} to {written}")
+        shape, threads = self.plan.shape, torch.get_num_threads()
+        at_x, at_y, weights, bias = x.data_ptr(), y.data_ptr(), self.weights.data_ptr(), self.bias.data_ptr()
+        for _ in range(shape.groups):
+            self.code.run(threads, at_x, at_y, weights, 0, bias, 0, at_residual, 0, images, *places, int(relu))
+            if shape.groups > 1:  # the next group's
+                size = self.weights.element_size()
+                outputs = shape.outputs * size
+                at_x, at_y = at_x + shape.channels * size, at_y + outputs
+                at_residual = at_residual + outputs if at_residual else 0
+                weights, bias = weights + outputs * self.plan.inputs, bias + outputs
+
+    @cached_property
+    def _room(self) -> tuple[int, int, torch.dtype]:
+        """Numbers that are read and written of each image, and their type."""
+        shape = self.plan.shape
+        return shape.reads * shape.size[0] * shape.size[1], self.output.numel(), self.weights.dtype
+
+    def _check_image(self, x: Tensor) -> None:
+        shape = self.plan.shape
+        if x.shape[1:] != (shape.reads, *shape.size) or x.dtype != self.weights.dtype:
+            raise ValueError(f"code for images {(shape.reads, *shape.size)} was given {tuple(x.shape)} of {x.dtype}")
+
+
+class CodeCache:
+    """A layer's code for images of some sizes."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[torch.Size, Picks], CompiledConvolution | None] = {}
+
+    def code(
+        self,
+        image: torch.Size,
+        picks: Picks,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: Callable[[], Geometry | None],
+    ) -> CompiledConvolution | None:
+        """Code for images (C, H, W), with the weights as they are now; see `load`. None where there is none."""
+        loaded = self._held.get((image, picks))
+        if loaded is None:
+            if (image, picks) in self._held or len(self._held) == SIZES:
+                return None
+            moves = geometry()
+            loaded = None if moves is None else load(weight, bias, image, moves, picks)
+            self._held[image, picks] = loaded
+        elif not loaded.is_of(weight, bias):
+            self._held.clear()
+            return self.code(image, picks, weight, bias, geometry)
+        return loaded
+
+
+def load(
+    weight: Tensor, bias: Tensor | None, image: torch.Size, geometry: Geometry, picks: Picks = WHOLE
+) -> CompiledConvolution | None:
+    """Code for a convolution of images (C, H, W) by a kernel (O, C / groups, k, k); None where there is none."""
+    if not can_read(weight) or not can_read(bias) or (bias is not None and bias.dtype != weight.dtype):
+        return None
+    plan = plan_for(image, weight.shape, geometry, weight.dtype, 0, picks)
+    if plan is None:
+        return None
+    with torch.inference_mode(False), torch.no_grad():
+        parameters = tuple(numbers_of(parameter) for parameter in (weight, bias) if parameter is not None)
+        shift = zeros(len(weight), weight.dtype) if bias is None else kept(bias.detach().clone())
+        groups = plan.shape.groups
+        weights = copied(weight, plan.order, lambda all_: _packed(plan, all_.chunk(groups)))
+    output = torch.Size((len(weight), *plan.shape.places))
+    return CompiledConvolution(plan, native.code_for(plan), weights, shift, _state(weight, bias), parameters, output)
+
+
+def _packed(plan: native.Plan, groups: Sequence[Tensor]) -> Tensor:
+    return kept(torch.cat([plan.packed(one) for one in groups]))
+
+
+def _state(weight: Tensor | None, bias: Tensor | None) -> tuple[int, ...]:
+    """Tells parameters, as they are now, from all others; nothing of what cannot be read."""
+    edits = 0
+    if times_handed_out() and weight is not None:
+        edits = edits_of(weight) + (0 if bias is None else edits_of(bias))
+    weight, bias = None if weight is None else versioned(weight), None if bias is None else versioned(bias)
+    if weight is None or weight.is_inference() or (bias is not None and bias.is_inference()):
+        return ()
+    if bias is None:
+        return weight.data_ptr(), weight._version, edits
+    return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version, edits

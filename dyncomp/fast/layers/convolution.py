@@ -1,0 +1,195 @@
+"""Layers of a deployed network: convolutions in the form that is fastest here, Sequentials that run layers together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import count, pairwise
+from operator import is_
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as everywhere
+
+from dyncomp.core.hooks import Heard
+from dyncomp.fast.layers.compiled import CodeCache, CompiledConvolution
+from dyncomp.fast.mixing import generated as direct
+from dyncomp.fast.mixing.generated import WHOLE, Picks
+from dyncomp.fast.tuning import chosen, power_of_two
+from dyncomp.ops.kernels import Geometry
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class TunedConv2d(Heard, nn.Conv2d):
+    """A convolution that nobody trains any more; (B, C, H, W) -> (B, O, H', W').
+
+    Its code has a copy of the parameters, made anew when they change.
+    """
+
+    makes_new_output = True
+    fused = True
+    """see `dyncomp.fast.is_deployed`"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.Conv2d` does."""
+        return self.then(x, relu=False)
+
+    def then(self, x: Tensor, relu: bool) -> Tensor:
+        """The convolution, and ReLU where asked."""
+        return self._by_torch(x, relu) if self.directly(x, relu) is None else self._directly(x, relu)
+
+    def directly(self, x: Tensor, relu: bool) -> CompiledConvolution | None:
+        """Code for images like x; None where there is none, or torch's is faster."""
+        loaded = self.loaded(x.shape[1:]) if direct.serves(x, self.weight) else None
+        if loaded is None:
+            return None
+        key = ("conv", self.kind, relu, power_of_two(len(x)), x.shape[1:], x.dtype, torch.get_num_threads())
+        pays = chosen(key, _either, lambda code: self._directly(x, relu) if code else self._by_torch(x, relu))
+        return loaded if pays else None
+
+    def _directly(self, x: Tensor, relu: bool) -> Tensor:
+        loaded = self.loaded(x.shape[1:])
+        assert loaded is not None  # asked before
+        y = loaded.new(x)
+        if len(x):
+            loaded.run(x, y, len(x), relu)
+        return y
+
+    def _by_torch(self, x: Tensor, relu: bool) -> Tensor:
+        y = super().forward(x)
+        return y.relu_() if relu else y  # what a convolution gives is new, and it does not need it back
+
+    @cached_property
+    def kind(self) -> int:
+        """A number that convolutions share which are alike but for their parameters."""
+        return number_of((self.weight.shape, self.geometry))
+
+    @property
+    def geometry(self) -> Geometry:
+        """How it moves over its input."""
+        return Geometry(self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
+
+    def loaded(self, image: torch.Size, picks: Picks = WHOLE) -> CompiledConvolution | None:
+        """Code of our own for images (C, H, W), with the weights as they are now; None where there is none."""
+        given = self._parameters
+        weight = given.get("weight")
+        if weight is None:
+            return None  # made anew at every pass, by whoever parametrised it
+        return self._shelf.code(image, picks, weight, given.get("bias"), self._moves)
+
+    @cached_property
+    def _shelf(self) -> CodeCache:
+        return CodeCache()
+
+    def _moves(self) -> Geometry | None:
+        """How it moves over its input, if that is by zeros around it, so many on both sides."""
+        return self.geometry if self.padding_mode == "zeros" and not isinstance(self.padding, str) else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the code, which is made anew where the copy is used."""
+        return {name: value for name, value in vars(self).items() if name not in ("_shelf", "kind")}
+
+
+_numbers: dict[Any, int] = {}
+_next = count()
+
+
+def number_of(kind: Any) -> int:
+    """One for each kind, short where the kind itself is long to compare."""
+    return _numbers.setdefault(kind, next(_next))
+
+
+def _either() -> dict[str, bool]:
+    return {"torch": False, "direct": True}
+
+
+class FusedLayers(Protocol):
+    """Some `layers` of a Sequential, which generated code runs in one call."""
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """Those of the Sequential that are run."""
+
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """What the layers make of x; None where they have to be called one by one."""
+
+
+class FusedSequential(nn.Sequential):
+    """Layers one after another: several in one call where that is faster, a ReLU together with its convolution.
+
+    `fused` are the stretches of layers that can run in one call, by where they begin, the longest first.
+    """
+
+    is_chain = True
+    fused: Mapping[int, Sequence[FusedLayers]]
+
+    joins_relus: bool
+    """whether a ReLU stands behind one of its convolutions"""
+
+    def forward(self, x: Any) -> Any:
+        """As `nn.Sequential` does."""
+        if not (self.fused or self.joins_relus):
+            return super().forward(x)  # type: ignore[no-untyped-call]
+        layers, index = list(self), 0
+        while index < len(layers):
+            x, index = self._from(layers, index, x)
+        return x
+
+    def _from(self, layers: Sequence[nn.Module], index: int, x: Any) -> tuple[Any, int]:
+        """The output of the layers that run together from `index` on, and the index behind them."""
+        for stretch in self.fused.get(index, ()) if isinstance(x, Tensor) else ():
+            # layers may have been replaced, and then the stretch is not theirs
+            there = layers[index : index + len(stretch.layers)]
+            y = stretch(x) if len(there) == len(stretch.layers) and all(map(is_, there, stretch.layers)) else None
+            if y is not None:
+                return y, index + len(stretch.layers)
+        layer, behind = layers[index], layers[index + 1] if index + 1 < len(layers) else None
+        if type(layer) is TunedConv2d and type(behind) is nn.ReLU and nobody_listens((layer, behind)):
+            return layer.then(x, relu=True), index + 2
+        return layer(x), index + 1
+
+
+def nobody_listens(layers: Iterable[nn.Module]) -> bool:
+    """Whether no hook has to be called at the layers, nor a gradient to go through them."""
+    if torch.is_grad_enabled() or everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        return False
+    return not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+
+
+def exchanged(model: nn.Module) -> nn.Module:
+    """The model with the layers of this file in the place of those of torch's own that run as their class does.
+
+    A layer shares parameters, modules and hooks with the one whose place it takes: code that holds the old one beside
+    the tree of modules still computes the same.
+    """
+    return _exchanged(model, {})
+
+
+def _exchanged(module: nn.Module, known: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module not in known:
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = _exchanged(child, known)
+        known[module] = _exchange(module)
+    return known[module]
+
+
+def _exchange(module: nn.Module) -> nn.Module:
+    if "forward" in vars(module):
+        return module
+    if type(module) is nn.Conv2d and "weight" in module._parameters:
+        return _with_state(TunedConv2d, module)
+    if type(module) is nn.Sequential:
+        made = _with_state(FusedSequential, module)
+        made.fused = {}
+        made.joins_relus = any(type(one) is TunedConv2d and type(other) is nn.ReLU for one, other in pairwise(made))
+        return made
+    return module
+
+
+def _with_state(kind: type[Layer], layer: nn.Module) -> Layer:
+    made = kind.__new__(kind)
+    vars(made).update(vars(layer))  # the same dicts of parameters, buffers, modules and hooks
+    return made

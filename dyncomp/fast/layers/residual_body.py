@@ -1,0 +1,161 @@
+"""Bodies of residual blocks in one go: from the block's input to its output, at the images that run, where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.backbone import ResidualBlock
+from dyncomp.fast.layers.compiled import ALL, CompiledConvolution, RowList
+from dyncomp.fast.layers.convolution import FusedSequential, TunedConv2d, nobody_listens, number_of
+from dyncomp.fast.mixing import generated as direct
+from dyncomp.fast.parameters.submodules import Submodules
+from dyncomp.fast.tuning import chosen, power_of_two
+
+
+class GeneratedBody:
+    """A residual block's body, convolutions with or without ReLU behind them, and what follows the sum.
+
+    `relus` says where one is: behind each convolution, and behind the sum of the last one's output and the shortcut.
+    """
+
+    def __init__(self, block: ResidualBlock, convolutions: Sequence[TunedConv2d], relus: Sequence[bool]) -> None:
+        self.layers = (*block.body.modules(), block.activation)
+        self._parts = Submodules([block, *block.body.modules()])
+        self.convolutions = tuple(convolutions)
+        self.relus = tuple(relus)
+        self._codes: dict[torch.Size, BodyCode] = {}
+
+    @staticmethod
+    def of(block: ResidualBlock) -> GeneratedBody | None:
+        """Of a block's body as it is run; None where it has other layers, or a single one."""
+        layers, relus = opened(block.body), relus_of(block.body, block.activation, TunedConv2d)
+        if relus is None:
+            return None
+        convolutions = [layer for layer in layers if type(layer) is TunedConv2d]
+        return GeneratedBody(block, convolutions, relus)
+
+    @cached_property
+    def kind(self) -> int:
+        """A number that bodies share which are alike but for their parameters."""
+        return number_of((tuple(conv.kind for conv in self.convolutions), self.relus))
+
+    def form(self, x: Tensor, shortcut: Tensor, images: int, layers: Callable[[Tensor], Tensor]) -> BodyCode | None:
+        """Code that runs on x, and pays for so many images of it; None where there is none.
+
+        `layers` runs the body layer by layer.
+        """
+        first = self.convolutions[0]._parameters.get("weight")
+        if first is None or not direct.serves(x, first) or not images or not nobody_listens(self.layers):
+            return None
+        if not self._parts.are_the_same():
+            return None
+        if x.dtype != shortcut.dtype or not shortcut.is_contiguous(memory_format=torch.channels_last):
+            return None
+        code = self._code(x.shape[1:])
+        if code is None or (len(x), *code.chain[-1].output) != shortcut.shape:
+            return None
+        key = ("body", self.kind, power_of_two(images), x.shape[1:], x.dtype, torch.get_num_threads())
+        pays = chosen(key, _either, lambda directly: _try(code if directly else layers, x, images))
+        return code if pays else None
+
+    def _code(self, image: torch.Size) -> BodyCode | None:
+        """That for images (C, H, W), with the weights as they are now."""
+        code = self._codes.get(image)
+        if code is not None:
+            if code.is_of(self.convolutions):
+                return code
+            self._codes.clear()
+        chain, size = [], image
+        for convolution in self.convolutions:
+            loaded = convolution.loaded(size)
+            if loaded is None:
+                return None
+            chain.append(loaded)
+            size = loaded.output
+        if len({loaded.plan.number for loaded in chain}) > 1:
+            return None
+        code = self._codes[image] = BodyCode(chain, self.relus)
+        return code
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the code, which is made anew where the copy is used."""
+        return {name: value for name, value in vars(self).items() if name != "kind"} | {"_codes": {}}
+
+
+def _either() -> dict[str, bool]:
+    return {"layers": False, "direct": True}
+
+
+def _try(way: Callable[[Tensor], Tensor], x: Tensor, images: int) -> None:
+    batch = torch.ones(images, *x.shape[1:], dtype=x.dtype, device=x.device)
+    y = way(batch.contiguous(memory_format=torch.channels_last))
+    if not isinstance(way, BodyCode):
+        (y + y).relu()  # what the code does in passing
+
+
+@dataclass(frozen=True, eq=False)
+class BodyCode:
+    """A body's code for images of one size."""
+
+    chain: Sequence[CompiledConvolution]
+    relus: Sequence[bool]
+
+    def is_of(self, convolutions: Sequence[TunedConv2d]) -> bool:
+        """Whether it has these ones' parameters as they are now."""
+        given = (conv._parameters for conv in convolutions)
+        pairs = zip(self.chain, given, strict=True)
+        return all(loaded.is_of(each.get("weight"), each.get("bias")) for loaded, each in pairs)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The body on all of x, added to ones."""
+        y = self.new(x).fill_(1)
+        return self.run(x, y, y)
+
+    def new(self, x: Tensor) -> Tensor:
+        """Memory for the output of all images of x."""
+        return self.chain[-1].new(x)
+
+    def run(self, x: Tensor, shortcut: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
+        """y: at `rows` (all without) what the body makes of x there, plus the shortcut, activated; y may be either."""
+        if rows is None:
+            images, first, both = len(x), ALL, ALL
+        else:
+            listed = RowList.of(rows)
+            images, first, both = len(rows), (listed, None, None), (None, listed, listed)
+        source = x
+        for index, loaded in enumerate(self.chain[:-1]):
+            between = loaded.between(x, images, index % 2)
+            loaded.run(source, between, images, self.relus[index], rows=first)
+            source, first = between, ALL
+        self.chain[-1].run(source, y, images, self.relus[-1], shortcut, both)
+        return y
+
+
+def relus_of(body: nn.Module, activation: nn.Module, kind: type[nn.Module]) -> list[bool] | None:
+    """Behind which of a body's convolutions of a kind ReLU is, the last one's behind the sum with the shortcut.
+
+    None unless the body is at least two of them, from the first layer to the last, with or without one ReLU between.
+    """
+    layers = opened(body)
+    convolutions = [layer for layer in layers if type(layer) is kind]
+    simple = all(type(layer) in (kind, nn.ReLU) for layer in layers) and type(activation) in (nn.ReLU, nn.Identity)
+    if not simple or len(convolutions) < 2 or any(type(a) is type(b) is nn.ReLU for a, b in pairwise(layers)):
+        return None
+    if layers[0] is not convolutions[0] or layers[-1] is not convolutions[-1]:
+        return None
+    behind = [type(layer) is nn.ReLU for layer in (*layers[1:], activation)]
+    return [relu for relu, layer in zip(behind, layers, strict=True) if type(layer) is kind]
+
+
+def opened(body: nn.Module) -> list[nn.Module]:
+    """The layers in order, those of Sequentials in their place."""
+    if type(body) in (nn.Sequential, FusedSequential) and "forward" not in vars(body):
+        return [layer for part in body for layer in opened(part)]  # type: ignore[attr-defined]
+    return [body]

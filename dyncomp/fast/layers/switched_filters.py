@@ -1,0 +1,162 @@
+"""Filters that are switched for each image, all images at once: by code of our own that picks channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.counter import COUPLED, EACH
+from dyncomp.core.inplace import in_place
+from dyncomp.core.trace import Decision
+from dyncomp.fast.layers.compaction import Compaction
+from dyncomp.fast.layers.compiled import CodeCache, CompiledConvolution
+from dyncomp.fast.layers.convolution import TunedConv2d, nobody_listens
+from dyncomp.fast.mixing import generated as direct
+from dyncomp.fast.parameters.submodules import Submodules
+from dyncomp.fast.tuning import chosen, power_of_two
+from dyncomp.ops.channel_subsets import BY_CHANNEL, Shift, narrowed, spread
+from dyncomp.ops.filtered import Filtered
+from dyncomp.ops.kernels import Geometry
+
+KEEP_ZERO = tuple(kind for kind in BY_CHANNEL if kind not in (Shift, nn.BatchNorm2d))
+"""layers by channel that leave 0 what is 0"""
+
+_POINT = Geometry((1, 1), (0, 0), (1, 1), 1)
+
+
+class SwitchedFilters:
+    """The layers of a Filtered op made ready, as they run on images that each use filters of their own.
+
+    Features lie as `Compaction` says. A linear layer is a convolution of single pixels.
+    """
+
+    def __init__(self, op: Filtered) -> None:
+        assert isinstance(op.producer, TunedConv2d)  # `of` asked
+        before, after = list(op.before), tuple(op.after)
+        self.producer, self.consumer = op.producer, op.consumer
+        self.relu = bool(before) and type(before[0]) is nn.ReLU
+        self.layers = (op.producer, *before, *after, op.consumer)
+        self._chains = op.before, op.after
+        self._inside = Submodules(self._chains)
+        self.before, self.after = tuple(before[int(self.relu) :]), after
+        self._linear = CodeCache()
+
+    @staticmethod
+    def of(op: Filtered) -> SwitchedFilters | None:
+        """Of an op; None where it has a layer that this is not for."""
+        able = all(type(layer) in (*KEEP_ZERO, Shift) for layer in (*op.before, *op.after))
+        known = type(op.consumer) in (TunedConv2d, nn.Linear) or isinstance(op.consumer, Filtered)
+        return SwitchedFilters(op) if able and known and type(op.producer) is TunedConv2d else None
+
+    def is_of(self, op: Filtered) -> bool:
+        """Whether these are still the op's layers; another switch is no matter."""
+        parts = (op.producer is self.producer, op.consumer is self.consumer, op.before is self._chains[0])
+        return all(parts) and op.after is self._chains[1] and self._inside.are_the_same()
+
+    def __call__(self, op: Filtered, x: Tensor) -> Tensor | None:
+        """See `dyncomp.core.op.Fused`."""
+        there: Tensor | Compaction | None = op.tape.handed(op.site)
+        if isinstance(there, Tensor) or not len(x) or not self.serves(op, x, there):
+            return None
+        decision = op.settled(x)
+        op.tape.taken(op.site)
+        return self.run(op, x, there, decision)
+
+    def serves(self, op: Filtered, x: Tensor, there: Compaction | None) -> bool:
+        """Whether images x (B, C, H, W) can run so, here and now; `there`: which channels they have, None for all."""
+        weight = self.producer._parameters.get("weight")
+        if weight is None or not direct.serves(x, weight) or not nobody_listens(self.layers):
+            return False
+        return self.is_of(op) and self._code(x, there) is not None
+
+    def run(self, op: Filtered, x: Tensor, there: Compaction | None, decision: Decision) -> Tensor:
+        """The op on images x."""
+        wanted = op.moving(Compaction.of, op.per_filter(decision.used))
+        y: Tensor = op.unit(EACH if there is None else COUPLED, self._convolved, x, there, wanted)
+        y = op.unit(EACH, _each, self.before, y, wanted)
+        if decision.weight is not decision.used or _adds(self.before):  # else it is 0 or 1, and y as it says
+            y = y * spread(wanted.sorted(op.per_filter(decision.weight)), y)
+        y = op.unit(EACH, _each, self.after, y, wanted)
+        if _adds(self.after):
+            y = y * spread(wanted.sorted(wanted.used), y)
+        if isinstance(self.consumer, Filtered):
+            return self.consumer.on(y, wanted)
+        output: Tensor = op.unit(EACH, self._read, y, wanted)
+        return output
+
+    def _code(self, x: Tensor, there: Compaction | None) -> CompiledConvolution | None:
+        return self.producer.loaded(x.shape[1:], (there is not None, True))
+
+    def _convolved(self, x: Tensor, there: Compaction | None, wanted: Compaction) -> Tensor:
+        """The producer, and the ReLU behind it, in whichever way is faster."""
+        key = ("filters", self.producer.kind, there is None, power_of_two(len(x)), x.shape[1:], x.dtype)
+        half = partial(half_of, len(x), self.producer.out_channels, x)
+        way = chosen((*key, torch.get_num_threads()), _ways, lambda way: way(self, x, there, half()))
+        return way(self, x, there, wanted)
+
+    def _at_once(self, x: Tensor, there: Compaction | None, wanted: Compaction) -> Tensor:
+        code = self._code(x, there)
+        assert code is not None  # asked before
+        return code.pick(x, there, wanted, self.relu)
+
+    def _one_by_one(self, x: Tensor, there: Compaction | None, wanted: Compaction) -> Tensor:
+        code = self._code(x, there)
+        assert code is not None  # asked before
+        y = code.new(x).zero_()
+        for i, count in enumerate(wanted.counts.tolist()):
+            inputs = None if there is None else there.order[i, : int(there.counts[i])]
+            one = x[i : i + 1] if inputs is None else x[i : i + 1, : len(inputs)]
+            convolved = narrowed(self.producer, one, inputs, wanted.order[i, :count], _now)
+            y[i : i + 1, :count] = convolved.relu_() if self.relu else convolved
+        return y
+
+    def _read(self, y: Tensor, there: Compaction) -> Tensor:
+        """What the consumer makes of images that have some of its channels."""
+        maps = y[:, :, None, None] if isinstance(self.consumer, nn.Linear) else y  # (B, C, H, W)
+        code = self.code_to_read(maps.shape[1:]) if self.consumer.weight.dtype == y.dtype else None
+        if code is None:
+            output: Tensor = self.consumer(there.unsorted(y))
+            return output
+        read = code.pick(maps, there, None)
+        return read.flatten(1) if isinstance(self.consumer, nn.Linear) else read
+
+    def code_to_read(self, image: torch.Size) -> CompiledConvolution | None:
+        """The consumer's code for images (C, H, W) that each have some of the channels; None where there is none."""
+        if isinstance(self.consumer, nn.Linear):
+            weight = self.consumer.weight[:, :, None, None]
+            return self._linear.code(image, (True, False), weight, self.consumer.bias, lambda: _POINT)
+        assert isinstance(self.consumer, TunedConv2d)  # `of` asked
+        return self.consumer.loaded(image, (True, False))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the code, which is made anew where the copy is used."""
+        return vars(self) | {"_linear": CodeCache()}
+
+
+def _ways() -> dict[str, Callable[[SwitchedFilters, Tensor, Compaction | None, Compaction], Tensor]]:
+    return {"one by one": SwitchedFilters._one_by_one, "at once": SwitchedFilters._at_once}
+
+
+def _now(run: Callable[..., Any], *given: Any) -> Any:
+    return run(*given)
+
+
+def half_of(images: int, channels: int, like: Tensor) -> Compaction:
+    """Half of so many channels, others for each of so many images."""
+    draw = torch.Generator().manual_seed(0)
+    return Compaction.of((torch.rand(images, channels, generator=draw) < 0.5).to(like))
+
+
+def _adds(layers: Iterable[nn.Module]) -> bool:
+    return any(type(layer) is Shift for layer in layers)
+
+
+def _each(layers: Iterable[nn.Module], y: Tensor, there: Compaction) -> Tensor:
+    """Layers that act by channel, on features that nobody else has."""
+    for layer in layers:
+        y = y + spread(there.sorted(layer.bias), y) if isinstance(layer, Shift) else in_place(layer, y)
+    return y

@@ -1,0 +1,112 @@
+"""The equal forms of a layer whose kernels are mixed for each image, by name; which is fastest depends on the shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from dyncomp.fast.mixing.onednn_packed import Packed, can_pack
+from dyncomp.fast.mixing.onednn_products import Matrices, can_multiply
+from dyncomp.fast.mixing.tiled_products import Images, Pixels, Tiled
+from dyncomp.fast.switch import has_generator
+from dyncomp.fast.tuning import power_of_two
+from dyncomp.ops import kernels
+from dyncomp.ops.experts import ExpertLayer, Form, by_whole_kernels, plain_convolutions
+from dyncomp.ops.kernels import Geometry
+from dyncomp.ops.mixture import Mixing
+
+SMALL, LARGE = 4 << 20, 16 << 20  # bytes of a tile: close to the core, and well within the shared cache
+
+
+def of_convolution(x: Tensor, mixing: Mixing, geometry: Geometry) -> Mapping[str, Form]:
+    """The forms that can convolve features x (B, C, H, W), at least one image, here and now."""
+    if not _tiles_pay(x):
+        return plain_convolutions(x, mixing, geometry)
+    unfolds = kernels.unfolded_numbers(x[:1], mixing.shape, geometry) * power_of_two(len(x)) * x.element_size() <= LARGE
+    fitting = _Fitting(
+        x.shape[0] > 1, _several_tiles(mixing), can_pack(x, mixing.experts), can_multiply(x, mixing.experts), unfolds
+    )
+    forms = _tiled_convolutions(mixing.shape, geometry, fitting)
+    form = _generated(x, mixing, geometry) if has_generator() else None
+    return forms if form is None else {**forms, "generated": form}
+
+
+def _generated(x: Tensor, mixing: Mixing, geometry: Geometry) -> Form | None:
+    """The form by generated code; None where there is none here and now."""
+    from dyncomp.fast.mixing.generated import of_mixing  # needs llvmlite
+    from dyncomp.fast.mixing.generated_training import of_learning
+
+    return of_mixing(x, mixing, geometry) or of_learning(x, mixing, geometry)
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """What a batch and its kernels allow."""
+
+    many: bool
+    several_tiles: bool
+    packs: bool
+    multiplies: bool
+    unfolds: bool
+
+
+@cache
+def _tiled_convolutions(shape: torch.Size, geometry: Geometry, fitting: _Fitting) -> Mapping[str, Form]:
+    pointwise = kernels.is_pointwise(shape, geometry)
+    name, product = ("pixels", Pixels()) if pointwise else ("images", Images(geometry))
+    forms: dict[str, Form] = {}
+    for suffix, limit in {"": SMALL, ", large tiles": LARGE}.items():
+        if limit == SMALL or fitting.several_tiles:
+            form = Tiled(product, limit)
+            forms[name + suffix] = partial(_tiled_pointwise, geometry, form) if pointwise else form
+    if not fitting.many:
+        forms["alone"] = partial(by_whole_kernels, kernels.alone, geometry)
+    elif not pointwise:
+        forms["grouped"] = partial(by_whole_kernels, kernels.grouped, geometry)
+    if fitting.multiplies and pointwise:
+        forms["matrices"] = partial(_tiled_pointwise, geometry, Tiled(Matrices(), LARGE))
+    if fitting.unfolds and not pointwise and geometry.groups == 1:
+        forms["unfolded"] = partial(_tiled_unfolded, shape, geometry, Tiled(Pixels(), SMALL))
+        if fitting.multiplies:
+            forms["unfolded, matrices"] = partial(_tiled_unfolded, shape, geometry, Tiled(Matrices(), LARGE))
+    if fitting.packs:
+        forms["packed"] = Tiled(Packed(geometry), LARGE)
+    return forms
+
+
+def of_linear(layer: ExpertLayer, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
+    """The forms that can multiply features x (B, C), at least one image, here and now."""
+    forms = dict(layer.plain_forms(x, mixing))
+    if _tiles_pay(x):
+        forms["pixels"] = partial(_tiled_linear, Tiled(Pixels(), SMALL))
+    return forms
+
+
+def _tiles_pay(x: Tensor) -> bool:
+    """Where caches are large and calls are cheap; a compiler or a trace sees no further than the whole."""
+    return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch._C._get_tracing_state())
+
+
+def _several_tiles(mixing: Mixing) -> bool:
+    """Alike for all batches that share a choice."""
+    return (
+        power_of_two(mixing.weight.shape[0]) * mixing.experts.shape[1:].numel() * mixing.experts.element_size() > SMALL
+    )
+
+
+def _tiled_pointwise(geometry: Geometry, form: Tiled, x: Tensor, mixing: Mixing) -> Tensor:
+    pixels, size = kernels.to_pixels(x, geometry)
+    return kernels.from_pixels(form(pixels, mixing), size, x)
+
+
+def _tiled_unfolded(shape: torch.Size, geometry: Geometry, form: Tiled, x: Tensor, mixing: Mixing) -> Tensor:
+    pixels, size = kernels.unfolded(x, shape, geometry)
+    return kernels.from_pixels(form(pixels, mixing), size, x)
+
+
+def _tiled_linear(form: Tiled, x: Tensor, mixing: Mixing) -> Tensor:
+    return form(x[:, None], mixing).squeeze(1)  # (B, O)

@@ -1,0 +1,158 @@
+"""Convolutions by machine code of our own: kernels mixed for each image in the innermost loops, images where they lie.
+
+Neither mixed kernels nor images taken out of a batch are ever written to memory as a whole. Without gradients; the
+same multiply-adds as any other form, which no counter sees: whoever counts gets another form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from dyncomp.fast import codegen as native
+from dyncomp.fast.memory import empty, kept
+from dyncomp.fast.parameters.copies import copied
+from dyncomp.fast.parameters.tracked import versioned
+from dyncomp.fast.scratch import scratch
+from dyncomp.fast.switch import is_enabled
+from dyncomp.fast.tuning import is_watched
+from dyncomp.ops.kernels import Geometry
+from dyncomp.ops.mixture import Mixing
+from dyncomp.ops.rows import is_channels_last
+
+NUMBERS = (torch.float32, torch.float64)
+
+Picks = tuple[bool, bool]
+"""whether images have some of the input channels only, and want some of the outputs only"""
+WHOLE: Picks = (False, False)
+
+
+def able_to_make_code() -> bool:
+    """Whether code of our own can be made on this machine at all; loads what makes it."""
+    return native.this_machine() is not None and native.works()
+
+
+def serves(x: Tensor, parameter: Tensor) -> bool:
+    """Whether code of our own can run on features x (B, C, H, W), here and now; `parameter` is a layer's."""
+    return serves_learning(x, parameter) and not torch.is_grad_enabled()
+
+
+def serves_learning(x: Tensor, parameter: Tensor) -> bool:
+    """Whether such code could, if gradients are seen to."""
+    if is_watched() or x.dim() != 4:  # first: a compiler need not look at the rest
+        return False
+    parameter = versioned(parameter)
+    return x.dtype == parameter.dtype and can_read(parameter) and can_read_features(x)
+
+
+def can_read_features(x: Tensor) -> bool:
+    """Whether code of our own may be given features x (B, C, H, W) of a type that it has, here and now."""
+    return (
+        is_enabled()
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not x.is_neg()  # lies there with the other sign
+        and x.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def can_read(parameter: Tensor | None) -> bool:
+    """Whether code of our own can be given the numbers of a parameter, where there is one, and told when it changes."""
+    if parameter is None:
+        return True
+    parameter = versioned(parameter)
+    return (
+        parameter.dtype in NUMBERS
+        and parameter.device.type == "cpu"
+        and not parameter.is_inference()
+        and not parameter.is_neg()
+    )
+
+
+@dataclass(frozen=True)
+class Direct:
+    """A form: each image of x (B, C, H, W), channels-last, by the kernel mixed for it."""
+
+    plan: native.Plan
+    code: native.Code
+
+    def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
+        """(B, O, H', W')."""
+        x = x.contiguous(memory_format=torch.channels_last)  # it is, unless a batch of the same shape chose this form
+        return self.by(x, mixing.weight, packed_experts(self.plan, mixing.experts, mixing.shape), mixing.bias)
+
+    def by(self, x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The same of x that lies channels-last and experts that are packed; bias (B, O)."""
+        plan, weight, count = self.plan, kept(weight.contiguous()), torch.get_num_threads()
+        self._check(x, weight, experts, bias)
+        step = 0 if bias is None else plan.shape.outputs
+        bias = zeros(plan.shape.outputs, x.dtype) if bias is None else kept(bias.contiguous())
+        y = new_output(x, len(x), plan.shape)
+        own = scratch("direct", x, count * plan.scratch)
+        mixed = weight.data_ptr(), bias.data_ptr(), step, 0, own.data_ptr()
+        self.code.run(count, x.data_ptr(), y.data_ptr(), experts.data_ptr(), *mixed, len(x))
+        return y
+
+    def _check(self, x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None) -> None:
+        """Raise ValueError unless all have the sizes and the type that the code was made for."""
+        plan, shape, dtype = self.plan, self.plan.shape, self.plan.number.dtype
+        fits = x.shape[1:] == (shape.reads, *shape.size) and weight.shape == (len(x), plan.experts)
+        fits = fits and (bias is None or bias.shape == (len(x), shape.outputs))
+        fits = fits and experts.numel() == plan.experts * shape.outputs * plan.inputs
+        alike = x.dtype == weight.dtype == experts.dtype == dtype and (bias is None or bias.dtype == dtype)
+        if not fits or not alike:
+            raise ValueError(
+                f"code for images {(shape.reads, *shape.size)} and {plan.experts} experts in {dtype} was given "
+                f"{tuple(x.shape)}, {tuple(weight.shape)} and {experts.numel()} numbers of experts in {x.dtype}"
+            )
+
+
+def keeps_layout(x: Tensor) -> bool:
+    """Whether what comes out of such code, channels-last, lies as features x do."""
+    return is_channels_last(x) or x.shape[2:].numel() == 1
+
+
+def of_mixing(x: Tensor, mixing: Mixing, geometry: Geometry) -> Direct | None:
+    """The form for features x; None where there is none here and now."""
+    if not keeps_layout(x) or not serves(x, mixing.experts):
+        return None
+    plan = plan_for(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts))
+    # made now: a trial of forms would take the making for slowness
+    return None if plan is None else Direct(plan, native.code_for(plan))
+
+
+@cache
+def plan_for(
+    image: torch.Size, kernel: torch.Size, geometry: Geometry, dtype: torch.dtype, experts: int, picks: Picks = WHOLE
+) -> native.Plan | None:
+    """How a convolution of images (C, H, W) by a kernel (O, C / groups, k, k) runs; None where it cannot."""
+    depthwise = geometry.groups == image[0] == kernel[0] and kernel[1] == 1 and geometry.groups > 1
+    here = native.this_machine() if able_to_make_code() else None
+    size, sides, g = (image[1], image[2]), (kernel[2], kernel[3]), geometry
+    groups = 1 if depthwise else g.groups
+    fits = depthwise or (kernel[1] * groups == image[0] and kernel[0] % groups == 0)
+    if here is None or not fits or (experts and groups > 1) or (any(picks) and geometry.groups > 1):
+        return None
+    channels, outputs = image[0] // groups, kernel[0] // groups
+    shape = native.Shape(channels, outputs, size, sides, g.stride, g.padding, g.dilation, depthwise, groups)
+    return native.Plan(shape, native.Number(dtype), here, experts, *picks) if shape.can_be_cut else None
+
+
+def packed_experts(plan: native.Plan, experts: Tensor, shape: torch.Size) -> Tensor:
+    """Experts (K, O, N), each a kernel of that shape, as the code of a plan reads them."""
+    return copied(experts, plan.order, lambda all_: kept(plan.packed(all_.view(len(all_), *shape))))
+
+
+def new_output(x: Tensor, images: int, shape: native.Shape) -> Tensor:
+    """Memory for what becomes of so many images in the type of x, channels-last."""
+    return empty((images, shape.writes, *shape.places), x, memory_format=torch.channels_last)
+
+
+@cache
+def zeros(count: int, dtype: torch.dtype) -> Tensor:
+    """(count,), always the same ones."""
+    with torch.inference_mode(False):
+        return kept(torch.zeros(count, dtype=dtype, device="cpu"))

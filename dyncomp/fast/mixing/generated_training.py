@@ -1,0 +1,167 @@
+"""Convolutions by machine code of our own whose kernels are mixed for each image and learn.
+
+Forward and back alike, neither mixed kernels nor their gradients are ever written to memory as a whole: those of a few
+images' few weights are added to the experts' while they are close. Strides above 1 are left to other forms: there the
+gradient of x is no convolution of that of y.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dyncomp.fast import codegen as native
+from dyncomp.fast.memory import empty, kept
+from dyncomp.fast.mixing.generated import Direct, keeps_layout, plan_for, serves_learning
+from dyncomp.fast.scratch import scratch
+from dyncomp.fast.tuning import takes_turns
+from dyncomp.ops.kernels import Geometry, places
+from dyncomp.ops.mixture import Mixing
+
+_WORTH = 20_000_000
+"""multiply-adds of a batch: code for less takes longer to make than it saves in an epoch"""
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Brings experts (K, O, N) into the order in which a plan's code reads them, and gradients back."""
+
+    there: native.Code
+    back: native.Code
+    inputs: Tensor
+    numbers: int
+    """of all experts"""
+
+    def pack(self, experts: Tensor, purpose: str) -> Tensor:
+        """The experts in that order, in memory that the next packing for this purpose takes over."""
+        packed = scratch(purpose, experts, experts.numel())
+        self._run(self.there, experts.contiguous(), packed)
+        return packed
+
+    def unpack(self, packed: Tensor, like: Tensor) -> Tensor:
+        """What is packed, as the experts lie."""
+        kernels = empty(like.shape, like)
+        self._run(self.back, kernels, packed)
+        return kernels
+
+    def _run(self, code: native.Code, kernels: Tensor, packed: Tensor) -> None:
+        if kernels.numel() != self.numbers or packed.numel() != self.numbers:
+            raise ValueError(f"{kernels.numel()} numbers of experts where the code was made for {self.numbers}")
+        code.run(torch.get_num_threads(), kernels.data_ptr(), packed.data_ptr(), self.inputs.data_ptr())
+
+
+@dataclass(frozen=True, eq=False)
+class Learning:
+    """A form: each image of x (B, C, H, W), channels-last, by the kernel mixed for it; differentiable, once."""
+
+    forward: Direct
+    packing: Packing
+    backward: Direct
+    """from the gradient of y to that of x: the same kernels turned round"""
+    turned: Packing
+    gradient_plan: native.GradientPlan
+    gradient: native.Code
+
+    def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
+        """(B, O, H', W')."""
+        y: Tensor = _Recorded.apply(x, mixing.weight.to(x.dtype), mixing.experts, self)
+        return y if mixing.bias is None else y + mixing.bias[:, :, None, None].to(y.dtype)
+
+    def of_kernels(self, x: Tensor, grad: Tensor, weight: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of weight (B, K) and experts (K, O, N), by that of y, `grad`; both maps channels-last."""
+        plan, threads, shape = self.gradient_plan, torch.get_num_threads(), self.forward.plan.shape
+        sizes = x.shape[1:], grad.shape, weight.shape
+        if sizes != ((shape.reads, *shape.size), (len(x), shape.writes, *shape.places), (len(x), len(experts))):
+            raise ValueError(f"gradients {tuple(grad.shape)} of images {tuple(x.shape)}, weights {tuple(weight.shape)}")
+        packed = self.packing.pack(experts, "packed experts")
+        of_packed = scratch("gradient of packed experts", experts, experts.numel())
+        of_weight = empty((threads, *weight.shape, self.forward.plan.lanes), weight).zero_()  # (threads, B, K, lanes)
+        own = scratch("gradients", x, threads * plan.scratch)
+        given = x, grad, kept(weight.contiguous()), packed, of_packed, of_weight, own
+        self.gradient.run(threads, *(tensor.data_ptr() for tensor in given), len(x))
+        return of_weight.sum((0, 3)), self.packing.unpack(of_packed, experts)
+
+
+class _Recorded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, experts: Tensor, form: Learning) -> Tensor:
+        x = kept(x.contiguous(memory_format=torch.channels_last))
+        ctx.save_for_backward(x, weight, experts)
+        ctx.form = form
+        return form.forward.by(x, weight, form.packing.pack(experts, "packed experts"))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, experts = ctx.saved_tensors
+        # hooks move x
+        x, grad = (kept(t.resolve_neg().contiguous(memory_format=torch.channels_last)) for t in (x, grad))
+        form = ctx.form
+        of_x = of_weight = of_experts = None
+        if ctx.needs_input_grad[0]:
+            of_x = form.backward.by(grad, weight, form.turned.pack(experts, "packed experts"))
+        if any(ctx.needs_input_grad[1:3]):
+            of_weight, of_experts = form.of_kernels(x, grad, weight, experts)
+        return of_x, of_weight, of_experts, None
+
+
+def of_learning(x: Tensor, mixing: Mixing, geometry: Geometry) -> Learning | None:
+    """The form for features x; None where there is none here and now, or too little to do for it."""
+    if not keeps_layout(x) or not serves_learning(x, mixing.experts) or not torch.is_grad_enabled():
+        return None
+    if not takes_turns() and not _pays(x, mixing, geometry):
+        return None
+    return _form(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts), torch.get_num_threads())
+
+
+def _pays(x: Tensor, mixing: Mixing, geometry: Geometry) -> bool:
+    height, width = places(x, mixing.shape, geometry)
+    return len(x) * height * width * mixing.experts.shape[1:].numel() >= _WORTH
+
+
+@cache
+def _form(
+    image: torch.Size, kernel: torch.Size, geometry: Geometry, dtype: torch.dtype, experts: int, threads: int
+) -> Learning | None:
+    plan, back = plan_for(image, kernel, geometry, dtype, experts), None
+    around = _turned(geometry, kernel)
+    if plan is not None and around is not None:
+        turned = torch.Size((image[0], kernel[0] // geometry.groups, *kernel[2:]))
+        back = plan_for(torch.Size((kernel[0], *plan.shape.places)), turned, around, dtype, experts)
+    if plan is None or back is None:
+        return None
+    taps, gradient = kernel[2] * kernel[3], native.GradientPlan(plan, threads)
+    return Learning(
+        Direct(plan, native.code_for(plan)),
+        _packing(plan, plan.inputs, plan.inputs_in_order),
+        Direct(back, native.code_for(back)),
+        _packing(back, taps, _inputs_turned(back, image[0] * taps)),
+        gradient,
+        native.gradient_for(gradient),
+    )
+
+
+def _turned(geometry: Geometry, kernel: torch.Size) -> Geometry | None:
+    """How the convolution moves that makes the gradient of x out of that of y; None where none does."""
+    g = geometry
+    padding = [far * (side - 1) - pad for far, side, pad in zip(g.dilation, kernel[2:], g.padding, strict=True)]
+    if g.stride != (1, 1) or min(padding) < 0:
+        return None
+    return Geometry((1, 1), (padding[0], padding[1]), g.dilation, g.groups)
+
+
+def _packing(plan: native.Plan, apart: int, inputs: Tensor) -> Packing:
+    there, back = (native.order_for(native.Order(plan, apart, back)) for back in (False, True))
+    return Packing(there, back, kept(inputs), plan.experts * plan.shape.outputs * plan.inputs)
+
+
+def _inputs_turned(back: native.Plan, apart: int) -> Tensor:
+    """Where the inputs of a kernel that is turned round lie in the kernel, whose outputs are so many numbers apart."""
+    taps = back.shape.kernel[0] * back.shape.kernel[1]
+    which = back.inputs_in_order
+    return which // taps * apart + (taps - 1 - which % taps)

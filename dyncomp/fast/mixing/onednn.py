@@ -1,0 +1,55 @@
+"""Matrix products by oneDNN, which uses a processor's widest instructions whoever made it.
+
+torch multiplies float32 matrices by MKL, which on some makers' processors takes twice as long. The operator is not a
+promised part of torch: it is tried once, and where it is not there nothing is lost but time.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from dyncomp.fast.tuning import is_watched
+
+
+def linear(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (m, k) times the transpose of `matrix` (n, k), (m, n); `matrix`, or its transpose, has to be dense."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, bias, "none", [], "")
+    return y
+
+
+def multiplies(*tensors: Tensor) -> bool:
+    """Whether `linear` can be used for these tensors here and now."""
+    return serves(*tensors) and _works()
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether operators of oneDNN's own can run on these tensors here: they have no gradient, no counter knows them."""
+    return (
+        all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+        and not torch.is_grad_enabled()
+        and torch._C._get_mkldnn_enabled()
+        and not is_watched()
+    )
+
+
+def serves_copies(x: Tensor, parameter: Tensor) -> bool:
+    """Whether they can run on features x and copies of a parameter, which has to tell when it has changed."""
+    return serves(x, parameter) and not parameter.is_inference() and not torch.is_autocast_enabled(x.device.type)
+
+
+@cache
+def _works() -> bool:
+    """Whether this version of torch multiplies as here."""
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    draw = torch.Generator().manual_seed(0)
+    x, matrix, bias = (torch.randn(*shape, generator=draw) for shape in ((3, 5), (4, 5), (4,)))
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            ours = [linear(x, matrix, bias), linear(x, matrix.t().contiguous().t(), bias)]
+    except (RuntimeError, TypeError):
+        return False
+    return all(torch.allclose(one, torch.addmm(bias, x, matrix.t()), atol=1e-5) for one in ours)

@@ -1,0 +1,55 @@
+"""Copies of a parameter in the order in which something reads it, made once and again when the parameter changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from dyncomp.fast.parameters.tracked import Tracked, edits_of, numbers_of, track_parameter
+
+
+@dataclass
+class _Copies:
+    """Those of one parameter, by purpose; of the state that it was in then."""
+
+    state: tuple[int, int, int]
+    whole: Tensor
+    """the parameter's numbers, kept so that no others can come to lie where they do"""
+    by_purpose: dict[Hashable, Tensor] = field(default_factory=dict)
+
+
+_copies = WeakTensorKeyDictionary()
+"""those of tensors that are not tracked; tracked ones have theirs as an attribute, as weak references would keep torch
+from exchanging them (`torch.utils.swap_tensors`)"""
+
+
+def copied(parameter: Tensor, purpose: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """`make(parameter)`, remembered as long as the parameter lives and stays what it is; not for inference tensors.
+
+    A parameter of torch's own class is tracked from then on.
+    """
+    track_parameter(parameter)
+    state = parameter.data_ptr(), parameter._version, edits_of(parameter)
+    copies = _known(parameter)
+    if copies is None or copies.state != state:
+        copies = _Copies(state, numbers_of(parameter))
+        if isinstance(parameter, Tracked):
+            parameter.copies = copies
+        else:
+            _copies[parameter] = copies
+    if purpose not in copies.by_purpose:
+        with torch.inference_mode(False), torch.no_grad():
+            copies.by_purpose[purpose] = make(numbers_of(parameter))
+    return copies.by_purpose[purpose]
+
+
+def _known(parameter: Tensor) -> _Copies | None:
+    if isinstance(parameter, Tracked):
+        own: _Copies | None = parameter.copies
+        return own
+    known: _Copies | None = _copies[parameter] if parameter in _copies else None  # noqa: SIM401 (untyped)
+    return known

@@ -1,0 +1,41 @@
+"""Fused forms for passes that ask for logits alone: no decision is made of what gates, exits and routers give."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dyncomp.ops.exits import Exit
+from dyncomp.ops.gated import Gated
+from dyncomp.ops.gates import Gate, opened
+from dyncomp.ops.mixed import Mixed
+from dyncomp.ops.rows import Rows, images_in, rows_where
+from dyncomp.ops.skipping import skip_sparse
+
+
+def gated(op: Gated, x: Tensor) -> Tensor | None:
+    """The block on the images whose gate opens, read from its logits."""
+    if not op.tape.silent or torch.is_grad_enabled() or not isinstance(op.gate, Gate):
+        return None
+    return skip_sparse(op, 0, op.block, x, _open_rows(op.gate.logits(x), len(x)), op.form)
+
+
+def _open_rows(logits: Tensor, images: int) -> Rows:
+    """The images for which a gate of these logits opens; of a single image they are read once, and compared here."""
+    if images == len(logits) == 1:
+        first, *others = logits.tolist()[0]
+        return bool(others[0] > first) if others else bool(first > 0)
+    return rows_where(opened(logits)[:, 0], images)
+
+
+def mixed(op: Mixed, x: Tensor) -> Tensor | None:
+    """The block with its kernels mixed by the router's weights."""
+    return op.mix(x, op.router(x), dense=False) if op.tape.silent else None
+
+
+def exit_or_stay(op: Exit, x: Tensor) -> Tensor | None:
+    """The head's answers, and the rest of the network on the images whose score is not above the threshold."""
+    if not op.tape.silent:
+        return None
+    answer, score = op.asked(x)
+    return op.join(x, answer, rows_where(score <= op.threshold, images_in(x)))

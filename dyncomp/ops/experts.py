@@ -1,0 +1,253 @@
+"""Layers whose parameters are mixed for each image out of K experts' own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyncomp.core.graphs import graph_form, is_traced
+from dyncomp.core.locks import making
+from dyncomp.errors import CannotAttach
+from dyncomp.ops import kernels
+from dyncomp.ops.columns import in_graph
+from dyncomp.ops.kernels import Geometry, PerImageConv, convolve
+from dyncomp.ops.mixture import Mix, Mixing, Mixture
+
+Form = Callable[[Tensor, Mixing], Tensor]
+"""A layer's output of features x, each image by its own kernel, which is still to be mixed."""
+
+
+class FormChooser(Protocol):
+    """Chooses among the equal forms of layers with experts; `dyncomp.fast` fills the slot by `choose_forms_by`."""
+
+    def adopt(self, layer: ExpertLayer) -> None:
+        """Called when a layer is made, and when it was folded."""
+
+    def form(self, layer: ExpertLayer, x: Tensor, mixing: Mixing) -> Form | None:
+        """The form to run the layer in on features x; None: the first of the layer's own."""
+
+    def way(self, layer: ExpertLayer, x: Tensor, mix: Mix, ways: Mapping[str, Way]) -> Way | None:
+        """The way to mix in the dense form; None: the first of `ways`."""
+
+
+_chooser: FormChooser | None = None
+
+
+def choose_forms_by(chooser: FormChooser) -> None:
+    """From now on let `chooser` choose the forms of all layers with experts in this process."""
+    global _chooser
+    _chooser = chooser
+
+
+class ExpertLayer(nn.Module, ABC):
+    """K copies of a layer's parameters, each expert drawn on its own with the spread of the layer it replaces.
+
+    Initialising the stacked tensor as one would count K times the fan-in and start K experts too small.
+    """
+
+    geometry: Geometry | None = None
+    """How the layer moves over maps; None for one of vectors."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, mixture: Mixture) -> None:
+        super().__init__()
+        self.mixture = mixture
+        self.kernel_shape = layer.weight.shape
+        # flat kernels: a parameter of five dimensions would break `net.to(memory_format=torch.channels_last)`
+        self.weight = nn.Parameter(_drawn_alike(layer.weight, mixture.experts).flatten(2))  # (K, O, C * k * k)
+        self.bias = None if layer.bias is None else nn.Parameter(_drawn_alike(layer.bias, mixture.experts))
+        self.register_buffer("shift", None)  # (O,) added whatever the mix: what a folded normalisation leaves
+        self.shift: Tensor | None
+        if _chooser is not None:
+            _chooser.adopt(self)
+
+    def fold(self, scale: Tensor, shift: Tensor) -> None:
+        """From now on give scale * y + shift in place of y, both (O,): every expert scaled, the shift not mixed."""
+        self.weight = nn.Parameter((self.weight * scale[:, None]).to(self.weight.dtype))
+        if self.bias is not None:
+            self.bias = nn.Parameter((self.bias * scale).to(self.bias.dtype))
+        self.shift = (shift if self.shift is None else self.shift * scale + shift).to(self.weight.dtype)
+
+    def kernel(self, expert: int) -> Tensor:
+        """One expert's kernel, (O, ...)."""
+        # not `weight[expert]`, which holds Python's lock while it waits for the parameter's: threads that record
+        # gradients, one of them in another operator on it, would wait for each other
+        return self.weight.select(0, expert).view(self.kernel_shape)
+
+    def by_kernels(self, x: Tensor, mix: Mix) -> Tensor:
+        """Each image by its own mixed kernel, in the form that is fastest here."""
+        if len(mix.weight) != len(x) or mix.weight.shape[1] != self.mixture.experts:
+            raise ValueError(
+                f"{len(mix.weight)} images' mixing weights for {len(x)} images; give each image one for each of "
+                f"{self.mixture.experts} experts"
+            )
+        if x.shape[0] == 0:  # any kernel gives the right shape
+            return self.apply_expert(x, self.kernel(0), None)
+        mixing = self.mixing(mix)  # once: mixing a bias is counted
+        form = None if _chooser is None else _chooser.form(self, x, mixing)
+        return (form or next(iter(self.plain_forms(x, mixing).values())))(x, mixing)
+
+    def mixing(self, mix: Mix) -> Mixing:
+        """The layer's kernels, to be mixed so; its biases, mixed."""
+        return Mixing(mix.weight, self.weight, self.kernel_shape, mix.overhead, self._bias(mix))
+
+    def _bias(self, mix: Mix) -> Tensor | None:
+        """Each image's own, (B, O)."""
+        if self.bias is None:
+            return None if self.shift is None else self.shift.expand(mix.weight.shape[0], -1)
+        mixed: Tensor = mix.overhead(torch.mm, mix.weight, self.bias)
+        return mixed if self.shift is None else mixed + self.shift
+
+    def by_outputs(self, x: Tensor, mix: Mix, together: bool) -> Tensor:
+        """Every expert on the whole batch, outputs mixed; all experts in one call, or one call for each."""
+        y = self._together(x, mix.weight) if together else self._each(x, mix.weight)
+        return y if self.shift is None else y + self.shift.view(-1, *[1] * (y.dim() - 2))
+
+    def _each(self, x: Tensor, shares: Tensor) -> Tensor:
+        """One call for each expert."""
+        biases = [None] * self.mixture.experts if self.bias is None else self.bias.unbind()
+        y = None
+        # not one expert at a time out of the whole: each would bring a gradient as large as all
+        for k, (weight, bias) in enumerate(zip(self.weight.unbind(), biases, strict=True)):
+            output = self.apply_expert(x, weight.view(self.kernel_shape), bias)
+            share = shares[:, k].to(output.dtype)
+            term = output * share.view(-1, *[1] * (output.dim() - 1))
+            y = term if y is None else y + term
+        assert y is not None  # there is at least one expert
+        return y
+
+    def _together(self, x: Tensor, shares: Tensor) -> Tensor:
+        """One call for all experts, whose outputs lie side by side: cheaper where a call has little to do."""
+        kernels = self.weight.view(-1, *self.kernel_shape[1:])  # (K * O, ...)
+        y = self.apply_expert(x, kernels, None if self.bias is None else self.bias.flatten())
+        y = y.view(len(y), self.mixture.experts, self.kernel_shape[0], *y.shape[2:])  # (B, K, O, ...)
+        share = shares.to(y.dtype)
+        mixed: Tensor = (y * share.view(*share.shape, *[1] * (y.dim() - 2))).sum(1)
+        return mixed
+
+    def _is_one_call(self) -> bool:
+        """Whether all experts' kernels in a row are a kernel of the layer."""
+        return True
+
+    @abstractmethod
+    def plain_forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
+        """The equal forms of the layer for features x that consist of torch's operators, by name."""
+
+    @abstractmethod
+    def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer with one expert's kernel (O, ...) and bias (O,) for all images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output for features x, each image by its own mix."""
+        recording = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        held = _held((self.weight, self.bias)) if recording else ()
+        y = self._forward(x)
+        del held  # from here on the graph of y holds them
+        return y
+
+    def _forward(self, x: Tensor) -> Tensor:
+        mix = self.mixture.mix
+        if graph_form() == "routed":
+            return in_graph(x, self.mixing(mix), self.geometry)
+        if mix.dense and is_traced():  # the other ways have a number of images in them
+            return self.by_outputs(x, mix, together=False)
+        if not mix.dense or self.mixture.mode == "kernels":
+            return self.by_kernels(x, mix)
+        ways = self._ways()
+        way = None if _chooser is None else _chooser.way(self, x, mix, ways)
+        return (way or next(iter(ways.values())))(self, x, mix)
+
+    def _ways(self) -> dict[str, Way]:
+        """The equal ways that the mode allows, by name; of any layer, since layers that are alike share a choice."""
+        ways: dict[str, Way] = {}
+        if self.mixture.mode != "outputs":
+            ways["kernels"] = ExpertLayer.by_kernels
+        if self.mixture.mode != "kernels":
+            ways["outputs one by one"] = partial(ExpertLayer.by_outputs, together=False)
+            if self._is_one_call():
+                ways["outputs together"] = partial(ExpertLayer.by_outputs, together=True)
+        return ways
+
+
+Way = Callable[[ExpertLayer, Tensor, Mix], Tensor]
+"""A layer's output of features x in the dense form."""
+
+
+class ExpertConv2d(ExpertLayer):
+    """A convolution with K experts; (B, C, H, W) -> (B, O, H', W')."""
+
+    geometry: Geometry
+
+    def __init__(self, layer: nn.Conv2d, mixture: Mixture) -> None:
+        super().__init__(layer, mixture)
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise CannotAttach(
+                f"experts need convolutions that pad with a number of zeros, not padding={layer.padding!r} of "
+                f"{layer.padding_mode}; choose other layers"
+            )
+        self.geometry = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+
+    def plain_forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
+        """Convolutions of each image by its own kernel."""
+        return plain_convolutions(x, mixing, self.geometry)
+
+    def _is_one_call(self) -> bool:
+        return self.geometry.groups == 1  # else the outputs of a group would have to lie together
+
+    def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """One convolution for all images."""
+        return convolve(x, weight, bias, self.geometry)
+
+
+class ExpertLinear(ExpertLayer):
+    """A linear layer with K experts; (B, C) -> (B, O)."""
+
+    def plain_forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
+        """Products of each image's vector and its own matrix."""
+        return {"whole": _products}
+
+    def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """One linear layer for all images."""
+        return F.linear(x, weight, bias)
+
+
+def plain_convolutions(x: Tensor, mixing: Mixing, geometry: Geometry) -> dict[str, Form]:
+    """The forms of torch's operators that can convolve features x (B, C, H, W), at least one image, by name."""
+    alike = mixing.experts.select(0, 0).view(mixing.shape).expand(x.shape[0], *mixing.shape)
+    able = kernels.forms(alike, geometry)
+    return {name: partial(by_whole_kernels, form, geometry) for name, form in able.items()}
+
+
+def by_whole_kernels(form: PerImageConv, geometry: Geometry, x: Tensor, mixing: Mixing) -> Tensor:
+    """A form of convolution with all kernels of the batch mixed beforehand."""
+    return form(x, mixing.whole(), mixing.bias, geometry)
+
+
+def _products(x: Tensor, mixing: Mixing) -> Tensor:
+    matrices, bias = mixing.whole(), mixing.bias
+    if bias is None:
+        return torch.bmm(matrices, x[:, :, None]).squeeze(2)  # (B, O)
+    return torch.baddbmm(bias[:, :, None].to(x.dtype), matrices, x[:, :, None]).squeeze(2)
+
+
+def _held(parameters: Iterable[Tensor | None]) -> list[Tensor]:
+    """Keeps the nodes alive by which parameters stand in graphs, as long as what comes back is kept.
+
+    Torch makes such a node under a lock of the parameter, for which it may need Python's lock; an autograd function has
+    Python's lock when it asks for the node. Threads that share a network would wait for each other for ever, unless the
+    node is there (torch 2.14, without any dyncomp: one thread takes `p[0]`, another `p.flatten()`, again and again).
+    """
+    with making:
+        return [p.view_as(p) for p in parameters if p is not None and p.requires_grad]
+
+
+def _drawn_alike(parameter: Tensor, experts: int) -> Tensor:
+    """`experts` independent normal draws with the mean and spread of `parameter`, (K, ...)."""
+    spread = parameter.detach().std(correction=0)
+    drawn = torch.randn(experts, *parameter.shape, dtype=parameter.dtype, device=parameter.device)
+    return drawn.mul_(spread).add_(parameter.detach().mean())

@@ -1,0 +1,245 @@
+"""Filtered: a convolution whose filters are switched for each image, and the layer that reads them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.counter import COUPLED, EACH
+from dyncomp.core.op import Op, with_strongest
+from dyncomp.core.rules import Rule
+from dyncomp.core.trace import Decision
+from dyncomp.ops.channel_subsets import Channels, narrowed, spread
+from dyncomp.ops.rows import rows_using, take
+
+
+@dataclass(frozen=True)
+class SwitchProducts:
+    """What makes a switch's logits (B, U) of each channel's mean: a linear layer.
+
+    A unit is used where its logit is above 0, and where none is, the one of the greatest. `keep`: instead, so many of
+    the greatest are used, with ReLU of their logits as weights; and they are made of mean absolute values.
+    """
+
+    layer: nn.Linear
+    keep: int = 0
+
+
+class ChannelOrder(Protocol):
+    """The channels of features of which each image has others, side by side in an order of its own."""
+
+    def unsorted(self, features: Tensor) -> Tensor:
+        """Features (B, C, ...) with all channels in their own order, 0 where an image does not have them."""
+
+
+class Switch(nn.Module, ABC):
+    """Decides from pooled features (B, C) which groups of filters an image uses, and with what weight.
+
+    Every image keeps at least one group: a layer without a filter would cut the network.
+    """
+
+    units: int
+
+    @abstractmethod
+    def forward(self, pooled: Tensor) -> Decision:
+        """The decision (B, U). A weight outside training is 0 where the unit is not used."""
+
+    def pool(self, x: Tensor) -> Tensor:
+        """What the switch sees of features (B, C, H, W): each channel's mean, (B, C)."""
+        return x.mean(dim=(2, 3))
+
+    def products(self) -> SwitchProducts | None:
+        """What its logits are made of, where that is no more than that; who changes how it decides changes this."""
+        return None
+
+    def least(self) -> Tensor:
+        """The fewest units that an image may use, (U,) of 0 and 1: one, unless the switch says otherwise."""
+        return torch.eye(self.units)[0]
+
+    def forced(self, used: Tensor, weight: Tensor) -> Decision:
+        """An allowed decision out of wishes (B, U): an image without a unit gets the one of the greatest weight."""
+        used = with_strongest(used, weight)
+        return Decision(used, used * weight, weight)
+
+
+class Filtered(Op):
+    """consumer(after(weight * before(producer(x))) * mask): filters that an image does not use are not computed.
+
+    `producer` is a convolution; `before` and `after` act on each channel by itself (normalisation, activation,
+    pooling, depthwise convolution); `consumer` reads the channels: a convolution, a linear layer, or the next Filtered.
+    Where `after` is empty there is no mask: the weight alone shapes the output. A unit is a group of filters that lie
+    side by side. What a used unit costs is its filters' share of the producer, its depthwise part, and its share of
+    the consumer's input: an unused filter saves its own multiply-adds and those of the layer that would read it.
+    Sparse form: images that use the same filters run together, on kernels cut to the filters used, in and out; made
+    `ready` for use, all images run at once wherever that is faster.
+    """
+
+    kept_by = "gathered kernels"
+
+    def __init__(
+        self, producer: nn.Conv2d, before: nn.Sequential, after: nn.Sequential, consumer: nn.Module, switch: Switch
+    ) -> None:
+        super().__init__()
+        self.units = switch.units
+        self.size = producer.out_channels // switch.units
+        self.producer = producer
+        self.before = before
+        self.after = after
+        self.consumer = consumer
+        self.switch = switch
+        if isinstance(consumer, Filtered):
+            object.__setattr__(consumer, "reads", self)  # a plain attribute: the outer op is no part of the inner
+
+    def decide(self, x: Tensor) -> Decision:
+        """The switch's decision from what it sees of x."""
+        pooled = self.switch.pool(x)  # (B, C), or only the channels that there are
+        channels: Tensor | ChannelOrder | None = self.tape.handed(self.site)
+        if isinstance(channels, Tensor):
+            whole = pooled.new_zeros(len(pooled), self.producer.in_channels)
+            pooled = whole.index_copy(1, channels, pooled)  # (B, C)
+        elif channels is not None:
+            pooled = channels.unsorted(pooled)
+        decision: Decision = self.switch(pooled)
+        return decision
+
+    def dense(self, x: Tensor, decision: Decision) -> Tensor:
+        """All filters for all images."""
+        weight = self.per_filter(decision.weight)  # (B, filters)
+        y = self.before(self.producer(x))
+        y = self.after(y * spread(weight, y))
+        if len(self.after):
+            y = y * spread(self.per_filter(decision.used.detach()), y)
+        output: Tensor = self.consumer(y)
+        return output
+
+    def sparse(self, x: Tensor, decision: Decision) -> Tensor:
+        """Images with the same filters together."""
+        if len(x) == 0:
+            return self.dense(x, decision)
+        channels: Tensor | ChannelOrder | None = self.tape.taken(self.site)
+        if channels is not None and not isinstance(channels, Tensor):
+            x, channels = self.moving(channels.unsorted, x), None
+        groups = self.moving(alike, decision.used) if len(x) > 1 else [[0]]
+        if len(groups) == 1:
+            return self._on(x, channels, decision, self._active(decision))
+        order = torch.tensor([row for group in groups for row in group], device=x.device)  # (B,)
+        parts, start = list[Tensor](), 0
+        for group in groups:
+            rows, start = order[start : start + len(group)], start + len(group)
+
+            def here(value: Tensor, group: Sequence[int] = group, rows: Tensor = rows) -> Tensor:
+                return value[group[0] : group[0] + 1] if len(group) == 1 else take(value, rows)
+
+            with self.tape.narrow(rows):
+                some = self.moving(decision.map, here)
+                parts.append(self._on(self.moving(here, x), channels, some, self._active(some)))
+        y: Tensor = self.moving(torch.cat, parts)
+        return y if len(groups) == len(x) else self.moving(_in_order, y, order)
+
+    def branched(self, x: Tensor, decision: Decision) -> Tensor:
+        """One image on kernels cut to its filters: how many those are is a size, which a graph may leave open.
+
+        Where all images use as many, it is fixed, as more engines ask for.
+        """
+        channels, products = self.tape.taken(self.site), self.switch.products()
+        used = self.per_filter(decision.used)[0]  # (filters,)
+        if products is None or not products.keep:
+            active = rows_using(used)
+            torch._check(active.shape[0] > 0)
+            return self._on(x, channels, decision, active)
+        return self._on(x, channels, decision, used.topk(products.keep * self.size).indices.sort().values)
+
+    def _on(self, x: Tensor, channels: Tensor | None, decision: Decision, active: Tensor) -> Tensor:
+        """The op on images x that all use the filters `active` (filters,); `channels`: which inputs there are."""
+        y = self.unit(EACH if channels is None else COUPLED, self._narrow, self.producer, x, channels, active)
+        y = self.unit(EACH, self._narrow_chain, self.before, y, active)
+        if decision.weight is not decision.used:  # else it is 1 for all that is there
+            y = y * spread(self.per_filter(decision.weight).index_select(1, active), y)
+        y = self.unit(EACH, self._narrow_chain, self.after, y, active)
+        if not isinstance(self.consumer, Filtered):
+            output: Tensor = self.unit(EACH, self._narrow, self.consumer, y, active, None)
+            return output
+        return self.consumer.on(y, active)
+
+    def _active(self, decision: Decision) -> Tensor:
+        """The filters (filters,) that the first of images uses which all use the same."""
+        active: Tensor = self.moving(rows_using, self.per_filter(decision.used[:1])[0])
+        return active
+
+    def on(self, x: Tensor, channels: Tensor | ChannelOrder) -> Tensor:
+        """The op on images x that all have the same of its input channels, at these indices (C',), or each its own."""
+        tape = self.tape
+        tape.hand(self.site, channels)
+        try:
+            output: Tensor = self(x)
+        finally:
+            tape.taken(self.site)
+        return output
+
+    def _narrow_chain(self, chain: nn.Sequential, y: Tensor, active: Tensor) -> Tensor:
+        for module in chain:
+            y = self._narrow(module, y, active, active)
+        return y
+
+    def _narrow(self, module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels) -> Tensor:
+        return narrowed(module, x, inputs, outputs, self.moving)
+
+    def per_filter(self, value: Tensor) -> Tensor:
+        """What (B, U) says of units, of their filters, (B, filters)."""
+        return value.repeat_interleave(self.size, dim=1) if self.size > 1 else value  # (B, filters)
+
+    def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
+        """See `Op.follow`."""
+        rule = make(self.units, True)
+        self.switch = _RuledSwitch(rule)
+        return rule
+
+    def unit_parts(self) -> tuple[nn.Module | None, ...]:
+        """None: a filter is a part of a kernel, not a module."""
+        return (None,) * self.units
+
+    def least(self) -> Tensor:
+        """What the switch says."""
+        return self.switch.least()
+
+    def always(self) -> Tensor:
+        """None, unless the switch leaves no choice."""
+        least = self.switch.least()
+        return torch.full_like(least, float(bool(least.all())))
+
+    def forced(self, used: Tensor, weight: Tensor) -> Decision:
+        """What the switch allows."""
+        return self.switch.forced(used, weight)
+
+
+class _RuledSwitch(Switch):
+    """A switch that follows a rule, its weights those of the units in use."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        self.units = rule.units
+        self.rule = rule
+
+    def forward(self, pooled: Tensor) -> Decision:
+        """See `Switch.forward`."""
+        scores = self.rule.scores(pooled)  # (B, U)
+        used = with_strongest((scores > 0.5).to(pooled), scores)
+        assert self.rule.weights is not None  # made so
+        return Decision(used, used * self.rule.weights.to(used), used)
+
+
+def alike(used: Tensor) -> list[list[int]]:
+    """The rows of decisions (B, U) in groups that use the same units, in the order of their first rows."""
+    groups: dict[bytes, list[int]] = {}
+    for row, units in enumerate((used > 0.5).cpu().numpy()):
+        groups.setdefault(units.tobytes(), []).append(row)
+    return list(groups.values())
+
+
+def _in_order(y: Tensor, order: Tensor) -> Tensor:
+    return take(y, order.argsort())

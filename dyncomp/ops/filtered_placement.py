@@ -1,0 +1,133 @@
+"""Puts Filtered ops into a chain of layers, wherever one convolution's filters are read by the next layer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from torch import nn
+
+from dyncomp.core.backbone import Backbone, ResidualBlock, chain
+from dyncomp.errors import CannotAttach
+from dyncomp.ops.channel_subsets import acts_by_channel, opened
+from dyncomp.ops.filtered import Filtered, Switch
+
+LEAST_SHARE = 0.25
+"""Share of a backbone's blocks in which switches must find a place; with fewer there is next to nothing to save."""
+
+Split = Callable[[Sequence[nn.Module]], tuple[Sequence[nn.Module], Sequence[nn.Module]]]
+"""Which of the layers between a convolution and its reader come before the switch's weight, and which after it."""
+
+
+def all_before(between: Sequence[nn.Module]) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
+    """The weight acts on what the reader would see."""
+    return between, ()
+
+
+def with_switches(
+    layers: Iterable[nn.Module], make: Callable[[nn.Conv2d], Switch], split: Split = all_before
+) -> list[nn.Module]:
+    """The chain of layers, nested Sequentials opened, with a switch by `make` for each convolution that can have one.
+
+    That is: one group, and between it and the next convolution or linear layer only what acts on single channels.
+    """
+    flat = list(opened(layers))
+    built, index = list[nn.Module](), 0
+    while index < len(flat):
+        module, index = _from(flat, index, make, split)
+        built.append(module)
+    return built
+
+
+def switch_backbone(
+    backbone: Backbone, make: Callable[[nn.Conv2d], Switch], split: Split = all_before, method: str = "switches"
+) -> nn.Sequential:
+    """The backbone's chain of layers with a switch by `make` wherever `with_switches` finds a place from block 1 on.
+
+    In a residual block that is its body alone, as what leaves it is summed with the shortcut. Blocks without a shortcut
+    make one chain with their neighbours and with the layers behind the last block; the stem keeps its filters. Raises
+    CannotAttach, in the name of `method`, where fewer than a quarter of the blocks have a place.
+    """
+    if backbone.multi_scale:
+        raise CannotAttach(
+            f"{method}: the blocks of {backbone.name} pass on maps of several scales, so no layer reads a filter "
+            "alone; choose a backbone whose blocks pass on one map, such as cifar_resnet14, vgg11 or mobilenet_v2"
+        )
+    layers = backbone.layers()
+    first = next(index for index, (name, _) in enumerate(layers) if name in backbone.blocks)
+    switched = chain([*layers[:first], *_switched(layers[first:], make, split)])
+    producers = {id(op.producer) for op in switched.modules() if isinstance(op, Filtered)}
+    found = [name for name, block in layers if name in backbone.blocks and _has(block, producers)]
+    if len(found) < LEAST_SHARE * len(backbone.blocks):
+        raise CannotAttach(
+            f"{method}: in {len(found)} of {len(backbone.blocks)} blocks of {backbone.name} a convolution's filters "
+            "are read by the next layer alone: squeeze-and-excitation mixes channels, filter groups divide them, and "
+            "shortcuts read them too; choose a backbone such as cifar_resnet14, vgg11 or mobilenet_v2"
+        )
+    return switched
+
+
+def _switched(
+    layers: Sequence[tuple[str, nn.Module]], make: Callable[[nn.Conv2d], Switch], split: Split
+) -> Iterator[tuple[str, nn.Module]]:
+    """The layers, bodies with their switches, and what lies between residual blocks as one chain with its own."""
+    plain: list[tuple[str, nn.Module]] = []
+    for name, layer in layers:
+        if not isinstance(layer, ResidualBlock):
+            plain.append((name, layer))
+            continue
+        yield from _joined(plain, make, split)
+        plain = []
+        layer.body = nn.Sequential(*with_switches([layer.body], make, split))
+        yield name, layer
+    yield from _joined(plain, make, split)
+
+
+def _joined(
+    plain: Sequence[tuple[str, nn.Module]], make: Callable[[nn.Conv2d], Switch], split: Split
+) -> Iterator[tuple[str, nn.Module]]:
+    """Neighbouring plain layers as one chain under the name of the first."""
+    if plain:
+        yield plain[0][0], nn.Sequential(*with_switches([layer for _, layer in plain], make, split))
+
+
+def _has(block: nn.Module, producers: set[int]) -> bool:
+    return any(id(layer) in producers for layer in block.modules())
+
+
+def _from(
+    flat: list[nn.Module], index: int, make: Callable[[nn.Conv2d], Switch], split: Split
+) -> tuple[nn.Module, int]:
+    """What stands at `index` with all that hangs on it, and the index behind that."""
+    producer, reader = flat[index], _reader(flat, index)
+    if reader is None or not isinstance(producer, nn.Conv2d):
+        return producer, index + 1
+    consumer, end = _from(flat, reader, make, split)
+    before, after = split(flat[index + 1 : reader])
+    return Filtered(producer, nn.Sequential(*before), nn.Sequential(*after), consumer, make(producer)), end
+
+
+def _reader(flat: list[nn.Module], index: int) -> int | None:
+    """Where the layer stands that alone reads the filters of the convolution at `index`, each as one of its inputs."""
+    producer = flat[index]
+    if not isinstance(producer, nn.Conv2d) or not _is_whole(producer):
+        return None
+    for later in range(index + 1, len(flat)):
+        layer = flat[later]
+        if _is_whole(layer):
+            return later if _inputs(layer) == producer.out_channels else None
+        if not acts_by_channel(layer):
+            return None
+    return None
+
+
+def _inputs(layer: nn.Module) -> int:
+    """Channels, or features, that a layer reads; a linear one behind a flattened map reads each channel many times."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.in_channels
+    assert isinstance(layer, nn.Linear)  # _is_whole said so
+    return layer.in_features
+
+
+def _is_whole(layer: nn.Module) -> bool:
+    """Whether each output reads all inputs."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)

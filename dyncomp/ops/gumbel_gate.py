@@ -1,0 +1,81 @@
+"""Masker: a gate on pooled features whose training draws by Gumbel noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dyncomp.core.inplace import in_place
+from dyncomp.core.net import Net, Output
+from dyncomp.ops.gates import Concrete, Gate, Products, as_chance, on_pooled
+
+
+class Masker(Gate):
+    """Global average pool -> (1x1 conv to `hidden`, batch norm, ReLU) -> 1x1 conv to two logits -> the second's chance.
+
+    With hidden 16 it is ConvNet-AIG's gate (Veit & Belongie 2018, arXiv:1711.11503, section 3.2), without hidden layer
+    LASNet's masker for whole layers (Han et al. 2022, arXiv:2210.06223). In training the two logits get Gumbel noise
+    through `noise` (of two, only their difference counts: see `Concrete`), and the chances without noise are said under
+    the gate's name (`chances_said` collects them). `biases` are the logits that it starts with, and `std` the deviation
+    of the weights that it starts with; None: as the layer has them by itself.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int | None, biases: tuple[float, float], std: float | None = 0.001
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        if hidden is not None:
+            reduce = nn.Conv2d(channels, hidden, 1, bias=False)
+            nn.init.kaiming_normal_(reduce.weight, mode="fan_out")
+            layers += [reduce, nn.BatchNorm2d(hidden), nn.ReLU()]
+        self.hidden = nn.Sequential(*layers)
+        self.head = nn.Conv2d(hidden or channels, 2, 1)
+        self.noise = Concrete()
+        if std is not None:
+            nn.init.normal_(self.head.weight, std=std)
+        with torch.no_grad():
+            self.head.bias.copy_(torch.tensor(biases))  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Chance (B, 1) that features (B, C, H, W) go through the body; noisy in training."""
+        skip, run = self.logits(x).chunk(2, dim=1)
+        logits = run - skip  # (B, 1)
+        if self.tape.listens:
+            self.tape.say(self.site, logits.sigmoid())
+        chance: Tensor = self.noise(logits)
+        return chance
+
+    def logits(self, x: Tensor) -> Tensor:
+        """See `Gate.logits`."""
+        return as_chance(on_pooled(self.head, self._hidden(x)))  # (B, 2)
+
+    def products(self) -> Products | None:
+        """See `Gate.products`; None while there is a normalisation between them."""
+        hidden = [layer for layer in self.hidden if type(layer) is not nn.Identity]
+        if not all(isinstance(layer, nn.Conv2d | nn.ReLU) for layer in hidden):
+            return None
+        convolutions = [layer for layer in hidden if isinstance(layer, nn.Conv2d)]
+        return Products((*convolutions, self.head), (*[True] * len(convolutions), False))
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        """The hidden layer, if there is one, on features (B, C, H, W) averaged over space, (B, hidden)."""
+        layers = self.hidden._modules.values()
+        if any(isinstance(layer, nn.BatchNorm2d) for layer in layers):  # called, so that it is seen and can be folded
+            maps: Tensor = self.hidden(x.mean(dim=(2, 3), keepdim=True))
+            return maps.flatten(1)
+        for layer in layers:
+            x = on_pooled(layer, x) if isinstance(layer, nn.Conv2d) else in_place(layer, x)
+        return x
+
+
+def chances_said(output: Output) -> Tensor:
+    """The chances without noise that the maskers of all gates said in this pass, (B, gates), in the sites' order."""
+    return torch.cat([output.said[f"{site}.gate"] for site in output.trace], dim=1)
+
+
+def set_noise(net: Net, temperature: float, noisy: bool) -> None:
+    """Give all maskers' noise that temperature, or take it away."""
+    for module in net.modules():
+        if isinstance(module, Masker):
+            module.noise.temperature, module.noise.noisy = temperature, noisy
