@@ -18,7 +18,7 @@ from dyncomp.spec import Configurable
 
 
 class BodyForm(Protocol):
-    """A body in one go, for features of one size."""
+    """A fused body for features of one size."""
 
     def new(self, x: Tensor) -> Tensor:
         """Memory for the block's output of all images of x (B, C, H, W)."""
@@ -81,7 +81,7 @@ class ResidualBlock(nn.Module):
         return form.run(x, shortcut, form.new(x))
 
     def form(self, x: Tensor, shortcut: Tensor, images: int) -> BodyForm | None:
-        """The body in one go for so many images of x, where that is faster; None where its layers are to be called."""
+        """The fused body, where it is faster for that many images of x; None where the layers are to be called."""
         return None if self.fused is None else self.fused.form(x, shortcut, images, self.body)
 
     def join(self, residual: Tensor, shortcut: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ class Card:
 
     `spec` and `backbone` are the specs of method and backbone, and with `seed` they build the network. `classes` are
     the names of the classes, in the order of the logits. `mean` and `std` (one value per channel, pixels from 0 to 1)
-    normalise the square images of `image_size` pixels and `in_channels` channels; None where nobody has said.
+    normalise the square images of `image_size` pixels and `in_channels` channels; None where that is not known.
     `shorter_side` is that of an image before its middle is cut out, None for `image_size`. `deployed` says that the
-    network was made ready for use. Raises InvalidValue for values that contradict each other.
+    network is a deployed one. Raises InvalidValue for values that contradict each other.
     """
 
     spec: str
@@ -95,5 +95,5 @@ class Card:
 
 
 def class_names(classes: int, names: tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """The names of so many classes; numbers where they have none."""
+    """The names of `classes` classes; numbers where they have none."""
     return tuple(map(str, names)) if len(names) == classes else tuple(map(str, range(classes)))

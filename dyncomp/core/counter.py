@@ -79,7 +79,7 @@ _OWN = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_f
 
 
 def _formula(packet: Any) -> Callable[..., int] | None:
-    """FLOPs of an operator's call; None where nobody has said."""
+    """The FLOPs formula of an operator; None where there is none."""
     return _OWN.get(packet) or flop_registry.get(packet)
 
 

@@ -54,7 +54,7 @@ def freezes_routes() -> bool:
     """Whether the sparse form, run now, would leave these images' routes in a graph, unknown to who asked for it."""
     if torch.compiler.is_exporting():
         return torch.compiler.is_dynamo_compiling() or not _one_route.get()
-    if torch.compiler.is_dynamo_compiling():  # a compiler reads each decision anew
+    if torch.compiler.is_dynamo_compiling():  # a compiled pass reads its own decisions
         return False
     traced = torch._C._get_tracing_state() is not None
     traced = traced or (torch._C._len_torch_dispatch_stack() > 0 and get_proxy_mode() is not None)  # make_fx

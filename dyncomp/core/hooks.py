@@ -15,19 +15,19 @@ def is_heard(module: nn.Module) -> bool:
 
 
 class Heard:
-    """A layer whose output nobody overwrites that a hook was given: what comes next reads a copy then.
+    """A layer that gives the next layer a copy of its output where a hook was given the output and may keep it.
 
-    Where a normalisation stood behind the layer, an activation in place now does.
+    The next layer may be an activation that works in place, once the normalisation between the two is folded.
     """
 
     def __call__(self, *given: Any, **options: Any) -> Any:
         """As `nn.Module` does."""
-        y = super().__call__(*given, **options)  # type: ignore[misc]  # that of the module which this is mixed into
+        y = super().__call__(*given, **options)  # type: ignore[misc]  # of the module class beside this one
         return y.clone() if is_heard(self) else y  # type: ignore[arg-type]
 
 
 class Listeners:
-    """The hooks of some modules, and those of all modules of the process, to see at one look whether there are any."""
+    """Whether any of some modules, or all modules of the process, have a forward hook; true where one has."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         each = [hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)]

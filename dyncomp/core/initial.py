@@ -18,7 +18,7 @@ PLAIN_METHOD = "static"
 
 @dataclass(frozen=True)
 class Source:
-    """A network that is trained before a method's own: that of `method`, a spec, on the same backbone and data.
+    """A network that is trained before a method's own network: `method`, a spec, on the same backbone and data.
 
     `share` of the budget trains it; `counted` is the share of the method's own budget that is spent by it, and what is
     left is for the method's own stages. With a `checkpoint`, a path, nothing is trained, and `method` is not looked at.

@@ -36,7 +36,7 @@ class Output:
     said: Mapping[str, Tensor] = field(default_factory=dict)
     again: Callable[[Mapping[str, Decision]], Output] = _no_images
     image_shape: tuple[int, ...] = ()
-    """(C, H, W) of the images; empty where nobody said"""
+    """(C, H, W) of the images; empty where it is not known"""
 
     def macs(self) -> Tensor:
         """Multiply-adds of each image, (B,) float64, differentiable through the decisions.

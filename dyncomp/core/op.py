@@ -132,7 +132,7 @@ class Op(Taped, ABC):
 
     def _decided(self, x: Tensor, tape: Tape) -> Decision:
         if self.training and self.site in tape.forced and not self.decides_anyway:
-            return tape.given(self.site, x[0] if isinstance(x, tuple) else x)  # a gate that nobody asks may rest
+            return tape.given(self.site, x[0] if isinstance(x, tuple) else x)  # the gate need not run
         decision: Decision = self.overhead(self.decide, x)
         given, wanted = decision.used.shape, ((x[0] if isinstance(x, tuple) else x).shape[0], self.units)
         if given != wanted:
@@ -140,7 +140,7 @@ class Op(Taped, ABC):
         return decision
 
     def overhead(self, run: Callable[..., Any], *inputs: Any) -> Any:
-        """Run something whose cost is the site's overhead."""
+        """Run a function whose cost is the site's overhead."""
         return self._metered(None, run, *inputs)
 
     def unit(self, unit: Part, run: Callable[..., Any], *inputs: Any) -> Any:
@@ -148,11 +148,11 @@ class Op(Taped, ABC):
         return self._metered(unit, run, *inputs)
 
     def moving(self, run: Callable[..., Any], *inputs: Any) -> Any:
-        """Run something that only finds out what is to run, takes it out of a batch, or puts it back."""
+        """Run a function that only selects images, gathers them, or scatters results."""
         return self._metered(MOVING, run, *inputs)
 
     def outside(self, run: Callable[..., Any], *inputs: Any) -> Any:
-        """Run something, from inside the overhead, whose cost is that of what surrounds the site."""
+        """Run a function inside the overhead whose cost belongs to the part of the network around the site."""
         meter = self.tape.meter
         if meter is None:
             return run(*inputs)

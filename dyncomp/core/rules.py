@@ -61,7 +61,7 @@ class Coin(Rule):
     """Uses each unit for a random share of the images, its rate, whatever they show.
 
     Where an op takes a fixed number of units, those of the greatest scores, the rates are met roughly only. In training
-    each pass draws anew. In use the draw follows from the image's pixels alone (see `Seeds`), so that it is the same in
+    each pass draws again. In use the draw follows from the image's pixels alone (see `Seeds`): it is the same in
     every form and batch.
     """
 

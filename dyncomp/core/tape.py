@@ -85,7 +85,7 @@ class Tape:
         return self._handed.pop(site, None)
 
     def say(self, key: str, value: Tensor) -> None:
-        """Hand `value` (B, ...) to whoever reads the pass's output: a loss, a calibration. In the dense form only."""
+        """Add `value` (B, ...) to the pass's output, for a loss or a calibration; in the dense form only."""
         if self.listens:
             self.said[key] = value
 
@@ -133,7 +133,7 @@ class Tape:
 
     @contextmanager
     def within(self, used: Tensor) -> Iterator[None]:
-        """Inside, all images go through (dense form), but those whose `used` (B,) is 0 are there for nothing."""
+        """Inside, all images go through (dense form), but what an image with `used` (B,) of 0 gives is not used."""
         self._inside.append(used)
         try:
             yield
@@ -150,7 +150,7 @@ class Tape:
     def remember(self, key: str, value: Tensor) -> None:
         """Keep `value` (one row per current image) under `key` until the pass ends.
 
-        An image that is there for nothing keeps what it had: in the sparse form it would not be there.
+        An image inside a unit that it does not use keeps its old value: the sparse form would not run that image.
         """
         if self._inside:
             there = (torch.stack(self._inside) > 0.5).all(dim=0)  # (B,)

@@ -44,7 +44,7 @@ class Usable(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of its classes, in the order of the logits (B, Y); numbers as text where nobody named them."""
+        """The names of its classes, in the order of the logits (B, Y); numbers as text where the card has no names."""
         return self._known_card().classes
 
     def preprocess(self, image: AnyImage) -> Tensor:

@@ -16,7 +16,7 @@ from dyncomp.core.trace import Decision, Trace
 from dyncomp.ops.exits import Exit
 
 NEVER, ALWAYS = 1e9, -1e9
-"""Thresholds above and below every score: nobody leaves, everybody does."""
+"""Thresholds above and below every score: no image leaves, every image leaves."""
 
 BUDGETS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.2, 1.5, 1.9)
 """Values of q for budgeted points: some of MSDNet's 0.05, 0.1, ..., 1.95."""

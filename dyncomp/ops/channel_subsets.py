@@ -1,4 +1,4 @@
-"""Layers on some of their channels: kernels cut to the inputs that there are and the outputs that are wanted."""
+"""Layers on subsets of their channels: kernels cut to the given inputs and the wanted outputs."""
 
 from __future__ import annotations
 
@@ -123,12 +123,12 @@ def _cut(parameter: Tensor, channels: Channels, dim: int, move: Move) -> Tensor:
 
 
 def _are_all(channels: Tensor, count: int) -> bool:
-    """Whether so many channels are all there are; not asked where a graph leaves their number open."""
+    """Whether `channels` are all of `count`; false where a graph leaves their number open."""
     return type(channels.shape[0]) is int and channels.shape[0] == count
 
 
 def _cut_both(weight: Tensor, outputs: Channels, inputs: Channels, move: Move) -> Tensor:
-    """A kernel (O, I, K, K) cut in both dimensions; where it lies pair by pair, in one go over the pairs left."""
+    """A kernel (O, I, K, K) cut in both dimensions; one gather of (output, input) pairs where it is contiguous."""
     if inputs is None or outputs is None or weight.shape[2:].numel() == 1 or not weight.is_contiguous():
         return _cut(_cut(weight, outputs, 0, move), inputs, 1, move)
     cut: Tensor = move(_pairs, weight, outputs, inputs)

@@ -1,4 +1,4 @@
-"""Exit: a place where images may leave with an answer, and the rest of the network for those that stay."""
+"""Exit: a place where an image leaves with an answer, or stays and goes through the rest of the network."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Agreement(Judge):
 
 
 class Exit(Op):
-    """y = the head's answer for images that leave, rest(x) for those that stay.
+    """y = the head's answer for images that leave, rest(x) for images that stay.
 
     One unit, the rest of the network, which may hold further exits. An image leaves when its score is above
     `threshold`, a buffer, so that a checkpoint keeps it. The head's cost is the site's overhead, or, with
@@ -89,7 +89,7 @@ class Exit(Op):
         return answer, score
 
     def decide(self, x: Tensor) -> Decision:
-        """1 for those that stay."""
+        """1 for images that stay."""
         answer, score = self.asked(x)
         tape = self.tape
         tape.hand(self.site, answer)
@@ -107,7 +107,7 @@ class Exit(Op):
         return torch.where(decision.used > 0.5, rest, answer.to(rest.dtype))
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
-        """The rest on those that stay, packed into a batch of their own."""
+        """The rest of the network on the images that stay, gathered into a smaller batch."""
         return self.join(x, self._taken(), self.moving(rows_where, decision.used[:, 0] > 0.5, images_in(x)))
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
@@ -124,7 +124,7 @@ class Exit(Op):
         return either(decision.used[0, 0] > 0.5, self.rest, run, leave, (answer, *scales), self.tape)
 
     def join(self, x: Tensor, answer: Tensor, stay: Rows) -> Tensor:
-        """The answers (B, Y) of images that leave, and of the rest of the network for those that stay."""
+        """The answers (B, Y): the given ones of images that leave, the rest of the network's of images that stay."""
         if isinstance(stay, bool):
             rest: Tensor = self.unit(0, self.rest, x) if stay else answer
             return rest
@@ -154,7 +154,7 @@ class Exit(Op):
 
 
 class Voter(Taped):
-    """A member of an ensemble whose answer is that of all members asked so far, itself included.
+    """A member of an ensemble whose answer combines the answers of all members so far, itself included.
 
     `average`: the mean of their softmax probabilities. `majority`: the share of their votes, ties broken by the mean
     probability. Answers are logarithms, so that softmax gives the shares back. `number` counts from 1.
@@ -189,7 +189,7 @@ class Voter(Taped):
 
 
 class Ensemble(nn.Module):
-    """All members answer for every image, one after the other; the answer is that of all of them (see `Voter`).
+    """All members answer for every image, one after the other; the last one combines the answers (see `Voter`).
 
     `only` is the index of the one member that runs in training, None for all of them; evaluation asks all, whatever
     `only` is. x: images (B, C, H, W), or what a shared trunk made of them.

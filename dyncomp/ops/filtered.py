@@ -20,10 +20,11 @@ from dyncomp.ops.rows import rows_using, take
 
 @dataclass(frozen=True)
 class SwitchProducts:
-    """What makes a switch's logits (B, U) of each channel's mean: a linear layer.
+    """A switch that generated code can run: a linear layer from channel means (B, C) to logits (B, U).
 
-    A unit is used where its logit is above 0, and where none is, the one of the greatest. `keep`: instead, so many of
-    the greatest are used, with ReLU of their logits as weights; and they are made of mean absolute values.
+    A unit is used where its logit is above 0; where no logit is, the unit of the greatest is used. With `keep` above 0
+    the top-k units are used instead, k = `keep`, with ReLU of their logits as weights, and the layer reads mean
+    absolute values.
     """
 
     layer: nn.Linear
@@ -54,7 +55,7 @@ class Switch(nn.Module, ABC):
         return x.mean(dim=(2, 3))
 
     def products(self) -> SwitchProducts | None:
-        """What its logits are made of, where that is no more than that; who changes how it decides changes this."""
+        """The switch as one linear layer, where it is no more than that; a subclass that decides otherwise says None."""
         return None
 
     def least(self) -> Tensor:

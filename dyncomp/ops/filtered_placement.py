@@ -69,7 +69,7 @@ def switch_backbone(
 def _switched(
     layers: Sequence[tuple[str, nn.Module]], make: Callable[[nn.Conv2d], Switch], split: Split
 ) -> Iterator[tuple[str, nn.Module]]:
-    """The layers, bodies with their switches, and what lies between residual blocks as one chain with its own."""
+    """The layers with switches: each residual body by itself, the layers between residual blocks as one chain."""
     plain: list[tuple[str, nn.Module]] = []
     for name, layer in layers:
         if not isinstance(layer, ResidualBlock):

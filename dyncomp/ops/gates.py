@@ -45,7 +45,7 @@ def open_bias(probability: float) -> float:
 
 @dataclass(frozen=True)
 class Products:
-    """What makes a gate's logits, or a router's weights, of each channel's mean: linear layers or 1x1 convolutions.
+    """A gate, or a router, that generated code can run: linear layers or 1x1 convolutions on channel means (B, C).
 
     `relus` says behind which of them is ReLU. An LSTM cell stands behind the first, if any; the tape keeps its state by
     the names that `RecurrentGate` gives it. A router's logits are divided by `temperature`, and squashed.
@@ -74,7 +74,7 @@ class Router(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def products(self) -> Products:
-        """What its weights are made of."""
+        """The router as layers on channel means."""
         return Products((self.linear,), (False,), None, "softmax" if self.softmax else "sigmoid", self.temperature)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class Attention(nn.Module):
         self.temperature = 1.0
 
     def products(self) -> Products:
-        """What its weights are made of."""
+        """The router as layers on channel means."""
         hidden, _, last = self.layers
         assert isinstance(hidden, nn.Linear) and isinstance(last, nn.Linear)  # as it was built
         return Products((hidden, last), (True, False), None, "softmax", self.temperature)
@@ -113,15 +113,15 @@ class Attention(nn.Module):
 
 
 class Gate(Taped, ABC):
-    """A gate of one unit whose decision is read from logits, so that in use nobody needs the chance.
+    """A gate of one unit whose decision is read from logits, so that use needs no probability.
 
     It opens where the second logit is above the first one, or a single one above 0.
     """
 
     def products(self) -> Products | None:
-        """What its logits are made of, where that is no more than products of means; who changes those changes this.
+        """The gate as layers on channel means, where it is no more than that; None for any other gate.
 
-        Asked once: it must not depend on anything but the gate's parts.
+        A subclass that computes other logits overrides it. Asked once: it depends on the gate's parts alone.
         """
         return None
 

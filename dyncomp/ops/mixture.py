@@ -13,7 +13,7 @@ from dyncomp.core.tape import Tapes
 
 
 def plainly(run: Callable[..., Any], *inputs: Any) -> Any:
-    """Run something whose cost nobody asks for."""
+    """Run a function whose cost is not metered."""
     return run(*inputs)
 
 

@@ -95,14 +95,14 @@ class Planned(Op):
 
 
 class Plan(NamedTuple):
-    """What the op hands its blocks in a pass: the decision and, in the sparse form, which images run each body."""
+    """What the op hands its blocks in a pass: the decision and, in the sparse form, the images of each body."""
 
     decision: Decision
     rows: Sequence[Rows]
     images: int
 
     def of(self, unit: int, x: Tensor) -> Rows:
-        """The images of x (B, ...) that run a unit. Raises ValueError where they are not those that were decided on."""
+        """The images of x (B, ...) that run a unit. Raises ValueError where the plan is for another number of images."""
         if x.shape[0] != self.images:
             raise ValueError(f"{x.shape[0]} images in a planned block; give it all {self.images} of the pass")
         return self.rows[unit]

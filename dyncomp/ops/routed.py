@@ -134,7 +134,7 @@ class Routed(Op):
 
 
 class _RuledScores(nn.Module):
-    """Scores of branches by a rule: softmax of those that it takes gives the rule's weights, as shares."""
+    """Scores of branches by a rule: the softmax over the branches taken gives the rule's weights, as shares."""
 
     def __init__(self, rule: Rule, most: int) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ def _added(y: Tensor | None, rows: Rows, term: Tensor, images: int) -> Tensor:
         return y + term if torch.is_grad_enabled() else y.add_(term)
     if y is not None:
         return y.index_add(0, rows, term) if torch.is_grad_enabled() else y.index_add_(0, rows, term)
-    return put(_zeros(term, images), rows, term, over=True)  # nobody else has these
+    return put(_zeros(term, images), rows, term, over=True)  # the zeros are new memory
 
 
 def _zeros(like: Tensor, images: int) -> Tensor:

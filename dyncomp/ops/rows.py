@@ -1,4 +1,4 @@
-"""Taking images out of a batch and putting them back, without changing the memory layout on the way."""
+"""Gather and scatter of images, in the memory layout of the batch."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ Rows = Tensor | bool
 
 
 def images_in(x: Features) -> int:
-    """How many images there are features of."""
+    """The number of images of features."""
     return (x[0] if isinstance(x, tuple) else x).shape[0]
 
 
 def rows_of(used: Tensor, images: int) -> Rows:
-    """Which of so many images use the one unit of a decision (B, 1)."""
+    """The images that use the one unit of a decision (B, 1)."""
     return rows_where(used.select(1, 0) > 0.5, images)
 
 
 def rows_of_each(used: Tensor, images: int) -> list[Rows]:
-    """Which of so many images use each of the units of a decision (B, U), all at one look."""
+    """For each unit of a decision (B, U) the images that use it, with one transfer from the device."""
     _check_one_for_each(used, images)
     if images == 1:
         return [value > 0.5 for value in used.tolist()[0]]
@@ -56,7 +56,7 @@ def rows_of_each(used: Tensor, images: int) -> list[Rows]:
 
 
 def rows_where(chosen: Tensor, images: int) -> Rows:
-    """Which of so many images are chosen, (B,) bool: one look at the device and no more."""
+    """The images where `chosen` (B,) bool is true, with one transfer from the device."""
     _check_one_for_each(chosen, images)
     if images == 1:
         return bool(chosen.item())

@@ -54,7 +54,7 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
     lost = block.loses(shortcut, x)
     if isinstance(rows, bool):
         skipped = _skipped(block, shortcut, form, lost)
-        # what others still read may not be handed on to whoever overwrites what enters
+        # the next layer may overwrite its input, and others still read the shortcut
         shared = skipped is shortcut and not lost and block.reads_alone is not None
         return skipped.clone() if shared else skipped
     fused = block.form(x, shortcut, len(rows))
