@@ -55,7 +55,7 @@ class Switch(nn.Module, ABC):
         return x.mean(dim=(2, 3))
 
     def products(self) -> SwitchProducts | None:
-        """The switch as one linear layer, where it is no more than that; a subclass that decides otherwise says None."""
+        """The switch as one linear layer, where it is no more than that; None for any other switch."""
         return None
 
     def least(self) -> Tensor:

@@ -102,7 +102,7 @@ class Plan(NamedTuple):
     images: int
 
     def of(self, unit: int, x: Tensor) -> Rows:
-        """The images of x (B, ...) that run a unit. Raises ValueError where the plan is for another number of images."""
+        """The images of x (B, ...) that run a unit. Raises ValueError where the plan is for other images."""
         if x.shape[0] != self.images:
             raise ValueError(f"{x.shape[0]} images in a planned block; give it all {self.images} of the pass")
         return self.rows[unit]
