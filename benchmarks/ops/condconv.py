@@ -188,7 +188,7 @@ def goals(measured: Mapping[Layer, Times], wanted: Sequence[tuple], least: bool)
 
 def net_times(backbone: str, batch: int, experts: int, seconds: float) -> Times:
     """Milliseconds of a whole network at 224 pixels and of its plain backbone, ready for use, in inference mode."""
-    from dyncomp.fast.deploy import deployed
+    from dyncomp.fast import deployed
 
     images = torch.rand(batch, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     specs = {"static": "static", "condconv": f"condconv(experts={experts})"}

@@ -1,10 +1,10 @@
-"""What makes networks quick on a processor: folding, data-flow analysis, autotuning, fused layers, generated code.
+"""Fast execution on a CPU: BatchNorm folding, data-flow analysis, autotuning, layer fusion and generated machine code.
 
-The rest of the package uses what is named here and nothing else. To import it is to let layers with experts choose
-their form by a trial; `disabled()` or DYNCOMP_FAST=0 switches all of it off.
+The rest of the package imports only the names in `__all__`. Importing this package registers the autotuner that chooses
+the form of expert layers; `disabled()` or DYNCOMP_FAST=0 switches everything off.
 """
 
-import dyncomp.fast.mixing.chooser  # noqa: F401 - fills the slot of layers with experts
+import dyncomp.fast.mixing.chooser  # noqa: F401 - registers the form chooser of expert layers
 from dyncomp.fast.deploy import deployed, folded, is_deployed, plainly_folded
 from dyncomp.fast.folding import batch_norms
 from dyncomp.fast.report import Available, available

@@ -1,4 +1,4 @@
-"""Whether a module that was made ready for use answers as before."""
+"""Checks that a deployed module gives the same outputs as the original."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from torch.utils._pytree import tree_leaves
 from dyncomp.errors import CannotDeploy, in_one_line
 
 NARROW = (torch.bfloat16, torch.float16)
-"""types so coarse that two right answers may differ by as much as a right and a wrong one"""
+"""dtypes so coarse that two correct outputs may differ by as much as a correct and a wrong one"""
 
 
 def widened(model: nn.Module) -> torch.dtype | None:
-    """Give a model whose numbers are all of one narrow type float32 ones in place; the type, None for any other model.
+    """Convert a model whose floating-point tensors all have one dtype of `NARROW` to float32, in place.
 
-    What the answers' differences leave of an answer near 0 is rounding: in bfloat16 no bound tells it from a fault.
+    Returns that dtype, or None for any other model, which is left unchanged. The outputs are compared in float32
+    because the difference of two outputs near 0 is mostly rounding: in bfloat16 no tolerance separates rounding from a
+    fault.
     """
     types = {x.dtype for x in (*model.parameters(), *model.buffers()) if x.is_floating_point()}
     if len(types) != 1 or not types <= set(NARROW):
@@ -28,12 +30,15 @@ def widened(model: nn.Module) -> torch.dtype | None:
 
 
 def answers_in_float32(run: Callable[[], Any], narrow: torch.dtype | None) -> Any:
-    """What a model answers that `widened` has changed, or not. Raises CannotDeploy where it fails for having been."""
+    """Return `run()`, the model's outputs; `narrow` is what `widened` returned for the model.
+
+    Raises CannotDeploy where a model that was converted to float32 fails.
+    """
     if narrow is None:
         return run()
     try:
         return run()
-    except Exception as error:  # whatever the network's own code meets
+    except Exception as error:  # the network's own code may raise anything
         raise CannotDeploy(
             f"a network in {_name(narrow)} is made ready for use in float32, in which it fails ({_told(error)}):"
             f" let its code follow the type of its parameters"
@@ -41,10 +46,14 @@ def answers_in_float32(run: Callable[[], Any], narrow: torch.dtype | None) -> An
 
 
 def check_same(before: Any, run: Callable[[], Any]) -> None:
-    """Raise CannotDeploy where answers differ by more than rounding, which deep networks add up."""
+    """Compare the outputs of `run()` with those `before`; both are nested structures of tensors.
+
+    Raises CannotDeploy where `run` fails or where outputs differ by more than the rounding that deep networks
+    accumulate.
+    """
     try:
         pairs = list(zip(tree_leaves(before), tree_leaves(run()), strict=True))
-    except Exception as error:  # whatever the network's own code meets where a layer was
+    except Exception as error:  # the network's own code may fail in any way where a layer was
         raise CannotDeploy(f"made ready for use, the network fails ({_told(error)}): {_WHY}") from error
     for one, other in pairs:
         if isinstance(one, Tensor) and one.is_floating_point():
@@ -55,10 +64,10 @@ def check_same(before: Any, run: Callable[[], Any]) -> None:
 
 
 def check_runs(run: Callable[[], Any], narrow: torch.dtype) -> None:
-    """Raise CannotDeploy where a network fails that has its narrow type back."""
+    """Raise CannotDeploy where `run` fails after the network was converted back to its dtype `narrow`."""
     try:
         run()
-    except Exception as error:  # whatever the network's own code meets, and what torch cannot do in the type
+    except Exception as error:  # the network's own code, or torch, may fail in this dtype
         raise CannotDeploy(f"made ready for use in {_name(narrow)}, the network fails ({_told(error)})") from error
 
 

@@ -1,4 +1,4 @@
-"""Whether an op runs as the class does that a fused form was written for: a subclass may do anything."""
+"""Checks that an op runs as the class that a fused form was written for: a subclass may override anything."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from types import FunctionType
 from dyncomp.core.op import Op
 
 DECLARED = frozenset({"unit_parts", "least", "always", "forced", "wished", "follow", "dense", "branched", "attach"})
-"""methods that a fused form does not stand for: what an op says of itself, and its other forms"""
+"""methods that a fused form does not replace: properties that an op declares, and its other forms"""
 
 
 def runs_as(op: object, kind: type[Op]) -> bool:
-    """Whether `op` is of that kind, and overrides nothing that takes part in the sparse form of `kind`."""
+    """Whether `op` is an instance of `kind` and overrides nothing that takes part in the sparse form of `kind`."""
     if not isinstance(op, kind) or "forward" in vars(op):
         return False
     behaviour = {name for base in (kind, Op) for name, value in vars(base).items() if _is_behaviour(name, value)}

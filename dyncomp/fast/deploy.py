@@ -1,4 +1,4 @@
-"""Networks made ready for use: normalisations folded, kernels in the fast layout, layers in their fastest form."""
+"""Deployed networks: BatchNorms folded, kernels stored channels-last, layers in their fastest form."""
 
 from __future__ import annotations
 
@@ -34,19 +34,22 @@ from dyncomp.ops.mixed import Mixed
 
 
 def deployed(net: Net) -> Net:
-    """A copy of the network for use: the same decisions, prices and, but for rounding, logits, in less time.
+    """Return a faster copy for inference, with the same decisions, prices and, up to rounding, logits.
 
-    Every BatchNorm that alone reads a convolution or a linear layer is folded into it, layers that do nothing in
-    evaluation are left out, kernels lie channels-last, nothing learns; on a processor, convolutions run by machine code
-    that is made for their shapes wherever a trial finds that faster than torch's (`ready.py`). In inference mode,
-    blocks that images skip overwrite features that nobody else reads, unless the network has a hook, which may keep
-    them. Layers that are replaced, hooks, and parameters that change are seen, whether torch's operators and optimizers
-    write them or somebody by `.data` or numpy, of a parameter or a view that one of its methods made. Not seen: writing
-    through storages, raw pointers, or `.data` of a view by a function (`torch.flatten(p)`); nor, perhaps, what is set
-    on a layer by hand, a stride, a router's temperature, a `forward` of its own. Sites keep their names; parameters do
-    not. The network given stays as it is. Raises RuntimeError where it does not know its costs, and with them its
-    images, and CannotDeploy where the copy answers otherwise: the network runs layers by another way than calling them.
-    In bfloat16 and float16 it is folded and compared in float32.
+    Every BatchNorm that is the only reader of the output of a convolution or linear layer is folded into that layer,
+    layers that do nothing in evaluation are removed, kernels are stored channels-last, and no parameter requires a
+    gradient. On a CPU, convolutions run as code generated for their shapes wherever a trial finds it faster than
+    torch's operators (`generated_layers.py`). In inference mode, blocks that images skip overwrite features that
+    nothing else reads, unless the network has a forward hook, which may keep features.
+
+    The copy detects replaced layers, hooks, and changed parameters, whether torch's operators and optimizers wrote
+    them, or user code through `.data` or numpy of a parameter or of a view that a method of the parameter made. It does
+    not detect writes through storages, raw pointers, or `.data` of a view that a function made (`torch.flatten(p)`),
+    and may not detect attributes that were set on a layer by hand: a stride, a router's temperature, a `forward`.
+
+    Sites keep their names, parameters do not; `net` itself is unchanged. A network in bfloat16 or float16 is folded and
+    compared in float32. Raises RuntimeError where `net.costs` is not set, which also gives the image size, and
+    CannotDeploy where the copy gives other outputs, because the network runs layers by other means than calling them.
     """
     plain = _copied(net)
     narrow = widened(plain)
@@ -54,13 +57,13 @@ def deployed(net: Net) -> Net:
     with in_turn():
         before = answers_in_float32(lambda: _in_both_forms(plain, image), narrow)
         fold_all(plain.model, lambda: _answers(plain, image, sparse=False))
-        ready = Net(_fast(plain.model)).eval()  # anew: ops may look at layers that are no longer there
+        ready = Net(_fast(plain.model)).eval()  # a new Net: the old one's ops may refer to removed layers
         check_same(before, lambda: _in_both_forms(ready, image))
         _reuse_memory(ready, image)
-        with torch.inference_mode():  # the mode of use, in which memory is overwritten
+        with torch.inference_mode():  # deployed networks run in this mode, and overwrite memory only in it
             check_same(before, lambda: _in_both_forms(ready, image))
     if narrow is not None:
-        ready = copy.deepcopy(ready.to(narrow))  # without the code that was made for float32
+        ready = copy.deepcopy(ready.to(narrow))  # a deep copy drops the code generated for float32
         check_runs(lambda: _in_both_forms(ready, image.to(narrow)), narrow)
     ready.costs = net.costs
     names = ready.state_dict().keys()
@@ -70,16 +73,17 @@ def deployed(net: Net) -> Net:
 
 
 def plainly_folded(net: Net) -> Net:
-    """A copy with every BatchNorm folded as in `deployed`, whose layers stay torch's own: for graphs and other engines.
+    """Return a copy folded as in `deployed` whose layers stay torch's own: for exported graphs and other engines.
 
-    In evaluation mode, kernels in the usual layout, nothing learns. Raises RuntimeError and CannotDeploy as `deployed`.
+    The copy is in evaluation mode, its kernels are contiguous (not channels-last), and no parameter requires a
+    gradient. Raises RuntimeError and CannotDeploy as `deployed` does.
     """
     plain = _copied(net)
     image = _image(net, like=next(plain.parameters()))
     before = _answers(plain, image, sparse=False)
     fold_all(plain.model, lambda: _answers(plain, image, sparse=False))
     convert_conv2d_weight_memory_format(plain.model.requires_grad_(False), torch.contiguous_format)
-    ready = Net(plain.model).eval()  # anew: ops may look at layers that are no longer there
+    ready = Net(plain.model).eval()  # a new Net: the old one's ops may refer to removed layers
     check_same(before, lambda: _answers(ready, image, sparse=False))
     ready.costs = net.costs
     return ready
@@ -92,8 +96,8 @@ def _copied(net: Net) -> Net:
 
 
 def _image(net: Net, like: Tensor) -> Tensor:
-    """An image (1, C, H, W) of the size that the network is for, always the same one."""
-    assert net.costs is not None  # `_copied` said so
+    """An image (1, C, H, W) of the network's image size from a fixed seed, in the dtype and on the device of `like`."""
+    assert net.costs is not None  # checked by `_copied`
     return torch.rand(1, *net.costs.image_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(
         like
     )
@@ -110,10 +114,10 @@ def _answers(net: Net, image: Tensor, sparse: bool) -> tuple[Tensor, dict[str, T
 
 
 def folded(model: nn.Module, *example: Any) -> nn.Module:
-    """The same as `deployed` for any module: a copy in evaluation mode. `example` is what it is called with.
+    """As `deployed`, for any module: a copy in evaluation mode; `example` holds the arguments of one call.
 
-    What is folded is what one run on the example shows to be safe. A module that on other inputs reads elsewhere what
-    only a normalisation read in this run is not for this. Raises CannotDeploy as `deployed` does.
+    A single run on `example` decides which layers are safe to fold. A module is unsuitable if, on other inputs, another
+    layer reads a tensor that only a normalisation read in that run. Raises CannotDeploy as `deployed` does.
     """
     ready = copy.deepcopy(model).eval()
     narrow = widened(ready)
@@ -130,14 +134,15 @@ def folded(model: nn.Module, *example: Any) -> nn.Module:
 
 
 def is_deployed(model: nn.Module) -> bool:
-    """Whether a model has fused forms, as what `deployed` and `folded` give: then it may hold code of this machine."""
+    """Whether a model has fused forms, as results of `deployed` and `folded` do; it may hold code for this machine."""
     return any(getattr(part, "fused", None) is not None for part in model.modules())
 
 
 def _reuse_memory(net: Net, image: Tensor) -> None:
-    """Tell the blocks that images skip whether they may overwrite what enters: in no form and no layout is it shared.
+    """Tell the blocks that images skip whether they may overwrite their input, and which hooks forbid it.
 
-    All passes are watched as one, so that what a module keeps from one to the next is shared too.
+    A block may do so if nothing reads its input after the block, in neither form and neither memory layout. All passes
+    are observed as one, so that a tensor that a module keeps from one pass to the next counts as read.
     """
     blocks = [(module, getattr(module, "block", None)) for module in net.modules()]
     places = {module: block for module, block in blocks if isinstance(block, ResidualBlock)}
@@ -158,7 +163,7 @@ def _fast(model: nn.Module) -> nn.Module:
             block.makes_residual, block.reads_alone = makes_new(block.body), None
     fast: nn.Module = convert_conv2d_weight_memory_format(model.requires_grad_(False), torch.channels_last)
     for op in fast.modules():
-        if isinstance(op, Filtered):  # kernels that are cut for each image lie pair of channels by pair
+        if isinstance(op, Filtered):  # kernels cut per image: taps of a channel pair stay together
             for conv in (op.producer, op.consumer):
                 if isinstance(conv, nn.Conv2d):
                     conv.weight.data = conv.weight.detach().contiguous()

@@ -1,4 +1,4 @@
-"""Folding: normalisations put into the layers before them, layers that do nothing in evaluation left out."""
+"""Folding: normalisations merged into the layers before them, layers that do nothing in evaluation removed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from dyncomp.ops.experts import ExpertConv2d, ExpertLayer, ExpertLinear
 FOLDS = MappingProxyType(
     {nn.Linear: 2, ExpertLinear: 2, nn.Conv1d: 3, nn.Conv2d: 4, ExpertConv2d: 4, nn.Conv3d: 5},
 )
-"""layers that take a scale and a shift into their parameters, and the dimensions of an output (B, O, ...)"""
+"""layer types that can take a scale and a shift into their parameters, and the rank of their output (B, O, ...)"""
 
 UNHEARD = (nn.Linear, nn.Conv1d, nn.Conv3d, ExpertLayer)
-"""those among them that do not keep what a hook was given, or whose output an op around them hands on (see `Heard`)"""
+"""types of `FOLDS` whose output may be overwritten although a hook was given it, or an op around them returns it (see
+`Heard`)"""
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """normalisations that are a scale and a shift per channel in evaluation"""
@@ -31,12 +32,12 @@ IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 def batch_norms(model: nn.Module) -> list[str]:
-    """The names of a module's batch normalisations: in a deployed one, those that could not be folded."""
+    """The names of a module's batch normalisations; in a deployed module, of those that could not be folded."""
     return [name for name, module in model.named_modules() if isinstance(module, NORMS)]
 
 
 def fold_all(model: nn.Module, run: Callable[[], Any]) -> None:
-    """Fold what can be, leave out what does nothing."""
+    """Fold normalisations and remove layers that do nothing, in place; `run` runs the model on example input."""
     plain = [module for module in model.modules() if _is_plain(module)]
     layers = [module for module in plain if type(module) in FOLDS]
     norms = [module for module in plain if isinstance(module, NORMS) and _is_fixed(module)]
@@ -45,7 +46,7 @@ def fold_all(model: nn.Module, run: Callable[[], Any]) -> None:
     gone: set[nn.Module] = {module for module in plain if type(module) in IDLE}
     for layer, norm, dimensions in found:
         if dimensions == {FOLDS[type(layer)]}:
-            assert isinstance(norm, NORMS)  # it was among the readers
+            assert isinstance(norm, NORMS)  # `norms` are the readers
             _fold(layer, *_scale_and_shift(norm))
             _neutralise(norm)
             gone.add(norm)
@@ -55,26 +56,26 @@ def fold_all(model: nn.Module, run: Callable[[], Any]) -> None:
 
 
 def _keep_outputs(model: nn.Module) -> None:
-    """Let no activation overwrite what it reads."""
+    """Switch off in-place activations, so that none overwrites an output that a hook was given."""
     for module in model.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether nothing hangs on the module that runs beside it."""
+    """Whether a module has no forward hooks and no `forward` set on the instance."""
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _is_fixed(norm: BatchNorm) -> bool:
-    """Whether it is one of torch's own, and normalises by statistics that it has, not by those of the batch."""
+    """Whether a normalisation is of one of torch's own classes and uses running statistics, not those of the batch."""
     return type(norm) in NORMS and not norm.training and norm.running_mean is not None and norm.running_var is not None
 
 
 @torch.no_grad()
 def _scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    """What it does in evaluation, y = scale * x + shift, both (C,) float64."""
-    assert norm.running_mean is not None and norm.running_var is not None  # _is_fixed said so
+    """The scale and shift, both (C,) float64, of a normalisation in evaluation: y = scale * x + shift."""
+    assert norm.running_mean is not None and norm.running_var is not None  # checked by `_is_fixed`
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight
@@ -88,7 +89,7 @@ def _fold(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
         layer.fold(scale, shift)
         return
     weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, Tensor)  # a convolution's or a linear layer's
+    assert isinstance(weight, Tensor)  # of a convolution or a linear layer
     if isinstance(bias, Tensor):
         shift = shift + scale * bias
     layer.weight = nn.Parameter((weight * scale.view(-1, *[1] * (weight.dim() - 1))).to(weight.dtype))
@@ -96,19 +97,19 @@ def _fold(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
 
 
 def _neutralise(norm: BatchNorm) -> None:
-    """Make it the identity, exactly, for whoever still holds it beside the tree of modules."""
-    assert norm.running_mean is not None and norm.running_var is not None  # _is_fixed said so
+    """Make a normalisation exactly the identity, for code that still holds it outside the module tree."""
+    assert norm.running_mean is not None and norm.running_var is not None  # checked by `_is_fixed`
     norm.weight, norm.bias, norm.affine, norm.eps = None, None, False, 0.0  # type: ignore[assignment]
     norm.running_mean, norm.running_var = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)
 
 
 def _leave_out(model: nn.Module, gone: Collection[nn.Module]) -> None:
-    """Take modules that do nothing out of Sequentials, and put the identity where else they stand."""
+    """Remove no-op modules from Sequentials, and replace them by nn.Identity in other parents."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if child not in gone:
                 continue
             if type(parent).forward is nn.Sequential.forward:
-                delattr(parent, name)  # `del parent[index]` would give the others new names
+                delattr(parent, name)  # `del parent[index]` would rename the others
             else:
                 setattr(parent, name, nn.Identity())

@@ -1,4 +1,4 @@
-"""Generated code put into the slots of a network's layers, blocks and ops; needs llvmlite."""
+"""Puts generated code into the slots of a network's layers, blocks and ops; needs llvmlite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dyncomp.ops.filtered import Filtered
 
 
 def with_generated_code(model: nn.Module) -> nn.Module:
-    """The model in evaluation with everything that generated code can run, wherever a trial finds that faster."""
+    """Return the model, in evaluation, with generated code for all that supports it; trials decide where it is used."""
     fast = exchanged(model)
     for part in fast.modules():
         if isinstance(part, ResidualBlock):

@@ -1,5 +1,7 @@
-"""Memory that generated code reads and writes: made in one place, which a test exchanges for memory between pages that
-fault."""
+"""Allocation of the memory that generated code reads and writes.
+
+All of it is allocated here, so that a test can substitute memory between guard pages, which fault on access.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ import torch
 from torch import Tensor
 
 Allocate = Callable[[Sequence[int], torch.dtype, torch.device, torch.memory_format], Tensor]
-"""Uninitialised memory of a shape, type, place and layout."""
+"""Returns uninitialised memory of a shape, dtype, device and memory format."""
 
 _allocate: Allocate | None = None
-"""None: torch's own"""
+"""None: torch's allocator"""
 
 
 def empty(
@@ -22,16 +24,17 @@ def empty(
     dtype: torch.dtype | None = None,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Uninitialised memory of that shape, where `like` is and of its type, unless `dtype` says another."""
+    """Uninitialised memory of that shape on the device of `like`, with the dtype of `like` unless `dtype` is given."""
     if _allocate is None:
         return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
     return _allocate(shape, dtype or like.dtype, like.device, memory_format)
 
 
 def kept(made: Tensor) -> Tensor:
-    """The tensor, for code to read or write: itself, unless memory is taken from elsewhere; then a copy that is there.
+    """The tensor, for generated code to read or write: `made` itself, or a copy where another allocator is set.
 
-    Of what torch's operators made, in the layout that it has, channels-last or plain.
+    `made` comes from torch's operators; a copy is in that allocator's memory and keeps the layout, channels-last or
+    contiguous.
     """
     if _allocate is None:
         return made
@@ -42,7 +45,7 @@ def kept(made: Tensor) -> Tensor:
 
 @contextmanager
 def allocated_by(allocate: Allocate) -> Iterator[None]:
-    """Inside, in all threads, memory is taken from `allocate`; for tests."""
+    """Context in which memory is allocated by `allocate`, in all threads; for tests."""
     global _allocate
     before, _allocate = _allocate, allocate
     try:

@@ -1,4 +1,4 @@
-"""What the fast path can do on this machine, and why not where it cannot."""
+"""What the fast path can do on this machine, and the reason for what it cannot do."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dyncomp.fast.switch import VARIABLE, has_generator, is_enabled
 
 @dataclass(frozen=True)
 class Available:
-    """Whether the fast path is on, and whether generated code is a part of it; `why_not` is "" where both are so."""
+    """Whether the fast path is enabled and generates code; `why_not` is "" where it does both, else the reason."""
 
     enabled: bool
     generates_code: bool
     vector_bits: int
-    """of the instructions that code is generated for; 0 without"""
+    """width of the vector instructions that code is generated for; 0 without generated code"""
     why_not: str
 
     def __str__(self) -> str:
-        """In a few words, for records."""
+        """A short description, for records."""
         if not self.enabled:
             return "off"
         return f"code for vectors of {self.vector_bits} bits" if self.generates_code else f"no code: {self.why_not}"
 
 
 def available() -> Available:
-    """What this process can use here and now; loads the code generator."""
+    """The state of the fast path in the current context of this process; loads the code generator."""
     if not is_enabled():
         return Available(False, False, 0, f"switched off by {VARIABLE}=0 or dyncomp.fast.disabled()")
     if not has_generator():

@@ -1,4 +1,4 @@
-"""Memory that is used again and again, so that it stays in cache and its pages are faulted in once."""
+"""Scratch buffers that are reused, so that they stay in cache and their pages are faulted in only once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _replacements = itertools.count()
 
 
 class _Held(threading.local):
-    """What a thread holds: threads that run networks side by side do not share it."""
+    """The buffers of one thread: threads that run networks concurrently do not share buffers."""
 
     def __init__(self) -> None:
         self.flat: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
@@ -25,20 +25,20 @@ _held = _Held()
 
 
 def scratch(purpose: str, like: Tensor, count: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Uninitialised memory for `count` numbers, (count,); the next call may hand out the same.
+    """An uninitialised buffer (count,); later calls of this thread with the same `purpose` may return the same memory.
 
-    Of the type of `like`, unless `dtype` says another, and where that is.
+    The dtype is that of `like` unless `dtype` is given; the device is that of `like`.
     """
     dtype = dtype or like.dtype
     key = (purpose, dtype, like.device)
     flat = _held.flat.get(key)
     if flat is None or flat.numel() < count:
-        with torch.inference_mode(False):  # made inside inference mode it could be written nowhere else
+        with torch.inference_mode(False):  # an inference tensor could be written in inference mode only
             flat = _held.flat[key] = empty((count,), like, dtype)
             _held.replaced = next(_replacements)
     return flat[:count]
 
 
 def replaced() -> int:
-    """A number, never that of another thread: while it stays the same, what was handed out in this thread is there."""
+    """A number that no other thread gets; while it is unchanged, buffers handed out in this thread stay allocated."""
     return _held.replaced

@@ -1,4 +1,4 @@
-"""What an input is like, as far as it decides which of equal forms is fastest."""
+"""The properties of an input that decide which of several equal forms is fastest."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dyncomp.ops.rows import is_channels_last
 
 
 def shape_key(x: Tensor) -> tuple[object, ...]:
-    """What decides which equal form is fastest: shape, type, device, layout, threads.
+    """The autotuner's key of an input: shape, dtype, device, layout, autocast, number of threads, oneDNN on or off.
 
-    Batches count as the next power of two, so that the many sizes of packed batches are not each tried anew.
+    The batch size is rounded up to a power of two, so that the many sizes of packed batches do not each need a trial.
     """
     device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # meta has none
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # meta: no autocast
     return (
         power_of_two(len(x)),
         *x.shape[1:],

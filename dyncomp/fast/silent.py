@@ -1,4 +1,4 @@
-"""Fused forms for passes that ask for logits alone: no decision is made of what gates, exits and routers give."""
+"""Fused forms for silent passes, which need logits only: gates, exits and routers give no `Decision`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from dyncomp.ops.skipping import skip_sparse
 
 
 def gated(op: Gated, x: Tensor) -> Tensor | None:
-    """The block on the images whose gate opens, read from its logits."""
+    """The output of a gated block; the gate's logits say which images run the body.
+
+    None where the pass is not silent, gradients are on, or the gate has no logits.
+    """
     if not op.tape.silent or torch.is_grad_enabled() or not isinstance(op.gate, Gate):
         return None
     return skip_sparse(op, 0, op.block, x, _open_rows(op.gate.logits(x), len(x)), op.form)
 
 
 def _open_rows(logits: Tensor, images: int) -> Rows:
-    """The images for which a gate of these logits opens; of a single image they are read once, and compared here."""
+    """The images whose gate opens by these logits; a single image's logits are read once and compared in Python."""
     if images == len(logits) == 1:
         first, *others = logits.tolist()[0]
         return bool(others[0] > first) if others else bool(first > 0)
@@ -29,12 +32,15 @@ def _open_rows(logits: Tensor, images: int) -> Rows:
 
 
 def mixed(op: Mixed, x: Tensor) -> Tensor | None:
-    """The block with its kernels mixed by the router's weights."""
+    """The output of the block, its kernels mixed by the router's weights; None where the pass is not silent."""
     return op.mix(x, op.router(x), dense=False) if op.tape.silent else None
 
 
 def exit_or_stay(op: Exit, x: Tensor) -> Tensor | None:
-    """The head's answers, and the rest of the network on the images whose score is not above the threshold."""
+    """The head's answers, and the output of the rest for images whose score is not above the threshold.
+
+    None where the pass is not silent.
+    """
     if not op.tape.silent:
         return None
     answer, score = op.asked(x)

@@ -1,4 +1,4 @@
-"""Whether the fast path may be used: switched off by the environment or for a while, or without code generator."""
+"""Whether the fast path may be used: by environment variable, context manager, and installed packages."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _enabled: ContextVar[bool] = ContextVar("enabled", default=True)
 
 
 def disabled() -> AbstractContextManager[None]:
-    """Inside, in this thread, networks run by torch's operators alone: `deployed` ones, too, and in training.
+    """Context in which this thread runs networks, `deployed` ones too, by torch's operators alone; also in training.
 
-    So do the processes that dyncomp starts inside, for training and for timing.
+    Processes that dyncomp starts in this context, for training and for timing, do the same.
     """
     return during(_enabled, False)
 
 
 def is_enabled() -> bool:
-    """Whether the fast path may be used here and now; DYNCOMP_FAST is read when the package is imported."""
+    """Whether the fast path may be used in the current context; DYNCOMP_FAST is read when the package is imported."""
     return _enabled.get() and _process.enabled
 
 
 def switch_off() -> None:
-    """Disable the fast path in this process, for good: a process that was started where it was disabled."""
+    """Disable the fast path in this process for good; for a process that was started in a `disabled` context."""
     _process.enabled = False
 
 
 class _Process:
-    """What holds for all threads of this process."""
+    """State that all threads of this process share. Raises InvalidValue where DYNCOMP_FAST is not "", 0 or 1."""
 
     def __init__(self) -> None:
         said = os.environ.get(VARIABLE, "")
@@ -49,5 +49,5 @@ _process = _Process()
 
 @cache
 def has_generator() -> bool:
-    """Whether llvmlite is installed, which generates machine code."""
+    """Whether llvmlite, which generates machine code, is installed."""
     return find_spec("llvmlite") is not None

@@ -1,4 +1,4 @@
-"""Chooses between equal ways to compute the same thing by trying them once per shape and keeping the faster.
+"""Autotuning: chooses among equal ways of one computation by timing each of them once per shape.
 
 The choice changes speed and rounding, never the mathematics. It is made once per key in a process and kept.
 """
@@ -21,19 +21,19 @@ W = TypeVar("W")
 
 _ROUNDS = 3
 _HOPELESS = 5
-_PATIENCE_S = 0.1  # a first call this short may be slow for what happens once only
+_PATIENCE_S = 0.1  # a way with a shorter first call stays: one-time work may dominate it
 _choices: dict[Hashable, str] = {}
 _ways: dict[Hashable, Any] = {}
 _turn: ContextVar[list[int] | None] = ContextVar("turn", default=None)
 _LAST = -1
-"""In the place of a turn: always the last way."""
+"""In place of a turn counter: always take the last way."""
 
 
 def fastest(key: Hashable, ways: Mapping[str, Callable[[], Any]]) -> str:
-    """The name of the fastest of `ways`, measured at the first call with this key.
+    """The name of the fastest of `ways`, timed at the first call with this key.
 
-    Where nothing can be tried (inside torch.compile, or while operators are counted) it is the first, unless the key
-    is known already, and its way open.
+    Inside torch.compile it is the first way. While operators are counted nothing can be timed, and it is the way that
+    was chosen for this key before, if `ways` has it, else the first.
     """
     first = next(iter(ways))
     if len(ways) == 1 or torch.compiler.is_compiling():
@@ -45,16 +45,17 @@ def fastest(key: Hashable, ways: Mapping[str, Callable[[], Any]]) -> str:
     if key not in _choices:
         if torch._C._len_torch_dispatch_stack() > 0:
             return first
-        with making:  # one at a time: threads that try side by side would time each other
+        with making:  # one trial at a time: concurrent trials would distort each other's times
             if key not in _choices:
                 _choices[key] = _try(ways)
     return _choices[key] if _choices[key] in ways else first
 
 
 def chosen(key: Hashable, able: Callable[[], Mapping[str, W]], trial: Callable[[W], Any]) -> W:
-    """The fastest way of `able()`, by what `trial(way)` takes; remembered, because even asking what is able is dear.
+    """The fastest way of `able()`, timed by `trial(way)`; cached by key, since even calling `able` is expensive.
 
-    `key` says all that `able` depends on, but for whether operators are counted, compiled or traced: then it is asked.
+    `key` has to contain all that `able` depends on, except whether operators are counted, compiled or traced: in these
+    cases the cache is not used.
     """
     remembers = _turn.get() is None and not is_watched()
     if remembers and key in _ways:
@@ -68,12 +69,12 @@ def chosen(key: Hashable, able: Callable[[], Mapping[str, W]], trial: Callable[[
 
 
 def power_of_two(count: int) -> int:
-    """The smallest that is no less than `count`; 0 for none. By it, batches of similar size share a choice."""
+    """The smallest power of two that is at least `count`; 0 for 0. Batches of similar size share a choice by it."""
     return 1 << (count - 1).bit_length() if count else 0
 
 
 def is_watched() -> bool:
-    """Whether somebody looks at the operators: a compiler, a trace, a counter, a transformation such as vmap."""
+    """Whether something observes operators: a compiler, a tracer, a counter, or a transformation such as vmap."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
@@ -84,22 +85,22 @@ def is_watched() -> bool:
 
 
 def in_turn() -> AbstractContextManager[None]:
-    """Inside, nothing is timed: the ways are taken in turn, so that a test sees all of them, always alike."""
+    """Context without timing: the ways are taken in turn, so that a test runs all of them, in a reproducible order."""
     return during(_turn, [0])
 
 
 def by_last_ways() -> AbstractContextManager[None]:
-    """Inside, nothing is timed: of all ways the last is taken, which is code of our own where there is some."""
+    """Context without timing: the last way is taken, which is generated code where that is among the ways."""
     return during(_turn, [_LAST])
 
 
 def takes_turns() -> bool:
-    """Whether ways are taken without a trial: then nothing may be kept that depends on one."""
+    """Whether ways are taken without a trial; then nothing may be cached that depends on a trial."""
     return _turn.get() is not None
 
 
 def choices() -> dict[str, str]:
-    """What was chosen so far, for the record."""
+    """The choices made so far, from key to way, for records."""
     return {str(key): way for key, way in _choices.items()}
 
 
@@ -109,8 +110,8 @@ def _try(ways: Mapping[str, Callable[[], Any]]) -> str:
 
 
 def _unseen() -> AbstractContextManager[Any]:
-    """Inside, what a trial saves for its backward pass is not seen by whoever keeps or counts what passes save."""
-    if not torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]  # then nobody does
+    """Context in which the caller's saved-tensor hooks do not see what a trial saves for its backward pass."""
+    if not torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]  # then there are no such hooks
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(_itself, _itself)
 
@@ -120,9 +121,9 @@ def _itself(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _fastest_of(ways: Mapping[str, Callable[[], Any]]) -> str:
-    first = {name: _seconds(run) for name, run in ways.items()}  # warms up, and tells the hopeless
+    first = {name: _seconds(run) for name, run in ways.items()}  # warms up, and finds ways that are far too slow
     bar = max(_PATIENCE_S, _HOPELESS * min(first.values()))
-    # a second chance, without what was made at the first call
+    # a slow way gets a second call, which has no one-time work
     left = {name: run for name, run in ways.items() if first[name] <= bar or _seconds(run) <= bar}
     best = dict.fromkeys(left, float("inf"))
     for _ in range(_ROUNDS):

@@ -80,13 +80,15 @@ CASES = {
     "groups of filters": (plan_for(13, size=3), 0.0, False),
     "some channels only": (plan_for(150, picks=True), 0.0, False),
     "narrow vectors": (plan_for(77, vector_bytes=32), 0.0, False),
+    "groups of three widths": (plan_for(63, vector_bytes=64), 0.0, False),
+    "groups of three widths, narrow": (plan_for(47, picks=True, vector_bytes=32), 0.0, False),
     "large maps, summed in parts": (plan_for(40, pixels=1000), 0.0, False),
     "none above 0": (plan_for(37, size=2), -100.0, False),
-    "overruled": (plan_for(37), 0.0, True),
+    "forced": (plan_for(37), 0.0, True),
     "the greatest": (plan_for(70, keep=35), 0.0, False),
     "the greatest of few": (plan_for(5, keep=1), -100.0, False),
     "the greatest, some channels": (plan_for(67, keep=66, picks=True, vector_bytes=32), 0.0, False),
-    "the greatest, overruled": (plan_for(37, keep=5), 0.0, True),
+    "the greatest, forced": (plan_for(37, keep=5), 0.0, True),
 }
 
 

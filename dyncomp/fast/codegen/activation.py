@@ -1,4 +1,4 @@
-"""ReLU over numbers that lie one after the other."""
+"""In-place ReLU of contiguous elements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dyncomp.fast.codegen.machine import Machine
 
 @cache
 def activation_for(number: Number, machine: Machine) -> Code:
-    """f(y, images, count): what is negative among the numbers of so many images, `count` each, becomes 0."""
+    """The code of f(y, images, count): ReLU of y (images, count), in place."""
     module = new_module()
     _Activation(module, number).emit(machine.vector_bytes // number.dtype.itemsize)
     return compiled(module, parameters=3)

@@ -1,4 +1,4 @@
-"""Turns what was written in LLVM's language into machine code that can be called."""
+"""Compiles LLVM IR into machine code, and calls it."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ Arguments = ctypes.Array[ctypes.c_int64]
 
 @dataclass(frozen=True)
 class Code:
-    """Machine code, and what keeps it in memory."""
+    """Machine code, and the engine that keeps it in memory."""
 
     address: int
     engine: Any
     parameters: int
 
     def run(self, count: int, *arguments: int) -> None:
-        """Run it on `count` of torch's threads; arguments: numbers, and addresses of memory that outlives the call.
+        """Run the code on `count` of torch's threads.
 
-        Those at the end that are left out are 0.
+        `arguments` are counts, and addresses of memory that outlives the call; arguments omitted at the end are 0.
         """
         self.call(count, self.packed(*arguments))
 
     def packed(self, *arguments: int) -> Arguments:
-        """Arguments as the code reads them: what `call` is given, once or many times."""
+        """Arguments as the array that the code reads; `call` may be given it many times."""
         return (ctypes.c_int64 * self.parameters)(*arguments)
 
     def call(self, count: int, packed: Arguments) -> None:
-        """`run` with arguments that are packed."""
+        """Run the code on `count` of torch's threads, with packed arguments; see `run`."""
         team = threads()
-        assert team is not None  # else nothing was compiled
+        assert team is not None  # without threads, no code is compiled
         if torch._C._autograd._profiler_enabled():
             with torch.profiler.record_function(GENERATED):
                 team.run(self.address, packed, count)
@@ -50,14 +50,14 @@ class Code:
 
 
 def new_module() -> ir.Module:
-    """An empty one for this machine."""
+    """An empty LLVM module for this machine."""
     module = ir.Module()
     module.triple = binding.get_default_triple()
     return module
 
 
 class Entry(Emitter):
-    """The function that every thread runs: its arguments, and its share of the work."""
+    """Emits the function that every thread runs, with access to its arguments and its share of the work."""
 
     def __init__(self, module: ir.Module, number: Number) -> None:
         super().__init__(ir.Function(module, ir.FunctionType(VOID, [POINTER]), _ENTRY), number)
@@ -65,17 +65,17 @@ class Entry(Emitter):
         self.thread, self.threads = (self.sext(self.call(function, []), INT) for function in asked)
 
     def barrier(self) -> None:
-        """Wait for all threads."""
+        """Emit a barrier, at which each thread waits for all others."""
         name = "GOMP_barrier"
         known = self.module.globals.get(name)
         self.call(known or ir.Function(self.module, ir.FunctionType(VOID, []), name), [])
 
     def argument(self, index: int) -> Value:
-        """One of those that `Code.run` was given."""
+        """An argument that `Code.run` was given, by its position."""
         return self.word(self.made.args[0], integer(index))
 
     def share(self, total: Value) -> tuple[Value, Value]:
-        """This thread's part of 0, ..., total - 1: its first, and the one behind its last."""
+        """This thread's range of the tasks 0, ..., total - 1: first task, and end (exclusive)."""
         first = self.sdiv(self.mul(total, self.thread), self.threads)
         end = self.sdiv(self.mul(total, self.add(self.thread, integer(1))), self.threads)
         return first, end
@@ -85,21 +85,21 @@ _ASKED = ("thread_num", "num_threads")
 
 
 def compiled(module: ir.Module, parameters: int) -> Code:
-    """The module's entry, which reads so many arguments, as machine code."""
-    with making:  # LLVM has a lock, too, for which a fork would not wait
+    """The module's entry function, which reads `parameters` arguments, as machine code."""
+    with making:  # a fork waits for this lock, but not for LLVM's own
         return _compiled(module, parameters)
 
 
 def _compiled(module: ir.Module, parameters: int) -> Code:
     here = this_machine()
-    assert here is not None  # asked before
+    assert here is not None  # callers have checked
     target = binding.Target.from_default_triple()
     aim = target.create_target_machine(cpu=here.name, features=here.features, opt=3)
     parsed = binding.parse_assembly(str(module))
     parsed.verify()
     builder = binding.create_pass_builder(aim, binding.create_pipeline_tuning_options(speed_level=2))
     builder.getModulePassManager().run(parsed, builder)
-    # an engine that is given no more than the code: what it was made of takes a megabyte
+    # The engine is given the object code only: the IR that it was compiled from takes a megabyte.
     written = binding.ObjectFileRef.from_data(aim.emit_object(parsed))
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target.create_target_machine())
     engine.add_object_file(written)

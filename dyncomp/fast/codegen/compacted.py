@@ -1,4 +1,4 @@
-"""A panel of outputs of some images, each of which has some of the inputs only, or wants some of the outputs only."""
+"""A panel of outputs of images that each have only some of the inputs, or use only some of the outputs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dyncomp.fast.codegen.plan import Panel
 
 
 class Compaction(Dense):
-    """Weights of inputs that an image has not are passed over; those of outputs that it wants are cut out."""
+    """Skips the weights of inputs that an image lacks, and cuts out the weights of outputs that it uses."""
 
     def part(self, image: Value, count: int, part: Part) -> None:
         """See `Dense.part`."""
         channels = integer(self.shape.channels)
-        if self.plan.picks_inputs:  # without any, the first one stands in for them: it is 0
+        if self.plan.picks_inputs:  # an image without channels reads the first one: it is 0
             channels = self.larger(integer(1), self.word(self._list(Argument.INPUT_COUNTS), image))
         left = self.smaller(integer(self.plan.at_once), self.sub(channels, part.channel))
         inputs = integer(0)
@@ -31,7 +31,7 @@ class Compaction(Dense):
                 self.multiply(self.panel, image, weights, part, channels, [left, inputs])
 
     def _some_outputs(self, image: Value, part: Part, channels: Value, inputs: list[Value]) -> None:
-        """Cut a panel that is as wide as what is wanted of it, and multiply."""
+        """Cut a panel with the fewest vectors that hold the image's used outputs, and multiply by it."""
         first = self.sdiv(self.given[Range.OFFSET], integer(self.size))
         wanted = self.sub(self.word(self._list(Argument.OUTPUT_COUNTS), image), first)
         kept = self.smaller(wanted, integer(self.panel.outputs))
@@ -52,6 +52,6 @@ class Compaction(Dense):
 
 
 def _narrower(panel: Panel) -> Iterator[Panel]:
-    """Panels of the first vector, the first two, and so on."""
+    """Panels of the first vector, of the first two vectors, and so on."""
     for count in range(1, len(panel.lanes) + 1):
         yield Panel(panel.lanes[:count], panel.pixels, panel.first)

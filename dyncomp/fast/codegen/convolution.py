@@ -1,4 +1,4 @@
-"""A whole convolution of a batch: each image by one kernel for all, or by a kernel mixed or cut for it."""
+"""The convolution of a batch, by one kernel for all images or by kernels mixed or cut for each image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def code_for(plan: Plan) -> Code:
 
 
 class _Division(Entry):
-    """Divides the work between threads: panels, images and, of a single image, rows."""
+    """Divides the work between threads by panels and images; that of a single image by panels and rows."""
 
     def __init__(self, module: ir.Module, plan: Plan, pieces: dict[tuple[int, ...], ir.Function]) -> None:
         super().__init__(module, plan.number)
@@ -55,7 +55,7 @@ class _Division(Entry):
         self.ret_void()
 
     def _wanted_panels(self) -> Value:
-        """As many as hold what the image that wants most wants."""
+        """Number of panels that cover the most outputs used by any image."""
         most, wide = self.local(INT), self.plan.panels[0].outputs
         self.store(integer(0), most)
         counts = self.pointer(self.given[Argument.OUTPUT_COUNTS])
@@ -66,7 +66,7 @@ class _Division(Entry):
         return self.sdiv(self.add(self.load(most, typ=INT), integer(wide - 1)), integer(wide))
 
     def _nothing_behind(self) -> None:
-        """0 in the outputs that an image does not want, but for those that are computed with the last that it wants."""
+        """Write 0 to each image's unused outputs, except those in the same vector as its last used output."""
         counts, outputs = self.pointer(self.given[Argument.OUTPUT_COUNTS]), self.plan.shape.outputs
         y, pixels = self.pointer(self.given[Argument.Y]), self.plan.shape.places[0] * self.plan.shape.places[1]
         nothing = ir.Constant(self.number.type, 0.0)
@@ -84,7 +84,7 @@ class _Division(Entry):
         self.loop(*self.share(self.given[Argument.IMAGES]), image)
 
     def _computed(self, wanted: Value) -> Value:
-        """So many outputs are computed for an image that wants so many: whole vectors."""
+        """Number of outputs computed for an image that uses `wanted` outputs: rounded up to whole vectors."""
         ends = list(accumulate(lanes for panel in self.plan.panels for lanes in panel.lanes))
         computed = integer(ends[-1])
         for end in reversed(ends[:-1]):
@@ -92,7 +92,7 @@ class _Division(Entry):
         return self.select(self.icmp_signed("<=", wanted, integer(0)), integer(0), computed)
 
     def _images(self) -> None:
-        """Image by image, all panels of each."""
+        """Images outside, panels inside: this thread's range of (image, panel) pairs."""
         first, end = self.share(self.mul(self.given[Argument.IMAGES], self.panels))
 
         def task(index: Value) -> None:
@@ -102,7 +102,7 @@ class _Division(Entry):
         self.loop(first, end, task)
 
     def _panels(self) -> None:
-        """Panel by panel, of each the images that are this thread's."""
+        """Panels outside, images inside: this thread's range of (panel, image) pairs."""
         images = self.given[Argument.IMAGES]
         first, end = self.share(self.mul(images, self.panels))
         behind = self.sdiv(self.sub(self.add(end, images), integer(1)), images)
@@ -118,7 +118,7 @@ class _Division(Entry):
         self._call(panel, [first, end, integer(0), integer(self.plan.shape.rows[1][0])])
 
     def _image(self) -> None:
-        """A single image: of all panels' rows, a vector's worth as much as another's, those that are this thread's."""
+        """A single image: divide the rows of all panels so that threads compute nearly equal numbers of vectors."""
         rows, together = self.plan.shape.rows[1][0], len(self.plan.panels[0].lanes)
         all_ = self.mul(self._vectors(), integer(rows))
         first, end = self.share(all_)
@@ -134,7 +134,7 @@ class _Division(Entry):
         self.loop(integer(0), self.panels, one)
 
     def _vectors(self) -> Value:
-        """How many are computed for each pixel of the image."""
+        """Number of vectors computed for each pixel of a single image."""
         widths = [lanes for panel in self.plan.panels for lanes in panel.lanes]
         if not self.plan.picks_outputs:
             return integer(len(widths))
@@ -144,7 +144,7 @@ class _Division(Entry):
         return self.select(among, some, integer(len(widths)))
 
     def _call(self, index: Value, bounds: list[Value]) -> None:
-        """The piece of that panel; those that are alike lie next to one another."""
+        """Call the piece of panel `index`; adjacent panels that differ only in position share a piece."""
         size, before = self.plan.number.dtype.itemsize, 0
         for first, count in self.plan.alike:
             behind = before + count
@@ -161,5 +161,5 @@ class _Division(Entry):
             before = behind
 
     def _also(self) -> list[Argument]:
-        """What a piece reads a panel's part of, besides."""
+        """Further arguments that are offset to the panel's first output."""
         return [Argument.X] if self.plan.shape.depthwise else []

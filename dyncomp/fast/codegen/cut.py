@@ -1,4 +1,4 @@
-"""Cuts kernels to the outputs and inputs that an image uses, a panel at a time."""
+"""Cuts packed kernels to the outputs and inputs that an image uses, one panel at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dyncomp.fast.codegen.plan import Panel, Plan, Segment
 
 
 class Cut(Emitter):
-    """See `Micro.cut`: column by column of what is cut, or vector by vector where the machine can close gaps."""
+    """See `Micro.cut`: copies output by output, or vector by vector where the machine has vector compress."""
 
     def __init__(self, made: ir.Function, plan: Plan, panel: Panel) -> None:
         super().__init__(made, plan.number)
@@ -22,7 +22,7 @@ class Cut(Emitter):
         self.lanes, self.step = plan.lanes, plan.step(panel)
 
     def emit(self, segment: Segment) -> None:
-        """The whole function."""
+        """Emit the whole function."""
         if self.plan.machine.closes_gaps:
             self._vectors(segment)
         else:
@@ -47,7 +47,7 @@ class Cut(Emitter):
         )
 
     def _vectors(self, segment: Segment) -> None:
-        """What is wanted of a vector closes up, and the next one's overwrites the rest of it."""
+        """Compact the used lanes of each vector; the store of the next vector overwrites the lanes after them."""
         lanes, wide = self.lanes, self.panel.outputs
         masks = self.local(INT, len(self.plan.vectors))
         first, behind = self._marked(masks)
@@ -72,7 +72,7 @@ class Cut(Emitter):
         self.loop(first, behind, one)
 
     def _marked(self, masks: Value) -> tuple[Value, Value]:
-        """Write for each vector a bit for each wanted lane; which vectors have any: from, up to without."""
+        """Write a mask of used lanes for each vector; return the range of vectors that have any, end exclusive."""
         lanes = integer(self.lanes)
         first = self.sdiv(self.word(self.outputs, integer(0)), lanes)
         last = self.sdiv(self.word(self.outputs, self.sub(self.kept, integer(1))), lanes)
@@ -89,11 +89,11 @@ class Cut(Emitter):
         return first, behind
 
     def _vector(self, index: Value) -> Value:
-        """Where that vector of the outputs is, from where the first one is: behind the weights of all inputs."""
+        """Offset of a vector of outputs from the first one, in elements; each vector has the weights of all inputs."""
         return self.mul(index, integer(self.plan.inputs * self.lanes))
 
     def _each_input(self, segment: Segment, act: Callable[[Value, Value], None]) -> None:
-        """Act on every input's place in the source and in what is cut."""
+        """Call `act(source, target)` with the address of every input in the source and in the cut kernel."""
         for tap in range(len(segment.taps)):
             before, done = integer(tap * segment.channels * self.lanes), integer(tap * self.plan.at_once * self.step)
 

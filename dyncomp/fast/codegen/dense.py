@@ -1,4 +1,4 @@
-"""A panel of outputs of some images, of a convolution that reads all of its inputs, or channel by channel."""
+"""A panel of outputs of some images, of a dense or a depthwise convolution."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dyncomp.fast.codegen.plan import Panel, Segment
 
 @dataclass(frozen=True)
 class Part:
-    """Inputs that are multiplied at one go: a segment's at a row of the kernel, from a channel on.
+    """Inputs that one microkernel call reduces: the inputs of a segment at a kernel row, from a channel on.
 
-    `index` counts the inputs that are packed before the row's.
+    `index` counts the inputs packed before the part, or, where images pick, before the segment's kernel row.
     """
 
     segment: Segment
@@ -28,10 +28,10 @@ class Part:
 
 
 class Dense(Piece):
-    """With one group: inputs are used segment by segment."""
+    """A convolution with one group, which reduces its inputs segment by segment."""
 
     def emit(self) -> None:
-        """Images outside and segments inside, or the other way round."""
+        """Loop over images outside and segments inside, or the other way round; see `Plan.panels_stay`."""
         together = self.plan.mixed_at_once
         if self.plan.panels_stay:
             self.images(together, lambda image, count: self._parts(lambda part: self.part(image, count, part)))
@@ -40,7 +40,7 @@ class Dense(Piece):
         self.ret_void()
 
     def _parts(self, act: Callable[[Part], None]) -> None:
-        """Act on all parts of the kernel."""
+        """Call `act` for every part of the kernel."""
         done, steps = 0, -(-self.shape.channels // self.plan.at_once)
         for segment in self.plan.segments:
             inputs = len(segment.taps) * segment.channels
@@ -55,7 +55,7 @@ class Dense(Piece):
             done += self.shape.kernel[0] * inputs * (1 if self.plan.picks else steps)
 
     def part(self, image: Value, count: int, part: Part) -> None:
-        """A part for so many images from `image` on."""
+        """Multiply a part for `count` images, from `image` on."""
         plan, wide = self.plan, self.panel.outputs
         weights = self.total(self.given[Argument.WEIGHTS], (part.index, max(1, plan.experts) * wide * self.size))
         mixed = self.mixed(image, count, weights, len(part.segment.taps) * part.segment.channels)
@@ -66,7 +66,7 @@ class Dense(Piece):
     def multiply(
         self, panel: Panel, image: Value, weights: Value, part: Part, channels: Value, also: Sequence[Value] = ()
     ) -> None:
-        """A part for one image, which has so many channels; `also`: what the innermost code takes besides."""
+        """Multiply a part for one image of `channels` channels; `also`: further arguments of the microkernel."""
         x, *rest = self.places(image)
         x = self.total(x, (part.channel, self.size))
         segment, segments = part.segment, self.plan.segments
@@ -91,10 +91,10 @@ class Dense(Piece):
 
 
 class Depthwise(Piece):
-    """Each channel by itself: all inputs of a few pixels at once."""
+    """A depthwise convolution: each channel by itself, all taps of a block of pixels at once."""
 
     def emit(self) -> None:
-        """Image by image."""
+        """Loop over images."""
         self.images(1, self._image)
         self.ret_void()
 

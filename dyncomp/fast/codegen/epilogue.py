@@ -1,4 +1,4 @@
-"""What is left to do behind a convolution whose filters are switched: put in order, scaled, shifted, activated."""
+"""Epilogue of a convolution whose filters are switched: outputs are compacted, scaled, shifted and activated."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from dyncomp.fast.codegen.machine import Machine
 
 @dataclass(frozen=True)
 class Finish:
-    """Of maps of so many `pixels`: each image's outputs, those first that it uses, and 0 in the others.
+    """Epilogue for maps of `pixels` pixels: the outputs that an image uses are compacted to the front, the rest are 0.
 
-    `ordered`: they lie so already. `weighted`: scaled and shifted, by numbers that lie so; then activated where asked.
+    `ordered`: x is already compacted. `weighted`: outputs are scaled and shifted, by numbers in compacted order.
+    `relu`: ReLU follows.
     """
 
     outputs: int
@@ -30,24 +31,24 @@ class Finish:
 
 
 class FinishArgument(IntEnum):
-    """What the code is given, in order: addresses, and counts."""
+    """Arguments of the code, in order: addresses, and counts."""
 
     X = 0
     Y = 1
-    """not x, unless they are in order"""
+    """may be x only if x is already compacted"""
     IMAGES = 2
     OUTPUTS = 3
-    """(images, outputs): which output an image has where, as integers"""
+    """(images, outputs) integers: index of the output at each compacted position"""
     COUNTS = 4
-    """(images,): how many"""
+    """(images,): number of outputs that each image uses"""
     SCALES = 5
-    """(images, outputs), in each image's order, and 0 behind; as the shifts"""
+    """(images, outputs), in each image's compacted order, then 0; the shifts likewise"""
     SHIFTS = 6
 
 
 @cache
 def finish_for(plan: Finish) -> Code:
-    """The code; see `FinishArgument`."""
+    """The code of an epilogue; see `FinishArgument`."""
     module = new_module()
     _Finish(module, plan).emit()
     return compiled(module, len(FinishArgument))
@@ -60,7 +61,7 @@ class _Finish(Entry):
         self.given = [self.argument(index) for index in FinishArgument]
 
     def emit(self) -> None:
-        """Pixel by pixel."""
+        """Loop over the pixels of all images."""
         pixels = self.mul(self.given[FinishArgument.IMAGES], integer(self.plan.pixels))
         self.loop(*self.share(pixels), self._in_order if self.plan.ordered else self._out_of_order)
         self.ret_void()

@@ -1,4 +1,4 @@
-"""Gates that see the mean of each channel: from features to the images for which they open, or to a router's shares."""
+"""Gates on channel means: from features to the images for which they open, or to the shares of a router."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Gate(Means):
         self.buffers = [self.local(self.number.type, widest) for _ in range(2)]
 
     def emit(self) -> None:
-        """Sums, decisions, and the list of those that open."""
+        """Channel sums, decisions, and the compacted list of images for which the gate opens."""
         self.sum_up()
         self.loop(*self.share(self.images), self._decide)
         if not self.plan.shares:
@@ -40,7 +40,7 @@ class _Gate(Means):
         self.ret_void()
 
     def _decide(self, image: Value) -> None:
-        """Whether the gate opens for an image."""
+        """Decide whether the gate opens for an image, or write the image's shares."""
         weights, plan = self.pointer(self.given[GateArgument.WEIGHTS]), self.plan
         values, free = self.buffers
         self.mean_to(image, values)
@@ -106,7 +106,7 @@ class _Gate(Means):
             self.write(self.at_least_zero(done) if layer.relu else done, self.at(out, integer(offset)))
 
     def _cell(self, image: Value, cell: Layer, weights: Value, values: Value, gates: Value) -> None:
-        """An LSTM cell; what it makes takes the place of what it was given."""
+        """An LSTM cell; its output replaces its input in `values`, and hidden state and memory are updated in place."""
         size = self.plan.state
         hidden, memory = (
             self.at(self.pointer(self.given[which]), (image, size))

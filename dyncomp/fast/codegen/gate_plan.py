@@ -1,4 +1,4 @@
-"""What a gate computes, and what its code is given."""
+"""What a gate computes, and the arguments of its code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dyncomp.fast.codegen.means import MeansPlan
 
 @dataclass(frozen=True)
 class Layer:
-    """A matrix product and its bias, and ReLU where asked."""
+    """A matrix product with a bias, and ReLU if `relu`."""
 
     inputs: int
     outputs: int
@@ -23,10 +23,10 @@ Squash = Literal["sigmoid", "softmax"]
 
 @dataclass(frozen=True)
 class GatePlan(MeansPlan):
-    """Of the means of each channel, layers; behind the first an LSTM cell of `state` numbers, if any.
+    """Layers applied to channel means, with an LSTM cell of `state` units after the first layer unless `state` is 0.
 
-    It opens where the second of two outputs is above the first, or a single one above 0. With `shares`, what comes out
-    are numbers, squashed where asked: a router's, or a classifier's.
+    The gate opens where the second of two outputs exceeds the first, or a single output exceeds 0. With `shares` the
+    result is the outputs themselves, passed through `squash` if given: for a router or a classifier.
     """
 
     layers: tuple[Layer, ...]
@@ -36,25 +36,25 @@ class GatePlan(MeansPlan):
 
 
 class GateArgument(IntEnum):
-    """What the code is given, in order: addresses, and counts."""
+    """Arguments of the code, in order: addresses, and counts."""
 
     X = 0
     IMAGES = 1
     WEIGHTS = 2
-    """layer by layer, the cell in its place: for each input those of all outputs; then the bias"""
+    """layer by layer, the cell after the first layer: weights (inputs, outputs), then the bias (outputs,)"""
     SCRATCH = 3
     OPEN = 4
     """(images,) integers: 1 where the gate opens"""
     ROWS = 5
-    """(images,) integers: where it opens, one after the other"""
+    """(images,) integers: compacted indices of the images for which the gate opens"""
     COUNT = 6
-    """where to write how many these are: the first of `COUNTS` places, `COUNT_STEP` words apart"""
+    """where to write the number of images in `ROWS`: the first of `COUNTS` words, `COUNT_STEP` words apart"""
     COUNTS = 7
     COUNT_STEP = 8
     FORCED = 9
-    """(images,) numbers to open by (above 0) in place of the gate's own; 0: none"""
+    """(images,) numbers: the gate opens where they exceed 0, whatever its own decision; 0: none"""
     HIDDEN = 10
-    """(images, state), the cell's, as its memory"""
+    """(images, state): hidden state of the cell; its memory likewise"""
     MEMORY = 11
     SHARES = 12
-    """(images, outputs), where numbers come out"""
+    """(images, outputs): where to write the result of a plan with `shares`"""

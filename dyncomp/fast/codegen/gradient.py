@@ -1,4 +1,4 @@
-"""The gradients of experts and shares: each image's own kernel's, never written to memory as a whole."""
+"""Gradients of experts and shares; the gradient of an image's mixed kernel is never written to memory as a whole."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dyncomp.fast.codegen.gradient_micro import IMAGES, GradientMicro
 from dyncomp.fast.codegen.gradient_plan import TOGETHER, Block, GradientArgument, GradientPlan
 
 _LINE = 64
-"""bytes that a cache brings at once"""
+"""bytes of a cache line"""
 
 
 @cache
 def gradient_for(plan: GradientPlan) -> Code:
-    """The code; see `GradientArgument`."""
+    """The code of the gradients; see `GradientArgument`."""
     module = new_module()
     _Division(module, plan).emit()
     return compiled(module, len(GradientArgument))
 
 
 class _Division(Entry):
-    """Divides the blocks of weights between threads; each sees all images, so that no two write the same."""
+    """Divides blocks of weights between threads; each reads all images, so that no two write the same weights."""
 
     def __init__(self, module: ir.Module, plan: GradientPlan) -> None:
         super().__init__(module, plan.plan.number)
@@ -49,7 +49,7 @@ class _Division(Entry):
         self.ret_void()
 
     def _code_of(self, block: Block) -> ir.Function:
-        """Its function, which it shares with those of the same size."""
+        """The function of a block, shared by all blocks of the same size."""
 
         def write(made: ir.Function) -> None:
             _Block(made, self.plan, block, self.micro).emit()
@@ -57,7 +57,7 @@ class _Division(Entry):
         return self.functions.once(("block", block.panel.lanes, block.segment, block.channels), _PARAMETERS, write)
 
     def _call(self, block: Block, made: ir.Function, task: Value) -> None:
-        """One of a block's places: a panel, a row of the kernel, a step of the channels."""
+        """Call a block's function for one task: a panel, a kernel row and a step of the channels."""
         plan, steps, wide = self.plan.plan, self.plan.steps, block.panel.outputs
         place, step = self.sdiv(task, integer(steps)), self.srem(task, integer(steps))
         rows = integer(self.shape.kernel[0])
@@ -83,7 +83,7 @@ _PARAMETERS = len(GradientArgument) + 1
 
 
 class _Block(Emitter):
-    """f(..., row): the gradients of a block at a row of the kernel; x, ... are those of its first channel or weight."""
+    """f(..., row): gradients of a block at a kernel row; operands start at the block's first channel or weight."""
 
     def __init__(self, made: ir.Function, plan: GradientPlan, block: Block, micro: GradientMicro) -> None:
         super().__init__(made, plan.plan.number)
@@ -92,7 +92,7 @@ class _Block(Emitter):
         *self.given, self.row = made.args
 
     def emit(self) -> None:
-        """Images by the group: first the sums of each, then what all of them mean for the experts."""
+        """Groups of images: first the kernel gradient of each image, then their reduction into experts and shares."""
         images, taps = self.given[GradientArgument.IMAGES], range(len(self.weights.segment.taps))
         for tap in taps:
             there = self._kernels(GradientArgument.OF_EXPERTS, tap, integer(0))
@@ -108,14 +108,14 @@ class _Block(Emitter):
         self.ret_void()
 
     def _own(self, index: Value, tap: int, channel: Value | None = None) -> Value:
-        """Where the own gradients of a group's image are, of a tap from a channel on."""
+        """Address of the kernel gradient of image `index` of a group, for a tap, from a channel on."""
         wide = self.weights.panel.outputs
         before = integer(self.plan.copied + tap * self.weights.channels * wide)
         numbers = self.total(before, (index, self.plan.of_image(self.weights)), (channel or integer(0), wide))
         return self.total(self.given[GradientArgument.SCRATCH], (numbers, self.size))
 
     def _image(self, image: Value, index: Value) -> None:
-        """The sums over all places, a few rows of the output at a time."""
+        """Accumulate the kernel gradient of an image over all output pixels, a few rows of the output at a time."""
         (rows, columns), (out_rows, out_columns) = self.shape.rows
         top = self.total((self.row, self.shape.dilation[0]), integer(-self.shape.padding[0]))
         pixel = self.total((image, rows * columns), (top, columns))
@@ -138,7 +138,7 @@ class _Block(Emitter):
         self.loop(integer(0), integer(out_rows), some, together)
 
     def _sum(self, given: tuple[Value, Value, Value], out: Value, tap: int, bounds: list[Value]) -> None:
-        """The sums over the places that see a tap, tile by tile of the channels."""
+        """Accumulate over the output pixels for which a tap reads inside the map, tile by tile of the channels."""
         x, gradient, copy = given
         block, tile = self.weights, self.plan.tile(self.weights.panel)
         calls = -(-block.channels // tile)
@@ -155,7 +155,7 @@ class _Block(Emitter):
             some(integer(whole), block.channels % tile)
 
     def _soon(self, x: Value, gradient: Value, call: Value) -> list[Value]:
-        """What a call is to bring close for the next image: a line of each pixel, of x or of the gradient."""
+        """A call's prefetch for the next image, a line per pixel of x or gradient: address, row and pixel stride."""
         (rows, columns), (out_rows, out_columns) = self.shape.rows
         reads, writes = self.shape.reads * self.size, self.shape.writes * self.size
         right, out_right = self.shape.stride[1] * reads, writes
@@ -170,7 +170,7 @@ class _Block(Emitter):
         return [self.select(of_x, *pair) for pair in pairs]
 
     def _rows(self, top: Value) -> tuple[Value, Value]:
-        """The rows of the output that see one of x, where the first of them sees row `top`: first, and behind last."""
+        """Range of output rows that read a row of x, end exclusive; the first output row reads row `top` of x."""
         (height, _), (out_height, _) = self.shape.rows
         stride = self.shape.stride[0]
         lowest = self.sdiv(self.sub(integer(stride - 1), top), integer(stride))
@@ -178,7 +178,7 @@ class _Block(Emitter):
         return self.larger(integer(0), lowest), self.smaller(behind, integer(out_height))
 
     def _take_up(self, first: Value, end: Value, tap: int) -> None:
-        """Add the images' own gradients of a tap to those of the experts and the shares, a few channels at a time."""
+        """Reduce the images' kernel gradients of a tap into experts and shares, a few channels at a time."""
         block, together, channels = self.weights, IMAGES, self.plan.channels_close(self.weights.panel)
         whole = self.total(first, (self.sdiv(self.sub(end, first), integer(together)), together))
 
@@ -198,13 +198,13 @@ class _Block(Emitter):
         self.loop(integer(0), integer(block.channels), some, channels)
 
     def _shares(self, image: Value) -> list[Value]:
-        """Where an image's shares are, and what becomes their gradient."""
+        """Addresses of an image's shares and of their gradient."""
         numbers = self.plan.plan.experts * self.size
         shares = self.total(self.given[GradientArgument.SHARES], (image, numbers))
         return [shares, self.total(self.given[GradientArgument.OF_SHARES], (image, numbers * self.plan.plan.lanes))]
 
     def _kernels(self, what: GradientArgument, tap: int, channel: Value) -> Value:
-        """Where the experts' weights of a tap are from a channel on, or their gradients."""
+        """Address of the experts' weights, or of their gradients, for a tap, from a channel on."""
         of_input = self.plan.plan.experts * self.weights.panel.outputs * self.size
         return self.total(
             self.given[what], integer(tap * self.weights.segment.channels * of_input), (channel, of_input)

@@ -1,4 +1,4 @@
-"""The innermost loops of the gradients of kernels: sums over a map's places, and what they mean for the experts."""
+"""Microkernels of kernel gradients: sums over the pixels of a map, and their reduction into experts and shares."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from dyncomp.fast.codegen.gradient_plan import Block, GradientPlan
 from dyncomp.fast.codegen.plan import Panel
 
 IMAGES, _EXPERTS = 4, 4
-"""that are looked at together: a product for each of them has a register"""
+"""images and experts that are reduced together: each pair has an accumulator register"""
 
 _Place = tuple[tuple[Value, int], Value]
 
 
 class GradientMicro(Functions):
-    """Functions that sum and take up."""
+    """The microkernels of a plan: they sum over pixels, pack gradients and reduce them."""
 
     def __init__(self, module: ir.Module, plan: GradientPlan) -> None:
         super().__init__(module)
         self.plan = plan
 
     def sums(self, panel: Panel, channels: int, kx: int) -> ir.Function:
-        """f(x, gradient, out, first, behind, goes_on, soon, row, column): for each of so many channels its outputs.
+        """f(x, gradient, out, first, behind, goes_on, soon, row, column): kernel gradient (channels, outputs) of a tap.
 
-        Over the rows of the output from `first` to `behind`: each place's gradient, a panel's side by side, times what
-        a tap sees there; where it `goes_on`, added to what `out` has. At the
-        same time something is brought close of which `soon` is the first pixel, from one to the next `column` bytes,
-        from one row to the next `row`.
+        The sum over the output rows from `first` up to `behind` (exclusive): the packed gradient of a panel at each
+        pixel times the elements of x that tap `kx` reads for it; added to `out` if `goes_on`. Meanwhile one cache line
+        per pixel is prefetched: `soon` is the address for the first pixel, `column` and `row` are strides in bytes.
         """
 
         def write(made: ir.Function) -> None:
@@ -38,7 +37,7 @@ class GradientMicro(Functions):
         return self.once(("sums", panel.lanes, channels, kx), 9, write)
 
     def side_by_side(self, panel: Panel) -> ir.Function:
-        """f(gradient, out, first, behind): a panel of the gradients of these rows of the output, without gaps."""
+        """f(gradient, out, first, behind): pack a panel of the gradient of output rows `first` to `behind` - 1."""
 
         def write(made: ir.Function) -> None:
             _SideBySide(made, self.plan, panel).emit()
@@ -46,10 +45,10 @@ class GradientMicro(Functions):
         return self.once(("lay", panel.lanes), 4, write)
 
     def take_up(self, block: Block, images: int) -> ir.Function:
-        """f(own, experts, of_experts, shares, of_shares, inputs): for so many images and some inputs of a block.
+        """f(own, experts, of_experts, shares, of_shares, inputs): reduce kernel gradients of some inputs of a block.
 
-        Adds to `of_experts` each image's own gradients times its share, to `of_shares` their products with the experts,
-        lane by lane.
+        For each of `images` images, add the kernel gradient times the share to `of_experts`, and the inner product of
+        kernel gradient and expert to `of_shares`, as one partial sum per lane.
         """
 
         def write(made: ir.Function) -> None:
@@ -96,14 +95,14 @@ class _Sums(Emitter):
         self.ret_void()
 
     def _outputs(self) -> Iterator[tuple[Value, Value, ir.VectorType]]:
-        """Each sum, where it is written, and its type."""
+        """Each accumulator, the address that it is written to, and its type."""
         for index, channel in enumerate(self.sums):
             for place, lanes, offset in zip(channel, self.panel.lanes, self.offsets, strict=True):
                 there = self.at(self.out, integer(index * self.panel.outputs + offset))
                 yield place, there, self.number.vector(lanes)
 
     def _place(self, line: Value, out_line: Value, column: Value, kx: int) -> None:
-        """A pixel of the output and what a tap sees there."""
+        """Accumulate an output pixel's gradient times the elements of x that a tap reads for it."""
         shape = self.shape
         left = integer((kx * shape.dilation[1] - shape.padding[1]) * shape.reads)
         x = self.at(line, (column, shape.stride[1] * shape.reads), left)
@@ -146,7 +145,7 @@ class _TakeUp(Emitter):
         self.own, self.kernels, self.of_kernels, self.shares, self.of_shares = map(self.pointer, made.args[:5])
 
     def emit(self) -> None:
-        """A few experts at a time."""
+        """Loop over groups of a few experts."""
         for first in range(0, self.experts, _EXPERTS):
             self._some(range(first, min(first + _EXPERTS, self.experts)))
         self.ret_void()
@@ -175,7 +174,7 @@ class _TakeUp(Emitter):
                 self.write(total, there)
 
     def _expert(self, own: Sequence[Value], at: _Place, shares: Sequence[Value], products: Sequence[Value]) -> None:
-        """One expert's vector: take up the images' own, and multiply it with them."""
+        """One vector of one expert: accumulate its gradient, and its products with the images' kernel gradients."""
         lanes = own[0].type.count
         kernel, there = self.vector(self.at(self.kernels, *at), lanes), self.at(self.of_kernels, *at)
         total = self.vector(there, lanes)

@@ -1,4 +1,4 @@
-"""How the gradients of kernels that are mixed for each image are cut into pieces, and what their code is given."""
+"""Blocking of the gradients of kernels that are mixed for each image, and the arguments of their code."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from functools import cached_property
 from dyncomp.fast.codegen.plan import Panel, Plan, Segment
 
 _CLOSE = 600_000
-"""bytes of images' own gradients that stay in the second cache until they are taken up"""
+"""bytes of images' kernel gradients that stay in the L2 cache until they are reduced into the experts"""
 _CLOSEST = 28_000
-"""bytes that stay in the first cache"""
+"""bytes that stay in the L1 cache"""
 TOGETHER = 12
-"""images whose own gradients wait to be taken up: then the experts and their gradients come from afar"""
+"""images per reduction of kernel gradients, which loads experts and their gradients from beyond the L2 cache"""
 _TASKS = 3
-"""for each thread at least, where there are as many, so that shares are equal"""
+"""fewest tasks per thread, where there are as many, so that threads have nearly equal work"""
 
 
 class GradientArgument(IntEnum):
-    """What the code is given, in order: addresses, and a count."""
+    """Arguments of the code, in order: addresses, and a count."""
 
     X = 0
     GRADIENT = 1
-    """that of the convolution's output"""
+    """gradient of the convolution's output"""
     SHARES = 2
-    """(images, experts)"""
+    """(images, experts): mixing weights"""
     EXPERTS = 3
     """packed: see `Plan.packed`"""
     OF_EXPERTS = 4
-    """where to write their gradient, packed alike"""
+    """where to write the gradient of the experts, packed likewise"""
     OF_SHARES = 5
-    """(threads, images, experts, lanes of a vector), where to add the gradient of the shares, lane by lane"""
+    """(threads, images, experts, lanes of a vector): where to add the gradient of the shares, lane by lane"""
     SCRATCH = 6
     IMAGES = 7
 
 
 @dataclass(frozen=True)
 class Block:
-    """Weights whose gradients are computed at one go: a panel's outputs, some taps of a row, some channels of each.
+    """Weights whose gradients are computed together: a panel's outputs, some taps of a kernel row, some channels.
 
-    `first` is the first channel among those that lie together, `before` counts the inputs packed before the segment.
+    `first` is the block's first channel within the segment, `before` counts the inputs packed before the segment.
     """
 
     panel: Panel
@@ -53,26 +53,26 @@ class Block:
 
 @dataclass(frozen=True)
 class GradientPlan:
-    """The pieces of the gradient of a convolution's kernels, in the order in which its plan packs them."""
+    """The blocking of the gradient of a convolution's kernels, in the operand layout of its plan."""
 
     plan: Plan
     threads: int = 1
 
     @property
     def segments(self) -> list[Segment]:
-        """The plan's; of a depthwise convolution a row of the kernel."""
+        """The segments of the plan; for a depthwise convolution, one kernel row."""
         if self.plan.shape.depthwise:
             return [Segment(tuple(range(self.plan.shape.kernel[1])), 1)]
         return self.plan.segments
 
     @property
     def steps(self) -> int:
-        """How often a segment's channels go into all."""
+        """Number of steps, each over the channels of a segment, that cover all channels."""
         return 1 if self.plan.shape.depthwise else self.plan.shape.channels // self.plan.channels
 
     @cached_property
     def blocks(self) -> list[tuple[Block, int]]:
-        """All that differ but in place, and how many panels there are that have one."""
+        """(block, number of panels that have it) for all blocks that differ in more than the panel's position."""
         return [(block, count) for panel, count in self.plan.alike for block in self._of_panel(panel)]
 
     def _of_panel(self, panel: Panel) -> Iterator[Block]:
@@ -84,7 +84,7 @@ class GradientPlan:
             before += self.plan.shape.kernel[0] * self.steps * len(segment.taps) * segment.channels
 
     def _channels(self, panel: Panel, segment: Segment) -> int:
-        """Of a block: as many tiles as stay close, and few enough that there are tasks for all threads."""
+        """Channels of a block: as many tiles as stay in the L2 cache, and few enough that all threads have tasks."""
         numbers, tile = TOGETHER * len(segment.taps) * panel.outputs, self.tile(panel)
         tiles = -(-segment.channels // tile)
         close = max(1, _CLOSE // (numbers * self.plan.number.dtype.itemsize * tile))
@@ -93,30 +93,30 @@ class GradientPlan:
         return tile * -(-tiles // blocks)
 
     def tile(self, panel: Panel) -> int:
-        """Channels whose sums have a register each, for every vector of the panel."""
+        """Channels of a register tile: an accumulator register for each channel and vector of the panel."""
         return 1 if self.plan.shape.depthwise else panel.pixels
 
     def channels_close(self, panel: Panel) -> int:
-        """Channels whose experts and gradients stay in the first cache while the images that wait are taken up."""
+        """Channels whose experts and gradients stay in the L1 cache while a group of images is reduced."""
         return max(1, _CLOSEST // (2 * self.plan.experts * panel.outputs * self.plan.number.dtype.itemsize))
 
     def rows(self, panel: Panel) -> int:
-        """Rows of the output whose gradients, a panel's, are laid side by side."""
+        """Rows of the output whose gradients, for one panel, are packed together to stay in the L1 cache."""
         row = self.plan.shape.rows[1][1] * panel.outputs * self.plan.number.dtype.itemsize
         return min(self.plan.shape.rows[1][0], max(1, _CLOSEST // row))
 
     @cached_property
     def copied(self) -> int:
-        """Numbers of memory for gradients that are laid side by side."""
+        """Elements of scratch memory for the packed gradient of the output."""
         columns = self.plan.shape.rows[1][1]
         return max(self.rows(panel) * columns * panel.outputs for panel in self.plan.panels)
 
     @cached_property
     def scratch(self) -> int:
-        """Numbers of memory that each thread needs: for such gradients, and for those of images' own kernels."""
+        """Elements of scratch memory per thread: the packed gradient of the output, and a group's kernel gradients."""
         return self.copied + max(self.of_image(block) for block, _ in self.blocks) * TOGETHER
 
     @staticmethod
     def of_image(block: Block) -> int:
-        """Weights of a block: so many numbers an image has of its own."""
+        """Weights of a block: elements of an image's kernel gradient."""
         return len(block.segment.taps) * block.channels * block.panel.outputs

@@ -1,4 +1,4 @@
-"""What machine code can be made for here, and how it runs on torch's own threads."""
+"""The processor for which code is generated, and torch's own threads, on which the code runs."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _MATHS = ("exp", "expf", "tanh", "tanhf")
 
 @dataclass(frozen=True)
 class Machine:
-    """A processor's vectors, in bytes and number, and its name and features as LLVM writes them."""
+    """A processor: bytes and number of its vector registers, and its name and features in LLVM's notation."""
 
     vector_bytes: int
     registers: int
     name: str
     features: str
     closes_gaps: bool
-    """whether one instruction moves chosen lanes of a vector together"""
+    """whether one instruction compacts selected lanes of a vector (vector compress)"""
 
 
 @cache
 def this_machine() -> Machine | None:
-    """This one; None where its vectors or the library of torch's threads are not known."""
+    """The processor of this process; None where its vectors or torch's OpenMP library are not supported."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     try:
@@ -47,7 +47,7 @@ def this_machine() -> Machine | None:
 
 
 def _vectors(features: dict[str, bool]) -> tuple[int, int] | None:
-    """Bytes of a vector, and how many there are."""
+    """Bytes and number of vector registers; None without AVX-512F, AVX2 with FMA, or NEON."""
     if features.get("avx512f"):
         return 64, 32
     if features.get("avx2") and features.get("fma"):
@@ -58,13 +58,13 @@ def _vectors(features: dict[str, bool]) -> tuple[int, int] | None:
 
 
 class _Team(threading.local):
-    """The other threads that OpenMP keeps for a thread: whether there may be some, or a fork has left them behind."""
+    """OpenMP's worker threads of a thread: `kept` if there may be some, `lost` if a fork left them in the parent."""
 
     kept = False
     lost = False
 
     def forked(self) -> None:
-        """In a child process, which has nothing but the thread that forked: torch would wait there for the others."""
+        """Use one thread in a forked child if there were workers: it lacks them, and torch would wait for them."""
         self.lost = self.kept
         if self.lost:
             torch.set_num_threads(1)
@@ -76,15 +76,15 @@ os.register_at_fork(after_in_child=_team.forked)
 
 @dataclass(frozen=True)
 class Threads:
-    """The threads that torch's own operators run on: others would fight with them for the cores."""
+    """The OpenMP threads of torch's own operators: a second set of threads would compete with them for the cores."""
 
     openmp: ctypes.CDLL
 
     def run(self, address: int, arguments: ctypes.Array[ctypes.c_int64], count: int) -> None:
-        """Call the function at that address on `count` threads at once, each with the same arguments.
+        """Call the function at `address` on `count` threads in parallel, each with the same arguments.
 
-        In the child of a fork, the thread that forked goes on alone if it ran such code on several threads before:
-        OpenMP would wait for those for ever. So it does in torch's own operators, which have one thread from then on.
+        In the child of a fork, a thread that ran code on several threads before the fork uses one thread: OpenMP would
+        wait forever for workers that the child does not have. torch's own operators use one thread there, too.
         """
         if count > 1:
             if _team.lost:
@@ -95,7 +95,7 @@ class Threads:
 
 @cache
 def threads() -> Threads | None:
-    """Those of the OpenMP library that torch brought along; None where it is another."""
+    """The threads of torch's OpenMP library; None where no loaded library has the entry points of GNU OpenMP."""
     for path in _libraries():
         try:
             library = ctypes.CDLL(path)
@@ -112,7 +112,7 @@ def threads() -> Threads | None:
 
 
 def _libraries() -> Iterator[str]:
-    """OpenMP libraries in this process, torch's own first."""
+    """Paths of the OpenMP libraries in this process, torch's own first; none outside Linux."""
     if sys.platform != "linux" or "OpenMP" not in torch.__config__.parallel_info():
         return
     lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""What gates, switches and classifiers see of features: each channel's mean."""
+"""Channel means of features, which gates, switches and classifiers read (global average pooling)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dyncomp.fast.codegen.emit import Number, Value, integer, pieces, starts
 from dyncomp.fast.codegen.machine import Machine
 
 _PART = 65_536
-"""bytes of features that one thread sums up at one go"""
+"""bytes of features that one task of a thread sums"""
 
 _SUMS = 8
-"""vectors that are summed side by side: adding takes several cycles, and many can be under way"""
+"""independent vector accumulators: an addition takes several cycles, and many can be in flight"""
 
 
 @dataclass(frozen=True)
 class MeansPlan:
-    """The mean over `pixels` of each channel."""
+    """The mean of each channel over `pixels` pixels."""
 
     channels: int
     pixels: int
@@ -29,22 +29,22 @@ class MeansPlan:
 
     @property
     def lanes(self) -> int:
-        """Numbers in a vector."""
+        """Lanes of a vector register."""
         return self.machine.vector_bytes // self.number.dtype.itemsize
 
     @property
     def parts(self) -> int:
-        """Submodules that an image's pixels are summed up in, whatever the threads: rounding is always the same."""
+        """Parts in which an image's pixels are summed; independent of the threads, so that rounding never changes."""
         return max(1, min(16, self.pixels * self.channels * self.number.dtype.itemsize // _PART))
 
     @property
     def scratch(self) -> int:
-        """Numbers of memory that each image needs."""
+        """Elements of scratch memory that each image needs."""
         return self.parts * self.channels
 
 
 class Means(Entry):
-    """Code that begins with the sums of each channel, of x (images, pixels, channels)."""
+    """Code that begins by summing each channel of x (images, pixels, channels)."""
 
     def __init__(self, module: ir.Module, plan: MeansPlan, x: int, images: int, sums: int) -> None:
         super().__init__(module, plan.number)
@@ -52,13 +52,13 @@ class Means(Entry):
         self.images = self.argument(images)
 
     def sum_up(self, magnitudes: bool = False) -> None:
-        """Write the sums, part by part of each image's pixels: (images, parts, channels)."""
+        """Write partial sums (images, parts, channels), of absolute values with `magnitudes`; a barrier follows."""
         parts = integer(self.means.parts)
         self.loop(*self.share(self.mul(self.images, parts)), lambda task: self._sum(task, magnitudes))
         self.barrier()
 
     def mean_to(self, image: Value, out: Value) -> None:
-        """An image's means, of its sums; they may be written where the first of these are."""
+        """Reduce an image's partial sums to means, (channels,); `out` may be the address of the partial sums."""
         plan = self.means
         sums, share = self.sums_of(image), ir.Constant(self.number.type, 1 / plan.pixels)
         widths = pieces(plan.channels, plan.lanes)
@@ -69,7 +69,7 @@ class Means(Entry):
             self.write(self.fmul(total, self.spread(share, lanes)), self.at(out, integer(offset)))
 
     def sums_of(self, image: Value) -> Value:
-        """Where an image's begin."""
+        """Address of an image's partial sums."""
         return self.at(self.sums, (image, self.means.scratch))
 
     def _sum(self, task: Value, magnitudes: bool) -> None:

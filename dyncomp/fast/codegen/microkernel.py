@@ -1,4 +1,4 @@
-"""The innermost loops: a few pixels of a row by a panel of outputs, and the mixing of a panel's weights."""
+"""Microkernels: a block of pixels of a row by a panel of outputs, and the mixing of a panel's weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dyncomp.fast.codegen.plan import Panel, Plan, Segment
 
 @dataclass(frozen=True)
 class Pixels:
-    """Neighbouring pixels of a row of the output, and for each tap of a segment which of them it falls on the map."""
+    """Adjacent pixels of an output row; `seen[tap][pixel]`: whether a tap of a segment reads inside the map."""
 
     count: int
     seen: tuple[tuple[bool, ...], ...]
 
 
 Blocks = Sequence[tuple[Pixels, int]]
-"""a row's, in order, and how many alike there are of each"""
+"""the blocks of a row in order, each with the number of equal blocks in succession"""
 
 
 def blocks(plan: Plan, panel: Panel, taps: Sequence[int]) -> Blocks:
-    """A row of the output in blocks of nearly equal width."""
+    """Blocks of nearly equal width, at most `panel.pixels`, that cover a row of the output."""
     width = plan.shape.rows[1][1]
     count = -(-width // panel.pixels)
     row, start = list[Pixels](), 0
@@ -39,17 +39,17 @@ def blocks(plan: Plan, panel: Panel, taps: Sequence[int]) -> Blocks:
 
 
 class Micro(Functions):
-    """Functions that multiply and mix."""
+    """The microkernels of a plan: they multiply, cut and mix."""
 
     def __init__(self, module: ir.Module, plan: Plan) -> None:
         super().__init__(module)
         self.plan = plan
 
     def multiply(self, panel: Panel, segment: Segment, pixels: Pixels) -> ir.Function:
-        """f(x, weights, y, bias, residual, first, last, ...): adds what a segment of inputs gives to `pixels` of y.
+        """f(x, weights, y, bias, residual, first, last, ...): accumulate a segment of inputs into `pixels` of y.
 
-        `first`: y starts at the bias and the residual (0: there is none). `last`: what is negative becomes 0. Where
-        images have some of the inputs, also how many of these, and a list of which they are.
+        `first`: y starts at the bias plus the residual (0: none). `last`: apply ReLU. A plan that picks has two more
+        arguments: the number of channels, and the address of their indices, which is read if only inputs are picked.
         """
 
         def write(made: ir.Function) -> None:
@@ -58,10 +58,10 @@ class Micro(Functions):
         return self.once(("multiply", panel.lanes, segment, pixels), 9 if self.plan.picks else 7, write)
 
     def cut(self, panel: Panel, segment: Segment) -> ir.Function:
-        """f(source, out, outputs, kept, inputs, count): the weights of the outputs and inputs that an image uses.
+        """f(source, out, outputs, kept, inputs, count): gather the weights of outputs and inputs that an image uses.
 
-        Lists of which these are, and how many; `inputs` is no list where all are used. `out`: for each tap of the
-        segment and each input the panel's outputs, 0 behind those kept.
+        `outputs` and `inputs` list `kept` and `count` indices; `inputs` is not read where all inputs are used. `out`
+        receives, for each tap of the segment and each input, the panel's outputs, with 0 after the `kept` ones.
         """
 
         def write(made: ir.Function) -> None:
@@ -72,7 +72,8 @@ class Micro(Functions):
     def slide(self, panel: Panel, pixels: Pixels) -> ir.Function:
         """f(x, weights, y, bias, residual, lowest, behind, relu): `pixels` of y of a depthwise convolution.
 
-        `lowest` and `behind` bound the rows of the kernel that fall on the map; x and weights are those of the first.
+        `lowest` and `behind` (exclusive) bound the kernel rows that read inside the map; x is the address that kernel
+        row `lowest` reads, `weights` the address of the weights of kernel row 0.
         """
 
         def write(made: ir.Function) -> None:
@@ -81,7 +82,7 @@ class Micro(Functions):
         return self.once(("slide", panel.lanes, pixels), 8, write)
 
     def mix(self, panel: Panel, images: int) -> ir.Function:
-        """f(experts, shares, out, inputs): the weights of so many images, `plan.largest` inputs apart."""
+        """f(experts, shares, out, inputs): mix the weights of `images` images, `plan.largest` inputs apart in `out`."""
 
         def write(made: ir.Function) -> None:
             _Mix(made, self.plan, panel, images).emit()
@@ -90,7 +91,7 @@ class Micro(Functions):
 
 
 class _Sums(Emitter):
-    """A function's sums: for each pixel a vector for each of the panel's; they become registers."""
+    """The accumulators of a microkernel: one per pixel and vector of the panel; LLVM promotes them to registers."""
 
     def __init__(self, made: ir.Function, plan: Plan, panel: Panel, count: int) -> None:
         super().__init__(made, plan.number)
@@ -101,7 +102,7 @@ class _Sums(Emitter):
         self.sums = [[self.local(vector) for vector in vectors] for _ in range(count)]
 
     def begin(self) -> None:
-        """At the bias, and the residual where there is one."""
+        """Initialise accumulators with the bias, plus the residual unless its address is 0."""
         for vector, (lanes, offset) in enumerate(zip(self.panel.lanes, self.offsets, strict=True)):
             bias = self.vector(self.at(self.bias, integer(offset)), lanes)
             for sums in self.sums:
@@ -110,30 +111,30 @@ class _Sums(Emitter):
             self.each(self._add_residual)
 
     def end(self, relu: Value) -> None:
-        """Write y, where asked without what is negative."""
+        """Write y, after ReLU unless `relu` is 0."""
         with self.if_then(self.icmp_signed("!=", relu, integer(0))):
             self.each(lambda total, index, lanes: self.store(self.at_least_zero(self.read(total, lanes)), total))
         self.each(lambda total, index, lanes: self.write(self.read(total, lanes), self.at(self.y, integer(index))))
         self.ret_void()
 
     def each(self, act: Callable[[Value, int, int], None]) -> None:
-        """Act on every sum: where it is, its index in y, its lanes."""
+        """Call `act(accumulator, index in y, lanes)` for every accumulator."""
         for pixel, sums in enumerate(self.sums):
             for total, lanes, offset in zip(sums, self.panel.lanes, self.offsets, strict=True):
                 act(total, pixel * self.shape.writes + offset, lanes)
 
     def read(self, total: Value, lanes: int) -> Value:
-        """A sum as it stands."""
+        """The present value of an accumulator."""
         return self.load(total, typ=self.number.vector(lanes))
 
     def weights_at(self, *input_: Value | tuple[Value, int]) -> list[Value]:
-        """The panel's weights of an input."""
+        """The panel's weight vectors of an input."""
         there = self.at(self.weights, *input_)
         places = zip(self.panel.lanes, self.offsets, strict=True)
         return [self.vector(self.at(there, integer(offset)), lanes) for lanes, offset in places]
 
     def column(self, pixel: int, kx: int) -> int:
-        """The index in x of what a tap sees for a pixel."""
+        """Offset in x, in elements, that a tap reads for a pixel."""
         return (pixel * self.shape.stride[1] + kx * self.shape.dilation[1]) * self.shape.reads
 
     def _add_residual(self, total: Value, index: int, lanes: int) -> None:
@@ -172,7 +173,7 @@ class _Multiply(_Sums):
         self.loop(integer(0), count, channel)
 
     def _row(self, channel: Value) -> Value:
-        """Which of a tap's inputs a channel of x is."""
+        """Index, among the inputs of a tap, of a channel of x."""
         if self.plan.picks_inputs and not self.plan.picks_outputs:
             return self.word(self.pointer(self.made.args[8]), channel)
         return channel

@@ -1,4 +1,4 @@
-"""Kernels from where they lie into the order in which a convolution reads them, and back: for kernels that learn."""
+"""Packs kernels into the operand layout of a convolution, and unpacks them: for kernels that are trained."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from dyncomp.fast.codegen.emit import Value, integer, starts
 from dyncomp.fast.codegen.plan import Panel, Plan
 
 _LANES, _INPUTS = 8, 16
-"""so many outputs at once, whose lines may all fall into one set of the first cache, for a line's worth of inputs"""
+"""tile of the transposition: outputs, whose cache lines may all map to one set of the L1 cache, by a line of inputs"""
 
 
 class OrderArgument(IntEnum):
-    """What the code is given, in order: addresses."""
+    """Arguments of the code, in order: addresses."""
 
     KERNELS = 0
-    """(experts, ...)"""
+    """(experts, ...), not packed"""
     PACKED = 1
     """see `Plan.packed`"""
     INPUTS = 2
-    """(inputs,) integers: where each packed input lies in the kernel of an expert's first output"""
+    """(inputs,) integers: offset of each packed input in the kernel of an expert's first output, in elements"""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Kernels for a plan that lie with `apart` numbers from one output to the next; `back`: packed ones there."""
+    """Kernels of a plan with `apart` elements from one output to the next; `back`: unpack them, else pack them."""
 
     plan: Plan
     apart: int
@@ -39,14 +39,14 @@ class Order:
 
 @cache
 def order_for(order: Order) -> Code:
-    """The code; see `OrderArgument`."""
+    """The code that packs or unpacks; see `OrderArgument`."""
     module = new_module()
     _Ordering(module, order).emit()
     return compiled(module, len(OrderArgument))
 
 
 class _Ordering(Entry):
-    """Divides vectors of outputs and experts between threads: each takes all inputs of its own."""
+    """Divides vectors of outputs and experts between threads; a thread moves all inputs of its vectors."""
 
     def __init__(self, module: ir.Module, order: Order) -> None:
         super().__init__(module, order.plan.number)
@@ -60,7 +60,7 @@ class _Ordering(Entry):
         self.ret_void()
 
     def _vectors(self, panel: Panel, lanes: int, offset: int) -> Callable[[Value], None]:
-        """What to do with an expert of a panel: move a vector of outputs for every input."""
+        """The loop body for one expert of one panel: it moves a vector of outputs for every input."""
         experts, inputs = self.plan.experts, self.plan.inputs
 
         def move(task: Value) -> None:

@@ -1,4 +1,4 @@
-"""What is alike in all code that computes a panel of outputs: its arguments, and where things lie."""
+"""What all code for a panel of outputs shares: its arguments, and the addresses of its operands."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from dyncomp.fast.codegen.plan import Panel, Plan
 
 
 class Argument(IntEnum):
-    """What the code is given, in order: addresses, and counts."""
+    """Arguments of a convolution's code, in order: addresses, and counts."""
 
     X = 0
     Y = 1
     WEIGHTS = 2
     """packed: see `Plan.packed`"""
     SHARES = 3
-    """(images, experts)"""
+    """(images, experts): mixing weights"""
     BIAS = 4
     BIAS_STEP = 5
-    """numbers from one image's to the next's: 0 where all have the same"""
+    """elements from one image's bias to the next one's; 0: one bias for all images"""
     RESIDUAL = 6
-    """added before ReLU; 0 for none"""
+    """maps like y, added before ReLU; 0: none"""
     SCRATCH = 7
     IMAGES = 8
     ROWS_X = 9
-    """where each image lies in x, as integers; 0: one after the other"""
+    """(images,) integers: row of x from which each image is gathered, likewise below; 0: rows are consecutive"""
     ROWS_Y = 10
     ROWS_RESIDUAL = 11
     RELU = 12
     INPUTS = 13
-    """(images, channels), where each image has some channels only: which of them lies where in x, as integers"""
+    """(images, channels) integers, if images have some channels only: index of the channel at each position of x"""
     INPUT_COUNTS = 14
-    """(images,): how many of those it has"""
+    """(images,): number of channels that each image has"""
     OUTPUTS = 15
-    """(images, outputs), where each wants some only: which it wants, ascending, where they are to lie"""
+    """(images, outputs), if images use some outputs only: indices of these, ascending, for each position of y"""
     OUTPUT_COUNTS = 16
 
 
 class Range(IntEnum):
-    """What a piece is given besides: which images and rows of the output, and where its outputs begin, in bytes."""
+    """Further arguments of a piece: bounds of images and output rows (ends exclusive), offset of outputs in bytes."""
 
     IMAGE = 17
     END_IMAGE = 18
@@ -56,7 +56,7 @@ PARAMETERS = len(Argument) + len(Range)
 
 
 class Piece(Emitter):
-    """A panel of outputs of some images."""
+    """Code for a panel of outputs of some images."""
 
     def __init__(self, made: ir.Function, plan: Plan, panel: Panel, micro: Micro) -> None:
         super().__init__(made, plan.number)
@@ -65,7 +65,7 @@ class Piece(Emitter):
         self.size = plan.number.dtype.itemsize
 
     def images(self, together: int, act: Callable[[Value, int], None]) -> None:
-        """Act on the images, so many at once, what is left one by one."""
+        """Call `act(image, count)` for `together` images at a time, and for each remaining image alone."""
         first, end = self.given[Range.IMAGE], self.given[Range.END_IMAGE]
         groups = self.sdiv(self.sub(end, first), integer(together))
         whole = self.total(first, (groups, together))
@@ -74,7 +74,7 @@ class Piece(Emitter):
             self.loop(whole, end, lambda image: act(image, 1))
 
     def mixed(self, image: Value, count: int, weights: Value, inputs: int) -> Value:
-        """Where the weights of so many images lie: mixed in scratch memory, or as they are."""
+        """Address of the weights of `count` images: mixed into scratch memory, or `weights` itself without experts."""
         if not self.plan.experts:
             return weights
         scratch = self.given[Argument.SCRATCH]
@@ -107,7 +107,7 @@ class Piece(Emitter):
         return self.total(self.given[base], (row, numbers * self.size))
 
     def taps(self, row: Value) -> tuple[Value, Value]:
-        """The first and the last row of the kernel that falls on the map, for a row of the output."""
+        """First and last kernel row that reads inside the map, for a row of the output."""
         shape = self.shape
         far, height, top = shape.dilation[0], shape.rows[0][0], (row, -shape.stride[0])
         lowest = self.sdiv(self.total(integer(shape.padding[0] + far - 1), top), integer(far))
@@ -115,14 +115,14 @@ class Piece(Emitter):
         return self.larger(integer(0), lowest), self.smaller(integer(shape.kernel[0] - 1), highest)
 
     def row_of_x(self, x: Value, row: Value, ky: Value) -> Value:
-        """Where the first pixel's first tap sees x, for a row of the output and one of the kernel."""
+        """Address in x that the first pixel's first tap reads, for a row of the output and a kernel row."""
         shape, columns = self.shape, self.shape.rows[0][1]
         into = (row, shape.stride[0] * columns), (ky, shape.dilation[0] * columns)
         pixel = self.total(*into, integer(-shape.padding[0] * columns - shape.padding[1]))
         return self.total(x, (pixel, shape.reads * self.size))
 
     def row_of_y(self, row: Value) -> Value:
-        """How far a row of the output lies from the first, in bytes."""
+        """Offset of a row of the output from the first row, in bytes."""
         return self.mul(row, integer(self.shape.rows[1][1] * self.shape.writes * self.size))
 
     def row(
@@ -130,8 +130,8 @@ class Piece(Emitter):
     ) -> None:
         """Call `code` on a row of the output, block by block.
 
-        `at`: the row's address in x and its distance in y; `rest`: weights, y, bias, residual, and what `code` takes
-        besides.
+        `at`: the row's address in x and its offset in y, in bytes; `rest`: weights, y, bias, residual, and the further
+        arguments of `code`.
         """
         weights, y, bias, residual, *flags = rest
         start = 0

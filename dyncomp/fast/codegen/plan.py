@@ -1,4 +1,4 @@
-"""How a convolution is cut into pieces that a processor's registers and caches hold."""
+"""Blocking of a convolution: panels and segments that fit the registers and caches of a processor."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from dyncomp.fast.codegen.machine import Machine
 from dyncomp.fast.codegen.shape import Shape
 
 _SEGMENT = 512
-"""inputs of a kernel that are mixed and multiplied at once: with a panel's outputs they stay in the second cache"""
+"""inputs of a kernel that are mixed and multiplied together: their weights for one panel stay in the L2 cache"""
 _CLOSE = 600_000
-"""bytes of weights that stay in the second cache beside all that an image brings"""
+"""bytes of weights that stay in the L2 cache beside the data of an image"""
 _MANY = 100
-"""pixels of a map for which it pays to bring experts from afar"""
+"""pixels of an output map that take long enough to hide loading experts from beyond the L2 cache"""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Neighbouring outputs that are computed together: vectors of so many lanes, for so many pixels of a row at once.
+    """Adjacent outputs of a register block: a vector for each entry of `lanes`, for `pixels` pixels of a row.
 
-    `first` is where its outputs begin.
+    `first` is the index of the panel's first output.
     """
 
     lanes: tuple[int, ...]
@@ -36,13 +36,13 @@ class Panel:
 
     @property
     def outputs(self) -> int:
-        """How many."""
+        """Number of outputs in the panel."""
         return sum(self.lanes)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Inputs of a kernel that are used at once: some taps of a row of the kernel, some channels of each."""
+    """Inputs of a kernel that one microkernel call reduces: some taps of a kernel row, some channels of each."""
 
     taps: tuple[int, ...]
     channels: int
@@ -50,31 +50,31 @@ class Segment:
 
 @dataclass(frozen=True)
 class Plan:
-    """The pieces of a convolution: panels of outputs; within a panel segments of inputs."""
+    """The blocking of a convolution: panels of outputs, and within a panel segments of inputs."""
 
     shape: Shape
     number: Number
     machine: Machine
     experts: int
-    """kernels that are mixed for each image; 0: one kernel for all"""
+    """kernels that are mixed for each image; 0: one kernel for all images"""
     picks_inputs: bool = False
-    """whether each image has some of the inputs only, side by side; then there are no experts"""
+    """whether each image has only some of the input channels, compacted to the front; then there are no experts"""
     picks_outputs: bool = False
-    """whether each image wants some of the outputs only, side by side"""
+    """whether each image uses only some of the outputs, compacted to the front"""
 
     @property
     def picks(self) -> bool:
-        """Whether kernels are cut to what each image uses."""
+        """Whether kernels are cut to the inputs or outputs that each image uses."""
         return self.picks_inputs or self.picks_outputs
 
     @property
     def lanes(self) -> int:
-        """Numbers in a vector."""
+        """Lanes of a vector register."""
         return self.machine.vector_bytes // self.number.dtype.itemsize
 
     @cached_property
     def panels(self) -> list[Panel]:
-        """All outputs, in order."""
+        """All panels, in the order of their outputs."""
         widths = pieces(self.shape.outputs, self.lanes)
         many = self.machine.registers >= 32 and self.shape.is_flat
         together = 4 if many and not self.shape.depthwise and not self.picks_outputs else 2
@@ -87,36 +87,36 @@ class Plan:
 
     @property
     def alike(self) -> list[tuple[Panel, int]]:
-        """The first of panels that differ but in place, which lie next to one another, and how many these are."""
+        """(first panel, count) of each group of adjacent panels that differ only in position."""
         counts = Counter(panel.lanes for panel in self.panels)
         firsts = {panel.lanes: panel for panel in reversed(self.panels)}
         return [(firsts[lanes], count) for lanes, count in counts.items()]
 
     def _pixels(self, vectors: int) -> int:
-        """So many that their sums, the weights and one input have a register each.
+        """Pixels of a register block: accumulators, an input's weights and a broadcast input have a register each.
 
-        A depthwise convolution keeps inputs in registers too: what several taps see is read once.
+        A depthwise convolution keeps inputs in registers, too: an input that several taps read is loaded once.
         """
         registers = self.machine.registers // 2 if self.shape.depthwise else self.machine.registers
         return max(1, min(24, (registers - vectors - 1) // vectors))
 
     def step(self, panel: Panel) -> int:
-        """Numbers from one input's weights to the next one's; a vector is left free behind those that are cut out."""
+        """Elements from one input's weights to the next one's; each row of cut kernels ends with a spare vector."""
         return panel.outputs + self.lanes if self.picks_outputs else panel.outputs
 
     @property
     def vectors(self) -> list[Panel]:
-        """What kernels are cut out of: all outputs and, that vectors be whole, a few that are 0."""
+        """Panels of one vector each, in which kernels to be cut are packed; zero outputs fill up the last one."""
         return [Panel((self.lanes,), 1, first) for first in range(0, self.shape.outputs, self.lanes)]
 
     @property
     def at_once(self) -> int:
-        """Channels that are multiplied at one go: a segment's, or as many of those that an image has."""
+        """Most channels of a tap in a microkernel call: a segment's channels; where images pick, up to `_SEGMENT`."""
         return min(self.channels, _SEGMENT) if self.picks else self.channels
 
     @cached_property
     def channels(self) -> int:
-        """Channels of a segment: all, or a share that divides them."""
+        """Channels of a segment: all, or a divisor of their number, so that segments are equal."""
         whole = self.shape.channels
         if self.picks:
             return whole
@@ -125,7 +125,7 @@ class Plan:
 
     @cached_property
     def segments(self) -> list[Segment]:
-        """Those of one row of the kernel and the first channels; all rows and channels have the same."""
+        """Segments of one kernel row and the first channels; all kernel rows and later channels have the same ones."""
         wide = self.shape.kernel[1]
         taps = max(1, min(wide, _SEGMENT // self.channels))
         parts = (tuple(range(first, min(first + taps, wide))) for first in range(0, wide, taps))
@@ -133,7 +133,7 @@ class Plan:
 
     @property
     def inputs(self) -> int:
-        """Weights of one output."""
+        """Weights of one output: channels times taps; taps alone if depthwise."""
         if self.shape.depthwise:
             return self.shape.kernel[0] * self.shape.kernel[1]
         return self.shape.channels * self.shape.kernel[0] * self.shape.kernel[1]
@@ -147,28 +147,28 @@ class Plan:
 
     @cached_property
     def scratch(self) -> int:
-        """Numbers of memory that each thread needs for the weights that it mixes or cuts."""
+        """Elements of scratch memory that each thread needs for the weights that it mixes or cuts."""
         if self.experts or self.picks_outputs:
             return self.mixed_at_once * self.largest * max(self.step(panel) for panel in self.panels)
         return 0
 
     @property
     def mixed_at_once(self) -> int:
-        """Images for which weights are mixed at one look at the experts."""
+        """Images whose weights are mixed together, so that experts are loaded once for all of them."""
         if self.machine.registers < 32 or self.shape.depthwise or not self.experts:
             return 1
         return 4 if self.shape.is_flat else 2
 
     @property
     def images_first(self) -> bool:
-        """Whether an image stays and all panels pass by: where the weights of all of them stay close."""
+        """Whether images are the outer loop, panels the inner: if depthwise, or if all weights stay in the L2 cache."""
         return self.shape.depthwise or (not self.experts and self._stays_close(self.shape.outputs))
 
     @property
     def panels_stay(self) -> bool:
-        """Whether images pass by a panel, each with all its segments: where its weights, or its experts, stay close.
+        """Whether a panel has images as the outer loop, segments as the inner: its weights or experts stay in L2 cache.
 
-        Experts may come from afar, too, where there are pixels enough to compute in the meantime.
+        Experts may also come from beyond the L2 cache where the map has enough pixels to hide the loads.
         """
         height, width = self.shape.places
         far = self.experts > 0 and height * width >= _MANY
@@ -179,12 +179,12 @@ class Plan:
 
     @cached_property
     def order(self) -> str:
-        """What decides how weights are packed, in words: plans for maps of other sizes may share them."""
+        """Key of the packed operand layout: plans for maps of other sizes with the same key may share weights."""
         of_panels = self.picks_outputs or tuple(panel.lanes for panel in self.panels)
         return repr((of_panels, self.lanes, self.segments, self.shape.depthwise, self.experts))
 
     def packed(self, kernels: Tensor) -> Tensor:
-        """Kernels (K, O, C, k, k), or (O, C, k, k), in the order in which they are read, flat."""
+        """Kernels (K, O, C, k, k) or (O, C, k, k), packed in the order in which the code reads them; a flat tensor."""
         five = kernels if kernels.dim() == 5 else kernels[None]
         panels = self.vectors if self.picks_outputs else self.panels
         if self.picks_outputs:
@@ -193,7 +193,7 @@ class Plan:
 
     @cached_property
     def inputs_in_order(self) -> Tensor:
-        """(inputs,) integers: which of an output's weights (C, k, k), counted as they lie, each packed one is."""
+        """(inputs,) integers: for each packed input, its index in an output's flattened weights (C, k, k)."""
         channels = 1 if self.shape.depthwise else self.shape.channels
         with torch.inference_mode(False):
             numbers = torch.arange(self.inputs, device="cpu").view(1, 1, channels, *self.shape.kernel)
@@ -212,5 +212,5 @@ class Plan:
 
 
 def _by_vectors(part: Tensor, lanes: tuple[int, ...]) -> Tensor:
-    """(inputs, K, outputs) as, for each input, the vectors in turn, and of each vector all experts."""
+    """Reorder (inputs, K, outputs) to (inputs, K * outputs): for each input the vectors, each for all experts."""
     return torch.cat([vector.flatten(1) for vector in torch.split(part, list(lanes), dim=2)], dim=1)

@@ -1,4 +1,4 @@
-"""Maps made smaller without weights: the mean or the greatest of each window of pixels, and zeros behind."""
+"""Pooling: the mean or maximum of each window of pixels, and channels of zeros after the map's own."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from dyncomp.fast.codegen.machine import Machine
 from dyncomp.fast.codegen.piece import Argument
 
 _TOGETHER = 8
-"""vectors of a pixel that are looked at together: each has a register"""
+"""vectors of a pixel that are reduced together: each has an accumulator register"""
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """Windows of so many pixels on a side, as far as they lie on the map, one every `stride` pixels.
+    """Square windows of `window` pixels a side, clipped to the map, one every `stride` pixels.
 
-    The first begins `padding` pixels outside. `whole`: only as many as end, with as much padding behind, on the map.
+    The first window begins `padding` pixels outside the map. `whole`: only windows that end within the map and its
+    padding; else size / stride windows, rounded up. `greatest`: maximum instead of mean. Output channels after the
+    first `channels` are 0.
     """
 
     channels: int
@@ -47,7 +49,7 @@ class Pooling:
 
 @cache
 def pooling_for(plan: Pooling) -> Code:
-    """The code, which is given what a convolution's is; it looks at X, Y and IMAGES."""
+    """The code, with the arguments of a convolution, of which it reads X, Y and IMAGES; see `Argument`."""
     module = new_module()
     _Pooling(module, plan).emit()
     return compiled(module, len(Argument))
@@ -62,7 +64,7 @@ class _Pooling(Entry):
         self.vectors = list(zip(widths, starts(widths), strict=True))
 
     def emit(self) -> None:
-        """Row by row of the output."""
+        """Loop over the rows of the output."""
         self.loop(*self.share(self.mul(self.argument(Argument.IMAGES), integer(self.plan.places[0]))), self._row)
         self.ret_void()
 
@@ -75,7 +77,7 @@ class _Pooling(Entry):
         self.loop(integer(0), integer(columns), lambda column: self._pixel(row, column, lines))
 
     def _window(self, place: Value, pixels: int) -> tuple[Value, Value]:
-        """Its first pixel on the map, and the one behind its last."""
+        """First pixel of a clipped window, and its end (exclusive)."""
         first = self.total((place, self.plan.stride), integer(-self.plan.padding))
         behind = self.smaller(integer(pixels), self.add(first, integer(self.plan.window)))
         return self.larger(integer(0), first), behind

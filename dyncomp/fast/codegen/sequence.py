@@ -1,4 +1,4 @@
-"""Code that runs other code step by step on the same threads, so that starting them is paid once."""
+"""Code that runs other code step by step on the same threads, so that the calling overhead is paid once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dyncomp.fast.codegen.emit import POINTER, VOID, Number, Value, integer
 
 
 class StepWord(IntEnum):
-    """What a step is in the table: addresses of its code, and of what the code is given."""
+    """Words of a step in the table: the addresses of its code and of its arguments."""
 
     CODE = 0
     GIVEN = 1
@@ -21,9 +21,9 @@ class StepWord(IntEnum):
 
 @cache
 def in_sequence() -> Code:
-    """f(steps, table): so many steps, one after the other; each begins when every thread is done with the one before.
+    """The code of f(steps, table): run `steps` steps of the table in order, with a barrier after each.
 
-    What a step is given is read when it begins: steps may change what later ones are given.
+    The arguments of a step are read when it begins: a step may change the arguments of later steps.
     """
     module = new_module()
     _Sequence(module, Number(torch.float32)).emit()

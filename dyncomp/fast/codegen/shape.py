@@ -1,18 +1,19 @@
-"""What a convolution computes, as far as its code depends on it."""
+"""The geometry of a convolution for which code is generated."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 _WIDE = 32
-"""pixels of a row that is cut out of a map at will: fewer would leave blocks too narrow"""
+"""fewest pixels in a row of a map that is re-cut into rows: shorter rows would leave register blocks too narrow"""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A convolution with one group, or depthwise, of maps of one size; pairs are vertical, horizontal.
+    """A convolution with one group, or depthwise, on maps of one size; pairs are (vertical, horizontal).
 
-    Where it is one group of several, x and y have `groups` times as many channels as it reads and writes.
+    With `groups` > 1 the shape is that of one group of a grouped convolution: x has `groups` times `channels` channels,
+    y has `groups` times `outputs`.
     """
 
     channels: int
@@ -27,12 +28,12 @@ class Shape:
 
     @property
     def reads(self) -> int:
-        """Numbers from one pixel of x to the next."""
+        """Pixel stride of x, in elements."""
         return self.channels * self.groups
 
     @property
     def writes(self) -> int:
-        """Numbers from one pixel of y to the next."""
+        """Pixel stride of y, in elements."""
         return self.outputs * self.groups
 
     @property
@@ -44,12 +45,12 @@ class Shape:
 
     @property
     def is_flat(self) -> bool:
-        """Whether pixels are read one by one, so that it does not matter how a map is cut into rows."""
+        """Whether an output pixel reads only the input pixel at its position, so that maps may be re-cut into rows."""
         return self.kernel == self.stride == (1, 1) and self.padding == (0, 0)
 
     @property
     def rows(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Rows and pixels in a row, of the input and of the output."""
+        """(rows, pixels per row) of the input and of the output; a flat map is re-cut into 8, 4, 2 or 1 rows."""
         if not self.is_flat:
             return self.size, self.places
         pixels = self.size[0] * self.size[1]
@@ -58,12 +59,12 @@ class Shape:
 
     @property
     def can_be_cut(self) -> bool:
-        """Whether every row of the output sees some row of the input, and there is something to compute."""
+        """Whether every row of the output reads some row of the input, and neither output nor channels are empty."""
         if min(*self.places, self.channels, self.outputs) < 1:
             return False
         return all(any(self.sees(row, tap) for tap in range(self.kernel[0])) for row in range(self.rows[1][0]))
 
     def sees(self, place: int, tap: int, axis: int = 0) -> bool:
-        """Whether a tap of the kernel falls on the map at that row (or column) of the output."""
+        """Whether a kernel tap reads inside the map, not padding, for a row of the output (`axis` 1: a column)."""
         at = place * self.stride[axis] - self.padding[axis] + tap * self.dilation[axis]
         return 0 <= at < self.rows[0][axis]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import groupby
 
 from llvmlite import ir
 
@@ -29,7 +30,7 @@ class _Switch(Means):
         self.given = [self.argument(index) for index in SwitchArgument]
 
     def emit(self) -> None:
-        """Means, logits, choices."""
+        """Channel means, logits and choices, with a barrier after each of the first two."""
         groups = groups_of(self.plan.units, self.plan.lanes)
         self.sum_up(magnitudes=self.plan.keep > 0)
         self.loop(*self.share(self.images), self._means)
@@ -43,14 +44,17 @@ class _Switch(Means):
         self.mean_to(image, self.sums_of(image))
 
     def _logits(self, task: Value, groups: list[list[int]]) -> None:
-        """Some of an image's."""
+        """Compute the logits of one group of an image's units."""
         image, group = self.sdiv(task, integer(len(groups))), self.srem(task, integer(len(groups)))
-        wide = sum(groups[0])
-        for widths in [groups[0]] if groups[0] == groups[-1] else [groups[0], groups[-1]]:
-            alike = [index for index, other in enumerate(groups) if other == widths]
-            among = self.icmp_signed(">=", group, integer(alike[0])), self.icmp_signed("<=", group, integer(alike[-1]))
+        first = 0  # the number of the first group that is as wide, and the first unit of it
+        unit = 0
+        for widths, alike in groupby(groups):
+            count = len(list(alike))
+            among = self.icmp_signed(">=", group, integer(first)), self.icmp_signed("<", group, integer(first + count))
             with self.if_then(self.and_(*among)):
-                self._some_logits(image, self.mul(group, integer(wide)), widths)
+                units = self.mul(self.sub(group, integer(first)), integer(sum(widths)))
+                self._some_logits(image, self.add(units, integer(unit)), widths)
+            first, unit = first + count, unit + count * sum(widths)
 
     def _some_logits(self, image: Value, first: Value, widths: list[int]) -> None:
         plan, weights = self.plan, self.pointer(self.given[SwitchArgument.WEIGHTS])
@@ -78,7 +82,7 @@ class _Switch(Means):
             self.write(self.load(total, typ=self.number.vector(lanes)), self.at(out, integer(offset)))
 
     def _choose(self, image: Value) -> None:
-        """The list of an image's filters, and what belongs to them."""
+        """Write the list of filters that an image uses, and their shifts and scales."""
         logits = self._numbers(SwitchArgument.LOGITS, image, self.plan.units)
         forced, zero = self.given[SwitchArgument.FORCED], self.number.type(0.0)
         other = self._numbers(SwitchArgument.FORCED, image, self.plan.units)
@@ -109,7 +113,7 @@ class _Switch(Means):
 
         def look(unit: Value) -> None:
             at, used = self.load(found, typ=INT), self.zext(is_used(unit), INT)
-            for part in range(size):  # what is not used is overwritten by the next
+            for part in range(size):  # the next unit overwrites an unused one
                 place = self.add(at, integer(part))
                 self.store(self.total((unit, size), integer(part)), self.word_at(outputs, place), align=8)
             self.store(self.total(at, (used, size)), found)
@@ -117,7 +121,7 @@ class _Switch(Means):
         self.loop(integer(0), integer(self.plan.units), look)
 
     def _greatest(self, scores: Value) -> Value:
-        """The unit of the greatest score, the first of several."""
+        """The unit of the greatest score, the first one of equal scores."""
         best = self.local(INT)
         self.store(integer(0), best)
 
@@ -130,7 +134,7 @@ class _Switch(Means):
         return self.load(best, typ=INT)
 
     def _gather(self, image: Value, count: Value, logits: Value) -> None:
-        """What belongs to the filters used, in their order."""
+        """Gather the shifts and scales of the used filters in compacted order, and write 0 after them."""
         filters, zero = self.plan.filters, self.number.type(0.0)
         outputs = self._words(SwitchArgument.OUTPUTS, image, filters)
         base, shift = (self.pointer(self.given[which]) for which in (SwitchArgument.BASE, SwitchArgument.SHIFT))
@@ -157,9 +161,9 @@ class _Switch(Means):
         self.loop(count, integer(filters), clear)
 
     def _numbers(self, which: SwitchArgument, image: Value, each: int) -> Value:
-        """An image's, of numbers."""
+        """Address of an image's row in an array (images, each) of floating-point elements."""
         return self.at(self.pointer(self.given[which]), (image, each))
 
     def _words(self, which: SwitchArgument, image: Value, each: int) -> Value:
-        """An image's, of integers."""
+        """Address of an image's row in an array (images, each) of integers."""
         return self.word_at(self.pointer(self.given[which]), self.mul(image, integer(each)))

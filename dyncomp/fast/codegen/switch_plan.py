@@ -1,4 +1,4 @@
-"""What a switch computes, and what its code is given."""
+"""What a switch computes, and the arguments of its code."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dyncomp.fast.codegen.emit import pieces
 from dyncomp.fast.codegen.means import MeansPlan
 
 _TOGETHER = 4
-"""vectors of logits that are made at one go: an image's are shared out among threads by so many"""
+"""vectors of logits that are computed together: an image's logits are divided between threads in such groups"""
 
 
 @dataclass(frozen=True)
 class SwitchPlan(MeansPlan):
-    """Of the means of each channel, a logit for each of the `units`, which are `size` neighbouring filters each.
+    """A logit, from channel means, for each of `units` units, which are `size` adjacent filters each.
 
-    A unit is used where its logit is above 0, and where none is, the one of the greatest. `keep`: instead, so many of
-    the greatest are used, and weighted by ReLU of their logits; they are made of mean magnitudes. `picks`: each image
-    has some of the channels only.
+    A unit is used where its logit exceeds 0; if no logit does, the unit of the greatest is used. `keep`, unless 0: the
+    units of the top-k logits, k = `keep`, are used instead and weighted by ReLU of their logits, and the logits are
+    computed from means of magnitudes. `picks`: each image has only some of the channels.
     """
 
     units: int
@@ -28,39 +28,39 @@ class SwitchPlan(MeansPlan):
 
     @property
     def filters(self) -> int:
-        """Of all units."""
+        """Number of filters of all units."""
         return self.units * self.size
 
 
 class SwitchArgument(IntEnum):
-    """What the code is given, in order: addresses, and counts."""
+    """Arguments of the code, in order: addresses, and counts."""
 
     X = 0
     IMAGES = 1
     WEIGHTS = 2
-    """some vectors of units at a time, for each channel; then the bias"""
+    """group by group (see `groups_of`): (channels, units of the group); then the bias (units,)"""
     SCRATCH = 3
     LOGITS = 4
     """(images, units)"""
     INPUTS = 5
-    """(images, channels): which channel an image has where, as integers"""
+    """(images, channels) integers, read with `picks`: index of the channel at each position of x"""
     INPUT_COUNTS = 6
     FORCED = 7
-    """(images, units) numbers, used where they are above 0, in place of its own choice; 0: none"""
+    """(images, units) numbers: they take the place of the logits in the choice, and units above 0 are used; 0: none"""
     OUTPUTS = 8
-    """(images, filters), to be written: which are used, ascending; what lies behind them says nothing"""
+    """(images, filters), written: indices of the used filters, ascending; the entries after them have no meaning"""
     OUTPUT_COUNTS = 9
     BASE = 10
-    """(filters,): where filters are weighted, what is weighted with them"""
+    """(filters,), read with `keep`: multiplied by the filter's weight and added to its shift"""
     SHIFT = 11
     """(filters,)"""
     SHIFTS = 12
-    """(images, filters), to be written: base * weight + shift of the filters used, in their order; behind them 0"""
+    """(images, filters), written: base * weight + shift of the used filters, in compacted order, then 0"""
     SCALES = 13
-    """(images, filters), to be written where filters are weighted: the weights"""
+    """(images, filters), written with `keep`: the weights of the used filters, in compacted order, then 0"""
 
 
 def groups_of(units: int, lanes: int) -> list[list[int]]:
-    """The vectors of logits that are made together."""
+    """Widths of the vectors of logits, in the groups that are computed together."""
     widths = pieces(units, lanes)
     return [widths[index : index + _TOGETHER] for index in range(0, len(widths), _TOGETHER)]

@@ -1,4 +1,4 @@
-"""The greatest of a list of numbers, so many, without sorting it."""
+"""Top-k of a list of numbers, without sorting it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dyncomp.fast.codegen.switch_plan import SwitchPlan
 
 
 class Greatest:
-    """The `keep` greatest of a switch's scores, the first of several alike; emits what finds them."""
+    """Emits code for the top-k of a switch's scores, k = `keep`; of equal scores the first ones are taken."""
 
     def __init__(self, emit: Emitter, plan: SwitchPlan, scores: Value) -> None:
         self.emit, self.plan, self.scores = emit, plan, scores
@@ -23,7 +23,7 @@ class Greatest:
         emit.store(emit.sub(integer(plan.keep), above), self.left)
 
     def has(self, unit: Value) -> Value:
-        """Whether a unit is one of them; to be asked of each once, in ascending order."""
+        """Whether a unit is among the top-k; the emitted code must run once for each unit, in ascending order."""
         emit = self.emit
         key, room = self._key(emit.one(emit.at(self.scores, unit))), emit.load(self.left, typ=INT)
         level = emit.and_(emit.icmp_unsigned("==", key, self.bar), emit.icmp_signed(">", room, integer(0)))
@@ -31,7 +31,7 @@ class Greatest:
         return emit.or_(emit.icmp_unsigned(">", key, self.bar), level)
 
     def _bar(self) -> Value:
-        """The key of the last of them, bit by bit from the highest."""
+        """The key of the k-th greatest score, determined bit by bit from the highest bit."""
         emit, bar = self.emit, self.emit.local(self.kind)
         emit.store(self.kind(0), bar)
 
@@ -47,7 +47,7 @@ class Greatest:
         return emit.load(bar, typ=self.kind)
 
     def _count(self, compare: Callable[[Value, Value], Value], bar: Value) -> Value:
-        """How many scores' keys compare so with the bar."""
+        """Number of scores whose key satisfies `compare(key, bar)`."""
         emit, lanes = self.emit, self.plan.lanes
         widths = pieces(self.plan.units, lanes)
         whole = widths.count(lanes)
@@ -65,7 +65,7 @@ class Greatest:
         return emit.load(found, typ=INT)
 
     def _key(self, value: Value) -> Value:
-        """An integer that is the greater, without a sign, the greater the number is; of a vector, lane by lane."""
+        """An unsigned integer that orders as the floating-point number does; of a vector, lane by lane."""
         lanes = value.type.count if isinstance(value.type, ir.VectorType) else None
         kind = self.kind if lanes is None else ir.VectorType(self.kind, lanes)
 

@@ -1,4 +1,4 @@
-"""Whether machine code that is made here computes what it should."""
+"""Self-test: whether generated code computes correct results on this machine."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from dyncomp.fast.codegen.shape import Shape
 
 @cache
 def works() -> bool:
-    """Tried on small convolutions, their kernels mixed; where LLVM cannot make them, nothing is lost but time."""
+    """Whether mixed convolutions agree with torch's; False where LLVM cannot compile them, at no cost but speed."""
     try:
         with torch.inference_mode(False), torch.no_grad():
             return all(_agrees(depthwise) for depthwise in (False, True))
-    except (RuntimeError, AttributeError, TypeError):  # of a version that writes or builds otherwise
+    except (RuntimeError, AttributeError, TypeError):  # a version of llvmlite with another interface
         return False
 
 
 def _agrees(depthwise: bool) -> bool:
     here, channels, experts = this_machine(), 5, 2
-    assert here is not None  # asked before
+    assert here is not None  # the caller has checked
     draw = torch.Generator().manual_seed(0)
     shape = Shape(channels, channels, (6, 7), (3, 3), (2, 1), (1, 1), (1, 1), depthwise)
     plan = Plan(shape, Number(torch.float32), here, experts)
-    floats: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the default is
+    floats: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
     kernels = torch.randn(experts, channels, 1 if depthwise else channels, 3, 3, generator=draw, **floats)
     x = torch.randn(2, channels, 6, 7, generator=draw, **floats).contiguous(memory_format=torch.channels_last)
     shares = torch.rand(2, experts, generator=draw, **floats)

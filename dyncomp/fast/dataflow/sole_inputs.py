@@ -1,4 +1,4 @@
-"""Which memory a network may use again: shown by running it, not guessed from how it is written."""
+"""Finds inputs whose memory may be reused, by observing a run of the network instead of analysing code."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from dyncomp.fast.dataflow.watch import ReadWatch
 
 
 def lone_inputs(modules: Sequence[nn.Module], run: Callable[[], Any], given: Sequence[Tensor]) -> set[nn.Module]:
-    """Those of the modules whose input nothing reads any more, once they are done, while `run` runs.
+    """The modules whose input is not read any more once the module is done, as observed while `run` runs.
 
-    What reads is any operator on the same memory, whichever view of it; `run` gives back all that it keeps, and what
-    is `given` to it stays its owner's. A module that does not run is not among them. Each takes one tensor.
+    A reader is any operator on the same memory, through any view. `run` has to return every tensor that it keeps.
+    Tensors in `given` belong to the caller, so a module that reads one is not in the result; nor is a module that does
+    not run. Each module takes one tensor.
     """
     watch = _Watch(given)
     with ExitStack() as stack:
@@ -32,31 +33,31 @@ def lone_inputs(modules: Sequence[nn.Module], run: Callable[[], Any], given: Seq
 
 
 class _Watch(ReadWatch):
-    """While active, notes which modules' inputs are read after the modules are done."""
+    """While active, records which modules' inputs are read after the modules are done."""
 
     def __init__(self, given: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.entered: set[nn.Module] = set()
         self.shared: set[nn.Module] = set()
-        self._held: list[Tensor] = []  # so that no memory comes twice
+        self._held: list[Tensor] = []  # keeps inputs alive, so that no memory is reused
         self._given = {_memory(tensor) for tensor in given}
-        self._done: dict[int, set[nn.Module]] = {}  # by their inputs' memory
+        self._done: dict[int, set[nn.Module]] = {}  # modules that are done, by the memory of their inputs
 
     def enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """A module begins."""
+        """Forward pre-hook: a module begins."""
         self.entered.add(module)
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or _memory(inputs[0]) in self._given:
             self.shared.add(module)
 
     def leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        """A module ends."""
+        """Forward hook: a module ends."""
         if module not in self.shared:
             self._held.append(inputs[0])
             self._done.setdefault(_memory(inputs[0]), set()).add(module)
-        self.read(tree_leaves(output))  # an output that is a view of the input is read by whoever comes next
+        self.read(tree_leaves(output))  # an output that is a view of the input is read later
 
     def read(self, values: Sequence[Any]) -> None:
-        """Somebody reads these."""
+        """Record that these values are read."""
         for value in values:
             if isinstance(value, Tensor):
                 self.shared |= self._done.get(_memory(value), set())

@@ -1,4 +1,4 @@
-"""Which layer's output another layer alone reads: seen while a network runs, not guessed from how it is written."""
+"""Finds layers whose output only one other layer reads, by observing a run of the network instead of analysing code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dyncomp.fast.dataflow.watch import ReadWatch
 
 
 class Lone(NamedTuple):
-    """A maker, the reader that alone reads what it gives, and how many dimensions that had."""
+    """A maker, the only reader of its output, and the ranks (numbers of dimensions) that the output had."""
 
     maker: nn.Module
     reader: nn.Module
@@ -25,11 +25,12 @@ class Lone(NamedTuple):
 def lone_readers(
     model: nn.Module, makers: Sequence[nn.Module], readers: Sequence[nn.Module], run: Callable[[], Any]
 ) -> list[Lone]:
-    """Makers and their readers: while `run` runs `model`, nothing but the reader reads what the maker gives.
+    """Pairs of a maker and its reader: while `run` runs `model`, nothing but the reader reads the maker's output.
 
-    Nor does the reader read anything else, `run` give the maker's output away, or anyone but the maker read its
-    parameters. Both kinds are modules without inner ones, of one tensor in, one out. Each is in one pair at most; one
-    that does not run is in none. `run` gives back all that it keeps, as nested tuples, lists and dicts.
+    Moreover, the reader reads nothing else, `run` does not return the maker's output, and nothing but the maker reads
+    the maker's parameters. Makers and readers are modules without submodules, with one tensor in and one out. Each is
+    in at most one pair; one that does not run is in none. `run` returns every tensor that it keeps, in nested tuples,
+    lists and dicts.
     """
     watch = _Watch(makers)
     with ExitStack() as stack:
@@ -49,25 +50,25 @@ def lone_readers(
 
 
 class _Watch(ReadWatch):
-    """While active, notes by whom the outputs and the parameters of the makers are read."""
+    """While active, records which modules read the outputs and the parameters of the makers."""
 
     def __init__(self, makers: Sequence[nn.Module]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._inside: nn.Module | None = None
-        self._maker: dict[int, nn.Module] = {}  # by the id of its output
-        self._held: list[Tensor] = []  # so that no id comes twice
+        self._maker: dict[int, nn.Module] = {}  # maker by the id of its output
+        self._held: list[Tensor] = []  # keeps outputs alive, so that no id is reused
         self._owner = {id(parameter): maker for maker in makers for parameter in maker.parameters()}
-        self._readers: dict[nn.Module, set[nn.Module | None]] = defaultdict(set)  # None: anyone else
+        self._readers: dict[nn.Module, set[nn.Module | None]] = defaultdict(set)  # None: any other reader
         self._sources: dict[nn.Module, set[nn.Module | None]] = defaultdict(set)
         self._unread: set[int] = set()
         self._dimensions: dict[nn.Module, set[int]] = defaultdict(set)
 
     def enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """A maker begins."""
+        """Forward pre-hook: a maker begins."""
         self._inside = module
 
     def made_by(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """A maker ends."""
+        """Forward hook: a maker ends."""
         self._inside = None
         self._held.append(output)
         self._maker[id(output)] = module
@@ -75,7 +76,7 @@ class _Watch(ReadWatch):
         self._dimensions[module].add(output.dim())
 
     def read_by(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """A reader begins."""
+        """Forward pre-hook: a reader begins."""
         self._inside = module
         maker = self._maker.get(id(inputs[0])) if len(inputs) == 1 else None
         self._sources[module].add(maker)
@@ -84,11 +85,11 @@ class _Watch(ReadWatch):
             self._unread.discard(id(inputs[0]))
 
     def leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """A reader ends."""
+        """Forward hook: a reader ends."""
         self._inside = None
 
     def read(self, values: Sequence[Any]) -> None:
-        """Somebody reads these."""
+        """Record that these values are read, by the module that is running or outside of all."""
         for value in values:
             maker = self._maker.get(id(value))
             if maker is not None and self._inside not in self._readers[maker]:
@@ -98,7 +99,7 @@ class _Watch(ReadWatch):
                 self._readers[owner].add(None)
 
     def found(self, makers: Sequence[nn.Module]) -> list[Lone]:
-        """Those among these makers that one reader alone reads."""
+        """The pairs of those makers whose output a single reader reads."""
         wasteful = {self._maker[output] for output in self._unread}
         found = []
         for maker in makers:

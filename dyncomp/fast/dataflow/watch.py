@@ -1,4 +1,4 @@
-"""Sees every tensor that an operator reads while a network runs."""
+"""Observes every tensor that an operator reads while a network runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class ReadWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, tells `read` of all that every operator is given, before it runs."""
+    """While active, calls `read` with the arguments of every operator before the operator runs."""
 
     def __torch_dispatch__(
         self,
@@ -24,5 +24,5 @@ class ReadWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def read(self, values: Sequence[Any]) -> None:
-        """Somebody reads these, tensors among them."""
+        """Called with values that are read, tensors among them."""
         raise NotImplementedError

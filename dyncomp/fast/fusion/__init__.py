@@ -1,4 +1,4 @@
-"""Runs of layers in one go: gates, switches, convolutions, one after the other, by machine code of our own."""
+"""Runs: consecutive layers (gates, switches, convolutions) that generated code executes in one call."""
 
 from dyncomp.fast.fusion.find import find_runs
 from dyncomp.fast.fusion.run import Run

@@ -1,4 +1,4 @@
-"""Residual blocks in a run: gated, planned, with mixed kernels, or for all images as they are."""
+"""Residual blocks as parts of a run: gated, planned, with mixed kernels, or static."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dyncomp.ops.skipping import Form
 
 @dataclass(frozen=True, eq=False)
 class Block(Part):
-    """A block of a run and its code; the shortcut's is None where that is the identity."""
+    """A block of a run as generated code; `shortcut` is None for the identity, `gate` for a block without one."""
 
     place: Gated | Follower | Mixed | ResidualBlock
     body: BodyCode
@@ -39,7 +39,7 @@ class Block(Part):
 
     @staticmethod
     def of(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> Block | None:
-        """On features like x; None where there is no code that pays."""
+        """For features like x; None where there is no code that pays off."""
         body, shortcut = _body(place, x), Shortcut.of(place, x)
         if body is None or (shortcut is None and type(block_of(place).shortcut) is not nn.Identity):
             return None
@@ -62,16 +62,16 @@ class Block(Part):
 
     @property
     def state(self) -> int:
-        """Numbers that a recurrent gate keeps of each image; 0 of others."""
+        """Numbers per image that a recurrent gate keeps; 0 without one."""
         return 0 if self.gate is None else self.gate.plan.state
 
     def makes_map(self, first: bool) -> bool:
-        """Of another size, or of all images where what is read stays as it is."""
+        """See `Part.makes_map`: for another shape, or first in the run where all images run the body."""
         return self.shortcut is not None or (first and isinstance(self.place, (ResidualBlock, Mixed)))
 
     @property
     def _form(self) -> Form | None:
-        """What happens to images that skip the body; None where none does."""
+        """What images that skip the body pass through (see `Form`); None where no image skips it."""
         return self.place.form if isinstance(self.place, (Gated, Follower)) else None
 
     def makes_positive(self, positive: bool) -> bool:
@@ -86,7 +86,7 @@ class Block(Part):
         yield from () if self.gate is None else self.gate.needs()
 
     def changes(self, index: int) -> Iterable[Change]:
-        """Which images run it, by the plan."""
+        """See `Part.changes`: which images run a planned block."""
         if isinstance(self.place, Follower):
             yield partial(_follow, self.place, f"rows {index}", f"images {index}")
 
@@ -106,8 +106,8 @@ class Block(Part):
             self.shortcut.add(words, at)
         first, *_ = [words.step(loaded.code, given) for loaded, given in self._steps(at)]
         if gate is not None and isinstance(self.place, Gated):
-            words.point(gate + GateArgument.COUNT, first + Argument.IMAGES)  # those of the others at equal distances
-        # of images that skip the body, too; what else there is comes out of a ReLU, and twice ReLU is ReLU
+            words.point(gate + GateArgument.COUNT, first + Argument.IMAGES)  # other counts at distance COUNT_STEP
+        # images that skip the body need the ReLU; for all others it is a second one, which changes nothing
         if self._form == "residual" and (self.shortcut is not None or not at.positive):
             plan = self.body.chain[-1].plan
             code = native.activation_for(plan.number, plan.machine)
@@ -131,7 +131,7 @@ class Block(Part):
 
 
 def _follow(follower: Follower, rows: str, images: str, table: Table, x: Tensor) -> Filling:
-    """Which images run a block."""
+    """The slot values of a planned block: its rows and their number; and the tensor that holds the rows."""
     asked = follower.plan().of(follower.unit, x)
     if isinstance(asked, Tensor):
         some = kept(asked.contiguous())

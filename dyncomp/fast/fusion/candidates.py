@@ -1,4 +1,4 @@
-"""What may stand in a run."""
+"""Which layers can be parts of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dyncomp.ops.shrink import Shrink
 
 @dataclass(frozen=True)
 class Several:
-    """Layers that are one part of a run: a convolution and ReLU; the mean of all pixels and a classifier."""
+    """Layers that form one part of a run: a convolution and its ReLU; global average pooling and a classifier."""
 
     layers: tuple[nn.Module, ...]
 
@@ -36,7 +36,7 @@ Place = Deciding | ResidualBlock | nn.MaxPool2d | Several
 
 
 def together(layers: Sequence[nn.Module]) -> list[Place] | None:
-    """The places of a run of layers, Sequentials opened; None where it can be none."""
+    """The places of a run made of these layers, Sequentials opened; None where the layers cannot form a run."""
     leaves = [leaf for layer in layers for leaf in opened(layer)]
     places = _places_of(leaves) if leaves else None
     alike = len({(type(op), getattr(op, "form", None)) for op in deciding(places or ())}) < 2
@@ -44,7 +44,7 @@ def together(layers: Sequence[nn.Module]) -> list[Place] | None:
 
 
 def _places_of(layers: Sequence[nn.Module]) -> list[Place] | None:
-    """Layers as places of a run; None where some can be none."""
+    """The places for consecutive layers; None where a layer cannot be part of a run."""
     found, index = list[Place](), 0
     while index < len(layers):
         place, index = _from(layers, index)
@@ -55,7 +55,7 @@ def _places_of(layers: Sequence[nn.Module]) -> list[Place] | None:
 
 
 def _from(layers: Sequence[nn.Module], index: int) -> tuple[Place | None, int]:
-    """The place that begins at a layer, and the index behind it."""
+    """The place that begins at `index`, None where there is none, and the index of the layer after it."""
     layer, kinds = layers[index], [type(layer) for layer in layers[index : index + 3]]
     if is_block(layer):
         return layer, index + 1
@@ -71,7 +71,7 @@ def _from(layers: Sequence[nn.Module], index: int) -> tuple[Place | None, int]:
 
 
 def is_block(module: nn.Module) -> TypeGuard[Deciding | ResidualBlock]:
-    """Whether a module is a block, or filters, made ready, that can be part of a run."""
+    """Whether a module is a deployed block or Filtered op that can be part of a run."""
     if isinstance(module, Filtered):
         return _is_fused(module)
     if not isinstance(module, (Gated, Follower, Mixed, ResidualBlock)):
@@ -96,26 +96,26 @@ def _is_fused(op: Filtered) -> bool:
 
 
 def block_of(place: Gated | Follower | Mixed | ResidualBlock) -> ResidualBlock:
-    """The block that stands there."""
+    """The residual block of a place."""
     block = place if isinstance(place, ResidualBlock) else place.block
-    return block  # type: ignore[return-value]  # `is_block` asked
+    return block  # type: ignore[return-value]  # checked by `is_block`
 
 
 def filters_of(block: ResidualBlock) -> Filtered | None:
-    """The op that its body is, made ready; None where it is anything else."""
+    """The deployed Filtered op that is the block's whole body; None for any other body."""
     layers = opened(block.body)
     only = layers[0] if len(layers) == 1 else None
     return only if isinstance(only, Filtered) and _is_fused(only) else None
 
 
 def projection_of(block: ResidualBlock) -> TunedConv2d | None:
-    """The convolution that its shortcut is, one for all images; None where it is anything else."""
+    """The convolution with one kernel for all images that is the block's shortcut; None for any other shortcut."""
     layers = opened(block.shortcut)
     return layers[0] if len(layers) == 1 and type(layers[0]) is TunedConv2d else None
 
 
 def deciding(places: Sequence[Place]) -> Iterator[Deciding]:
-    """The ops among them, or in them, by which images differ."""
+    """The ops that decide per image, among these places or inside them."""
     for place in places:
         if isinstance(place, Deciding):
             yield place

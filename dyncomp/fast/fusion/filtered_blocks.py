@@ -1,4 +1,4 @@
-"""Filters that are switched for each image, in a run: switch, convolution and what stands behind it, site by site."""
+"""Switched filters as parts of a run, site by site: switch, convolution, and the layers behind it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from dyncomp.ops.filtered import Filtered
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Sites one behind the other, and the layer that reads the last one's filters."""
+    """Consecutive sites of switched filters, and the layer that reads the filters of the last one."""
 
     sites: tuple[Site, ...]
     consumer: CompiledConvolution
     output: torch.Size
-    """what becomes of an image, (C, H, W), or (C,) behind a linear layer"""
+    """shape of an image's output, (C, H, W), or (C,) of a linear layer"""
 
     @staticmethod
     def of(op: Filtered, x: Tensor) -> Chain | None:
-        """On features like x; None where there is no code that pays."""
+        """For features like x; None where there is no code that pays off."""
         sites, image, layer = list[Site](), x.shape[1:], op
         while True:
             site = Site.of(layer, image, x, picks=bool(sites))
@@ -56,7 +56,7 @@ class Chain:
             yield from site.needs()
 
     def add(self, words: Words, at: At, last: Given) -> None:
-        """The steps; `last`: what the consumer is given besides."""
+        """Add the steps; `last` holds further arguments of the consumer's code."""
         turns = Turns(at.source)
         for turn, site in enumerate(self.sites):
             slot = f"forced {turn} {at.index}"
@@ -74,13 +74,13 @@ class Chain:
 
 @dataclass(frozen=True, eq=False)
 class FilteredLayers(Part):
-    """A chain that is all there is."""
+    """A chain that is no body of a residual block."""
 
     chain: Chain
 
     @staticmethod
     def of(op: Filtered, x: Tensor) -> FilteredLayers | None:
-        """On features like x; None where there is no code that pays."""
+        """For features like x; None where there is no code that pays off."""
         chain = Chain.of(op, x)
         return None if chain is None else FilteredLayers(chain)
 
@@ -104,14 +104,14 @@ class FilteredLayers(Part):
 
 @dataclass(frozen=True, eq=False)
 class FilteredBlock(Part):
-    """A residual block whose body is a chain."""
+    """A residual block whose body is a chain; `shortcut` is None for the identity."""
 
     chain: Chain
     shortcut: Shortcut | None
 
     @staticmethod
     def of(block: ResidualBlock, x: Tensor) -> FilteredBlock | None:
-        """On features like x; None where there is no code that pays."""
+        """For features like x; None where there is no code that pays off."""
         op = filters_of(block)
         chain, shortcut = None if op is None else Chain.of(op, x), Shortcut.of(block, x)
         if chain is None or (shortcut is None and type(block.shortcut) is not nn.Identity):
@@ -125,7 +125,7 @@ class FilteredBlock(Part):
         return self.chain.output
 
     def makes_map(self, first: bool) -> bool:
-        """See `Part.makes_map`: in its place, unless it is of another size."""
+        """See `Part.makes_map`: in place, unless the shape changes or the block is first in the run."""
         return self.shortcut is not None or first
 
     def makes_positive(self, positive: bool) -> bool:

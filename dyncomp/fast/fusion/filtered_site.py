@@ -1,4 +1,4 @@
-"""One convolution whose filters are switched, and what acts on its filters before the next layer reads them."""
+"""A convolution with switched filters, and the layers that act on its filters before the next layer reads them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dyncomp.ops.filtered import Filtered
 
 @dataclass(frozen=True, eq=False)
 class Behind:
-    """What acts on filters: a shift, ReLU, then maps made smaller."""
+    """The per-channel layers behind a convolution: a shift, ReLU, then pooling."""
 
     shift: Shift | None
     relu: bool
@@ -33,7 +33,7 @@ class Behind:
 
     @staticmethod
     def of(layers: Sequence[nn.Module], image: torch.Size, dtype: torch.dtype) -> Behind | None:
-        """Of layers in this order, behind images (C, H, W); None of others."""
+        """For these layers on images (C, H, W); None where they are others, or in another order."""
         rest = list(layers)
         shift = rest.pop(0) if rest and type(rest[0]) is Shift else None
         relu = bool(rest) and type(rest[0]) is nn.ReLU
@@ -51,11 +51,11 @@ class Behind:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """The site's switch and convolution, and what stands behind it.
+    """A site of switched filters: its switch, its convolution, and the layers behind.
 
-    Kernels are `cut` to the outputs that each image uses, or all outputs are computed and put in order: on maps of a
-    few pixels cutting costs more than it saves. Where filters are weighted, the convolution leaves out what it adds:
-    the switch puts that into what is added after the weight.
+    With `cut`, kernels are cut to the outputs that each image uses; without, all outputs are computed and then
+    compacted: on maps of a few pixels cutting costs more than it saves. Where filters are weighted, the convolution
+    runs without its bias: the switch includes the bias in the shifts that are added after the weighting.
     """
 
     op: Filtered
@@ -66,7 +66,10 @@ class Site:
 
     @staticmethod
     def of(op: Filtered, image: torch.Size, x: Tensor, picks: bool) -> Site | None:
-        """On images (C, H, W) in the type of x, and as many; None where there is no code."""
+        """For images (C, H, W), as many as x has and in its dtype; None where there is no code.
+
+        `picks`: whether each image has some of the input channels only.
+        """
         products, producer = op.switch.products(), op.producer
         if products is None or type(producer) is not TunedConv2d:
             return None
@@ -90,27 +93,27 @@ class Site:
 
     @property
     def weighted(self) -> bool:
-        """Whether filters are scaled and shifted image by image."""
+        """Whether filters are scaled and shifted for each image."""
         return self.switch.plan.keep > 0
 
     @property
     def output(self) -> torch.Size:
-        """What becomes of an image, (C, H, W)."""
+        """Shape of an image's output, (C, H, W)."""
         pools = self.behind.pools
         return pools[-1].output if pools else self.convolution.output
 
     @property
     def most(self) -> int:
-        """Numbers of an image that stand between steps at most."""
+        """Numbers per image of the largest map between steps."""
         return max(self.convolution.output.numel(), *(pool.output.numel() for pool in self.behind.pools), 0)
 
     def needs(self) -> Iterator[Need]:
-        """Memory that its steps use."""
+        """Scratch memory of the steps."""
         yield mixing(self.convolution)
         yield from self.switch.needs()
 
     def add(self, words: Words, turns: Turns, turn: int) -> None:
-        """The steps behind the switch, whose lists are those of the turn."""
+        """Add the steps after the switch, which has written its lists to the slots of `turn`."""
         lists, before = turn % 2, (turn + 1) % 2
         given = given_always(self.convolution) | {Argument.X: turns.here}
         if self.convolution.plan.picks_inputs:
@@ -150,7 +153,7 @@ def _forms() -> dict[str, bool]:
 
 
 def _try(x: Tensor, image: torch.Size, site: Site) -> None:
-    """Run a site's steps behind the switch, half of its channels there and half of its filters wanted."""
+    """Run a site's steps after the switch, with about half of its channels present and half of its filters used."""
     words, turns = Words(), Turns("map 0")
     site.add(words, turns, 0)
     table: Table = words.tables().own

@@ -13,7 +13,7 @@ from dyncomp.fast.fusion.run import Run
 from dyncomp.fast.layers.convolution import FusedSequential
 
 Stretch = tuple[int, int, Sequence[Place]]
-"""From, up to without: layers, and what they are in a run."""
+"""The index of the first layer, the index after the last one, and the layers' places in a run."""
 
 
 def find_runs(model: nn.Module) -> None:
@@ -24,7 +24,7 @@ def find_runs(model: nn.Module) -> None:
 
 
 def _runs(layers: Sequence[nn.Module]) -> dict[int, list[Run]]:
-    """By where they begin: of as many layers as there can be and, should one of these not pay, of blocks alone."""
+    """Runs by the index of their first layer: the longest ones and, if these do not pay off, runs of blocks alone."""
     runs = dict[int, list[Run]]()
     for first, end, places in (*_stretches(layers, 0, len(layers)), *_of_blocks(layers)):
         known = any(len(run.layers) == end - first for run in runs.get(first, ()))
@@ -34,7 +34,7 @@ def _runs(layers: Sequence[nn.Module]) -> dict[int, list[Run]]:
 
 
 def _stretches(layers: Sequence[nn.Module], first: int, end: int) -> Iterator[Stretch]:
-    """Layers next to one another that can be a run, the longest from the first on, then from behind it."""
+    """Stretches of layers[first:end] that can be runs: from the left, each as long as possible."""
     while first < end:
         tried = ((behind, together(layers[first:behind])) for behind in range(end, first, -1))
         behind, places = next(((behind, some) for behind, some in tried if some), (first + 1, None))
@@ -44,7 +44,7 @@ def _stretches(layers: Sequence[nn.Module], first: int, end: int) -> Iterator[St
 
 
 def _of_blocks(layers: Sequence[nn.Module]) -> Iterator[Stretch]:
-    """Those in which every layer is made of blocks."""
+    """Stretches in which every layer consists of blocks."""
     alone = [together([layer]) or () for layer in layers]
     of_blocks = [bool(places) and all(map(_is_block, places)) for places in alone]
     for is_one, indices in groupby(range(len(layers)), of_blocks.__getitem__):

@@ -1,4 +1,4 @@
-"""Gates and routers by machine code of our own: from features to decisions that code goes on with."""
+"""Gates and routers as generated code: from features to decisions or mixing weights that later steps read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dyncomp.ops.gates import Products
 
 @dataclass(frozen=True, eq=False)
 class GateCode:
-    """A gate's code for features of one size, and its weights as the code reads them."""
+    """A gate's code for features of one size, and its weights in the operand layout of the code."""
 
     plan: native.GatePlan
     code: native.Code
@@ -28,10 +28,10 @@ class GateCode:
 
     @staticmethod
     def of(products: Products, x: Tensor, shares: bool = False) -> GateCode | None:
-        """For features like x (B, C, H, W); None where there is none. `shares`: numbers are wanted, no decision."""
+        """For features like x (B, C, H, W); None where there is no code. `shares`: give numbers, no decision."""
         here = native.this_machine()
         parameters = tuple(_parameters(products))
-        known = all("weight" in layer._parameters for layer in products.layers)  # else made anew at every pass
+        known = all("weight" in layer._parameters for layer in products.layers)  # else a parametrization makes it
         if here is None or not known or not all(can_read(each) and each.dtype == x.dtype for each in parameters):
             return None
         sizes = [tuple(layer.weight.flatten(1).shape) for layer in products.layers]
@@ -48,7 +48,7 @@ class GateCode:
         return GateCode(plan, native.gate_for(plan), weights)
 
     def needs(self) -> Iterable[Need]:
-        """Memory that it uses."""
+        """Scratch memory of the code."""
         yield Need("sums", self.plan.scratch)
         if self.plan.shares:
             yield Need("shares", self.plan.layers[-1].outputs)
@@ -57,7 +57,7 @@ class GateCode:
             yield Need("rows", 1, torch.int64)
 
     def given(self, source: str) -> Given:
-        """What it is given in every pass, for features in that slot."""
+        """Arguments that are the same in every pass, for features in slot `source`."""
         return {
             GateArgument.X: source,
             GateArgument.IMAGES: "images",
@@ -72,9 +72,9 @@ class GateCode:
 
 
 def _fits(products: Products, size: int) -> bool:
-    """Whether the cell stands between the first layer and the second, and has its biases."""
+    """Whether the LSTM cell fits between the first layer and the second, and has biases."""
     cell = products.cell
-    assert cell is not None  # it has a size
+    assert cell is not None  # else there is no size
     between = [products.layers[0].weight.shape[0], cell.input_size, products.layers[1].weight.shape[1]]
     return cell.bias and len(products.layers) == 2 and between == [size] * 3
 

@@ -1,4 +1,4 @@
-"""Layers for all images: convolutions, the greatest of windows, a classifier."""
+"""Static layers as parts of a run: convolutions, pooling, a classifier."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from dyncomp.fast.layers.convolution import TunedConv2d
 from dyncomp.ops.gates import Products
 
 _FEW = 4_000_000
-"""multiply-adds that take less time, in any form, than the call from outside which a trial would time with them"""
+"""multiply-adds below which a convolution takes less time, in any form, than the calling overhead that a trial
+includes"""
 
 _MOST_CLASSES = 256
 _MOST_WEIGHTS = 65_536
-"""of a classifier: it runs image by image, which larger ones had better not"""
+"""limits of a classifier, which runs image by image: larger ones are better left to other forms"""
 
 
 @dataclass(frozen=True, eq=False)
 class Convolution(Part):
-    """A convolution, and ReLU where asked."""
+    """A convolution, followed by ReLU if `relu`."""
 
     loaded: CompiledConvolution
     relu: bool
 
     @staticmethod
     def of(layer: TunedConv2d, relu: bool, x: Tensor) -> Convolution | None:
-        """On features like x; None where another form is faster, or there is no code."""
+        """For features like x; None where another form is faster, or there is no code."""
         loaded = layer.loaded(x.shape[1:])
         if loaded is None or not fits(loaded, x):
             return None
@@ -62,14 +63,14 @@ class Convolution(Part):
 
 @dataclass(frozen=True, eq=False)
 class Pool(Part):
-    """Maps made smaller."""
+    """Max pooling, or global average pooling."""
 
     code: native.Code
     output: torch.Size
 
     @staticmethod
     def of(layer: nn.Module, image: torch.Size, dtype: torch.dtype) -> Pool | None:
-        """Of images (C, H, W); None where there is no code."""
+        """For images (C, H, W); None where there is no code."""
         here = native.this_machine()
         if here is None or not is_pool(layer) or dtype not in (torch.float32, torch.float64):
             return None
@@ -79,7 +80,7 @@ class Pool(Part):
             side = max(height, width)
             plan = native.Pooling(*common, side, side, native.Number(dtype), here)
         else:
-            assert isinstance(layer, nn.MaxPool2d)  # is_pool said so
+            assert isinstance(layer, nn.MaxPool2d)  # checked by `is_pool`
             window, stride, padding = (_side(each) for each in (layer.kernel_size, layer.stride, layer.padding))
             plan = native.Pooling(
                 *common, window, stride, native.Number(dtype), here, padding, greatest=True, whole=True
@@ -99,13 +100,13 @@ class Pool(Part):
 
 @dataclass(frozen=True, eq=False)
 class Classifier(Part):
-    """Each channel's mean, and a linear layer."""
+    """Global average pooling and a linear layer."""
 
     gate: GateCode
 
     @staticmethod
     def of(layer: nn.Linear, x: Tensor) -> Classifier | None:
-        """On features like x; None where there is no code."""
+        """For features like x; None where there is no code."""
         gate = GateCode.of(Products((layer,), (False,)), x, shares=True)
         return None if gate is None else Classifier(gate)
 
@@ -116,7 +117,7 @@ class Classifier(Part):
 
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
-        return (need for need in self.gate.needs() if need.slot != "shares")  # they are what comes out
+        return (need for need in self.gate.needs() if need.slot != "shares")  # the shares are the output
 
     def add(self, words: Words, at: At) -> None:
         """See `Part.add`."""
@@ -124,7 +125,7 @@ class Classifier(Part):
 
 
 def is_pool(layer: nn.Module) -> bool:
-    """Whether it is one that there is code for: square windows, or the mean of all."""
+    """Whether there is code for a pooling layer: max pooling in square windows, or global average pooling."""
     if type(layer) is nn.AdaptiveAvgPool2d:
         return layer.output_size in (1, (1, 1))
     if type(layer) is not nn.MaxPool2d or layer.ceil_mode or layer.return_indices:
@@ -134,14 +135,14 @@ def is_pool(layer: nn.Module) -> bool:
 
 
 def is_classifier(layer: nn.Module) -> bool:
-    """Whether it is a linear layer small enough to run image by image."""
+    """Whether a layer is linear and small enough to run image by image."""
     if type(layer) is not nn.Linear:
         return False
     return layer.out_features <= _MOST_CLASSES and layer.in_features * layer.out_features <= _MOST_WEIGHTS
 
 
 def _side(size: int | tuple[int, ...]) -> int:
-    """The one number that two alike are; -1 of others."""
+    """A size given as a number or as equal numbers; -1 for unequal ones."""
     if isinstance(size, int):
         return size
     return size[0] if len(set(size)) == 1 else -1

@@ -1,4 +1,4 @@
-"""Bodies of residual blocks whose kernels are mixed for each image, by machine code of our own, for runs of blocks."""
+"""Bodies of residual blocks whose kernels are mixed for each image, as generated code for runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dyncomp.ops.gates import Attention, Router
 from dyncomp.ops.mixed import Mixed
 
 ROUTERS = (Router, Attention)
-"""those that say what their shares are made of"""
+"""routers whose `products()` describe how their weights are computed"""
 
 
 def is_mixed_block(place: Mixed) -> bool:
-    """Whether a residual block's convolutions are all that has experts, and have no biases to be mixed."""
+    """Whether a block is a residual block of expert convolutions, with no biases to mix, that code can run."""
     block = place.block
     if type(block) is not ResidualBlock or type(block.activation) is not nn.ReLU or type(place.router) not in ROUTERS:
         return False
@@ -31,25 +31,25 @@ def is_mixed_block(place: Mixed) -> bool:
 
 
 def convolutions_of(part: nn.Module) -> list[ExpertConv2d]:
-    """Those with experts, in order."""
+    """The layers with experts, in order."""
     return [layer for layer in opened(part) if isinstance(layer, ExpertConv2d)]
 
 
 def mixed_body(block: ResidualBlock, x: Tensor) -> BodyCode | None:
-    """A body's code for features like x; None where another form is faster somewhere."""
+    """A body's code for features like x; None where another form is faster for one of its convolutions."""
     chain, like = list[CompiledConvolution](), x
     for convolution in convolutions_of(block.body):
         loaded = load_experts(convolution, like)
         if loaded is None:
             return None
         chain.append(loaded)
-        like = loaded.new(x).fill_(1)  # numbers that are as fast as others
+        like = loaded.new(x).fill_(1)  # ordinary numbers, since arithmetic on arbitrary memory may be slow
     relus = relus_of(block.body, block.activation, ExpertConv2d)
     return None if relus is None else BodyCode(chain, relus)
 
 
 def load_experts(layer: ExpertConv2d, x: Tensor) -> CompiledConvolution | None:
-    """Code for images like x, and the experts as it reads them; None where another form is faster."""
+    """Code for images like x with packed experts; None where another form is faster."""
     form = form_among_layers(layer, x)
     if not isinstance(form, Direct):
         return None

@@ -1,4 +1,4 @@
-"""Residual blocks in a run whose convolutions each mix their kernels by a router of their own."""
+"""Residual blocks as parts of a run whose convolutions each mix their kernels by a router of their own."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from dyncomp.ops.mixed import Mixed
 
 @dataclass(frozen=True, eq=False)
 class MixedLayer:
-    """A convolution and its router."""
+    """A convolution with mixed kernels and its router."""
 
     gate: GateCode
     loaded: CompiledConvolution
 
     @staticmethod
     def of(op: Mixed, x: Tensor) -> MixedLayer | None:
-        """On features like x; None where there is no code that pays."""
+        """For features like x; None where there is no code that pays off."""
         if not isinstance(op.block, ExpertConv2d) or not isinstance(op.router, ROUTERS):
             return None
         gate, loaded = GateCode.of(op.router.products(), x), load_experts(op.block, x)
         return None if gate is None or loaded is None else MixedLayer(gate, loaded)
 
     def needs(self) -> Iterator[Need]:
-        """Memory that its steps use."""
+        """Scratch memory of the steps."""
         yield mixing(self.loaded)
         yield from self.gate.needs()
 
     def add(self, words: Words, source: str, given: Given) -> None:
-        """Its steps; `given`: what the convolution is given besides what it reads."""
+        """Add the steps, which read slot `source`; `given` holds further arguments of the convolution's code."""
         words.step(self.gate.code, self.gate.given(source))
         step(words, self.loaded.code, {**given_always(self.loaded), Argument.X: source, **given})
 
 
 @dataclass(frozen=True, eq=False)
 class MixedLayers(Part):
-    """The block; the shortcut is None where that is the identity."""
+    """A residual block of such layers; `shortcut` is None for the identity."""
 
     body: tuple[MixedLayer, ...]
     relus: Sequence[bool]
@@ -56,14 +56,14 @@ class MixedLayers(Part):
 
     @staticmethod
     def of(block: ResidualBlock, x: Tensor) -> MixedLayers | None:
-        """On features like x; None where there is no code that pays."""
+        """For features like x; None where there is no code that pays off."""
         body, like = list[MixedLayer](), x
         for op in mixed_layers_of(block.body):
             layer = MixedLayer.of(op, like)
             if layer is None:
                 return None
             body.append(layer)
-            like = layer.loaded.new(x).fill_(1)  # numbers that are as fast as others
+            like = layer.loaded.new(x).fill_(1)  # ordinary numbers, since arithmetic on arbitrary memory may be slow
         shortcut = next((MixedLayer.of(op, x) for op in mixed_layers_of(block.shortcut)), None)
         relus = relus_of(block.body, block.activation, Mixed)
         passed = x.shape[1:] if shortcut is None else shortcut.loaded.output
@@ -77,7 +77,7 @@ class MixedLayers(Part):
         return self.body[-1].loaded.output
 
     def makes_map(self, first: bool) -> bool:
-        """See `Part.makes_map`: in its place, unless it is of another size."""
+        """See `Part.makes_map`: in place, unless the shape changes or the block is first in the run."""
         return self.shortcut is not None or first
 
     def makes_positive(self, positive: bool) -> bool:
@@ -104,12 +104,12 @@ class MixedLayers(Part):
 
 
 def mixed_layers_of(part: nn.Module) -> list[Mixed]:
-    """Those of its layers that mix, in order."""
+    """The Mixed ops among a module's layers, in order."""
     return [layer for layer in opened(part) if type(layer) is Mixed]
 
 
 def has_mixed_layers(block: ResidualBlock) -> bool:
-    """Whether all of a residual block's convolutions mix, by themselves, and have no biases to be mixed."""
+    """Whether each convolution of a residual block mixes its kernels by its own router, with no biases to mix."""
     ops = [*mixed_layers_of(block.body), *mixed_layers_of(block.shortcut)]
     able = all(type(op.block) is ExpertConv2d and op.block.bias is None and type(op.router) in ROUTERS for op in ops)
     known = type(block.shortcut) is nn.Identity or [type(layer) for layer in opened(block.shortcut)] == [Mixed]

@@ -1,4 +1,4 @@
-"""What a run is made of: parts that each make features of features, in some steps of the run's table."""
+"""The parts of a run: each maps features to features, in some steps of the run's step table."""
 
 from __future__ import annotations
 
@@ -20,51 +20,51 @@ from dyncomp.fast.scratch import scratch
 
 @dataclass(frozen=True)
 class Need:
-    """Memory that code writes on the way: so many numbers for each image or, `by_thread`, for each thread."""
+    """Scratch memory that code writes: `numbers` for each image or, if `by_thread`, for each thread."""
 
     slot: str
     numbers: int
     dtype: torch.dtype | None = None
-    """None: as the features have"""
+    """None: the dtype of the features"""
     by_thread: bool = False
 
     def fill(self, table: Table, x: Tensor, threads: int) -> None:
-        """Give it out, for features like x and code that runs on so many threads."""
+        """Allocate it for features like x and code on `threads` threads, and write its address into the table."""
         times = threads if self.by_thread else len(x)
         table.fill(self.slot, scratch(self.slot, x, self.numbers * times, self.dtype).data_ptr())
 
 
 @dataclass(frozen=True)
 class At:
-    """Where in a run a part stands: its number, and the slots of what it reads and of what it writes."""
+    """A part's position in a run: its index, and the slots that it reads from and writes to."""
 
     index: int
     source: str
     target: str
     positive: bool = False
-    """whether nothing that it reads is below 0"""
+    """whether no number that the part reads is below 0"""
 
 
 Filling = tuple[Sequence[tuple[str, int]], Tensor | None]
-"""What slots are in a pass, and a tensor that has to live until the pass is over."""
+"""Slots' values in a pass, and a tensor that has to live until the pass is over."""
 
 Change = Callable[[Table, Tensor], Filling]
-"""What holds in a pass, for features like x. It may ask code that is not ours, which may run the network again: the
-table is filled in when all is known."""
+"""Computes slots' values in a pass, for features like x. It may call user code, which may run the network again, so the
+table is filled only after all values are known."""
 
 
 @dataclass(frozen=True)
 class Forceable:
-    """An op whose forced decision code reads in place of the decision that it makes, and the slot of its address.
+    """An op whose forced decision the code reads in place of its own, and the slot of that decision's address.
 
-    The code uses a unit where the number (B, U) of the slot is above 0, and its own decision where the address is 0.
+    The code uses a unit where the number (B, U) at the address is above 0; it decides itself where the address is 0.
     """
 
     op: Op
     slot: str
 
     def fill(self, table: Table, x: Tensor) -> Tensor | None:
-        """Fill the slot for features like x; the tensor has to live until the pass is over."""
+        """Fill the slot for features like x; the returned tensor has to live until the pass is over."""
         tape = self.op.tape
         if self.op.site not in tape.forced:
             table.fill(self.slot, 0)
@@ -75,76 +75,76 @@ class Forceable:
 
 
 class Part(ABC):
-    """Makes features of features."""
+    """A map from features to features."""
 
     output: torch.Size
-    """what becomes of an image, (C, H, W) or (C,)"""
+    """shape of an image's output, (C, H, W) or (C,)"""
 
     def makes_map(self, first: bool) -> bool:
-        """Whether it writes into new memory; else it writes over what it reads."""
+        """Whether the part writes to new memory; else it overwrites its input. `first`: it is the first of the run."""
         return True
 
     def makes_positive(self, positive: bool) -> bool:
-        """Whether nothing that comes out is below 0, if nothing that it reads is, or though something may be."""
+        """Whether no output is below 0; `positive` says whether no input is."""
         return False
 
     def needs(self) -> Iterable[Need]:
-        """Memory that its steps use."""
+        """Scratch memory of the steps."""
         return ()
 
     @abstractmethod
     def add(self, words: Words, at: At) -> None:
-        """Its steps."""
+        """Add the part's steps to the table."""
 
     def changes(self, index: int) -> Iterable[Change]:
-        """What is filled in anew in every pass; the part stands at that index."""
+        """What computes slots' values anew in every pass; `index` is the part's index in the run."""
         return ()
 
     def forceable(self, index: int) -> Iterable[Forceable]:
-        """Its ops, where code follows their forced decisions; the part stands at that index."""
+        """The ops whose forced decisions the code follows; `index` is the part's index in the run."""
         return ()
 
     def new(self, x: Tensor) -> Tensor:
-        """Memory for what becomes of all images of x."""
+        """Uninitialised memory for the outputs of all images of x."""
         laid_out = torch.channels_last if len(self.output) == 3 else torch.contiguous_format
         return empty((len(x), *self.output), x, memory_format=laid_out)
 
 
 class Turns:
-    """Two places that take turns: what a step makes goes where what it reads does not lie."""
+    """Two scratch buffers in turn, so that a step does not write to the buffer that it reads."""
 
     def __init__(self, source: str) -> None:
         self.here = source
 
     def next(self) -> str:
-        """Where the next step writes; it is then `here`."""
+        """The slot that the next step writes to; it becomes `here`."""
         self.here = f"between {int(self.here == 'between 0')}"
         return self.here
 
 
 def between(*sizes: int) -> Iterator[Need]:
-    """Both places, for so many numbers of each image at most."""
+    """Both scratch buffers; `sizes` are the numbers per image of what they hold."""
     for turn in range(2):
         yield Need(f"between {turn}", max(sizes, default=0))
 
 
 def given_always(loaded: CompiledConvolution) -> dict[int, int | str]:
-    """What a convolution's code is given in every pass."""
+    """Arguments of a convolution's code that are the same in every pass."""
     given: dict[int, int | str] = {Argument.WEIGHTS: loaded.weights.data_ptr(), Argument.BIAS: loaded.bias.data_ptr()}
     given |= {Argument.SCRATCH: "direct"} if loaded.plan.scratch else {}
     return given | {Argument.SHARES: "shares"} if loaded.plan.experts else given
 
 
 def fits(loaded: CompiledConvolution, x: Tensor) -> bool:
-    """Whether code can be a step on features in the type of x: with one group, and weights of that type."""
+    """Whether code can be a step on features like x: it has one group, and weights of the dtype of x."""
     return loaded.plan.shape.groups == 1 and loaded.plan.number.dtype == x.dtype
 
 
 def mixing(loaded: CompiledConvolution) -> Need:
-    """Memory in which kernels are mixed or cut."""
+    """Scratch memory, for each thread, in which kernels are mixed or cut."""
     return Need("direct", loaded.plan.scratch, by_thread=True)
 
 
 def step(words: Words, code: native.Code, given: Given) -> int:
-    """A step that is about all images; see `Words.step`."""
+    """Add a step that processes all images; see `Words.step`."""
     return words.step(code, {Argument.IMAGES: "images", **given})

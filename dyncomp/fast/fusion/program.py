@@ -1,4 +1,4 @@
-"""A run prepared for batches like one: the steps of its code, and what they are given."""
+"""A run prepared for one kind of batch: its steps and their arguments."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from dyncomp.ops.gated import Gated
 
 
 class RunTable:
-    """The steps; features pass through maps, a new one wherever a part may not write over what it reads.
+    """The steps of a run. Features pass through maps, with a new map wherever a part may not overwrite its input.
 
-    The first is the input, the last the output; those between take turns in the same memory.
+    The first map is the input, the last the output; maps in between take turns in two buffers.
     """
 
     def __init__(self, parts: Sequence[Part], place: Place) -> None:
@@ -51,7 +51,7 @@ class RunTable:
 
     @staticmethod
     def of(places: Sequence[Place], x: Tensor) -> RunTable | None:
-        """For features like x; None where some part has no code that pays."""
+        """For features like x; None where a part has no code that pays off."""
         if not able_to_make_code():
             return None
         parts, like = list[Part](), x
@@ -60,19 +60,19 @@ class RunTable:
             if part is None:
                 return None
             parts.append(part)
-            like = part.new(x).fill_(1)  # numbers that are as fast as others
+            like = part.new(x).fill_(1)  # ordinary numbers, since arithmetic on arbitrary memory may be slow
         states = {part.state for part in parts if isinstance(part, Block)} - {0}
         return RunTable(parts, places[0]) if len(states) < 2 else None
 
     def run(self, x: Tensor, threads: int) -> Tensor:
-        """What the layers make of x, on so many threads; x itself where nobody else reads it, and all is in place."""
+        """The layers' output for x; it is x itself where nothing else reads x and all parts work in place."""
         table: Table = self._tables.own
         x = self._first(x)
         y = x if self._last is None else self._last.new(x)
         asked = [change(table, x) for change in self._changes]  # the tensors live until the code has run
         forced = self._force(table, x)
         remembered = None if self._recurrent is None else self._recall(x, self._recurrent)
-        # from here on nothing else runs in this thread until the code is done with the table
+        # from here on no user code runs in this thread until the code has used the table
         self._fill(table, x, threads)
         table.fill("input", x.data_ptr())
         table.fill("output", y.data_ptr())
@@ -91,7 +91,7 @@ class RunTable:
         return y
 
     def _force(self, table: Table, x: Tensor) -> list[Tensor | None]:
-        """Let the code follow the decisions that are forced in this pass, or its own where none is."""
+        """Make the code follow the decisions that are forced in this pass, or its own where none is forced."""
         if not self._forceable:
             return []
         forced = bool(self._forceable[0].op.tape.forced)
@@ -101,7 +101,7 @@ class RunTable:
         return [one.fill(table, x) for one in self._forceable]
 
     def _fill(self, table: Table, x: Tensor, threads: int) -> None:
-        """Give out memory, unless all lies where it did."""
+        """Allocate scratch memory, unless the buffers of the last pass fit and are still allocated."""
         images, held = x.shape[0], replaced()
         if table.filled != (images, threads, held):
             for need in self._needs:
@@ -110,17 +110,20 @@ class RunTable:
             table.filled = images, threads, replaced()
 
     def _first(self, x: Tensor) -> Tensor:
-        """The first map: x, unless it is written over and somebody else reads it, too."""
+        """The first map: x, or a copy of x where the run overwrites it and something else reads it."""
         if self._keeps_input:
             return x
-        block = block_of(self._first_place)  # type: ignore[arg-type]  # nothing else writes over what it reads
+        block = block_of(self._first_place)  # type: ignore[arg-type]  # only blocks overwrite their input
         return x if block.reads_alone is True and block.may_overwrite else kept(x.clone())
 
     @staticmethod
     def _recall(x: Tensor, recurrent: Block) -> tuple[Tape, Tensor, Tensor]:
-        """The pass's tape, and the state of recurrent gates, which the code moves on in place."""
+        """The pass's tape, and the state of recurrent gates (hidden, memory), which the code updates in place.
+
+        Raises ValueError where the state on the tape does not fit the images.
+        """
         gated = recurrent.place
-        assert isinstance(gated, Gated)  # it has a state
+        assert isinstance(gated, Gated)  # other blocks' gates have no state
         tape, like = gated.tape, x.new_empty(x.shape[0], recurrent.state)
         hidden, memory = tape.recall("hidden", like), tape.recall("memory", like)
         for state in (hidden, memory):
@@ -130,7 +133,7 @@ class RunTable:
 
 
 def part_of(place: Place, x: Tensor) -> Part | None:
-    """The part that stands there, on features like x; None where there is no code that pays."""
+    """The part for a place, on features like x; None where there is no code that pays off."""
     if isinstance(place, Several):
         return _of_several(place.layers, x)
     if isinstance(place, nn.MaxPool2d):
@@ -148,12 +151,12 @@ def _of_several(layers: Sequence[nn.Module], x: Tensor) -> Part | None:
     first, last = layers[0], layers[-1]
     if isinstance(first, TunedConv2d):
         return Convolution.of(first, isinstance(last, nn.ReLU), x)
-    assert isinstance(last, nn.Linear)  # `places_of` made it so
+    assert isinstance(last, nn.Linear)  # by construction in `candidates._from`
     return Classifier.of(last, x)
 
 
 def _most(needs: Iterable[Need]) -> list[Need]:
-    """Of each slot's the one that is greatest."""
+    """The largest need of each slot."""
     found = dict[str, Need]()
     for need in needs:
         known = found.get(need.slot)

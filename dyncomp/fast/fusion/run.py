@@ -1,7 +1,7 @@
-"""Runs of layers in one go: gates, switches and bodies, one after the other, by machine code of our own.
+"""Runs of layers in one call: gates, switches and bodies as one sequence of generated code.
 
-Between the layers nothing comes back here: a gate leaves the list of images that its body reads. For a single image
-that is the difference between a few microseconds for each block and a few dozen.
+Between layers control does not return to Python: a gate writes the list of images that its body reads. For a single
+image that is the difference between a few microseconds per block and a few dozen.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from dyncomp.ops.gated import Gated
 from dyncomp.ops.planned import Follower
 
 BATCHES = 32
-"""sizes and kinds of batches that a run is prepared for"""
+"""sizes and kinds of batches that a run is prepared for at most"""
 
 
 class _Look:
-    """What the layers are, as they were looked at, and what was prepared for batches of them since."""
+    """The state of the layers at one time, and the tables prepared for them since."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         self.places: Sequence[Place] = together(layers) or []
-        # one that decides: what holds for it in a pass holds for all, all of one network
+        # stands for all deciding ops: these belong to one network and share the tape of a pass
         self._op: Deciding | None = next(deciding(self.places), None)
         modules = [module for layer in layers for module in layer.modules()]
         self._ops = [module for module in modules if isinstance(module, Op)]
@@ -42,7 +42,7 @@ class _Look:
         self.tables: dict[tuple[object, ...], RunTable | None] = {}
 
     def may_run(self) -> bool:
-        """Whether nobody asks for more, in this pass, than what comes out."""
+        """Whether this pass asks for no more than the output, and code can follow the decisions that it forces."""
         if isinstance(self._op, Follower):
             return self._op.is_planned
         if self._op is None:
@@ -51,16 +51,16 @@ class _Look:
         return tape.logits_only and tape.rows is None and (not tape.forced or self._follows(tape.forced))
 
     def _follows(self, forced: Mapping[str, Decision]) -> bool:
-        """Whether code decides as it is forced to: where a unit's weight in use is 1, or no weight is forced."""
+        """Whether code can follow the forced decisions: units in use have weight 1, or no weight is forced."""
         return all(_has_no_weights(op, forced[op.site]) for op in self._ops if op.site in forced)
 
     def serves(self, x: Tensor) -> bool:
-        """Whether code of our own can run on x, by the first layer with weights."""
+        """Whether generated code can run on x, judged by the first layer with weights."""
         weight = None if self._weighted is None else self._weighted._parameters["weight"]
         return weight is not None and direct.serves(x, weight)
 
     def table(self, key: tuple[object, ...], x: Tensor) -> RunTable | None:
-        """What is prepared for batches like x, of that key; None where that does not pay."""
+        """The table for batches like x, cached by `key`; None where none pays off."""
         known = self.tables.get(key)
         if known is not None:
             return known
@@ -83,21 +83,21 @@ def _has_no_weights(op: Op, forced: Decision) -> bool:
 
 
 class Run:
-    """Submodules one after the other, in so many `layers` of a Sequential."""
+    """Consecutive submodules of a Sequential, `layers`, that run in one call."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         self.layers = tuple(layers)
         self._seen: _Look | None = None
 
     def _look(self) -> _Look:
-        """At what the layers are now. Threads that look at the same time each go on with what they saw."""
+        """Look at the layers' present state. Threads that look at the same time each go on with their own result."""
         self._seen = look = _Look(self.layers)
         return look
 
     def __call__(self, x: Tensor) -> Tensor | None:
-        """What the layers make of x; None where they have to be called one by one."""
+        """The output of the layers for x; None where the layers have to be called one by one."""
         shape = x.shape
-        if is_watched() or not shape[0]:  # first: a compiler need not look at the rest
+        if is_watched() or not shape[0]:  # first, so that a compiler does not trace the rest
             return None
         look = self._seen or self._look()
         if not look.may_run():
@@ -105,7 +105,7 @@ class Run:
         threads = torch.get_num_threads()
         key = (power_of_two(shape[0]), shape[1:], x.dtype, threads)
         table = look.tables.get(key)
-        if table is None and key in look.tables:  # which does not pay
+        if table is None and key in look.tables:  # known not to pay off
             return None
         if not look.watched.is_the_same():
             look, table = self._look(), None
@@ -115,12 +115,12 @@ class Run:
             return None
         if table is None:
             table = look.table(key, x) if look.serves(x) else None
-        elif not direct.can_read_features(x):  # the parameters are those of the pass for which it was prepared
+        elif not direct.can_read_features(x):  # parameters were checked for the table, and are unchanged
             return None
         return None if table is None else table.run(x, threads)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The layers alone: what was prepared is made anew where the copy is used."""
+        """The layers alone: tables are made again where the copy is used."""
         return {"layers": self.layers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Shortcuts of a run's blocks that are not the identity: projections, mixed for each image or not, and smaller maps."""
+"""Shortcuts of blocks in a run that are not the identity: projections, with or without mixed kernels, and `Shrink`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from dyncomp.ops.shrink import Shrink
 
 @dataclass(frozen=True, eq=False)
 class Shortcut:
-    """The code, and what becomes of an image, (C', H', W')."""
+    """A shortcut's code, and the shape of an image's output, (C', H', W')."""
 
     code: native.Code
     output: torch.Size
     loaded: CompiledConvolution | None = None
-    """the convolution that it is, with the numbers that the code reads"""
+    """the convolution with its packed weights; None for `Shrink`"""
 
     @staticmethod
     def of(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> Shortcut | None:
-        """On features like x; None where there is no code."""
+        """For features like x; None where there is no code."""
         block = block_of(place)
         shortcut, projection, here = block.shortcut, projection_of(block), native.this_machine()
         loaded = None if projection is None else projection.loaded(x.shape[1:])
@@ -49,6 +49,6 @@ class Shortcut:
         return Shortcut(native.pooling_for(plan), torch.Size((plan.outputs, *plan.places)))
 
     def add(self, words: Words, at: At) -> None:
-        """Its step, for all images."""
+        """Add the step, for all images."""
         given = {} if self.loaded is None else given_always(self.loaded)
         step(words, self.code, {**given, Argument.X: at.source, Argument.Y: at.target})

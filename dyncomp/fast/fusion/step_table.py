@@ -1,4 +1,4 @@
-"""A table of steps for code that runs them one after the other, and of what each is given."""
+"""A table of steps that generated code runs one after the other, and of the arguments of each step."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dyncomp.fast.memory import kept
 Words64 = np.ndarray[Any, np.dtype[np.int64]]
 
 Given = Mapping[int, int | str]
-"""Numbers and addresses by their place; the name of a slot for what is known only at a pass."""
+"""Arguments by index: numbers and addresses, or the name of a slot for a value that is known only in a pass."""
 
 
 class Words:
-    """The table while it grows."""
+    """A step table under construction."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[int, int]] = []
@@ -30,7 +30,7 @@ class Words:
         self._inside: list[tuple[int, int]] = []
 
     def step(self, code: native.Code, given: Given) -> int:
-        """Another step, and where in the table what it is given begins."""
+        """Append a step; returns the index of the word with its first argument."""
         start = len(self._numbers)
         self._numbers += [0] * code.parameters
         for index, value in given.items():
@@ -42,11 +42,11 @@ class Words:
         return start
 
     def point(self, word: int, to: int) -> None:
-        """Give a word the address of another word of the table."""
+        """Make `word` hold the address of the word `to` of the same table."""
         self._inside.append((word, to))
 
     def tables(self) -> Tables:
-        """The table, complete: one for each thread."""
+        """The finished table, with a copy for each thread."""
         ahead = len(StepWord) * len(self._steps)
         words = np.array([0] * ahead + self._numbers, dtype=np.int64)
         inside = [(word + ahead, to + ahead) for word, to in self._inside]
@@ -58,10 +58,10 @@ class Words:
 
 
 class Table:
-    """A thread's own words, so many steps first, and where each slot's are.
+    """The step table of one thread: its steps come first; `slots` gives the indices of each slot's words.
 
-    `inside`: words that are addresses of other words, and which. `filled` says what memory was given out last; `forced`
-    whether code followed forced decisions in the pass before.
+    `inside`: pairs of a word and the word whose address it holds. `filled`: the batch and the scratch memory that were
+    filled in last; `forced`: whether the code followed forced decisions in the pass before.
     """
 
     def __init__(self, words: Words64, inside: Words64, steps: int, slots: Mapping[str, Words64]) -> None:
@@ -74,17 +74,17 @@ class Table:
         self.forced = False
 
     def fill(self, slot: str, value: int) -> None:
-        """What a slot is in this pass, where there is one of that name."""
+        """Set a slot's value for this pass; ignored where the table has no slot of that name."""
         if self._known.get(slot) != value and slot in self._slots:
             self._words[self._slots[slot]] = self._known[slot] = value
 
     def run(self, threads: int) -> None:
-        """All steps."""
+        """Run all steps on `threads` threads."""
         native.in_sequence().call(threads, self._given)
 
 
 class Tables(threading.local):
-    """A table for each thread that asks: what one thread fills in, another does not see."""
+    """A table for each thread that asks: values that one thread fills in are not seen by another."""
 
     def __init__(self, words: Words64, inside: Words64, steps: int, slots: Mapping[str, Words64]) -> None:
-        self.own = Table(words, inside, steps, slots)  # once in every thread, of the same words
+        self.own = Table(words, inside, steps, slots)  # runs once per thread, with the same words

@@ -1,4 +1,4 @@
-"""Switches by machine code of our own: from features to the filters that each image uses."""
+"""Switches as generated code: from features to the filters that each image uses."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dyncomp.ops.filtered import SwitchProducts
 
 @dataclass(frozen=True, eq=False)
 class SwitchCode:
-    """A switch's code for features of one size, and its numbers as the code reads them.
+    """A switch's code for features of one size, and its weights in the operand layout of the code.
 
-    `base` and `shift` are what the convolution and what stands behind it add to each filter, (filters,).
+    `base` and `shift`, (filters,), are what the convolution and the layers behind it add to each filter.
     """
 
     plan: native.SwitchPlan
@@ -32,7 +32,7 @@ class SwitchCode:
 
     @staticmethod
     def of(products: SwitchProducts, image: torch.Size, picks: bool, base: Tensor, shift: Tensor) -> SwitchCode | None:
-        """For images (C, H, W); None where there is none. `picks`: each image has some of the channels only."""
+        """For images (C, H, W); None where there is no code. `picks`: each image has some of the channels only."""
         here, layer, dtype = native.this_machine(), products.layer, base.dtype
         weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
         given = [weight, bias, base, shift]
@@ -50,7 +50,7 @@ class SwitchCode:
             return SwitchCode(plan, native.switch_for(plan), kept(packed), kept(base.clone()), kept(shift.clone()))
 
     def needs(self) -> Iterator[Need]:
-        """Memory that it uses."""
+        """Scratch memory of the code."""
         filters = self.plan.filters
         yield from (Need("sums", self.plan.scratch), Need("logits", self.plan.units))
         yield from (Need("shifts", filters), Need("scales", filters))
@@ -59,7 +59,7 @@ class SwitchCode:
             yield Need(f"filter counts {turn}", 1, torch.int64)
 
     def given(self, source: str, turn: int) -> Given:
-        """What it is given in every pass, for features in that slot; its lists are those of the turn."""
+        """Arguments that are the same in every pass, for features in slot `source`; `turn` selects the list slots."""
         return {
             SwitchArgument.X: source,
             SwitchArgument.IMAGES: "images",

@@ -1,4 +1,4 @@
-"""Compaction: for each image the channels that it uses, side by side, so that code finds them without a search."""
+"""Compaction of channels: each image's used channels side by side, so that generated code needs no search for them."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from dyncomp.fast.memory import kept
 
 @dataclass(frozen=True)
 class Compaction:
-    """An order of C channels for each image: those that it uses first, both these and the others ascending.
+    """A permutation of C channels for each image: the used channels first, then the others, both in ascending order.
 
-    Features of it lie in this order, and are 0 in the channels that are not used.
+    Compacted features are stored in this order, and are 0 in the channels that are not used.
     """
 
     used: Tensor
-    """(B, C) of 0 and 1, in the channels' own order"""
+    """(B, C) of 0 and 1, in the original order of channels"""
     order: Tensor
-    """(B, C) which channel lies where"""
+    """(B, C) int64, the original channel at each position"""
     counts: Tensor
-    """(B,) how many are used"""
+    """(B,) number of used channels"""
 
     @staticmethod
     def of(used: Tensor) -> Compaction:
-        """By decisions (B, C), on a processor."""
+        """From decisions (B, C), on a CPU."""
         unused = (used <= 0.5).numpy()
         order = torch.from_numpy(np.argsort(unused.view(np.uint8), axis=1, kind="stable"))  # (B, C) int64
         return Compaction(used, kept(order), kept((used > 0.5).sum(dim=1)))
 
     def sorted(self, value: Tensor) -> Tensor:
-        """Numbers of channels, (B, C) or (C,), in each image's order; 0 for those that it does not use, (B, C)."""
+        """Values of channels, (B, C) or (C,), in each image's order, (B, C); 0 for channels that it does not use."""
         return (value * self.used).to(value.dtype).gather(1, self.order)
 
     def unsorted(self, features: Tensor) -> Tensor:
-        """Features (B, C, ...) in each image's order, in the channels' own."""
+        """Compacted features (B, C, ...) in the original order of channels."""
         index = self.order.view(*self.order.shape, *[1] * (features.dim() - 2)).expand_as(features)
         return torch.empty_like(features).scatter_(1, index, features)
 
     def check(self, images: int, channels: int) -> None:
-        """Raise ValueError unless it is of so many images and channels: code reads and writes where it says."""
+        """Raise ValueError unless sizes fit: generated code reads and writes at these indices unchecked."""
         if self.order.shape != (images, channels) or self.counts.shape != (images,):
             raise ValueError(f"channels picked of {tuple(self.order.shape)}; they are {(images, channels)}")
 
     def addresses(self) -> tuple[int, int]:
-        """Of the order and the counts, for code of our own."""
+        """The addresses of `order` and `counts`, for generated code."""
         return self.order.data_ptr(), self.counts.data_ptr()

@@ -1,4 +1,4 @@
-"""Layers' convolutions by machine code of our own: the code, and the weights as it reads them."""
+"""Layers' convolutions as generated code, and the weights in the operand layout of that code."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from dyncomp.fast.scratch import scratch
 from dyncomp.ops.kernels import Geometry
 
 SIZES = 8
-"""sizes of images that a layer has code for: it takes memory, and a tenth of a second to make"""
+"""image sizes that a layer holds code for at most: code takes memory, and a tenth of a second to generate"""
 
 
 @dataclass(frozen=True)
 class RowList:
-    """Images by their rows in a batch, (images,) int64, all below `end`."""
+    """Row indices of images in a batch, (images,) int64, all below `end`."""
 
     rows: Tensor
     end: int
 
     @staticmethod
     def of(rows: Tensor) -> RowList:
-        """At least one, looked at. Raises ValueError for what are no rows: code reads and writes where they say."""
+        """From at least one row index. Raises ValueError for invalid ones: generated code does not check them."""
         if rows.dtype != torch.int64 or rows.dim() != 1 or not len(rows):
             raise ValueError(f"rows {tuple(rows.shape)} of {rows.dtype}; give an index of each image, int64")
         low, high = (int(bound) for bound in torch.aminmax(rows))
@@ -41,13 +41,13 @@ class RowList:
 
 
 Rows = tuple[RowList | None, RowList | None, RowList | None]
-"""Where each image lies in x, y and residual; None: one after the other."""
+"""The rows of the images in x, y and residual; None: consecutive rows from 0 on."""
 ALL: Rows = (None, None, None)
 
 
 @dataclass(frozen=True, eq=False)
 class CompiledConvolution:
-    """A convolution by one kernel for all images: its code, and its weights as the code reads them."""
+    """A convolution as generated code and its packed weights: one kernel for all images, or experts to mix."""
 
     plan: native.Plan
     code: native.Code
@@ -55,26 +55,28 @@ class CompiledConvolution:
     bias: Tensor
     state: tuple[int, ...]
     parameters: tuple[Tensor, ...]
-    """of which these are: kept, so that no others can come to lie where they do"""
+    """the parameters that the weights are copies of, kept alive so that no other tensor can get their address"""
     output: torch.Size
-    """what becomes of an image, (O, H', W')"""
+    """shape of an image's output, (O, H', W')"""
 
     def is_of(self, weight: Tensor | None, bias: Tensor | None) -> bool:
-        """Whether these are the parameters as they are now."""
+        """Whether the weights are copies of these parameters in their present state."""
         return self.state == _state(weight, bias)
 
     def new(self, x: Tensor) -> Tensor:
-        """Memory for the outputs of all images of x."""
+        """Uninitialised memory for the outputs of all images of x."""
         return new_output(x, len(x), self.plan.shape)
 
     def between(self, like: Tensor, images: int, turn: int) -> Tensor:
-        """Memory for the outputs of so many images, flat; that of the last turn but one is handed out again."""
+        """A flat scratch buffer for the outputs of `images` images; calls with the same `turn` share a buffer."""
         return scratch(f"between {turn}", like, images * self.output.numel())
 
     def pick(self, x: Tensor, there: Compaction | None, wanted: Compaction | None, relu: bool = False) -> Tensor:
-        """The convolution of images x (B, C, H, W) that each have some of the channels, or want some of the outputs.
+        """Convolve images x (B, C, H, W) that each have some of the channels, or need some of the outputs.
 
-        None for all, as the code was made for. What is not wanted is 0.
+        `there` and `wanted` are the compactions of the inputs and of the outputs; None for all channels, as the code
+        was generated for. Outputs that are not wanted are 0. Raises ValueError where sizes or dtypes differ from those
+        of the code.
         """
         x, y, count = x.contiguous(memory_format=torch.channels_last), self.new(x), torch.get_num_threads()
         self._check_image(x)
@@ -92,10 +94,11 @@ class CompiledConvolution:
     def run(
         self, x: Tensor, y: Tensor, images: int, relu: bool, residual: Tensor | None = None, rows: Rows = ALL
     ) -> None:
-        """Convolve so many images of x, at least one, into y, and add the `residual` before ReLU.
+        """Convolve `images` images of x, at least one, into y; the `residual` is added before ReLU.
 
-        x, y and residual are maps channels-last, or flat memory of as many numbers. Raises ValueError where they hold
-        less than the code reads and writes.
+        x, y and residual are channels-last maps, or flat memory of as many numbers; `rows` says which rows images are
+        read from and written to. Raises ValueError where rows are not one per image, where memory holds fewer numbers
+        than the code reads and writes, or where it has another dtype.
         """
         read, written, dtype = self._room
         last_x = last_y = last_residual = images
@@ -116,7 +119,7 @@ class CompiledConvolution:
         at_x, at_y, weights, bias = x.data_ptr(), y.data_ptr(), self.weights.data_ptr(), self.bias.data_ptr()
         for _ in range(shape.groups):
             self.code.run(threads, at_x, at_y, weights, 0, bias, 0, at_residual, 0, images, *places, int(relu))
-            if shape.groups > 1:  # the next group's
+            if shape.groups > 1:  # advance to the next group
                 size = self.weights.element_size()
                 outputs = shape.outputs * size
                 at_x, at_y = at_x + shape.channels * size, at_y + outputs
@@ -125,7 +128,7 @@ class CompiledConvolution:
 
     @cached_property
     def _room(self) -> tuple[int, int, torch.dtype]:
-        """Numbers that are read and written of each image, and their type."""
+        """Numbers read and written per image, and their dtype."""
         shape = self.plan.shape
         return shape.reads * shape.size[0] * shape.size[1], self.output.numel(), self.weights.dtype
 
@@ -136,7 +139,7 @@ class CompiledConvolution:
 
 
 class CodeCache:
-    """A layer's code for images of some sizes."""
+    """A layer's code for images of up to `SIZES` sizes."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[torch.Size, Picks], CompiledConvolution | None] = {}
@@ -149,7 +152,10 @@ class CodeCache:
         bias: Tensor | None,
         geometry: Callable[[], Geometry | None],
     ) -> CompiledConvolution | None:
-        """Code for images (C, H, W), with the weights as they are now; see `load`. None where there is none."""
+        """Code for images (C, H, W) with the current weights; see `load`. None where there is none.
+
+        `geometry` is called when code is generated; it returns None for a layer that no code can be generated for.
+        """
         loaded = self._held.get((image, picks))
         if loaded is None:
             if (image, picks) in self._held or len(self._held) == SIZES:
@@ -166,7 +172,7 @@ class CodeCache:
 def load(
     weight: Tensor, bias: Tensor | None, image: torch.Size, geometry: Geometry, picks: Picks = WHOLE
 ) -> CompiledConvolution | None:
-    """Code for a convolution of images (C, H, W) by a kernel (O, C / groups, k, k); None where there is none."""
+    """Code for a convolution of images (C, H, W) by a kernel (O, C / groups, k, k); None where there can be none."""
     if not can_read(weight) or not can_read(bias) or (bias is not None and bias.dtype != weight.dtype):
         return None
     plan = plan_for(image, weight.shape, geometry, weight.dtype, 0, picks)
@@ -186,7 +192,7 @@ def _packed(plan: native.Plan, groups: Sequence[Tensor]) -> Tensor:
 
 
 def _state(weight: Tensor | None, bias: Tensor | None) -> tuple[int, ...]:
-    """Tells parameters, as they are now, from all others; nothing of what cannot be read."""
+    """Identifies parameters and their present contents; empty where these cannot be watched."""
     edits = 0
     if times_handed_out() and weight is not None:
         edits = edits_of(weight) + (0 if bias is None else edits_of(bias))

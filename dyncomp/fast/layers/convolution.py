@@ -1,4 +1,4 @@
-"""Layers of a deployed network: convolutions in the form that is fastest here, Sequentials that run layers together."""
+"""Layers of a deployed network: convolutions in their fastest form, Sequentials that run several layers in one call."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class TunedConv2d(Heard, nn.Conv2d):
-    """A convolution that nobody trains any more; (B, C, H, W) -> (B, O, H', W').
+    """A convolution that is not trained any more, by torch or by generated code; (B, C, H, W) -> (B, O, H', W').
 
-    Its code has a copy of the parameters, made anew when they change.
+    Generated code holds a copy of the parameters, which is remade when they change.
     """
 
     makes_new_output = True
@@ -33,15 +33,15 @@ class TunedConv2d(Heard, nn.Conv2d):
     """see `dyncomp.fast.is_deployed`"""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `nn.Conv2d` does."""
+        """See `nn.Conv2d`."""
         return self.then(x, relu=False)
 
     def then(self, x: Tensor, relu: bool) -> Tensor:
-        """The convolution, and ReLU where asked."""
+        """The convolution, followed by ReLU if `relu`."""
         return self._by_torch(x, relu) if self.directly(x, relu) is None else self._directly(x, relu)
 
     def directly(self, x: Tensor, relu: bool) -> CompiledConvolution | None:
-        """Code for images like x; None where there is none, or torch's is faster."""
+        """Generated code for images like x; None where there is none or torch's operator is faster."""
         loaded = self.loaded(x.shape[1:]) if direct.serves(x, self.weight) else None
         if loaded is None:
             return None
@@ -51,7 +51,7 @@ class TunedConv2d(Heard, nn.Conv2d):
 
     def _directly(self, x: Tensor, relu: bool) -> Tensor:
         loaded = self.loaded(x.shape[1:])
-        assert loaded is not None  # asked before
+        assert loaded is not None  # checked by `directly`
         y = loaded.new(x)
         if len(x):
             loaded.run(x, y, len(x), relu)
@@ -59,24 +59,24 @@ class TunedConv2d(Heard, nn.Conv2d):
 
     def _by_torch(self, x: Tensor, relu: bool) -> Tensor:
         y = super().forward(x)
-        return y.relu_() if relu else y  # what a convolution gives is new, and it does not need it back
+        return y.relu_() if relu else y  # the output is new, and the convolution does not need it
 
     @cached_property
     def kind(self) -> int:
-        """A number that convolutions share which are alike but for their parameters."""
+        """A number that convolutions share which differ only in the values of their parameters."""
         return number_of((self.weight.shape, self.geometry))
 
     @property
     def geometry(self) -> Geometry:
-        """How it moves over its input."""
+        """Stride, padding, dilation and groups."""
         return Geometry(self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
 
     def loaded(self, image: torch.Size, picks: Picks = WHOLE) -> CompiledConvolution | None:
-        """Code of our own for images (C, H, W), with the weights as they are now; None where there is none."""
+        """Generated code for images (C, H, W) with the current weights; None where there is none."""
         given = self._parameters
         weight = given.get("weight")
         if weight is None:
-            return None  # made anew at every pass, by whoever parametrised it
+            return None  # a parametrization computes it at every pass
         return self._shelf.code(image, picks, weight, given.get("bias"), self._moves)
 
     @cached_property
@@ -84,11 +84,11 @@ class TunedConv2d(Heard, nn.Conv2d):
         return CodeCache()
 
     def _moves(self) -> Geometry | None:
-        """How it moves over its input, if that is by zeros around it, so many on both sides."""
+        """The geometry if the padding is with zeros, by the same number on both sides; else None."""
         return self.geometry if self.padding_mode == "zeros" and not isinstance(self.padding, str) else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the code, which is made anew where the copy is used."""
+        """Without the generated code, which is generated again where the copy is used."""
         return {name: value for name, value in vars(self).items() if name not in ("_shelf", "kind")}
 
 
@@ -97,7 +97,7 @@ _next = count()
 
 
 def number_of(kind: Any) -> int:
-    """One for each kind, short where the kind itself is long to compare."""
+    """A number for each kind, cheap to compare where the kind itself is not."""
     return _numbers.setdefault(kind, next(_next))
 
 
@@ -106,30 +106,31 @@ def _either() -> dict[str, bool]:
 
 
 class FusedLayers(Protocol):
-    """Some `layers` of a Sequential, which generated code runs in one call."""
+    """Consecutive `layers` of a Sequential that generated code runs in one call."""
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """Those of the Sequential that are run."""
+        """The layers of the Sequential that are run."""
 
     def __call__(self, x: Tensor) -> Tensor | None:
-        """What the layers make of x; None where they have to be called one by one."""
+        """The output of the layers for x; None where the layers have to be called one by one."""
 
 
 class FusedSequential(nn.Sequential):
-    """Layers one after another: several in one call where that is faster, a ReLU together with its convolution.
+    """A Sequential that runs several layers in one call where that is faster, and a ReLU together with its convolution.
 
-    `fused` are the stretches of layers that can run in one call, by where they begin, the longest first.
+    `fused` maps the index of a first layer to the stretches of layers from there that can run in one call, the longest
+    first.
     """
 
     is_chain = True
     fused: Mapping[int, Sequence[FusedLayers]]
 
     joins_relus: bool
-    """whether a ReLU stands behind one of its convolutions"""
+    """whether a ReLU directly follows one of its convolutions"""
 
     def forward(self, x: Any) -> Any:
-        """As `nn.Sequential` does."""
+        """See `nn.Sequential`."""
         if not (self.fused or self.joins_relus):
             return super().forward(x)  # type: ignore[no-untyped-call]
         layers, index = list(self), 0
@@ -138,9 +139,9 @@ class FusedSequential(nn.Sequential):
         return x
 
     def _from(self, layers: Sequence[nn.Module], index: int, x: Any) -> tuple[Any, int]:
-        """The output of the layers that run together from `index` on, and the index behind them."""
+        """The output of the layers that run together from `index` on, and the index of the layer after them."""
         for stretch in self.fused.get(index, ()) if isinstance(x, Tensor) else ():
-            # layers may have been replaced, and then the stretch is not theirs
+            # the stretch is invalid if layers were replaced since
             there = layers[index : index + len(stretch.layers)]
             y = stretch(x) if len(there) == len(stretch.layers) and all(map(is_, there, stretch.layers)) else None
             if y is not None:
@@ -152,17 +153,17 @@ class FusedSequential(nn.Sequential):
 
 
 def nobody_listens(layers: Iterable[nn.Module]) -> bool:
-    """Whether no hook has to be called at the layers, nor a gradient to go through them."""
+    """Whether gradients are off and no forward hook, of the layers or of all modules, has to be called."""
     if torch.is_grad_enabled() or everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
         return False
     return not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
 
 
 def exchanged(model: nn.Module) -> nn.Module:
-    """The model with the layers of this file in the place of those of torch's own that run as their class does.
+    """The model with layers of this file in place of torch's own, except those with a `forward` set on the instance.
 
-    A layer shares parameters, modules and hooks with the one whose place it takes: code that holds the old one beside
-    the tree of modules still computes the same.
+    A new layer shares parameters, modules and hooks with the layer that it replaces, so code that still holds the old
+    layer outside the module tree computes the same.
     """
     return _exchanged(model, {})
 

@@ -1,4 +1,4 @@
-"""Bodies of residual blocks in one go: from the block's input to its output, at the images that run, where they lie."""
+"""Bodies of residual blocks as generated code: from a block's input to its output, in place on rows of a batch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from dyncomp.fast.tuning import chosen, power_of_two
 
 
 class GeneratedBody:
-    """A residual block's body, convolutions with or without ReLU behind them, and what follows the sum.
+    """A residual block's body, convolutions with or without a ReLU behind each, and the activation of the block.
 
-    `relus` says where one is: behind each convolution, and behind the sum of the last one's output and the shortcut.
+    `relus` says for each convolution whether a ReLU follows; for the last, whether it follows the sum with the
+    shortcut.
     """
 
     def __init__(self, block: ResidualBlock, convolutions: Sequence[TunedConv2d], relus: Sequence[bool]) -> None:
@@ -34,7 +35,7 @@ class GeneratedBody:
 
     @staticmethod
     def of(block: ResidualBlock) -> GeneratedBody | None:
-        """Of a block's body as it is run; None where it has other layers, or a single one."""
+        """For a block; None where its body has other layers, or a single convolution."""
         layers, relus = opened(block.body), relus_of(block.body, block.activation, TunedConv2d)
         if relus is None:
             return None
@@ -43,13 +44,13 @@ class GeneratedBody:
 
     @cached_property
     def kind(self) -> int:
-        """A number that bodies share which are alike but for their parameters."""
+        """A number that bodies share which differ only in the values of their parameters."""
         return number_of((tuple(conv.kind for conv in self.convolutions), self.relus))
 
     def form(self, x: Tensor, shortcut: Tensor, images: int, layers: Callable[[Tensor], Tensor]) -> BodyCode | None:
-        """Code that runs on x, and pays for so many images of it; None where there is none.
+        """Code that can run on x and is faster for `images` images of it; None where there is none.
 
-        `layers` runs the body layer by layer.
+        `layers` runs the body layer by layer; the trial times it against the code.
         """
         first = self.convolutions[0]._parameters.get("weight")
         if first is None or not direct.serves(x, first) or not images or not nobody_listens(self.layers):
@@ -66,7 +67,7 @@ class GeneratedBody:
         return code if pays else None
 
     def _code(self, image: torch.Size) -> BodyCode | None:
-        """That for images (C, H, W), with the weights as they are now."""
+        """The code for images (C, H, W) with the current weights; None where there is none."""
         code = self._codes.get(image)
         if code is not None:
             if code.is_of(self.convolutions):
@@ -85,7 +86,7 @@ class GeneratedBody:
         return code
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the code, which is made anew where the copy is used."""
+        """Without the generated code, which is generated again where the copy is used."""
         return {name: value for name, value in vars(self).items() if name != "kind"} | {"_codes": {}}
 
 
@@ -97,7 +98,7 @@ def _try(way: Callable[[Tensor], Tensor], x: Tensor, images: int) -> None:
     batch = torch.ones(images, *x.shape[1:], dtype=x.dtype, device=x.device)
     y = way(batch.contiguous(memory_format=torch.channels_last))
     if not isinstance(way, BodyCode):
-        (y + y).relu()  # what the code does in passing
+        (y + y).relu()  # the code includes the sum and the ReLU
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,22 +109,22 @@ class BodyCode:
     relus: Sequence[bool]
 
     def is_of(self, convolutions: Sequence[TunedConv2d]) -> bool:
-        """Whether it has these ones' parameters as they are now."""
+        """Whether the code's weights are copies of these convolutions' parameters in their present state."""
         given = (conv._parameters for conv in convolutions)
         pairs = zip(self.chain, given, strict=True)
         return all(loaded.is_of(each.get("weight"), each.get("bias")) for loaded, each in pairs)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The body on all of x, added to ones."""
+        """The body on all images of x, with a shortcut of ones; for trials."""
         y = self.new(x).fill_(1)
         return self.run(x, y, y)
 
     def new(self, x: Tensor) -> Tensor:
-        """Memory for the output of all images of x."""
+        """Uninitialised memory for the outputs of all images of x."""
         return self.chain[-1].new(x)
 
     def run(self, x: Tensor, shortcut: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
-        """y: at `rows` (all without) what the body makes of x there, plus the shortcut, activated; y may be either."""
+        """Write activation(body(x) + shortcut) into y for the images at `rows` (None: all); y may be x or shortcut."""
         if rows is None:
             images, first, both = len(x), ALL, ALL
         else:
@@ -139,9 +140,10 @@ class BodyCode:
 
 
 def relus_of(body: nn.Module, activation: nn.Module, kind: type[nn.Module]) -> list[bool] | None:
-    """Behind which of a body's convolutions of a kind ReLU is, the last one's behind the sum with the shortcut.
+    """Which of a body's convolutions of class `kind` a ReLU follows; the last one's stands after the shortcut's sum.
 
-    None unless the body is at least two of them, from the first layer to the last, with or without one ReLU between.
+    None unless the body has at least two of them, one as first and one as last layer, and besides them only single
+    ReLUs, and the activation is a ReLU or the identity.
     """
     layers = opened(body)
     convolutions = [layer for layer in layers if type(layer) is kind]
@@ -155,7 +157,7 @@ def relus_of(body: nn.Module, activation: nn.Module, kind: type[nn.Module]) -> l
 
 
 def opened(body: nn.Module) -> list[nn.Module]:
-    """The layers in order, those of Sequentials in their place."""
+    """The layers of a body in order, nested Sequentials replaced by their layers."""
     if type(body) in (nn.Sequential, FusedSequential) and "forward" not in vars(body):
         return [layer for part in body for layer in opened(part)]  # type: ignore[attr-defined]
     return [body]

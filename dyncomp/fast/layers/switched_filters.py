@@ -1,4 +1,4 @@
-"""Filters that are switched for each image, all images at once: by code of our own that picks channels."""
+"""Switched filters by generated code: all images in one call, each on its own channels."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from dyncomp.ops.filtered import Filtered
 from dyncomp.ops.kernels import Geometry
 
 KEEP_ZERO = tuple(kind for kind in BY_CHANNEL if kind not in (Shift, nn.BatchNorm2d))
-"""layers by channel that leave 0 what is 0"""
+"""per-channel layers that map 0 to 0"""
 
 _POINT = Geometry((1, 1), (0, 0), (1, 1), 1)
 
 
 class SwitchedFilters:
-    """The layers of a Filtered op made ready, as they run on images that each use filters of their own.
+    """The layers of a deployed `Filtered` op, run on images that each use filters of their own.
 
-    Features lie as `Compaction` says. A linear layer is a convolution of single pixels.
+    Features are in the order of `Compaction`. A linear layer runs as a 1x1 convolution of single pixels.
     """
 
     def __init__(self, op: Filtered) -> None:
-        assert isinstance(op.producer, TunedConv2d)  # `of` asked
+        assert isinstance(op.producer, TunedConv2d)  # checked by `of`
         before, after = list(op.before), tuple(op.after)
         self.producer, self.consumer = op.producer, op.consumer
         self.relu = bool(before) and type(before[0]) is nn.ReLU
@@ -47,13 +47,13 @@ class SwitchedFilters:
 
     @staticmethod
     def of(op: Filtered) -> SwitchedFilters | None:
-        """Of an op; None where it has a layer that this is not for."""
+        """For an op; None where one of its layers is not supported."""
         able = all(type(layer) in (*KEEP_ZERO, Shift) for layer in (*op.before, *op.after))
         known = type(op.consumer) in (TunedConv2d, nn.Linear) or isinstance(op.consumer, Filtered)
         return SwitchedFilters(op) if able and known and type(op.producer) is TunedConv2d else None
 
     def is_of(self, op: Filtered) -> bool:
-        """Whether these are still the op's layers; another switch is no matter."""
+        """Whether these are still the op's layers; the op may have another switch."""
         parts = (op.producer is self.producer, op.consumer is self.consumer, op.before is self._chains[0])
         return all(parts) and op.after is self._chains[1] and self._inside.are_the_same()
 
@@ -67,18 +67,18 @@ class SwitchedFilters:
         return self.run(op, x, there, decision)
 
     def serves(self, op: Filtered, x: Tensor, there: Compaction | None) -> bool:
-        """Whether images x (B, C, H, W) can run so, here and now; `there`: which channels they have, None for all."""
+        """Whether images x (B, C, H, W) can run this way at present; `there`: the channels they have, None for all."""
         weight = self.producer._parameters.get("weight")
         if weight is None or not direct.serves(x, weight) or not nobody_listens(self.layers):
             return False
         return self.is_of(op) and self._code(x, there) is not None
 
     def run(self, op: Filtered, x: Tensor, there: Compaction | None, decision: Decision) -> Tensor:
-        """The op on images x."""
+        """The op's output for images x; `there`: the input channels that they have, None for all."""
         wanted = op.moving(Compaction.of, op.per_filter(decision.used))
         y: Tensor = op.unit(EACH if there is None else COUPLED, self._convolved, x, there, wanted)
         y = op.unit(EACH, _each, self.before, y, wanted)
-        if decision.weight is not decision.used or _adds(self.before):  # else it is 0 or 1, and y as it says
+        if decision.weight is not decision.used or _adds(self.before):  # else weights are 1, or 0 where y is 0
             y = y * spread(wanted.sorted(op.per_filter(decision.weight)), y)
         y = op.unit(EACH, _each, self.after, y, wanted)
         if _adds(self.after):
@@ -92,7 +92,7 @@ class SwitchedFilters:
         return self.producer.loaded(x.shape[1:], (there is not None, True))
 
     def _convolved(self, x: Tensor, there: Compaction | None, wanted: Compaction) -> Tensor:
-        """The producer, and the ReLU behind it, in whichever way is faster."""
+        """The producer and the ReLU behind it, in the faster of the two ways."""
         key = ("filters", self.producer.kind, there is None, power_of_two(len(x)), x.shape[1:], x.dtype)
         half = partial(half_of, len(x), self.producer.out_channels, x)
         way = chosen((*key, torch.get_num_threads()), _ways, lambda way: way(self, x, there, half()))
@@ -100,12 +100,12 @@ class SwitchedFilters:
 
     def _at_once(self, x: Tensor, there: Compaction | None, wanted: Compaction) -> Tensor:
         code = self._code(x, there)
-        assert code is not None  # asked before
+        assert code is not None  # checked by `serves`
         return code.pick(x, there, wanted, self.relu)
 
     def _one_by_one(self, x: Tensor, there: Compaction | None, wanted: Compaction) -> Tensor:
         code = self._code(x, there)
-        assert code is not None  # asked before
+        assert code is not None  # checked by `serves`
         y = code.new(x).zero_()
         for i, count in enumerate(wanted.counts.tolist()):
             inputs = None if there is None else there.order[i, : int(there.counts[i])]
@@ -115,7 +115,7 @@ class SwitchedFilters:
         return y
 
     def _read(self, y: Tensor, there: Compaction) -> Tensor:
-        """What the consumer makes of images that have some of its channels."""
+        """The consumer's output for images that have some of its input channels."""
         maps = y[:, :, None, None] if isinstance(self.consumer, nn.Linear) else y  # (B, C, H, W)
         code = self.code_to_read(maps.shape[1:]) if self.consumer.weight.dtype == y.dtype else None
         if code is None:
@@ -129,11 +129,11 @@ class SwitchedFilters:
         if isinstance(self.consumer, nn.Linear):
             weight = self.consumer.weight[:, :, None, None]
             return self._linear.code(image, (True, False), weight, self.consumer.bias, lambda: _POINT)
-        assert isinstance(self.consumer, TunedConv2d)  # `of` asked
+        assert isinstance(self.consumer, TunedConv2d)  # checked by `of`
         return self.consumer.loaded(image, (True, False))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the code, which is made anew where the copy is used."""
+        """Without the generated code, which is generated again where the copy is used."""
         return vars(self) | {"_linear": CodeCache()}
 
 
@@ -146,7 +146,7 @@ def _now(run: Callable[..., Any], *given: Any) -> Any:
 
 
 def half_of(images: int, channels: int, like: Tensor) -> Compaction:
-    """Half of so many channels, others for each of so many images."""
+    """About half of the channels, drawn for each image from a fixed seed; for trials."""
     draw = torch.Generator().manual_seed(0)
     return Compaction.of((torch.rand(images, channels, generator=draw) < 0.5).to(like))
 
@@ -156,7 +156,7 @@ def _adds(layers: Iterable[nn.Module]) -> bool:
 
 
 def _each(layers: Iterable[nn.Module], y: Tensor, there: Compaction) -> Tensor:
-    """Layers that act by channel, on features that nobody else has."""
+    """Per-channel layers on features that nothing else reads, and that may be overwritten."""
     for layer in layers:
         y = y + spread(there.sorted(layer.bias), y) if isinstance(layer, Shift) else in_place(layer, y)
     return y

@@ -1,4 +1,4 @@
-"""Chooses the fastest of the equal forms of a layer with experts, by a trial for each kind of layer and batch."""
+"""Chooses the fastest of the equal forms of an expert layer, by a trial for each kind of layer and batch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class TimedChooser:
     """See `dyncomp.ops.experts.FormChooser`."""
 
     def adopt(self, layer: ExpertLayer) -> None:
-        """Track the parameters, since evaluation keeps packed copies of experts."""
+        """Track the layer's parameters, since evaluation caches packed copies of the experts."""
         track(layer)
 
     def form(self, layer: ExpertLayer, x: Tensor, mixing: Mixing) -> Form | None:
-        """The fastest for features like x; None while the fast path is switched off."""
+        """The fastest form for features like x; None while the fast path is disabled."""
         if not _may_choose():
             return None
         return chosen(
@@ -36,7 +36,7 @@ class TimedChooser:
         )
 
     def way(self, layer: ExpertLayer, x: Tensor, mix: Mix, ways: Mapping[str, Way]) -> Way | None:
-        """The fastest for features like x; None while the fast path is switched off."""
+        """The fastest of `ways` for features like x; None while the fast path is disabled."""
         if not _may_choose():
             return None
         key = ("mix", layer.mixture.mode, *_key(layer, x))
@@ -44,18 +44,19 @@ class TimedChooser:
 
 
 def _may_choose() -> bool:
-    return torch.compiler.is_compiling() or is_enabled()  # a compiler cannot ask, and gets the first form
+    return torch.compiler.is_compiling() or is_enabled()  # a compiler cannot trace the question; it gets the first form
 
 
 def forms_of(layer: ExpertLayer, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
-    """All equal forms for features x, at least one image, by name."""
+    """All equal forms for features x (B, ...), at least one image, by name."""
     return of_linear(layer, x, mixing) if layer.geometry is None else of_convolution(x, mixing, layer.geometry)
 
 
 def form_among_layers(layer: ExpertLayer, x: Tensor) -> Form | None:
     """The form for features like x (B, ...), at least one image, where generated code runs several layers in one call.
 
-    For a single image that is the generated form whatever a trial says: the trial times a call that is saved here.
+    For a single image it is the generated form whatever a trial says: a trial includes calling overhead that is saved
+    here.
     """
     mixing = layer.mixing(Mix(x.new_full((len(x), layer.mixture.experts), 1 / layer.mixture.experts)))
     return TimedChooser().form(layer, x, mixing) if len(x) > 1 else forms_of(layer, x, mixing).get("generated")
@@ -63,13 +64,13 @@ def form_among_layers(layer: ExpertLayer, x: Tensor) -> Form | None:
 
 def _key(layer: ExpertLayer, x: Tensor) -> tuple[object, ...]:
     weight = layer.weight
-    inference = not torch.compiler.is_compiling() and weight.is_inference()  # compilers cannot ask
+    inference = not torch.compiler.is_compiling() and weight.is_inference()  # compilers cannot trace that
     parameter = (layer.kernel_shape, layer.mixture.experts, weight.dtype, inference)
     return (*shape_key(x), *parameter, torch.is_grad_enabled(), layer.geometry)
 
 
 def _step(layer: ExpertLayer, form: Callable[[Tensor, Mix], Tensor], x: Tensor, mix: Mix) -> None:
-    """One forward pass, and a backward pass when training, on a copy; no gradient is left behind."""
+    """One forward pass of the form on detached inputs, and a backward pass in training; leaves no gradient behind."""
     inputs = x.detach().requires_grad_(torch.is_grad_enabled())
     weight = mix.weight.detach().requires_grad_(mix.weight.requires_grad)
     y = form(inputs, replace(mix, weight=weight))

@@ -1,4 +1,4 @@
-"""The equal forms of a layer whose kernels are mixed for each image, by name; which is fastest depends on the shape."""
+"""The equal forms, by name, of a layer whose kernels are mixed for each image; the fastest one depends on the shape."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dyncomp.ops.experts import ExpertLayer, Form, by_whole_kernels, plain_convo
 from dyncomp.ops.kernels import Geometry
 from dyncomp.ops.mixture import Mixing
 
-SMALL, LARGE = 4 << 20, 16 << 20  # bytes of a tile: close to the core, and well within the shared cache
+SMALL, LARGE = 4 << 20, 16 << 20  # bytes of a tile: near a core's own cache, and well within the shared one
 
 
 def of_convolution(x: Tensor, mixing: Mixing, geometry: Geometry) -> Mapping[str, Form]:
-    """The forms that can convolve features x (B, C, H, W), at least one image, here and now."""
+    """The forms that can convolve features x (B, C, H, W), at least one image, at present."""
     if not _tiles_pay(x):
         return plain_convolutions(x, mixing, geometry)
     unfolds = kernels.unfolded_numbers(x[:1], mixing.shape, geometry) * power_of_two(len(x)) * x.element_size() <= LARGE
@@ -36,7 +36,7 @@ def of_convolution(x: Tensor, mixing: Mixing, geometry: Geometry) -> Mapping[str
 
 
 def _generated(x: Tensor, mixing: Mixing, geometry: Geometry) -> Form | None:
-    """The form by generated code; None where there is none here and now."""
+    """The form by generated code; None where there is none for x at present."""
     from dyncomp.fast.mixing.generated import of_mixing  # needs llvmlite
     from dyncomp.fast.mixing.generated_training import of_learning
 
@@ -45,7 +45,7 @@ def _generated(x: Tensor, mixing: Mixing, geometry: Geometry) -> Form | None:
 
 @dataclass(frozen=True)
 class _Fitting:
-    """What a batch and its kernels allow."""
+    """What a batch and its kernels allow: several images or tiles, oneDNN's packed kernels or products, unfolding."""
 
     many: bool
     several_tiles: bool
@@ -79,7 +79,7 @@ def _tiled_convolutions(shape: torch.Size, geometry: Geometry, fitting: _Fitting
 
 
 def of_linear(layer: ExpertLayer, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
-    """The forms that can multiply features x (B, C), at least one image, here and now."""
+    """The forms that can multiply features x (B, C), at least one image, at present."""
     forms = dict(layer.plain_forms(x, mixing))
     if _tiles_pay(x):
         forms["pixels"] = partial(_tiled_linear, Tiled(Pixels(), SMALL))
@@ -87,12 +87,12 @@ def of_linear(layer: ExpertLayer, x: Tensor, mixing: Mixing) -> Mapping[str, For
 
 
 def _tiles_pay(x: Tensor) -> bool:
-    """Where caches are large and calls are cheap; a compiler or a trace sees no further than the whole."""
+    """Whether tiles may pay: on a CPU, with large caches and cheap calls; a compiler or tracer gets whole kernels."""
     return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
 
 def _several_tiles(mixing: Mixing) -> bool:
-    """Alike for all batches that share a choice."""
+    """Whether the kernels fill more than one small tile; the same for all batches that share a choice."""
     return (
         power_of_two(mixing.weight.shape[0]) * mixing.experts.shape[1:].numel() * mixing.experts.element_size() > SMALL
     )

@@ -1,7 +1,8 @@
-"""Convolutions by machine code of our own: kernels mixed for each image in the innermost loops, images where they lie.
+"""Convolutions by generated code: kernels are mixed for each image in the innermost loops, images are read in place.
 
-Neither mixed kernels nor images taken out of a batch are ever written to memory as a whole. Without gradients; the
-same multiply-adds as any other form, which no counter sees: whoever counts gets another form.
+Neither mixed kernels nor gathered images are ever written to memory as a whole. There are no gradients. The code
+executes the same multiply-adds as any other form, but no counter sees them: while operators are counted, another form
+runs.
 """
 
 from __future__ import annotations
@@ -26,41 +27,41 @@ from dyncomp.ops.rows import is_channels_last
 NUMBERS = (torch.float32, torch.float64)
 
 Picks = tuple[bool, bool]
-"""whether images have some of the input channels only, and want some of the outputs only"""
+"""whether images have some of the input channels only, and need some of the outputs only"""
 WHOLE: Picks = (False, False)
 
 
 def able_to_make_code() -> bool:
-    """Whether code of our own can be made on this machine at all; loads what makes it."""
+    """Whether code can be generated on this machine at all; loads the code generator."""
     return native.this_machine() is not None and native.works()
 
 
 def serves(x: Tensor, parameter: Tensor) -> bool:
-    """Whether code of our own can run on features x (B, C, H, W), here and now; `parameter` is a layer's."""
+    """Whether generated code can run on features x (B, C, H, W) at present; `parameter` is a parameter of the layer."""
     return serves_learning(x, parameter) and not torch.is_grad_enabled()
 
 
 def serves_learning(x: Tensor, parameter: Tensor) -> bool:
-    """Whether such code could, if gradients are seen to."""
-    if is_watched() or x.dim() != 4:  # first: a compiler need not look at the rest
+    """As `serves`, for code that computes gradients itself."""
+    if is_watched() or x.dim() != 4:  # first, so that a compiler does not trace the rest
         return False
     parameter = versioned(parameter)
     return x.dtype == parameter.dtype and can_read(parameter) and can_read_features(x)
 
 
 def can_read_features(x: Tensor) -> bool:
-    """Whether code of our own may be given features x (B, C, H, W) of a type that it has, here and now."""
+    """Whether generated code may read features x (B, C, H, W) at present, provided it supports their dtype."""
     return (
         is_enabled()
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not x.is_neg()  # lies there with the other sign
+        and not x.is_neg()  # memory holds the negated numbers
         and x.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
     )
 
 
 def can_read(parameter: Tensor | None) -> bool:
-    """Whether code of our own can be given the numbers of a parameter, where there is one, and told when it changes."""
+    """Whether generated code can read a parameter and changes of it are detected; True for None."""
     if parameter is None:
         return True
     parameter = versioned(parameter)
@@ -74,18 +75,21 @@ def can_read(parameter: Tensor | None) -> bool:
 
 @dataclass(frozen=True)
 class Direct:
-    """A form: each image of x (B, C, H, W), channels-last, by the kernel mixed for it."""
+    """A form: each image of x (B, C, H, W), channels-last, convolved with its own mixed kernel."""
 
     plan: native.Plan
     code: native.Code
 
     def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
-        """(B, O, H', W')."""
-        x = x.contiguous(memory_format=torch.channels_last)  # it is, unless a batch of the same shape chose this form
+        """The output, (B, O, H', W')."""
+        x = x.contiguous(memory_format=torch.channels_last)  # copies only if another batch of the same key chose it
         return self.by(x, mixing.weight, packed_experts(self.plan, mixing.experts, mixing.shape), mixing.bias)
 
     def by(self, x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The same of x that lies channels-last and experts that are packed; bias (B, O)."""
+        """The output for channels-last x, mixing weights (B, K) and packed experts; bias (B, O).
+
+        Raises ValueError where sizes or dtypes differ from those of the code.
+        """
         plan, weight, count = self.plan, kept(weight.contiguous()), torch.get_num_threads()
         self._check(x, weight, experts, bias)
         step = 0 if bias is None else plan.shape.outputs
@@ -97,7 +101,7 @@ class Direct:
         return y
 
     def _check(self, x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None) -> None:
-        """Raise ValueError unless all have the sizes and the type that the code was made for."""
+        """Raise ValueError unless all have the sizes and the dtype that the code was generated for."""
         plan, shape, dtype = self.plan, self.plan.shape, self.plan.number.dtype
         fits = x.shape[1:] == (shape.reads, *shape.size) and weight.shape == (len(x), plan.experts)
         fits = fits and (bias is None or bias.shape == (len(x), shape.outputs))
@@ -111,16 +115,16 @@ class Direct:
 
 
 def keeps_layout(x: Tensor) -> bool:
-    """Whether what comes out of such code, channels-last, lies as features x do."""
+    """Whether the channels-last output of generated code has the layout of features x."""
     return is_channels_last(x) or x.shape[2:].numel() == 1
 
 
 def of_mixing(x: Tensor, mixing: Mixing, geometry: Geometry) -> Direct | None:
-    """The form for features x; None where there is none here and now."""
+    """The form for features x; None where there is none at present."""
     if not keeps_layout(x) or not serves(x, mixing.experts):
         return None
     plan = plan_for(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts))
-    # made now: a trial of forms would take the making for slowness
+    # generated now, since a trial would count code generation as run time
     return None if plan is None else Direct(plan, native.code_for(plan))
 
 
@@ -128,7 +132,10 @@ def of_mixing(x: Tensor, mixing: Mixing, geometry: Geometry) -> Direct | None:
 def plan_for(
     image: torch.Size, kernel: torch.Size, geometry: Geometry, dtype: torch.dtype, experts: int, picks: Picks = WHOLE
 ) -> native.Plan | None:
-    """How a convolution of images (C, H, W) by a kernel (O, C / groups, k, k) runs; None where it cannot."""
+    """The plan of a convolution of images (C, H, W) by a kernel (O, C / groups, k, k); None where there can be no code.
+
+    `experts`: number of kernels that are mixed for each image; 0 for one kernel for all images.
+    """
     depthwise = geometry.groups == image[0] == kernel[0] and kernel[1] == 1 and geometry.groups > 1
     here = native.this_machine() if able_to_make_code() else None
     size, sides, g = (image[1], image[2]), (kernel[2], kernel[3]), geometry
@@ -142,17 +149,17 @@ def plan_for(
 
 
 def packed_experts(plan: native.Plan, experts: Tensor, shape: torch.Size) -> Tensor:
-    """Experts (K, O, N), each a kernel of that shape, as the code of a plan reads them."""
+    """Experts (K, O, N), each a kernel of that shape, in the operand layout of a plan's code."""
     return copied(experts, plan.order, lambda all_: kept(plan.packed(all_.view(len(all_), *shape))))
 
 
 def new_output(x: Tensor, images: int, shape: native.Shape) -> Tensor:
-    """Memory for what becomes of so many images in the type of x, channels-last."""
+    """Uninitialised channels-last memory for the outputs of `images` images, on the device and in the dtype of x."""
     return empty((images, shape.writes, *shape.places), x, memory_format=torch.channels_last)
 
 
 @cache
 def zeros(count: int, dtype: torch.dtype) -> Tensor:
-    """(count,), always the same ones."""
+    """Zeros (count,), one tensor shared by all calls."""
     with torch.inference_mode(False):
         return kept(torch.zeros(count, dtype=dtype, device="cpu"))

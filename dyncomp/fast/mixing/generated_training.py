@@ -1,8 +1,8 @@
-"""Convolutions by machine code of our own whose kernels are mixed for each image and learn.
+"""Convolutions by generated code whose kernels are mixed for each image, with gradients.
 
-Forward and back alike, neither mixed kernels nor their gradients are ever written to memory as a whole: those of a few
-images' few weights are added to the experts' while they are close. Strides above 1 are left to other forms: there the
-gradient of x is no convolution of that of y.
+Neither mixed kernels nor their gradients are ever written to memory as a whole, forward or backward: the gradients of a
+few images' few weights are added to those of the experts while they are in cache. Strides above 1 are left to other
+forms: with them the gradient of x is no convolution of the gradient of y.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from dyncomp.ops.kernels import Geometry, places
 from dyncomp.ops.mixture import Mixing
 
 _WORTH = 20_000_000
-"""multiply-adds of a batch: code for less takes longer to make than it saves in an epoch"""
+"""multiply-adds of a batch; code for fewer takes longer to generate than it saves in an epoch"""
 
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Brings experts (K, O, N) into the order in which a plan's code reads them, and gradients back."""
+    """Packs experts (K, O, N) into the operand layout of a plan's code, and unpacks gradients from it."""
 
     there: native.Code
     back: native.Code
     inputs: Tensor
     numbers: int
-    """of all experts"""
+    """of all experts together"""
 
     def pack(self, experts: Tensor, purpose: str) -> Tensor:
-        """The experts in that order, in memory that the next packing for this purpose takes over."""
+        """The packed experts, in a scratch buffer that the next call with this purpose overwrites."""
         packed = scratch(purpose, experts, experts.numel())
         self._run(self.there, experts.contiguous(), packed)
         return packed
 
     def unpack(self, packed: Tensor, like: Tensor) -> Tensor:
-        """What is packed, as the experts lie."""
+        """The unpacked numbers, in the shape and order of the experts `like`."""
         kernels = empty(like.shape, like)
         self._run(self.back, kernels, packed)
         return kernels
@@ -57,23 +57,26 @@ class Packing:
 
 @dataclass(frozen=True, eq=False)
 class Learning:
-    """A form: each image of x (B, C, H, W), channels-last, by the kernel mixed for it; differentiable, once."""
+    """A form: each image of x (B, C, H, W), channels-last, convolved with its own mixed kernel; differentiable once."""
 
     forward: Direct
     packing: Packing
     backward: Direct
-    """from the gradient of y to that of x: the same kernels turned round"""
+    """from the gradient of y to that of x: a convolution by the flipped kernels"""
     turned: Packing
     gradient_plan: native.GradientPlan
     gradient: native.Code
 
     def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
-        """(B, O, H', W')."""
+        """The output, (B, O, H', W')."""
         y: Tensor = _Recorded.apply(x, mixing.weight.to(x.dtype), mixing.experts, self)
         return y if mixing.bias is None else y + mixing.bias[:, :, None, None].to(y.dtype)
 
     def of_kernels(self, x: Tensor, grad: Tensor, weight: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of weight (B, K) and experts (K, O, N), by that of y, `grad`; both maps channels-last."""
+        """Gradients of weight (B, K) and experts (K, O, N) from `grad`, the gradient of y; x and it are channels-last.
+
+        Raises ValueError where sizes differ from those of the code.
+        """
         plan, threads, shape = self.gradient_plan, torch.get_num_threads(), self.forward.plan.shape
         sizes = x.shape[1:], grad.shape, weight.shape
         if sizes != ((shape.reads, *shape.size), (len(x), shape.writes, *shape.places), (len(x), len(experts))):
@@ -99,7 +102,7 @@ class _Recorded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, experts = ctx.saved_tensors
-        # hooks move x
+        # saved-tensor hooks may return x in another layout
         x, grad = (kept(t.resolve_neg().contiguous(memory_format=torch.channels_last)) for t in (x, grad))
         form = ctx.form
         of_x = of_weight = of_experts = None
@@ -111,7 +114,7 @@ class _Recorded(torch.autograd.Function):
 
 
 def of_learning(x: Tensor, mixing: Mixing, geometry: Geometry) -> Learning | None:
-    """The form for features x; None where there is none here and now, or too little to do for it."""
+    """The form for features x; None where there is none at present, or too little work for it to pay."""
     if not keeps_layout(x) or not serves_learning(x, mixing.experts) or not torch.is_grad_enabled():
         return None
     if not takes_turns() and not _pays(x, mixing, geometry):
@@ -147,7 +150,7 @@ def _form(
 
 
 def _turned(geometry: Geometry, kernel: torch.Size) -> Geometry | None:
-    """How the convolution moves that makes the gradient of x out of that of y; None where none does."""
+    """Geometry of the convolution that maps the gradient of y to that of x; None where there is none."""
     g = geometry
     padding = [far * (side - 1) - pad for far, side, pad in zip(g.dilation, kernel[2:], g.padding, strict=True)]
     if g.stride != (1, 1) or min(padding) < 0:
@@ -161,7 +164,7 @@ def _packing(plan: native.Plan, apart: int, inputs: Tensor) -> Packing:
 
 
 def _inputs_turned(back: native.Plan, apart: int) -> Tensor:
-    """Where the inputs of a kernel that is turned round lie in the kernel, whose outputs are so many numbers apart."""
+    """Positions of a flipped kernel's inputs in the original kernel, whose outputs are `apart` numbers apart."""
     taps = back.shape.kernel[0] * back.shape.kernel[1]
     which = back.inputs_in_order
     return which // taps * apart + (taps - 1 - which % taps)

@@ -1,7 +1,7 @@
-"""Matrix products by oneDNN, which uses a processor's widest instructions whoever made it.
+"""Matrix products by oneDNN, which uses the widest vector instructions of any vendor's CPU.
 
-torch multiplies float32 matrices by MKL, which on some makers' processors takes twice as long. The operator is not a
-promised part of torch: it is tried once, and where it is not there nothing is lost but time.
+torch multiplies float32 matrices by MKL, which on some vendors' CPUs takes twice as long. The operator is no public
+part of torch: it is tried once, and where it is missing only speed is lost.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from dyncomp.fast.tuning import is_watched
 
 
 def linear(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (m, k) times the transpose of `matrix` (n, k), (m, n); `matrix`, or its transpose, has to be dense."""
+    """x (m, k) times the transpose of `matrix` (n, k) plus bias (n,), (m, n); `matrix` or `matrix.t()` is dense."""
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, bias, "none", [], "")
     return y
 
 
 def multiplies(*tensors: Tensor) -> bool:
-    """Whether `linear` can be used for these tensors here and now."""
+    """Whether `linear` can be used for these tensors at present."""
     return serves(*tensors) and _works()
 
 
 def serves(*tensors: Tensor) -> bool:
-    """Whether operators of oneDNN's own can run on these tensors here: they have no gradient, no counter knows them."""
+    """Whether oneDNN's own operators, which have no gradient and no counter, can run on these tensors at present."""
     return (
         all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
         and not torch.is_grad_enabled()
@@ -36,13 +36,13 @@ def serves(*tensors: Tensor) -> bool:
 
 
 def serves_copies(x: Tensor, parameter: Tensor) -> bool:
-    """Whether they can run on features x and copies of a parameter, which has to tell when it has changed."""
+    """As `serves`, for features x and copies of a parameter; the parameter needs a version counter."""
     return serves(x, parameter) and not parameter.is_inference() and not torch.is_autocast_enabled(x.device.type)
 
 
 @cache
 def _works() -> bool:
-    """Whether this version of torch multiplies as here."""
+    """Whether `linear` computes the right products in this version of torch."""
     if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     draw = torch.Generator().manual_seed(0)

@@ -1,8 +1,8 @@
-"""Kernels mixed in the layout that oneDNN computes in, so that no call has to lay out its kernel anew.
+"""Kernels mixed in oneDNN's own layout, so that no call has to reorder its kernel.
 
-A plain kernel is reordered at every call, which for a batch's worth of kernels costs up to as much as the convolutions.
-A reorder only moves numbers (and adds zeros), so mixing reordered experts gives the reordered mixture. The reordered
-experts are a copy, made when a network is first used without gradients and again when the parameter has changed.
+oneDNN reorders a plain kernel at every call, which for a batch of kernels costs up to as much as the convolutions. A
+reorder only moves numbers (and adds zeros), so mixing reordered experts gives the reordered mixture. Reordered experts
+are cached copies, made when a network is first used without gradients and remade when the parameter has changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Packed(Images):
     """x (B, C, H, W) channels-last in float32, one convolution call per image, (B, O, H', W'); without gradients."""
 
     def forward(self, x: Tensor, mixing: Mixing, limit: int) -> Tensor:
-        """A convolution per image with a kernel that is written into the slot before."""
+        """One convolution per image, whose kernel is first written into the memory of an opaque kernel."""
         layout = _Layout(mixing.shape, tuple(x.shape[1:]), self.geometry, torch.get_num_threads())
         experts, slot = _experts(mixing.experts, layout), _slot(layout)
         numbers = experts.shape[1]
@@ -53,18 +53,18 @@ class Packed(Images):
         return y
 
     def backward(self, x: Tensor, grad: Tensor, gradients: Gradients, limit: int) -> None:
-        """Raise RuntimeError: what is packed has no gradient."""
+        """Raise RuntimeError: packed kernels have no gradient."""
         raise RuntimeError("packed kernels have no gradient: another form is for training")
 
 
 def can_pack(x: Tensor, experts: Tensor) -> bool:
-    """Whether packed experts can be used for features x here and now."""
+    """Whether packed experts can be used for features x at present."""
     return onednn.serves_copies(x, experts) and is_channels_last(x) and _works()
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """What decides in which order oneDNN wants a kernel."""
+    """What determines oneDNN's layout of a kernel."""
 
     kernel: tuple[int, ...]
     image: tuple[int, ...]
@@ -72,7 +72,7 @@ class _Layout:
     threads: int
 
     def pack(self, kernel: Tensor) -> Tensor:
-        """The kernel as an opaque tensor."""
+        """The kernel as an opaque tensor of oneDNN."""
         g = self.geometry
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
             kernel.view(self.kernel), g.padding, g.stride, g.dilation, g.groups, (1, *self.image)
@@ -81,7 +81,7 @@ class _Layout:
 
 
 class _Slot:
-    """An opaque kernel and its memory, into which others of the same layout are written."""
+    """An opaque kernel and its memory, into which other kernels of the same layout are written."""
 
     def __init__(self, layout: _Layout, kernel: Tensor) -> None:
         self.geometry = layout.geometry
@@ -91,7 +91,7 @@ class _Slot:
         self.memory = torch.frombuffer(raw, dtype=kernel.dtype)  # valid as long as `kernel` lives
 
     def convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x (1, C, H, W) with the kernel that is in the memory now and the bias (O,)."""
+        """Convolve x (1, C, H, W) with the kernel that is in the memory now, and add the bias (O,)."""
         g = self.geometry
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self.kernel, bias, g.padding, g.stride, g.dilation, g.groups, "none", [], ""
@@ -100,7 +100,7 @@ class _Slot:
 
 
 class _Slots(threading.local):
-    """A thread's slots: threads that run networks side by side do not share them."""
+    """The slots of one thread: threads that run networks concurrently do not share slots."""
 
     def __init__(self) -> None:
         self.by_layout: dict[_Layout, _Slot] = {}
@@ -113,7 +113,7 @@ def _experts(parameter: Tensor, layout: _Layout) -> Tensor:
     """The experts (K, O, N) packed, (K, n)."""
 
     def packed(experts: Tensor) -> Tensor:
-        slots = [_Slot(layout, expert) for expert in experts]  # they have to live until their memory is copied
+        slots = [_Slot(layout, expert) for expert in experts]  # kept alive until their memory is copied
         return torch.stack([slot.memory for slot in slots])
 
     return copied(parameter, layout, packed)
@@ -128,7 +128,7 @@ def _slot(layout: _Layout) -> _Slot:
 
 @cache
 def _works() -> bool:
-    """Whether this version of torch lets kernels be packed and written as here: tried, since it does not promise so."""
+    """Whether this version of torch lets packed kernels be read and written; tried, as this is no public interface."""
     if not torch._C._has_mkldnn:
         return False
     if not all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS):

@@ -1,4 +1,4 @@
-"""Each image's own matrix product by oneDNN, with kernels mixed tile by tile: the fast way for 1x1 convolutions."""
+"""A matrix product by oneDNN for each image, kernels mixed tile by tile: the fast way for 1x1 convolutions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dyncomp.fast.parameters.copies import copied
 from dyncomp.ops.mixture import Mixing
 
 _SEVERAL = 16
-"""images that a tile has at least, where there are as many: mixing for few reads the experts for too little"""
+"""least images per tile, where the batch has as many: for fewer, mixing reads the experts for too little work"""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Matrices(Pixels):
     """x (B, P, C) by kernels (B, O, C), one matrix product by oneDNN per image, (B, P, O); without gradients."""
 
     def forward(self, x: Tensor, mixing: Mixing, limit: int) -> Tensor:
-        """A product per image, tile by tile."""
+        """One product per image, tile by tile."""
         y = x.new_empty(*x.shape[:2], mixing.experts.shape[1])
         for outputs, experts in self._blocks(mixing.experts, limit):
             part = y[:, :, outputs]  # (B, P, o)
@@ -39,7 +39,7 @@ class Matrices(Pixels):
 
     @staticmethod
     def _blocks(experts: Tensor, limit: int) -> Iterator[tuple[slice, Tensor]]:
-        """The experts (K, O, C) by blocks of outputs, (K, o * C): copies in which a block lies together."""
+        """The experts (K, O, C) in blocks of outputs, (K, o * C): cached copies in which each block is contiguous."""
         row = experts.shape[2] * experts.element_size()
         wide = max(1, limit // (_SEVERAL * row))
         for first in range(0, experts.shape[1], wide):
@@ -52,7 +52,7 @@ class Matrices(Pixels):
 
 
 def can_multiply(x: Tensor, experts: Tensor) -> bool:
-    """Whether `Matrices` can be used for features x here and now."""
+    """Whether `Matrices` can be used for features x at present."""
     return onednn.serves_copies(x, experts) and onednn.multiplies(x, experts)
 
 

@@ -1,7 +1,7 @@
-"""What images are multiplied with kernels of their own by: tile by tile, forward and backward.
+"""Products of images with their own kernels, computed tile by tile, forward and backward.
 
-Autograd does not look inside: kernels are mixed again for the backward pass instead of being kept, and the gradients of
-a tile's kernels are added to those of the experts at once, so no tensor of B * |W| numbers is ever made.
+The products are opaque to autograd: the backward pass mixes kernels again instead of keeping them, and adds the
+gradients of a tile's kernels to those of the experts at once, so no tensor of B * |W| numbers is ever made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dyncomp.ops.rows import empty_like_layout
 
 
 class Gradients:
-    """Gradients that a backward pass collects tile by tile: of x, of the weights (B, K), of the experts (K, O, N)."""
+    """Gradients that a backward pass accumulates tile by tile: of x, the weights (B, K) and the experts (K, O, N)."""
 
     def __init__(self, x: Tensor, mixing: Mixing, needed: tuple[bool, bool, bool]) -> None:
         total = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
@@ -36,11 +36,11 @@ class Gradients:
 
     @property
     def of_kernels(self) -> bool:
-        """Whether anything needs the gradient of the mixed kernels."""
+        """Whether any gradient depends on that of the mixed kernels."""
         return self.weight is not None or self.experts is not None
 
     def add(self, kernels: Tensor, images: slice, outputs: slice) -> None:
-        """Take in the gradient of a tile's kernels (b, o, N)."""
+        """Add what the gradient of a tile's kernels (b, o, N) contributes."""
         flat = kernels.flatten(1)
         if self.weight is not None:
             rows = self.mixing.experts[:, outputs].flatten(1)
@@ -55,19 +55,19 @@ class Gradients:
 
 
 class Product(ABC):
-    """One way to apply each image's kernel to it."""
+    """A way to apply each image's kernel to the image."""
 
     @abstractmethod
     def forward(self, x: Tensor, mixing: Mixing, limit: int) -> Tensor:
-        """The product and the bias, with tiles of about `limit` bytes; without autograd."""
+        """The product plus the bias, with tiles of about `limit` bytes; without autograd."""
 
     @abstractmethod
     def spread(self, bias: Tensor) -> Tensor:
-        """A bias (B, O) in a shape that can be added to the product."""
+        """A bias (B, O) in a shape that broadcasts to the product."""
 
     @abstractmethod
     def backward(self, x: Tensor, grad: Tensor, gradients: Gradients, limit: int) -> None:
-        """Collect what `grad`, the gradient of the product, means for x and the kernels."""
+        """Add to `gradients` what `grad`, the gradient of the product, contributes to x and to the kernels."""
 
 
 class Pixels(Product):
@@ -80,16 +80,16 @@ class Pixels(Product):
             kernels = mixed_kernels(mixing, images, outputs).transpose(1, 2)  # (b, C, o)
             tile = y[images, :, outputs]  # (b, P, o)
             _multiply(x[images], kernels, tile)
-            if mixing.bias is not None:  # now, while the tile is in cache
+            if mixing.bias is not None:  # here, while the tile is in cache
                 tile.add_(self.spread(mixing.bias[images, outputs]))
         return y
 
     def spread(self, bias: Tensor) -> Tensor:
-        """(B, 1, O)."""
+        """Shape (B, 1, O)."""
         return bias[:, None, :]
 
     def backward(self, x: Tensor, grad: Tensor, gradients: Gradients, limit: int) -> None:
-        """Two batched matrix products a tile, its kernels mixed anew."""
+        """Two batched matrix products per tile, whose kernels are mixed again."""
         mixing = gradients.mixing
         for images, outputs in tiles(mixing, limit, split=True):
             g = grad[images, :, outputs]  # (b, P, o)
@@ -105,7 +105,7 @@ class Pixels(Product):
 
 
 def _multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """Batched products of left (b, m, k) and right (b, k, n) into out (b, m, n), by whatever is faster here."""
+    """Write batched products of left (b, m, k) and right (b, k, n) into out (b, m, n), in the faster of two ways."""
     if onednn.multiplies(left, right):
         sizes = power_of_two(len(left)), *left.shape[1:], right.shape[2]
         key = ("product", *sizes, left.stride(2) == 1, right.stride(2) == 1, torch.get_num_threads())
@@ -119,11 +119,11 @@ def _ways_to_multiply() -> dict[str, Callable[[Tensor, Tensor, Tensor], None]]:
 
 
 def _multiply_together(left: Tensor, right: Tensor, out: Tensor) -> None:
-    if left.shape[0] == 1:  # a single product is divided between threads by its rows
+    if left.shape[0] == 1:  # `mm` divides the rows of a single product between threads
         torch.mm(left[0], right[0], out=out[0])
     elif out.is_contiguous():
         torch.bmm(left, right, out=out)
-    else:  # written with gaps, batched products take half as long again as a copy does
+    else:  # `bmm` into a strided `out` takes 1.5 times as long as with a copy
         out.copy_(torch.bmm(left, right))
 
 
@@ -154,11 +154,11 @@ class Images(Product):
         return y
 
     def spread(self, bias: Tensor) -> Tensor:
-        """(B, O, 1, 1)."""
+        """Shape (B, O, 1, 1)."""
         return bias[:, :, None, None]
 
     def backward(self, x: Tensor, grad: Tensor, gradients: Gradients, limit: int) -> None:
-        """A convolution's backward pass per image, a tile's kernels mixed anew."""
+        """The backward pass of a convolution per image; a tile's kernels are mixed again."""
         mixing = gradients.mixing
         for images, outputs in tiles(mixing, limit, split=False):
             kernels = mixed_kernels(mixing, images, outputs)  # (b, O, N)
@@ -179,23 +179,23 @@ class Images(Product):
         needed = [gradients.x is not None, gradients.of_kernels, False]
         given = (grad, x, kernel, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, needed)
         of_x, of_kernel, _ = torch.ops.aten.convolution_backward(*given)
-        return of_x, of_kernel  # None where it is not needed
+        return of_x, of_kernel  # each None where it is not needed
 
 
 @dataclass(frozen=True)
 class Tiled:
-    """A form: a product whose kernels are mixed in tiles of about `limit` bytes; differentiable, once.
+    """A form: a product whose kernels are mixed in tiles of about `limit` bytes; differentiable once.
 
-    Computes in autocast's type where that is on; gradients of parameters in float32 add up in float32.
+    Under autocast it computes in autocast's dtype; gradients of float32 parameters accumulate in float32.
     """
 
     product: Product
     limit: int
 
     def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
-        """The product of x and the mixed kernels, and the bias."""
+        """The product of x and the mixed kernels, plus the bias."""
         device = x.device.type
-        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:  # which autocast leaves alone
+        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:  # autocast leaves float64 alone
             x = x.to(torch.get_autocast_dtype(device))
             with torch.autocast(device, enabled=False):
                 return self._run(x, mixing)

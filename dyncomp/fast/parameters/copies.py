@@ -1,4 +1,4 @@
-"""Copies of a parameter in the order in which something reads it, made once and again when the parameter changes."""
+"""Cached copies of a parameter in the operand layout of a reader, remade when the parameter changes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from dyncomp.fast.parameters.tracked import Tracked, edits_of, numbers_of, track
 
 @dataclass
 class _Copies:
-    """Those of one parameter, by purpose; of the state that it was in then."""
+    """The copies of one parameter by purpose, and the state of the parameter when they were made."""
 
     state: tuple[int, int, int]
     whole: Tensor
-    """the parameter's numbers, kept so that no others can come to lie where they do"""
+    """the parameter's numbers, kept alive so that no other tensor can get their address"""
     by_purpose: dict[Hashable, Tensor] = field(default_factory=dict)
 
 
 _copies = WeakTensorKeyDictionary()
-"""those of tensors that are not tracked; tracked ones have theirs as an attribute, as weak references would keep torch
-from exchanging them (`torch.utils.swap_tensors`)"""
+"""Copies of untracked tensors, by tensor. A tracked tensor has its copies as an attribute, since weak references would
+keep torch from exchanging it (`torch.utils.swap_tensors`)."""
 
 
 def copied(parameter: Tensor, purpose: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """`make(parameter)`, remembered as long as the parameter lives and stays what it is; not for inference tensors.
+    """`make(parameter)`, cached by purpose while the parameter lives and is unchanged; not for inference tensors.
 
-    A parameter of torch's own class is tracked from then on.
+    A parameter of class `nn.Parameter` is tracked from then on (`tracked.py`).
     """
     track_parameter(parameter)
     state = parameter.data_ptr(), parameter._version, edits_of(parameter)

@@ -1,9 +1,9 @@
-"""Parameters that notice when their memory is handed out, to be written where no version tells of it.
+"""Parameters that detect writes which torch's version counter misses.
 
-Torch counts what its operators write into a tensor, and copies of a parameter are made anew when that count changes.
-What fused optimizers write is counted here, after each step. What is written through `.data`, numpy or DLPack is not: a
-tracked tensor that gives its memory away so is compared, from then on, with what it held: exact, and only then with a
-cost.
+Torch's version counter counts the writes of operators into a tensor; copies of a parameter are remade when it changes.
+For fused optimizers, this module increments the counter after each step. Writes through `.data`, numpy or DLPack are
+not counted: once a tracked tensor has handed out its memory that way, it is compared with a copy of the numbers that it
+held. The comparison is exact, and only such tensors pay for it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 
 class _Handed:
-    """How often a tracked tensor's memory was handed out, or exchanged, in this process; 0 lets all look no further."""
+    """Counts in this process how often tracked tensors' memory was handed out or replaced; at 0, checks stop early."""
 
     times = 0
     replaced = 0
 
 
-_data: Any = Tensor.data  # the property that the classes below put another in front of
+_data: Any = Tensor.data  # torch's property, which `Tracked.data` overrides
 
 
 class Tracked:
-    """What both kinds of tracked tensors do; `owner` is the tensor whose memory it is."""
+    """Behaviour of both kinds of tracked tensors; `owner` is the tensor that a view was made of, None for no view."""
 
     owner: Any = None
     held: Tensor | None = None
-    """a copy of the numbers that it held when they were looked at last; None while nobody was given its memory"""
+    """copy of the numbers at the last check; None while the memory has not been handed out"""
     edits = 0
-    """how often other numbers were found"""
+    """how often a check found changed numbers"""
     alias: Tensor | None = None
-    """the same memory and version as a plain tensor"""
+    """a plain tensor with the same memory and version counter"""
     copies: Any = None
     """see `copies.py`"""
 
@@ -69,19 +69,19 @@ class Tracked:
         return Tensor.__dlpack__(self, **options)  # type: ignore[arg-type]
 
     def plain(self) -> Tensor:
-        """The same numbers in the same memory, untracked."""
+        """An untracked tensor with the same memory."""
         alias: Tensor = _data.__get__(self)
         return alias
 
 
 def _alias_of(tracked: Any, made: Any) -> Any:
-    """What an operator made of a tracked tensor: where that lies in the tensor's memory, tracked too."""
+    """The result of an operator on a tracked tensor; tracked, too, where it shares the tensor's memory."""
     if isinstance(made, tuple | list):
         return type(made)(_alias_of(tracked, each) for each in made)
     if torch.compiler.is_compiling() or type(made) is not Tensor:
         return made
     if made.untyped_storage().data_ptr() != Tensor.untyped_storage(tracked).data_ptr():
-        return made  # a copy
+        return made  # shares no memory
     alias = made.as_subclass(TrackedTensor)
     alias.owner = tracked if tracked.owner is None else tracked.owner
     return alias
@@ -103,7 +103,7 @@ ALIASES = (  # noqa: SIM905 (a line each otherwise)
     "unfold tensor_split split_with_sizes squeeze unsqueeze transpose swapaxes swapdims t permute movedim moveaxis "
     "expand expand_as as_strided diagonal contiguous to cpu"
 ).split()
-"""methods whose result may lie in the memory of the tensor that has them"""
+"""methods whose result may share the memory of the tensor that they are called on"""
 
 for _name in ALIASES:
     setattr(Tracked, _name, _aliasing(_name))
@@ -112,7 +112,7 @@ for _name in ("T", "mT", "H", "mH"):
 
 
 class TrackedParameter(Tracked, nn.Parameter):
-    """A parameter that is tracked; its copies are, too."""
+    """A tracked parameter; copies and unpickled copies of it are tracked, too."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrackedParameter:
         if id(self) not in memo:
@@ -125,7 +125,7 @@ class TrackedParameter(Tracked, nn.Parameter):
 
 
 class TrackedTensor(Tracked, Tensor):
-    """A tracked buffer; or a view of a tracked tensor, which files and copies have as a plain one."""
+    """A tracked buffer, or a view of a tracked tensor; copies and pickles of a view are plain tensors."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -141,7 +141,7 @@ class TrackedTensor(Tracked, Tensor):
 
 
 def track_parameter(parameter: Tensor) -> Tensor:
-    """Track a parameter of torch's own class; any other tensor stays what it is. Gives it back."""
+    """Track a tensor of class `nn.Parameter` in place; tensors of other classes are unchanged. Returns the tensor."""
     if type(parameter) is nn.Parameter:
         parameter.__class__ = TrackedParameter
     return parameter
@@ -154,7 +154,7 @@ def _tracked_buffer(buffer: Tensor) -> Tensor:
 
 
 def track(module: nn.Module) -> None:
-    """Track the parameters and buffers of a module and of those in it; other classes than torch's own stay theirs."""
+    """Track the parameters and buffers of a module tree in place; tensors of subclasses of torch's stay untracked."""
     for parameter in module.parameters():
         track_parameter(parameter)
     for buffer in module.buffers():
@@ -162,27 +162,27 @@ def track(module: nn.Module) -> None:
 
 
 def numbers_of(tensor: Tensor) -> Tensor:
-    """A tensor's numbers in their memory, which this keeps, without a graph; the tensor itself is not kept by it."""
+    """A detached, untracked tensor with the same memory, which keeps the memory alive but not the tensor object."""
     return tensor.plain() if isinstance(tensor, Tracked) else tensor.detach()
 
 
 def times_handed_out() -> int:
-    """A number that grows whenever a tracked tensor's memory is handed out; 0 at first."""
+    """A counter that grows whenever a tracked tensor's memory is handed out; starts at 0."""
     return _Handed.times
 
 
 def times_replaced() -> int:
-    """A number that grows whenever a tracked tensor is given other memory by `.data = ...`."""
+    """A counter that grows whenever a tracked tensor is given other memory by `.data = ...`; starts at 0."""
     return _Handed.replaced
 
 
 def is_tracked(tensor: Tensor) -> bool:
-    """Whether a tensor notices when its memory is handed out or exchanged."""
+    """Whether a tensor detects that its memory is handed out or replaced."""
     return isinstance(tensor, Tracked)
 
 
 def versioned(tensor: Tensor) -> Tensor:
-    """The same memory and version as a plain tensor, which tells all of itself in a third of the time."""
+    """A plain tensor with the same memory and version counter, whose attributes are read in a third of the time."""
     if not isinstance(tensor, Tracked):
         return tensor
     alias = tensor.alias
@@ -193,12 +193,12 @@ def versioned(tensor: Tensor) -> Tensor:
 
 
 def is_handed_out(tensor: Tensor) -> bool:
-    """Whether somebody may write into a tensor without its version telling."""
+    """Whether a tensor may be written without a change of its version counter."""
     return isinstance(tensor, Tracked) and tensor.held is not None
 
 
 def edits_of(tensor: Tensor) -> int:
-    """How often a tensor, or the one it is a view of, was found written since its memory was handed out; looks now."""
+    """How often checks found a tensor, or the owner of a view, changed since its memory was handed out; checks now."""
     if not _Handed.times or not isinstance(tensor, Tracked):
         return 0
     if tensor.owner is not None:
@@ -220,7 +220,7 @@ def _hand_out(tensor: Any) -> None:
 
 
 def _tell_versions(optimizer: Optimizer, args: Any, options: Any) -> None:
-    """After a step: count what fused kernels (`fused=True`) wrote into tracked tensors, which torch does not."""
+    """After an optimizer step, count writes of fused kernels (`fused=True`) into tracked tensors; torch does not."""
     for group in optimizer.param_groups:
         if group.get("fused"):
             torch.autograd.graph.increment_version(filter(is_tracked, group["params"]))

@@ -1,4 +1,4 @@
-"""Whether modules are still what they were when something was made of them, and whether somebody listens to them."""
+"""Detects whether modules changed since something was prepared for them, and whether hooks or gradients need them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dyncomp.core.hooks import Listeners
 from dyncomp.fast.parameters.submodules import Submodules
 from dyncomp.fast.parameters.tracked import edits_of, is_tracked, times_handed_out, times_replaced, versioned
 
-_version, _address = attrgetter("_version"), Tensor.data_ptr  # not as a method: that takes twice the time
+_version, _address = attrgetter("_version"), Tensor.data_ptr  # as functions: method calls take twice the time
 
 
 class Snapshot:
-    """Modules as they were: the same parts, and parameters and buffers in the same memory, with nothing written since.
+    """The state of modules: their submodules, and the memory and version counters of their parameters and buffers.
 
-    What is written through `.data` or numpy shows where they are tracked. Asked before every pass, so it looks at all
-    of them in few calls.
+    Writes through `.data` or numpy are detected for tracked tensors. The check runs before every pass, so it handles
+    all tensors in few Python calls.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -28,12 +28,12 @@ class Snapshot:
         self._parts = Submodules(each)
         held = (vars(module)[name] for module in each for name in ("_parameters", "_buffers"))
         self._tensors: list[dict[str, Tensor | None]] = [some for some in held if some]
-        # kept, so that no others can come to have their ids
+        # kept alive, so that no other tensor gets their ids
         self._then = list(chain.from_iterable(map(dict.values, self._tensors)))
         self._ids = list(map(id, self._then))
         some = [tensor for tensor in self._then if tensor is not None]
         self._aliases = [versioned(tensor) for tensor in some]
-        # inference mode makes tensors that tell no versions
+        # tensors made in inference mode have no version counter
         self._versions = None if any(map(torch.is_inference, some)) else list(map(_version, self._aliases))
         self._replaced, self._edits = times_replaced(), [edits_of(tensor) for tensor in some]
         self._untracked = [tensor for tensor in some if not is_tracked(tensor)]
@@ -41,7 +41,7 @@ class Snapshot:
         self._listeners = Listeners(each)
 
     def is_the_same(self) -> bool:
-        """Whether nothing has changed; never where parameters cannot be watched, which inference mode has made."""
+        """Whether nothing has changed; always False with tensors made in inference mode, which cannot be checked."""
         if self._versions is None or not self._parts.are_the_same():
             return False
         tensors = chain.from_iterable(map(dict.values, self._tensors))
@@ -49,7 +49,7 @@ class Snapshot:
             return False
         if self._untracked and list(map(_address, self._untracked)) != self._addresses:
             return False
-        # numbers that stay what they are unless memory of some tracked tensor, somewhere, was handed out or exchanged
+        # both counters are global: they change when any tracked tensor's memory is handed out or replaced
         return (times_handed_out() == 0 and self._replaced == times_replaced()) or self._is_so_at_a_closer_look()
 
     def _is_so_at_a_closer_look(self) -> bool:
@@ -60,5 +60,5 @@ class Snapshot:
         return [edits_of(tensor) for tensor in some] == self._edits
 
     def nobody_listens(self) -> bool:
-        """Whether no hook has to be called, nor a gradient to go through the modules."""
+        """Whether gradients are off and no forward hook of the modules has to be called."""
         return not (torch.is_grad_enabled() or bool(self._listeners))
