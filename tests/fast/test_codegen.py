@@ -76,7 +76,7 @@ def run(plan: Plan, x: Tensor, weights: Tensor, bias: Tensor, **rest: Tensor | b
     images = next((len(listed) for listed in rows if isinstance(listed, Tensor)), len(x))
     y = rest.get("y")
     if not isinstance(y, Tensor):
-        y = features(images, plan.shape.outputs, *plan.shape.places, dtype=x.dtype).fill_(torch.nan)
+        y = features(images, plan.shape.outputs, *plan.shape.output_size, dtype=x.dtype).fill_(torch.nan)
     scratch = torch.empty(torch.get_num_threads() * plan.scratch, dtype=x.dtype)
     packed, step = plan.packed(weights), bias.shape[1] if bias.dim() == 2 else 0
 
@@ -97,7 +97,7 @@ def test_one_kernel_for_all_is_a_plain_convolution(name: str, vectors: str) -> N
     plan, (kernel,) = Plan(shape, Number(dtype), machine(vectors), experts=0), kernels(shape, 1)
     bias = torch.randn(shape.outputs, dtype=dtype)
     for images in (1, 5):
-        x, residual = features(images, shape.channels, *shape.size), features(images, shape.outputs, *shape.places)
+        x, residual = features(images, shape.channels, *shape.size), features(images, shape.outputs, *shape.output_size)
         wanted = plain(shape, x, kernel, bias)
         torch.testing.assert_close(run(plan, x, kernel, bias), wanted, rtol=0, atol=1e-11)
         ours = run(plan, x, kernel, bias, residual=residual, relu=True)
@@ -159,7 +159,7 @@ def test_each_image_has_and_wants_channels_of_its_own(
     (kernel,), bias = kernels(shape, 1), torch.randn(shape.outputs, dtype=dtype)
     shares = [0.5, 1.0, 0.01, 0.7, 0.3]
     for images in (1, 5):
-        x, residual = features(images, shape.channels, *shape.size), features(images, shape.outputs, *shape.places)
+        x, residual = features(images, shape.channels, *shape.size), features(images, shape.outputs, *shape.output_size)
         given: dict[str, Tensor] = {"residual": residual}
         wanted = torch.ones(images, shape.outputs)
         if picks_inputs:
@@ -186,7 +186,10 @@ def test_images_are_read_and_written_where_they_lie(name: str) -> None:
     shape = SHAPES[name]
     plan = Plan(shape, Number(torch.float64), machine("quarter"), experts=0)
     x, (kernel,) = features(6, shape.channels, *shape.size), kernels(shape, 1)
-    before, bias = features(6, shape.outputs, *shape.places, seed=2), torch.zeros(shape.outputs, dtype=torch.float64)
+    before, bias = (
+        features(6, shape.outputs, *shape.output_size, seed=2),
+        torch.zeros(shape.outputs, dtype=torch.float64),
+    )
     rows = torch.tensor([4, 1, 5])
     wanted = before.clone()
     wanted[rows] = (plain(shape, take(x, rows), kernel, bias) + before[rows]).relu()

@@ -125,7 +125,7 @@ def test_maps_shrink_as_the_layer_says(stride: int, mean: bool, vector_bytes: in
     layer, here, dtype = Shrink(stride, extra=7, mean=mean), machine(vector_bytes), torch.float64
     x = torch.randn(3, 11, 7, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
     plan = native.Pooling(11, 18, (7, 8), stride if mean else 1, stride, Number(dtype), here)
-    y = torch.full((3, 18, *plan.places), torch.nan, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    y = torch.full((3, 18, *plan.output_size), torch.nan, dtype=dtype).contiguous(memory_format=torch.channels_last)
     native.pooling_for(plan).run(2, x.data_ptr(), y.data_ptr(), *[0] * 6, 3)
     torch.testing.assert_close(y, layer(x), rtol=0, atol=1e-14)
 
@@ -137,7 +137,7 @@ def test_the_greatest_of_windows(window: int, stride: int, padding: int, vector_
     x = torch.randn(3, 139, 7, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
     x[1, 5, 3, 3] = torch.nan
     plan = native.Pooling(139, 139, (7, 8), window, stride, Number(dtype), here, padding, greatest=True, whole=True)
-    y = torch.full((3, 139, *plan.places), 7.0, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    y = torch.full((3, 139, *plan.output_size), 7.0, dtype=dtype).contiguous(memory_format=torch.channels_last)
     native.pooling_for(plan).run(2, x.data_ptr(), y.data_ptr(), *[0] * 6, 3)
     torch.testing.assert_close(y, F.max_pool2d(x, window, stride, padding), rtol=0, atol=0, equal_nan=True)
 

@@ -38,7 +38,7 @@ def drawn(shape: Shape, images: int, experts: int) -> tuple[Tensor, Tensor, Tens
     """Features, experts, shares, and the gradient of what comes out."""
     draw = torch.Generator().manual_seed(3)
     shares = torch.rand(images, experts, generator=draw, dtype=torch.float64)
-    x, grad = features(images, shape.channels, *shape.size), features(images, shape.outputs, *shape.places, seed=5)
+    x, grad = features(images, shape.channels, *shape.size), features(images, shape.outputs, *shape.output_size, seed=5)
     return x, kernels(shape, experts), shares, grad
 
 
@@ -70,7 +70,7 @@ def test_float32_is_as_exact_as_torchs(name: str) -> None:
     ours, of_ours = found(GradientPlan(plan), *(tensor.float() for tensor in given))
     for one, other in zip((ours, of_ours), exact(shape, *given), strict=True):
         wanted = plan.packed(other) if one is ours else other
-        terms = MORE * shape.places[0] * shape.places[1] if one is ours else shape.outputs * plan.inputs
+        terms = MORE * shape.output_size[0] * shape.output_size[1] if one is ours else shape.outputs * plan.inputs
         allowed = 4 * torch.finfo(torch.float32).eps * terms**0.5 * float(wanted.abs().max())
         assert float((one - wanted).abs().max()) <= allowed
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dyncomp.fast import codegen as native
-from dyncomp.fast.codegen import Finish, Number, SwitchPlan, groups_of
+from dyncomp.fast.codegen import Epilogue, Number, SwitchPlan, groups_of
 from dyncomp.fast.layers.compaction import Compaction
 
 pytestmark = pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
@@ -129,7 +129,7 @@ def test_outputs_are_put_in_order_scaled_and_shifted(ordered: bool, weighted: bo
     here = native.this_machine()
     assert here is not None
     draw = torch.Generator().manual_seed(0)
-    plan = Finish(37, 6, DOUBLE, here, ordered, weighted, relu=weighted)
+    plan = Epilogue(37, 6, DOUBLE, here, ordered, weighted, relu=weighted)
     x = torch.randn(3, 6, 37, generator=draw, dtype=torch.float64)
     there = Compaction.of((torch.rand(3, 37, generator=draw, dtype=torch.float64) < 0.5).double())
     used = torch.arange(37) < there.counts[:, None]  # (B, 37), in each image's order
@@ -140,5 +140,5 @@ def test_outputs_are_put_in_order_scaled_and_shifted(ordered: bool, weighted: bo
         wanted = (wanted * scales[:, None] + shifts[:, None]).relu()
     y = torch.full_like(x, torch.nan)
     at = (tensor.data_ptr() for tensor in (there.order, there.counts, scales, shifts))
-    native.finish_for(plan).run(2, x.data_ptr(), y.data_ptr(), 3, *at)
+    native.epilogue_for(plan).run(2, x.data_ptr(), y.data_ptr(), 3, *at)
     torch.testing.assert_close(y, wanted, rtol=0, atol=1e-14)

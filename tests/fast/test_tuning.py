@@ -11,7 +11,8 @@ from torch import nn
 
 from dyncomp.core.counter import MacCounter
 from dyncomp.fast import tuning as tuner
-from dyncomp.ops.experts import ExpertConv2d, shape_key
+from dyncomp.fast.shape_key import shape_key
+from dyncomp.ops.experts import ExpertConv2d
 from dyncomp.ops.mixture import Mix, Mixture
 
 

@@ -8,7 +8,7 @@ from dyncomp.fast.codegen.activation import activation_for
 from dyncomp.fast.codegen.build import Arguments, Code
 from dyncomp.fast.codegen.convolution import code_for
 from dyncomp.fast.codegen.emit import Number
-from dyncomp.fast.codegen.epilogue import Finish, FinishArgument, finish_for
+from dyncomp.fast.codegen.epilogue import Epilogue, EpilogueArgument, epilogue_for
 from dyncomp.fast.codegen.gate import gate_for
 from dyncomp.fast.codegen.gate_plan import GateArgument, GatePlan, Layer, Squash
 from dyncomp.fast.codegen.gradient import gradient_for
@@ -28,8 +28,8 @@ __all__ = [
     "Argument",
     "Arguments",
     "Code",
-    "Finish",
-    "FinishArgument",
+    "Epilogue",
+    "EpilogueArgument",
     "GateArgument",
     "GatePlan",
     "GradientPlan",
@@ -45,7 +45,7 @@ __all__ = [
     "SwitchPlan",
     "activation_for",
     "code_for",
-    "finish_for",
+    "epilogue_for",
     "gate_for",
     "gradient_for",
     "groups_of",

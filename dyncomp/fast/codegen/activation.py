@@ -24,7 +24,7 @@ class _Activation(Entry):
 
         def at(index: Value, width: int) -> None:
             there = self.at(y, index)
-            self.write(self.at_least_zero(self.vector(there, width)), there)
+            self.write(self.relu(self.vector(there, width)), there)
 
         self.loop(*self.share(whole), lambda index: at(self.mul(index, integer(lanes)), lanes))
         with self.if_then(self.icmp_signed("==", self.thread, integer(0))):

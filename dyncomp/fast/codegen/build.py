@@ -72,7 +72,7 @@ class Entry(Emitter):
 
     def argument(self, index: int) -> Value:
         """An argument that `Code.run` was given, by its position."""
-        return self.word(self.made.args[0], integer(index))
+        return self.load_int(self.made.args[0], integer(index))
 
     def share(self, total: Value) -> tuple[Value, Value]:
         """This thread's range of the tasks 0, ..., total - 1: first task, and end (exclusive)."""

@@ -17,8 +17,8 @@ class Compaction(Dense):
         """See `Dense.part`."""
         channels = integer(self.shape.channels)
         if self.plan.picks_inputs:  # an image without channels reads the first one: it is 0
-            channels = self.larger(integer(1), self.word(self._list(Argument.INPUT_COUNTS), image))
-        left = self.smaller(integer(self.plan.at_once), self.sub(channels, part.channel))
+            channels = self.larger(integer(1), self.load_int(self._list(Argument.INPUT_COUNTS), image))
+        left = self.smaller(integer(self.plan.channels_per_call), self.sub(channels, part.channel))
         inputs = integer(0)
         if self.plan.picks_inputs:
             place = self.total((image, self.shape.channels), part.channel)
@@ -33,7 +33,7 @@ class Compaction(Dense):
     def _some_outputs(self, image: Value, part: Part, channels: Value, inputs: list[Value]) -> None:
         """Cut a panel with the fewest vectors that hold the image's used outputs, and multiply by it."""
         first = self.sdiv(self.given[Range.OFFSET], integer(self.size))
-        wanted = self.sub(self.word(self._list(Argument.OUTPUT_COUNTS), image), first)
+        wanted = self.sub(self.load_int(self._list(Argument.OUTPUT_COUNTS), image), first)
         kept = self.smaller(wanted, integer(self.panel.outputs))
         place = self.total((image, self.shape.outputs), first)
         outputs = self.total(self.given[Argument.OUTPUTS], (place, INT.width // 8))

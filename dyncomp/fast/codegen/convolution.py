@@ -23,7 +23,7 @@ def code_for(plan: Plan) -> Code:
     micro = Micro(module, plan)
     kind = Depthwise if plan.shape.depthwise else Compaction if plan.picks else Dense
     pieces: dict[tuple[int, ...], ir.Function] = {}
-    for panel, _ in plan.alike:
+    for panel, _ in plan.equal_panels:
         pieces[panel.lanes] = made = function(module, f"piece{len(pieces)}", PARAMETERS)
         kind(made, plan, panel, micro).emit()
     _Division(module, plan, pieces).emit()
@@ -46,7 +46,7 @@ class _Division(Entry):
         with self.if_then(self.icmp_signed("==", images, integer(1))):
             self._image()
         with self.if_then(self.icmp_signed(">", images, integer(1))):
-            if self.plan.images_first:
+            if self.plan.images_outside_panels:
                 self._images()
             else:
                 self._panels()
@@ -56,23 +56,28 @@ class _Division(Entry):
 
     def _wanted_panels(self) -> Value:
         """Number of panels that cover the most outputs used by any image."""
-        most, wide = self.local(INT), self.plan.panels[0].outputs
+        most, wide = self.stack_slot(INT), self.plan.panels[0].outputs
         self.store(integer(0), most)
         counts = self.pointer(self.given[Argument.OUTPUT_COUNTS])
         images = self.given[Argument.IMAGES]
         self.loop(
-            integer(0), images, lambda i: self.store(self.larger(self.load(most, typ=INT), self.word(counts, i)), most)
+            integer(0),
+            images,
+            lambda i: self.store(self.larger(self.load(most, typ=INT), self.load_int(counts, i)), most),
         )
         return self.sdiv(self.add(self.load(most, typ=INT), integer(wide - 1)), integer(wide))
 
     def _nothing_behind(self) -> None:
         """Write 0 to each image's unused outputs, except those in the same vector as its last used output."""
         counts, outputs = self.pointer(self.given[Argument.OUTPUT_COUNTS]), self.plan.shape.outputs
-        y, pixels = self.pointer(self.given[Argument.Y]), self.plan.shape.places[0] * self.plan.shape.places[1]
+        y, pixels = (
+            self.pointer(self.given[Argument.Y]),
+            self.plan.shape.output_size[0] * self.plan.shape.output_size[1],
+        )
         nothing = ir.Constant(self.number.type, 0.0)
 
         def image(index: Value) -> None:
-            first = self._computed(self.word(counts, index))
+            first = self._computed(self.load_int(counts, index))
 
             def pixel(p: Value) -> None:
                 there = self.at(y, (index, pixels * outputs), (p, outputs))
@@ -138,7 +143,7 @@ class _Division(Entry):
         widths = [lanes for panel in self.plan.panels for lanes in panel.lanes]
         if not self.plan.picks_outputs:
             return integer(len(widths))
-        wanted, whole = self.word(self.pointer(self.given[Argument.OUTPUT_COUNTS]), integer(0)), self.plan.lanes
+        wanted, whole = self.load_int(self.pointer(self.given[Argument.OUTPUT_COUNTS]), integer(0)), self.plan.lanes
         some = self.sdiv(self.add(wanted, integer(whole - 1)), integer(whole))
         among = self.icmp_signed("<=", wanted, integer(widths.count(whole) * whole))
         return self.select(among, some, integer(len(widths)))
@@ -146,7 +151,7 @@ class _Division(Entry):
     def _call(self, index: Value, bounds: list[Value]) -> None:
         """Call the piece of panel `index`; adjacent panels that differ only in position share a piece."""
         size, before = self.plan.number.dtype.itemsize, 0
-        for first, count in self.plan.alike:
+        for first, count in self.plan.equal_panels:
             behind = before + count
             among = self.icmp_signed(">=", index, integer(before)), self.icmp_signed("<", index, integer(behind))
             with self.if_then(self.and_(*among)):

@@ -31,9 +31,9 @@ class Dense(Piece):
     """A convolution with one group, which reduces its inputs segment by segment."""
 
     def emit(self) -> None:
-        """Loop over images outside and segments inside, or the other way round; see `Plan.panels_stay`."""
-        together = self.plan.mixed_at_once
-        if self.plan.panels_stay:
+        """Loop over images outside and segments inside, or the other way round; see `Plan.images_outside_segments`."""
+        together = self.plan.images_per_mix
+        if self.plan.images_outside_segments:
             self.images(together, lambda image, count: self._parts(lambda part: self.part(image, count, part)))
         else:
             self._parts(lambda part: self.images(together, lambda image, count: self.part(image, count, part)))
@@ -41,14 +41,14 @@ class Dense(Piece):
 
     def _parts(self, act: Callable[[Part], None]) -> None:
         """Call `act` for every part of the kernel."""
-        done, steps = 0, -(-self.shape.channels // self.plan.at_once)
+        done, steps = 0, -(-self.shape.channels // self.plan.channels_per_call)
         for segment in self.plan.segments:
             inputs = len(segment.taps) * segment.channels
 
             def part(index: Value, segment: Segment = segment, inputs: int = inputs, done: int = done) -> None:
                 row, step = self.sdiv(index, integer(steps)), self.srem(index, integer(steps))
                 before = (row, inputs) if self.plan.picks else (index, inputs)
-                channel = self.mul(step, integer(self.plan.at_once))
+                channel = self.mul(step, integer(self.plan.channels_per_call))
                 act(Part(segment, row, channel, self.total(integer(done), before)))
 
             self.loop(integer(0), integer(self.shape.kernel[0] * steps), part)
@@ -60,7 +60,7 @@ class Dense(Piece):
         weights = self.total(self.given[Argument.WEIGHTS], (part.index, max(1, plan.experts) * wide * self.size))
         mixed = self.mixed(image, count, weights, len(part.segment.taps) * part.segment.channels)
         for i in range(count):
-            own = self.add(mixed, integer(i * plan.largest * wide * self.size))
+            own = self.add(mixed, integer(i * plan.largest_segment * wide * self.size))
             self.multiply(self.panel, self.add(image, integer(i)), own, part, integer(self.shape.channels))
 
     def multiply(
@@ -70,7 +70,7 @@ class Dense(Piece):
         x, *rest = self.places(image)
         x = self.total(x, (part.channel, self.size))
         segment, segments = part.segment, self.plan.segments
-        behind = self.total(part.channel, integer(self.plan.at_once))
+        behind = self.total(part.channel, integer(self.plan.channels_per_call))
         at_start = self.and_(self.icmp_signed("==", part.channel, integer(0)), _bit(segment is segments[0]))
         at_end = self.and_(self.icmp_signed(">=", behind, channels), _bit(segment is segments[-1]))
 

@@ -89,7 +89,7 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
         self.branch(head)
         self.position_at_end(after)
 
-    def local(self, type_: ir.Type, count: int = 1) -> Value:
+    def stack_slot(self, type_: ir.Type, count: int = 1) -> Value:
         """Stack memory for `count` values, allocated in the entry block, where LLVM can promote it to registers."""
         with self.goto_entry_block():
             place = self.alloca(type_, size=count)
@@ -101,7 +101,7 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
 
     def sum_from_zero(self, lanes: int) -> Value:
         """Stack memory for a vector accumulator, set to 0 here."""
-        place = self.local(self.number.vector(lanes))
+        place = self.stack_slot(self.number.vector(lanes))
         self.store(self.zeros(lanes), place)
         return place
 
@@ -121,11 +121,11 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
         """The address of an element; see `total` for the index."""
         return self.gep(pointer, [self.total(*index)], source_etype=self.number.type)
 
-    def word(self, pointer: Value, index: Value) -> Value:
+    def load_int(self, pointer: Value, index: Value) -> Value:
         """Load a 64-bit integer from an array."""
-        return self.load(self.word_at(pointer, index), typ=INT, align=8)
+        return self.load(self.int_address(pointer, index), typ=INT, align=8)
 
-    def word_at(self, pointer: Value, index: Value) -> Value:
+    def int_address(self, pointer: Value, index: Value) -> Value:
         """The address of a 64-bit integer in an array."""
         return self.gep(pointer, [index], source_etype=INT)
 
@@ -137,7 +137,7 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
         """Store a vector, or a single element."""
         self.store(vector, pointer, align=self.number.dtype.itemsize)
 
-    def bring(self, pointer: Value) -> None:
+    def prefetch(self, pointer: Value) -> None:
         """Prefetch the cache line at `pointer` into the L2 cache."""
         name = "llvm.prefetch.p0"
         known = self.module.globals.get(name)
@@ -152,11 +152,11 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
         size = integer(count * self.number.dtype.itemsize)
         self.call(known or ir.Function(self.module, kind, name), [pointer, ir.IntType(8)(0), size, bit(0)])
 
-    def one(self, pointer: Value) -> Value:
+    def load_element(self, pointer: Value) -> Value:
         """Load an element."""
         return self.load(pointer, typ=self.number.type, align=self.number.dtype.itemsize)
 
-    def spread(self, number: Value, lanes: int) -> Value:
+    def broadcast(self, number: Value, lanes: int) -> Value:
         """Broadcast an element, or an integer, to every lane."""
         nothing = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
         first = self.insert_element(nothing, number, INT32(0))
@@ -174,7 +174,7 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
             known or ir.Function(self.module, ir.FunctionType(number.type, [number.type]), whole), [number]
         )
 
-    def close_gaps(self, vector: Value, mask: Value, behind: Value) -> Value:
+    def compress(self, vector: Value, mask: Value, behind: Value) -> Value:
         """Compact the lanes that the mask (of bits) selects to the front; the other lanes come from `behind`."""
         return self._intrinsic("experimental.vector.compress", vector, mask, behind)
 
@@ -185,15 +185,15 @@ class Emitter(ir.IRBuilder):  # type: ignore[misc]  # untyped
         known = self.module.globals.get(whole)
         return self.call(known or ir.Function(self.module, ir.FunctionType(vector.type, types), whole), [vector, *rest])
 
-    def magnitude(self, vector: Value) -> Value:
+    def absolute(self, vector: Value) -> Value:
         """Absolute values, lane by lane."""
         return self._intrinsic("fabs", vector)
 
-    def larger_of(self, one: Value, other: Value) -> Value:
+    def maximum(self, one: Value, other: Value) -> Value:
         """Maximum, lane by lane; NaN propagates."""
         return self._intrinsic("maximum", one, other)
 
-    def at_least_zero(self, vector: Value) -> Value:
+    def relu(self, vector: Value) -> Value:
         """ReLU of a vector or an element; NaN propagates."""
         zero = ir.Constant(vector.type, [0.0] * vector.type.count if isinstance(vector.type, ir.VectorType) else 0.0)
         return self.select(self.fcmp_ordered("<", vector, zero), zero, vector)

@@ -14,7 +14,7 @@ from dyncomp.fast.codegen.machine import Machine
 
 
 @dataclass(frozen=True)
-class Finish:
+class Epilogue:
     """Epilogue for maps of `pixels` pixels: the outputs that an image uses are compacted to the front, the rest are 0.
 
     `ordered`: x is already compacted. `weighted`: outputs are scaled and shifted, by numbers in compacted order.
@@ -30,7 +30,7 @@ class Finish:
     relu: bool = False
 
 
-class FinishArgument(IntEnum):
+class EpilogueArgument(IntEnum):
     """Arguments of the code, in order: addresses, and counts."""
 
     X = 0
@@ -47,42 +47,42 @@ class FinishArgument(IntEnum):
 
 
 @cache
-def finish_for(plan: Finish) -> Code:
-    """The code of an epilogue; see `FinishArgument`."""
+def epilogue_for(plan: Epilogue) -> Code:
+    """The code of an epilogue; see `EpilogueArgument`."""
     module = new_module()
     _Finish(module, plan).emit()
-    return compiled(module, len(FinishArgument))
+    return compiled(module, len(EpilogueArgument))
 
 
 class _Finish(Entry):
-    def __init__(self, module: ir.Module, plan: Finish) -> None:
+    def __init__(self, module: ir.Module, plan: Epilogue) -> None:
         super().__init__(module, plan.number)
         self.plan = plan
-        self.given = [self.argument(index) for index in FinishArgument]
+        self.given = [self.argument(index) for index in EpilogueArgument]
 
     def emit(self) -> None:
         """Loop over the pixels of all images."""
-        pixels = self.mul(self.given[FinishArgument.IMAGES], integer(self.plan.pixels))
+        pixels = self.mul(self.given[EpilogueArgument.IMAGES], integer(self.plan.pixels))
         self.loop(*self.share(pixels), self._in_order if self.plan.ordered else self._out_of_order)
         self.ret_void()
 
     def _in_order(self, pixel: Value) -> None:
         image = self.sdiv(pixel, integer(self.plan.pixels))
         widths = pieces(self.plan.outputs, self.plan.machine.vector_bytes // self.number.dtype.itemsize)
-        x, y = (self._of(which, pixel) for which in (FinishArgument.X, FinishArgument.Y))
+        x, y = (self._of(which, pixel) for which in (EpilogueArgument.X, EpilogueArgument.Y))
         for lanes, offset in zip(widths, starts(widths), strict=True):
             value = self.vector(self.at(x, integer(offset)), lanes)
             self.write(self._weighted(value, image, integer(offset), lanes), self.at(y, integer(offset)))
 
     def _out_of_order(self, pixel: Value) -> None:
         image = self.sdiv(pixel, integer(self.plan.pixels))
-        x, y = (self._of(which, pixel) for which in (FinishArgument.X, FinishArgument.Y))
+        x, y = (self._of(which, pixel) for which in (EpilogueArgument.X, EpilogueArgument.Y))
         first = self.mul(image, integer(self.plan.outputs))
-        order = self.gep(self.pointer(self.given[FinishArgument.OUTPUTS]), [first], source_etype=INT)
-        count, nothing = self.word(self.pointer(self.given[FinishArgument.COUNTS]), image), self.number.type(0.0)
+        order = self.gep(self.pointer(self.given[EpilogueArgument.OUTPUTS]), [first], source_etype=INT)
+        count, nothing = self.load_int(self.pointer(self.given[EpilogueArgument.COUNTS]), image), self.number.type(0.0)
 
         def put(place: Value) -> None:
-            value = self.one(self.at(x, self.word(order, place)))
+            value = self.load_element(self.at(x, self.load_int(order, place)))
             self.write(self._weighted(value, image, place), self.at(y, place))
 
         self.loop(integer(0), count, put)
@@ -91,11 +91,11 @@ class _Finish(Entry):
     def _weighted(self, value: Value, image: Value, place: Value, lanes: int | None = None) -> Value:
         if self.plan.weighted:
             scale, shift = (
-                self.at(self._of(which, image), place) for which in (FinishArgument.SCALES, FinishArgument.SHIFTS)
+                self.at(self._of(which, image), place) for which in (EpilogueArgument.SCALES, EpilogueArgument.SHIFTS)
             )
-            scale, shift = (self.one(at) if lanes is None else self.vector(at, lanes) for at in (scale, shift))
+            scale, shift = (self.load_element(at) if lanes is None else self.vector(at, lanes) for at in (scale, shift))
             value = self.fadd(self.fmul(value, scale), shift)
-        return self.at_least_zero(value) if self.plan.relu else value
+        return self.relu(value) if self.plan.relu else value
 
-    def _of(self, which: FinishArgument, index: Value) -> Value:
+    def _of(self, which: EpilogueArgument, index: Value) -> Value:
         return self.at(self.pointer(self.given[which]), (index, self.plan.outputs))

@@ -27,7 +27,7 @@ class _Gate(Means):
         self.plan = plan
         self.given = [self.argument(index) for index in GateArgument]
         widest = max(plan.channels, 5 * plan.state, *(layer.outputs for layer in plan.layers))
-        self.buffers = [self.local(self.number.type, widest) for _ in range(2)]
+        self.buffers = [self.stack_slot(self.number.type, widest) for _ in range(2)]
 
     def emit(self) -> None:
         """Channel sums, decisions, and the compacted list of images for which the gate opens."""
@@ -52,7 +52,7 @@ class _Gate(Means):
                 cell = Layer(2 * plan.state, 4 * plan.state)
                 self._cell(image, cell, weights, values, free)
                 weights = self.at(weights, integer((cell.inputs + 1) * cell.outputs))
-        last = [self.one(self.at(values, integer(o))) for o in range(plan.layers[-1].outputs)]
+        last = [self.load_element(self.at(values, integer(o))) for o in range(plan.layers[-1].outputs)]
         if plan.shares:
             self._share_out(image, last)
         else:
@@ -82,7 +82,10 @@ class _Gate(Means):
         own, before = self.fcmp_ordered(">", logit, bar), self.block
         given = self.given[GateArgument.FORCED]
         with self.if_then(self.icmp_signed("!=", given, integer(0))):
-            other, inside = self.fcmp_ordered(">", self.one(self.at(self.pointer(given), image)), zero), self.block
+            other, inside = (
+                self.fcmp_ordered(">", self.load_element(self.at(self.pointer(given), image)), zero),
+                self.block,
+            )
         opens = self.phi(own.type)
         opens.add_incoming(own, before)
         opens.add_incoming(other, inside)
@@ -91,19 +94,19 @@ class _Gate(Means):
     def _product(self, layer: Layer, weights: Value, values: Value, out: Value) -> None:
         widths = pieces(layer.outputs, self.plan.lanes)
         for lanes, offset in zip(widths, starts(widths), strict=True):
-            total = self.local(self.number.vector(lanes))
+            total = self.stack_slot(self.number.vector(lanes))
             bias = self.at(weights, integer(layer.inputs * layer.outputs + offset))
             self.store(self.vector(bias, lanes), total)
 
             def add(index: Value, lanes: int = lanes, offset: int = offset, total: Value = total) -> None:
                 weight = self.vector(self.at(weights, (index, layer.outputs), integer(offset)), lanes)
-                value = self.spread(self.one(self.at(values, index)), lanes)
+                value = self.broadcast(self.load_element(self.at(values, index)), lanes)
                 held = self.load(total, typ=self.number.vector(lanes))
                 self.store(self.multiply_add(value, weight, held), total)
 
             self.loop(integer(0), integer(layer.inputs), add)
             done = self.load(total, typ=self.number.vector(lanes))
-            self.write(self.at_least_zero(done) if layer.relu else done, self.at(out, integer(offset)))
+            self.write(self.relu(done) if layer.relu else done, self.at(out, integer(offset)))
 
     def _cell(self, image: Value, cell: Layer, weights: Value, values: Value, gates: Value) -> None:
         """An LSTM cell; its output replaces its input in `values`, and hidden state and memory are updated in place."""
@@ -115,13 +118,15 @@ class _Gate(Means):
         self.loop(
             integer(0),
             integer(size),
-            lambda i: self.write(self.one(self.at(hidden, i)), self.at(values, i, integer(size))),
+            lambda i: self.write(self.load_element(self.at(hidden, i)), self.at(values, i, integer(size))),
         )
         self._product(cell, weights, values, gates)
 
         def unit(i: Value) -> None:
-            enter, forget, new, leave = (self.one(self.at(gates, i, integer(part * size))) for part in range(4))
-            kept = self.fmul(self._sigmoid(forget), self.one(self.at(memory, i)))
+            enter, forget, new, leave = (
+                self.load_element(self.at(gates, i, integer(part * size))) for part in range(4)
+            )
+            kept = self.fmul(self._sigmoid(forget), self.load_element(self.at(memory, i)))
             kept = self.fadd(kept, self.fmul(self._sigmoid(enter), self.maths("tanh", new)))
             said = self.fmul(self._sigmoid(leave), self.maths("tanh", kept))
             self.write(kept, self.at(memory, i))
@@ -135,10 +140,10 @@ class _Gate(Means):
         return self.fdiv(one, self.fadd(one, self.maths("exp", self.fneg(value))))
 
     def _word_at(self, which: GateArgument, index: Value) -> Value:
-        return self.word_at(self.pointer(self.given[which]), index)
+        return self.int_address(self.pointer(self.given[which]), index)
 
     def _list(self) -> None:
-        found = self.local(INT)
+        found = self.stack_slot(INT)
         self.store(integer(0), found)
 
         def look(image: Value) -> None:

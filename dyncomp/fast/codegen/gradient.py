@@ -119,8 +119,8 @@ class _Block(Emitter):
         (rows, columns), (out_rows, out_columns) = self.shape.rows
         top = self.total((self.row, self.shape.dilation[0]), integer(-self.shape.padding[0]))
         pixel = self.total((image, rows * columns), (top, columns))
-        x = self.total(self.given[GradientArgument.X], (pixel, self.shape.reads * self.size))
-        map_ = out_rows * out_columns * self.shape.writes
+        x = self.total(self.given[GradientArgument.X], (pixel, self.shape.x_channels * self.size))
+        map_ = out_rows * out_columns * self.shape.y_channels
         gradient = self.total(self.given[GradientArgument.GRADIENT], (image, map_ * self.size))
         lowest, behind = self._rows(top)
         panel, together = self.weights.panel, self.plan.rows(self.weights.panel)
@@ -157,7 +157,7 @@ class _Block(Emitter):
     def _soon(self, x: Value, gradient: Value, call: Value) -> list[Value]:
         """A call's prefetch for the next image, a line per pixel of x or gradient: address, row and pixel stride."""
         (rows, columns), (out_rows, out_columns) = self.shape.rows
-        reads, writes = self.shape.reads * self.size, self.shape.writes * self.size
+        reads, writes = self.shape.x_channels * self.size, self.shape.y_channels * self.size
         right, out_right = self.shape.stride[1] * reads, writes
         down, out_down = self.shape.stride[0] * columns * reads, out_columns * writes
         block = self.weights

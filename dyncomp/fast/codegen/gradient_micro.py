@@ -65,11 +65,11 @@ class _Sums(Emitter):
         self.x, self.gradient, self.out = (self.pointer(address) for address in made.args[:3])
         self.bounds, self.goes_on, self.soon = made.args[3:5], made.args[5], made.args[6:]
         vectors = [self.number.vector(lanes) for lanes in panel.lanes]
-        self.sums = [[self.local(vector) for vector in vectors] for _ in range(channels)]
+        self.sums = [[self.stack_slot(vector) for vector in vectors] for _ in range(channels)]
 
     def emit(self, kx: int) -> None:
         (_, columns), (_, out_columns) = self.shape.rows
-        seen = [column for column in range(out_columns) if self.shape.sees(column, kx, axis=1)]
+        seen = [column for column in range(out_columns) if self.shape.reads_inside(column, kx, axis=1)]
         goes_on = self.icmp_signed("!=", self.goes_on, integer(0))
         for place, there, kind in self._outputs():
             self.store(self.select(goes_on, self.vector(there, kind.count), self.zeros(kind.count)), place)
@@ -77,12 +77,12 @@ class _Sums(Emitter):
         soon, down, right = self.soon
 
         def row(r: Value) -> None:
-            line = self.at(self.x, (r, self.shape.stride[0] * columns * self.shape.reads))
+            line = self.at(self.x, (r, self.shape.stride[0] * columns * self.shape.x_channels))
             out_line = self.at(self.gradient, (r, out_columns * self.panel.outputs))
             soon_line = self.add(soon, self.mul(r, down))
 
             def place(column: Value) -> None:
-                self.bring(self.pointer(self.add(soon_line, self.mul(column, right))))
+                self.prefetch(self.pointer(self.add(soon_line, self.mul(column, right))))
                 self._place(line, out_line, column, kx)
 
             self.loop(integer(seen[0]), integer(seen[-1] + 1), place)
@@ -104,15 +104,15 @@ class _Sums(Emitter):
     def _place(self, line: Value, out_line: Value, column: Value, kx: int) -> None:
         """Accumulate an output pixel's gradient times the elements of x that a tap reads for it."""
         shape = self.shape
-        left = integer((kx * shape.dilation[1] - shape.padding[1]) * shape.reads)
-        x = self.at(line, (column, shape.stride[1] * shape.reads), left)
+        left = integer((kx * shape.dilation[1] - shape.padding[1]) * shape.x_channels)
+        x = self.at(line, (column, shape.stride[1] * shape.x_channels), left)
         y = self.at(out_line, (column, self.panel.outputs))
         places = list(zip(self.panel.lanes, self.offsets, strict=True))
         gradients = [self.vector(self.at(y, integer(offset)), lanes) for lanes, offset in places]
         for index, sums in enumerate(self.sums):
-            one = None if shape.depthwise else self.one(self.at(x, integer(index)))
+            one = None if shape.depthwise else self.load_element(self.at(x, integer(index)))
             for total, gradient, (lanes, offset) in zip(sums, gradients, places, strict=True):
-                value = self.vector(self.at(x, integer(offset)), lanes) if one is None else self.spread(one, lanes)
+                value = self.vector(self.at(x, integer(offset)), lanes) if one is None else self.broadcast(one, lanes)
                 before = self.load(total, typ=gradient.type)
                 self.store(self.multiply_add(gradient, value, before), total)
 
@@ -120,7 +120,7 @@ class _Sums(Emitter):
 class _SideBySide(Emitter):
     def __init__(self, made: ir.Function, plan: GradientPlan, panel: Panel) -> None:
         super().__init__(made, plan.plan.number)
-        self.panel, self.writes, self.columns = panel, plan.plan.shape.writes, plan.plan.shape.rows[1][1]
+        self.panel, self.writes, self.columns = panel, plan.plan.shape.y_channels, plan.plan.shape.rows[1][1]
 
     def emit(self) -> None:
         (source, out), (first, behind) = map(self.pointer, self.made.args[:2]), self.made.args[2:]
@@ -152,7 +152,7 @@ class _TakeUp(Emitter):
 
     def _some(self, experts: Sequence[int]) -> None:
         places = [integer(i * self.experts + k) for i in range(self.count) for k in experts]
-        shares = [self.one(self.at(self.shares, place)) for place in places]
+        shares = [self.load_element(self.at(self.shares, place)) for place in places]
         products = {lanes: [self.sum_from_zero(lanes) for _ in places] for lanes in set(self.lanes)}
 
         def input_(index: Value) -> None:
@@ -179,6 +179,6 @@ class _TakeUp(Emitter):
         kernel, there = self.vector(self.at(self.kernels, *at), lanes), self.at(self.of_kernels, *at)
         total = self.vector(there, lanes)
         for gradient, share, product in zip(own, shares, products, strict=True):
-            total = self.multiply_add(gradient, self.spread(share, lanes), total)
+            total = self.multiply_add(gradient, self.broadcast(share, lanes), total)
             self.store(self.multiply_add(gradient, kernel, self.load(product, typ=gradient.type)), product)
         self.write(total, there)

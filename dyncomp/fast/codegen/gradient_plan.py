@@ -73,7 +73,7 @@ class GradientPlan:
     @cached_property
     def blocks(self) -> list[tuple[Block, int]]:
         """(block, number of panels that have it) for all blocks that differ in more than the panel's position."""
-        return [(block, count) for panel, count in self.plan.alike for block in self._of_panel(panel)]
+        return [(block, count) for panel, count in self.plan.equal_panels for block in self._of_panel(panel)]
 
     def _of_panel(self, panel: Panel) -> Iterator[Block]:
         before = 0

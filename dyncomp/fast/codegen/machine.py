@@ -26,7 +26,7 @@ class Machine:
     registers: int
     name: str
     features: str
-    closes_gaps: bool
+    has_compress: bool
     """whether one instruction compacts selected lanes of a vector (vector compress)"""
 
 
@@ -42,8 +42,8 @@ def this_machine() -> Machine | None:
     vectors = _vectors(features)
     if vectors is None or threads() is None:
         return None
-    closes_gaps = all(features.get(name) for name in ("avx512f", "avx512vl"))
-    return Machine(*vectors, binding.get_host_cpu_name(), features.flatten(), closes_gaps)
+    has_compress = all(features.get(name) for name in ("avx512f", "avx512vl"))
+    return Machine(*vectors, binding.get_host_cpu_name(), features.flatten(), has_compress)
 
 
 def _vectors(features: dict[str, bool]) -> tuple[int, int] | None:

@@ -66,7 +66,7 @@ class Means(Entry):
             total = self.vector(self.at(sums, integer(offset)), lanes)
             for part in range(1, plan.parts):
                 total = self.fadd(total, self.vector(self.at(sums, integer(part * plan.channels + offset)), lanes))
-            self.write(self.fmul(total, self.spread(share, lanes)), self.at(out, integer(offset)))
+            self.write(self.fmul(total, self.broadcast(share, lanes)), self.at(out, integer(offset)))
 
     def sums_of(self, image: Value) -> Value:
         """Address of an image's partial sums."""
@@ -98,7 +98,7 @@ class Means(Entry):
                 for total, lanes, offset in zip(sums[i], widths, starts(widths), strict=True):
                     there = self.at(x, (pixel, self.means.channels), integer(i * self.means.channels + offset))
                     vector = self.vector(there, lanes)
-                    vector = self.magnitude(vector) if magnitudes else vector
+                    vector = self.absolute(vector) if magnitudes else vector
                     self.store(self.fadd(self.load(total, typ=vector.type), vector), total)
 
         self.loop(first, whole, lambda pixel: add(pixel, together), together)

@@ -33,7 +33,7 @@ def blocks(plan: Plan, panel: Panel, taps: Sequence[int]) -> Blocks:
     for index in range(count):
         wide = width // count + (index < width % count)
         columns = range(start, start + wide)
-        row.append(Pixels(wide, tuple(tuple(plan.shape.sees(c, tap, axis=1) for c in columns) for tap in taps)))
+        row.append(Pixels(wide, tuple(tuple(plan.shape.reads_inside(c, tap, axis=1) for c in columns) for tap in taps)))
         start += wide
     return [(pixels, len(list(alike))) for pixels, alike in groupby(row)]
 
@@ -82,7 +82,7 @@ class Micro(Functions):
         return self.once(("slide", panel.lanes, pixels), 8, write)
 
     def mix(self, panel: Panel, images: int) -> ir.Function:
-        """f(experts, shares, out, inputs): mix the weights of `images` images, `plan.largest` inputs apart in `out`."""
+        """f(experts, shares, out, inputs): mix the weights of `images` images, each `plan.largest_segment` inputs."""
 
         def write(made: ir.Function) -> None:
             _Mix(made, self.plan, panel, images).emit()
@@ -99,7 +99,7 @@ class _Sums(Emitter):
         self.x, self.weights, self.y, self.bias = (self.pointer(address) for address in made.args[:4])
         self.residual = made.args[4]
         vectors = [self.number.vector(lanes) for lanes in panel.lanes]
-        self.sums = [[self.local(vector) for vector in vectors] for _ in range(count)]
+        self.sums = [[self.stack_slot(vector) for vector in vectors] for _ in range(count)]
 
     def begin(self) -> None:
         """Initialise accumulators with the bias, plus the residual unless its address is 0."""
@@ -113,7 +113,7 @@ class _Sums(Emitter):
     def end(self, relu: Value) -> None:
         """Write y, after ReLU unless `relu` is 0."""
         with self.if_then(self.icmp_signed("!=", relu, integer(0))):
-            self.each(lambda total, index, lanes: self.store(self.at_least_zero(self.read(total, lanes)), total))
+            self.each(lambda total, index, lanes: self.store(self.relu(self.read(total, lanes)), total))
         self.each(lambda total, index, lanes: self.write(self.read(total, lanes), self.at(self.y, integer(index))))
         self.ret_void()
 
@@ -121,7 +121,7 @@ class _Sums(Emitter):
         """Call `act(accumulator, index in y, lanes)` for every accumulator."""
         for pixel, sums in enumerate(self.sums):
             for total, lanes, offset in zip(sums, self.panel.lanes, self.offsets, strict=True):
-                act(total, pixel * self.shape.writes + offset, lanes)
+                act(total, pixel * self.shape.y_channels + offset, lanes)
 
     def read(self, total: Value, lanes: int) -> Value:
         """The present value of an accumulator."""
@@ -135,7 +135,7 @@ class _Sums(Emitter):
 
     def column(self, pixel: int, kx: int) -> int:
         """Offset in x, in elements, that a tap reads for a pixel."""
-        return (pixel * self.shape.stride[1] + kx * self.shape.dilation[1]) * self.shape.reads
+        return (pixel * self.shape.stride[1] + kx * self.shape.dilation[1]) * self.shape.x_channels
 
     def _add_residual(self, total: Value, index: int, lanes: int) -> None:
         there = self.vector(self.at(self.pointer(self.residual), integer(index)), lanes)
@@ -152,7 +152,9 @@ class _Multiply(_Sums):
                 self.each(self._resume)
         for tap, (kx, seen) in enumerate(zip(segment.taps, pixels.seen, strict=True)):
             if any(seen):
-                self._tap(tap * (self.plan.at_once if self.plan.picks_outputs else segment.channels), kx, seen)
+                self._tap(
+                    tap * (self.plan.channels_per_call if self.plan.picks_outputs else segment.channels), kx, seen
+                )
         self.end(last)
 
     def _resume(self, total: Value, index: int, lanes: int) -> None:
@@ -165,17 +167,19 @@ class _Multiply(_Sums):
             weights, pixel = self.weights_at((self._row(c), wide), integer(input_ * wide)), self.at(self.x, c)
             for m, sums in enumerate(self.sums):
                 if seen[m]:
-                    value = self.one(self.at(pixel, integer(self.column(m, kx))))
+                    value = self.load_element(self.at(pixel, integer(self.column(m, kx))))
                     for weight, total, lanes in zip(weights, sums, self.panel.lanes, strict=True):
-                        self.store(self.multiply_add(self.spread(value, lanes), weight, self.read(total, lanes)), total)
+                        self.store(
+                            self.multiply_add(self.broadcast(value, lanes), weight, self.read(total, lanes)), total
+                        )
 
-        count = self.made.args[7] if self.plan.picks else integer(self.plan.at_once)
+        count = self.made.args[7] if self.plan.picks else integer(self.plan.channels_per_call)
         self.loop(integer(0), count, channel)
 
     def _row(self, channel: Value) -> Value:
         """Index, among the inputs of a tap, of a channel of x."""
         if self.plan.picks_inputs and not self.plan.picks_outputs:
-            return self.word(self.pointer(self.made.args[8]), channel)
+            return self.load_int(self.pointer(self.made.args[8]), channel)
         return channel
 
 
@@ -183,7 +187,7 @@ class _Slide(_Sums):
     def emit(self, pixels: Pixels) -> None:
         *_, lowest, behind, relu = self.made.args
         self.begin()
-        width, line = self.shape.kernel[1], self.shape.rows[0][1] * self.shape.dilation[0] * self.shape.reads
+        width, line = self.shape.kernel[1], self.shape.rows[0][1] * self.shape.dilation[0] * self.shape.x_channels
 
         def kernel_row(ky: Value) -> None:
             row = self.at(self.x, (self.sub(ky, lowest), line))
@@ -209,7 +213,7 @@ class _Mix(Emitter):
         self.experts, shares, self.out = (self.pointer(address) for address in made.args[:3])
         counts = range(plan.experts)
         at = [[self.at(shares, integer(i * plan.experts + k)) for k in counts] for i in range(images)]
-        self.shares = [[self.one(place) for place in image] for image in at]
+        self.shares = [[self.load_element(place) for place in image] for image in at]
 
     def emit(self) -> None:
         self.loop(integer(0), self.made.args[3], self._input)
@@ -221,7 +225,9 @@ class _Mix(Emitter):
             source = self.at(self.experts, (index, count * wide), integer(count * offset))
             experts = [self.vector(self.at(source, integer(k * lanes)), lanes) for k in range(count)]
             for i, share in enumerate(self.shares):
-                total = self.fmul(experts[0], self.spread(share[0], lanes))
+                total = self.fmul(experts[0], self.broadcast(share[0], lanes))
                 for expert, number in zip(experts[1:], share[1:], strict=True):
-                    total = self.multiply_add(expert, self.spread(number, lanes), total)
-                self.write(total, self.at(self.out, (index, wide), integer(i * self.plan.largest * wide + offset)))
+                    total = self.multiply_add(expert, self.broadcast(number, lanes), total)
+                self.write(
+                    total, self.at(self.out, (index, wide), integer(i * self.plan.largest_segment * wide + offset))
+                )

@@ -54,7 +54,7 @@ class _Ordering(Entry):
         self.kernels, self.packed, self.inputs = (self.pointer(self.argument(index)) for index in OrderArgument)
 
     def emit(self) -> None:
-        for panel, alike in self.plan.alike:
+        for panel, alike in self.plan.equal_panels:
             for lanes, offset in zip(panel.lanes, starts(panel.lanes), strict=True):
                 self.loop(*self.share(integer(alike * self.plan.experts)), self._vectors(panel, lanes, offset))
         self.ret_void()
@@ -72,7 +72,7 @@ class _Ordering(Entry):
 
             def some(first: Value, lanes: range) -> None:
                 def input_(n: Value) -> None:
-                    there = self.at(kernel, self.word(self.inputs, n))
+                    there = self.at(kernel, self.load_int(self.inputs, n))
                     self._move(there, self.at(packed, (n, experts * panel.outputs)), lanes)
 
                 self.loop(first, self.smaller(self.add(first, integer(_INPUTS)), integer(inputs)), input_)
@@ -94,4 +94,4 @@ class _Ordering(Entry):
         for lane in lanes:
             one, other = self.at(kernel, integer(lane * self.order.apart)), self.at(packed, integer(lane))
             source, target = (other, one) if self.order.back else (one, other)
-            self.write(self.one(source), target)
+            self.write(self.load_element(source), target)

@@ -85,7 +85,7 @@ class Piece(Emitter):
     def places(self, image: Value) -> tuple[Value, Value, Value, Value]:
         """Addresses of an image's input, output, bias and residual (0: none)."""
         (rows, columns), (out_rows, out_columns) = self.shape.rows
-        reads, writes = rows * columns * self.shape.reads, out_rows * out_columns * self.shape.writes
+        reads, writes = rows * columns * self.shape.x_channels, out_rows * out_columns * self.shape.y_channels
         x = self._of_row(Argument.X, Argument.ROWS_X, image, reads)
         y = self._of_row(Argument.Y, Argument.ROWS_Y, image, writes)
         step = self.mul(image, self.given[Argument.BIAS_STEP])
@@ -100,7 +100,7 @@ class Piece(Emitter):
     def _of_row(self, base: Argument, rows: Argument, image: Value, numbers: int) -> Value:
         listed, before = self.given[rows], self.block
         with self.if_then(self.icmp_signed("!=", listed, integer(0))):
-            index, inside = self.word(self.pointer(listed), image), self.block
+            index, inside = self.load_int(self.pointer(listed), image), self.block
         row = self.phi(image.type)
         row.add_incoming(image, before)
         row.add_incoming(index, inside)
@@ -119,11 +119,11 @@ class Piece(Emitter):
         shape, columns = self.shape, self.shape.rows[0][1]
         into = (row, shape.stride[0] * columns), (ky, shape.dilation[0] * columns)
         pixel = self.total(*into, integer(-shape.padding[0] * columns - shape.padding[1]))
-        return self.total(x, (pixel, shape.reads * self.size))
+        return self.total(x, (pixel, shape.x_channels * self.size))
 
     def row_of_y(self, row: Value) -> Value:
         """Offset of a row of the output from the first row, in bytes."""
-        return self.mul(row, integer(self.shape.rows[1][1] * self.shape.writes * self.size))
+        return self.mul(row, integer(self.shape.rows[1][1] * self.shape.y_channels * self.size))
 
     def row(
         self, blocks: Blocks, code: Callable[[Pixels], ir.Function], at: tuple[Value, Value], rest: Sequence[Value]
@@ -139,8 +139,8 @@ class Piece(Emitter):
 
             def block(index: Value, pixels: Pixels = pixels, start: int = start) -> None:
                 column = self.total(integer(start), (index, pixels.count))
-                x = self.total(at[0], (column, self.shape.stride[1] * self.shape.reads * self.size))
-                far = self.total(at[1], (column, self.shape.writes * self.size))
+                x = self.total(at[0], (column, self.shape.stride[1] * self.shape.x_channels * self.size))
+                far = self.total(at[1], (column, self.shape.y_channels * self.size))
                 there = self._unless_none(self.add(residual, far))
                 self.call(code(pixels), [x, weights, self.add(y, far), bias, there, *flags])
 

@@ -76,7 +76,7 @@ class Plan:
     def panels(self) -> list[Panel]:
         """All panels, in the order of their outputs."""
         widths = pieces(self.shape.outputs, self.lanes)
-        many = self.machine.registers >= 32 and self.shape.is_flat
+        many = self.machine.registers >= 32 and self.shape.is_pointwise
         together = 4 if many and not self.shape.depthwise and not self.picks_outputs else 2
         panels, first = [], 0
         for index in range(0, len(widths), together):
@@ -86,7 +86,7 @@ class Plan:
         return panels
 
     @property
-    def alike(self) -> list[tuple[Panel, int]]:
+    def equal_panels(self) -> list[tuple[Panel, int]]:
         """(first panel, count) of each group of adjacent panels that differ only in position."""
         counts = Counter(panel.lanes for panel in self.panels)
         firsts = {panel.lanes: panel for panel in reversed(self.panels)}
@@ -110,7 +110,7 @@ class Plan:
         return [Panel((self.lanes,), 1, first) for first in range(0, self.shape.outputs, self.lanes)]
 
     @property
-    def at_once(self) -> int:
+    def channels_per_call(self) -> int:
         """Most channels of a tap in a microkernel call: a segment's channels; where images pick, up to `_SEGMENT`."""
         return min(self.channels, _SEGMENT) if self.picks else self.channels
 
@@ -139,46 +139,46 @@ class Plan:
         return self.shape.channels * self.shape.kernel[0] * self.shape.kernel[1]
 
     @property
-    def largest(self) -> int:
+    def largest_segment(self) -> int:
         """Inputs of the largest segment."""
         if self.shape.depthwise:
             return self.inputs
-        return max(len(segment.taps) for segment in self.segments) * self.at_once
+        return max(len(segment.taps) for segment in self.segments) * self.channels_per_call
 
     @cached_property
     def scratch(self) -> int:
         """Elements of scratch memory that each thread needs for the weights that it mixes or cuts."""
         if self.experts or self.picks_outputs:
-            return self.mixed_at_once * self.largest * max(self.step(panel) for panel in self.panels)
+            return self.images_per_mix * self.largest_segment * max(self.step(panel) for panel in self.panels)
         return 0
 
     @property
-    def mixed_at_once(self) -> int:
+    def images_per_mix(self) -> int:
         """Images whose weights are mixed together, so that experts are loaded once for all of them."""
         if self.machine.registers < 32 or self.shape.depthwise or not self.experts:
             return 1
-        return 4 if self.shape.is_flat else 2
+        return 4 if self.shape.is_pointwise else 2
 
     @property
-    def images_first(self) -> bool:
+    def images_outside_panels(self) -> bool:
         """Whether images are the outer loop, panels the inner: if depthwise, or if all weights stay in the L2 cache."""
-        return self.shape.depthwise or (not self.experts and self._stays_close(self.shape.outputs))
+        return self.shape.depthwise or (not self.experts and self._fits_l2(self.shape.outputs))
 
     @property
-    def panels_stay(self) -> bool:
+    def images_outside_segments(self) -> bool:
         """Whether a panel has images as the outer loop, segments as the inner: its weights or experts stay in L2 cache.
 
         Experts may also come from beyond the L2 cache where the map has enough pixels to hide the loads.
         """
-        height, width = self.shape.places
+        height, width = self.shape.output_size
         far = self.experts > 0 and height * width >= _MANY
-        return far or self._stays_close(max(1, self.experts) * self.panels[0].outputs)
+        return far or self._fits_l2(max(1, self.experts) * self.panels[0].outputs)
 
-    def _stays_close(self, outputs: int) -> bool:
+    def _fits_l2(self, outputs: int) -> bool:
         return self.inputs * outputs * self.number.dtype.itemsize <= _CLOSE
 
     @cached_property
-    def order(self) -> str:
+    def layout_key(self) -> str:
         """Key of the packed operand layout: plans for maps of other sizes with the same key may share weights."""
         of_panels = self.picks_outputs or tuple(panel.lanes for panel in self.panels)
         return repr((of_panels, self.lanes, self.segments, self.shape.depthwise, self.experts))

@@ -37,7 +37,7 @@ class Pooling:
     whole: bool = False
 
     @property
-    def places(self) -> tuple[int, int]:
+    def output_size(self) -> tuple[int, int]:
         """Height and width of the output."""
         height, width = (self._places(n) for n in self.size)
         return height, width
@@ -65,11 +65,11 @@ class _Pooling(Entry):
 
     def emit(self) -> None:
         """Loop over the rows of the output."""
-        self.loop(*self.share(self.mul(self.argument(Argument.IMAGES), integer(self.plan.places[0]))), self._row)
+        self.loop(*self.share(self.mul(self.argument(Argument.IMAGES), integer(self.plan.output_size[0]))), self._row)
         self.ret_void()
 
     def _row(self, row: Value) -> None:
-        rows, columns = self.plan.places
+        rows, columns = self.plan.output_size
         image = self.sdiv(row, integer(rows))
         top, bottom = self._window(self.srem(row, integer(rows)), self.plan.size[0])
         before = self.mul(image, integer(self.plan.size[0]))  # rows of x
@@ -85,7 +85,7 @@ class _Pooling(Entry):
     def _pixel(self, row: Value, column: Value, lines: tuple[Value, Value]) -> None:
         plan = self.plan
         columns = self._window(column, plan.size[1])
-        there = self.at(self.y, (self.total((row, plan.places[1]), column), plan.outputs))
+        there = self.at(self.y, (self.total((row, plan.output_size[1]), column), plan.outputs))
         for index in range(0, len(self.vectors), _TOGETHER):
             self._some(self.vectors[index : index + _TOGETHER], lines, columns, there)
         zeros, nothing = (integer(plan.channels), integer(plan.outputs)), ir.Constant(self.number.type, 0.0)
@@ -95,7 +95,7 @@ class _Pooling(Entry):
         self, vectors: list[tuple[int, int]], lines: tuple[Value, Value], columns: tuple[Value, Value], out: Value
     ) -> None:
         start = float("-inf") if self.plan.greatest else 0.0
-        places = [(self.local(self.number.vector(lanes)), lanes, offset) for lanes, offset in vectors]
+        places = [(self.stack_slot(self.number.vector(lanes)), lanes, offset) for lanes, offset in vectors]
         for held, lanes, _ in places:
             self.store(ir.Constant(self.number.vector(lanes), [start] * lanes), held)
 
@@ -104,12 +104,12 @@ class _Pooling(Entry):
             for held, lanes, offset in places:
                 there = self.vector(self.at(self.x, (pixel, self.plan.channels), integer(offset)), lanes)
                 so_far = self.load(held, typ=self.number.vector(lanes))
-                self.store(self.larger_of(so_far, there) if self.plan.greatest else self.fadd(so_far, there), held)
+                self.store(self.maximum(so_far, there) if self.plan.greatest else self.fadd(so_far, there), held)
 
         self.loop(*lines, lambda line: self.loop(*columns, lambda column: look(line, column)))
         height, width = (self.sub(behind, first) for first, behind in (lines, columns))
         count = self.sitofp(self.mul(height, width), self.number.type)
         for held, lanes, offset in places:
             found = self.load(held, typ=self.number.vector(lanes))
-            found = found if self.plan.greatest else self.fdiv(found, self.spread(count, lanes))
+            found = found if self.plan.greatest else self.fdiv(found, self.broadcast(count, lanes))
             self.write(found, self.at(out, integer(offset)))

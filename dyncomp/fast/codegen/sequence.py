@@ -36,7 +36,7 @@ class _Sequence(Entry):
         kind = ir.FunctionType(VOID, [POINTER])
 
         def step(index: Value) -> None:
-            code, given = (self.word(table, self.total((index, len(StepWord)), integer(word))) for word in StepWord)
+            code, given = (self.load_int(table, self.total((index, len(StepWord)), integer(word))) for word in StepWord)
             self.call(self.inttoptr(code, kind.as_pointer()), [self.pointer(given)])
             self.barrier()
 

@@ -27,32 +27,32 @@ class Shape:
     groups: int = 1
 
     @property
-    def reads(self) -> int:
+    def x_channels(self) -> int:
         """Pixel stride of x, in elements."""
         return self.channels * self.groups
 
     @property
-    def writes(self) -> int:
+    def y_channels(self) -> int:
         """Pixel stride of y, in elements."""
         return self.outputs * self.groups
 
     @property
-    def places(self) -> tuple[int, int]:
+    def output_size(self) -> tuple[int, int]:
         """Height and width of the output."""
         sides = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         height, width = ((n + 2 * pad - far * (k - 1) - 1) // step + 1 for n, k, step, pad, far in sides)
         return height, width
 
     @property
-    def is_flat(self) -> bool:
+    def is_pointwise(self) -> bool:
         """Whether an output pixel reads only the input pixel at its position, so that maps may be re-cut into rows."""
         return self.kernel == self.stride == (1, 1) and self.padding == (0, 0)
 
     @property
     def rows(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """(rows, pixels per row) of the input and of the output; a flat map is re-cut into 8, 4, 2 or 1 rows."""
-        if not self.is_flat:
-            return self.size, self.places
+        if not self.is_pointwise:
+            return self.size, self.output_size
         pixels = self.size[0] * self.size[1]
         cut = next(n for n in (8, 4, 2, 1) if pixels % n == 0 and (pixels // n >= _WIDE or n == 1))
         return (cut, pixels // cut), (cut, pixels // cut)
@@ -60,11 +60,11 @@ class Shape:
     @property
     def can_be_cut(self) -> bool:
         """Whether every row of the output reads some row of the input, and neither output nor channels are empty."""
-        if min(*self.places, self.channels, self.outputs) < 1:
+        if min(*self.output_size, self.channels, self.outputs) < 1:
             return False
-        return all(any(self.sees(row, tap) for tap in range(self.kernel[0])) for row in range(self.rows[1][0]))
+        return all(any(self.reads_inside(row, tap) for tap in range(self.kernel[0])) for row in range(self.rows[1][0]))
 
-    def sees(self, place: int, tap: int, axis: int = 0) -> bool:
+    def reads_inside(self, place: int, tap: int, axis: int = 0) -> bool:
         """Whether a kernel tap reads inside the map, not padding, for a row of the output (`axis` 1: a column)."""
         at = place * self.stride[axis] - self.padding[axis] + tap * self.dilation[axis]
         return 0 <= at < self.rows[0][axis]

@@ -12,7 +12,7 @@ from dyncomp.fast.codegen.build import Code, compiled, new_module
 from dyncomp.fast.codegen.emit import INT, Value, integer, starts
 from dyncomp.fast.codegen.means import Means
 from dyncomp.fast.codegen.switch_plan import SwitchArgument, SwitchPlan, groups_of
-from dyncomp.fast.codegen.top_k import Greatest
+from dyncomp.fast.codegen.top_k import TopK
 
 
 @cache
@@ -60,21 +60,21 @@ class _Switch(Means):
         plan, weights = self.plan, self.pointer(self.given[SwitchArgument.WEIGHTS])
         own = self.at(weights, (first, plan.channels))
         bias = self.at(weights, first, integer(plan.units * plan.channels))
-        totals = [self.local(self.number.vector(lanes)) for lanes in widths]
+        totals = [self.stack_slot(self.number.vector(lanes)) for lanes in widths]
         for total, lanes, offset in zip(totals, widths, starts(widths), strict=True):
             self.store(self.vector(self.at(bias, integer(offset)), lanes), total)
         means, count, channel_of = self.sums_of(image), integer(plan.channels), None
         if plan.picks:
-            count = self.word(self.pointer(self.given[SwitchArgument.INPUT_COUNTS]), image)
+            count = self.load_int(self.pointer(self.given[SwitchArgument.INPUT_COUNTS]), image)
             channel_of = self._words(SwitchArgument.INPUTS, image, plan.channels)
 
         def add(index: Value) -> None:
-            row = index if channel_of is None else self.word(channel_of, index)
-            value = self.one(self.at(means, index))
+            row = index if channel_of is None else self.load_int(channel_of, index)
+            value = self.load_element(self.at(means, index))
             for total, lanes, offset in zip(totals, widths, starts(widths), strict=True):
                 weight = self.vector(self.at(own, (row, sum(widths)), integer(offset)), lanes)
                 held = self.load(total, typ=weight.type)
-                self.store(self.multiply_add(self.spread(value, lanes), weight, held), total)
+                self.store(self.multiply_add(self.broadcast(value, lanes), weight, held), total)
 
         self.loop(integer(0), count, add)
         out = self.at(self._numbers(SwitchArgument.LOGITS, image, plan.units), first)
@@ -88,15 +88,15 @@ class _Switch(Means):
         other = self._numbers(SwitchArgument.FORCED, image, self.plan.units)
         own = self.icmp_signed("==", forced, integer(0))
         scores = self.select(own, logits, other)
-        found = self.local(INT)
+        found = self.stack_slot(INT)
         self.store(integer(0), found)
 
         def is_above(unit: Value) -> Value:
-            return self.fcmp_ordered(">", self.one(self.at(scores, unit)), zero)
+            return self.fcmp_ordered(">", self.load_element(self.at(scores, unit)), zero)
 
         if self.plan.keep:
             with self.if_then(own):
-                self._list(image, found, Greatest(self, self.plan, logits).has)
+                self._list(image, found, TopK(self, self.plan, logits).has)
             with self.if_then(self.not_(own)):
                 self._list(image, found, is_above)
         else:
@@ -105,7 +105,7 @@ class _Switch(Means):
             best = self._greatest(scores)
             self._list(image, found, lambda unit: self.icmp_signed("==", unit, best))
         count = self.load(found, typ=INT)
-        self.store(count, self.word_at(self.pointer(self.given[SwitchArgument.OUTPUT_COUNTS]), image), align=8)
+        self.store(count, self.int_address(self.pointer(self.given[SwitchArgument.OUTPUT_COUNTS]), image), align=8)
         self._gather(image, count, logits)
 
     def _list(self, image: Value, found: Value, is_used: Callable[[Value], Value]) -> None:
@@ -115,19 +115,19 @@ class _Switch(Means):
             at, used = self.load(found, typ=INT), self.zext(is_used(unit), INT)
             for part in range(size):  # the next unit overwrites an unused one
                 place = self.add(at, integer(part))
-                self.store(self.total((unit, size), integer(part)), self.word_at(outputs, place), align=8)
+                self.store(self.total((unit, size), integer(part)), self.int_address(outputs, place), align=8)
             self.store(self.total(at, (used, size)), found)
 
         self.loop(integer(0), integer(self.plan.units), look)
 
     def _greatest(self, scores: Value) -> Value:
         """The unit of the greatest score, the first one of equal scores."""
-        best = self.local(INT)
+        best = self.stack_slot(INT)
         self.store(integer(0), best)
 
         def look(unit: Value) -> None:
             so_far = self.load(best, typ=INT)
-            score, most = (self.one(self.at(scores, index)) for index in (unit, so_far))
+            score, most = (self.load_element(self.at(scores, index)) for index in (unit, so_far))
             self.store(self.select(self.fcmp_ordered(">", score, most), unit, so_far), best)
 
         self.loop(integer(1), integer(self.plan.units), look)
@@ -143,13 +143,13 @@ class _Switch(Means):
         )
 
         def put(place: Value) -> None:
-            which = self.word(outputs, place)
-            added = self.one(self.at(shift, which))
+            which = self.load_int(outputs, place)
+            added = self.load_element(self.at(shift, which))
             if self.plan.keep:
-                weight = self.one(self.at(logits, self.sdiv(which, integer(self.plan.size))))
-                weight = self.at_least_zero(weight)
+                weight = self.load_element(self.at(logits, self.sdiv(which, integer(self.plan.size))))
+                weight = self.relu(weight)
                 self.write(weight, self.at(scales, place))
-                added = self.fadd(added, self.fmul(self.one(self.at(base, which)), weight))
+                added = self.fadd(added, self.fmul(self.load_element(self.at(base, which)), weight))
             self.write(added, self.at(shifts, place))
 
         def clear(place: Value) -> None:
@@ -166,4 +166,4 @@ class _Switch(Means):
 
     def _words(self, which: SwitchArgument, image: Value, each: int) -> Value:
         """Address of an image's row in an array (images, each) of integers."""
-        return self.word_at(self.pointer(self.given[which]), self.mul(image, integer(each)))
+        return self.int_address(self.pointer(self.given[which]), self.mul(image, integer(each)))

@@ -10,7 +10,7 @@ from dyncomp.fast.codegen.emit import INT, Emitter, Value, integer, pieces, star
 from dyncomp.fast.codegen.switch_plan import SwitchPlan
 
 
-class Greatest:
+class TopK:
     """Emits code for the top-k of a switch's scores, k = `keep`; of equal scores the first ones are taken."""
 
     def __init__(self, emit: Emitter, plan: SwitchPlan, scores: Value) -> None:
@@ -19,20 +19,20 @@ class Greatest:
         self.kind = ir.IntType(self.bits)
         self.bar = self._bar()
         above = self._count(lambda key, bar: emit.icmp_unsigned(">", key, bar), self.bar)
-        self.left = emit.local(INT)
+        self.left = emit.stack_slot(INT)
         emit.store(emit.sub(integer(plan.keep), above), self.left)
 
     def has(self, unit: Value) -> Value:
         """Whether a unit is among the top-k; the emitted code must run once for each unit, in ascending order."""
         emit = self.emit
-        key, room = self._key(emit.one(emit.at(self.scores, unit))), emit.load(self.left, typ=INT)
+        key, room = self._key(emit.load_element(emit.at(self.scores, unit))), emit.load(self.left, typ=INT)
         level = emit.and_(emit.icmp_unsigned("==", key, self.bar), emit.icmp_signed(">", room, integer(0)))
         emit.store(emit.sub(room, emit.zext(level, INT)), self.left)
         return emit.or_(emit.icmp_unsigned(">", key, self.bar), level)
 
     def _bar(self) -> Value:
         """The key of the k-th greatest score, determined bit by bit from the highest bit."""
-        emit, bar = self.emit, self.emit.local(self.kind)
+        emit, bar = self.emit, self.emit.stack_slot(self.kind)
         emit.store(self.kind(0), bar)
 
         def settle(step: Value) -> None:
@@ -51,12 +51,12 @@ class Greatest:
         emit, lanes = self.emit, self.plan.lanes
         widths = pieces(self.plan.units, lanes)
         whole = widths.count(lanes)
-        found = emit.local(INT)
+        found = emit.stack_slot(INT)
         emit.store(integer(0), found)
 
         def some(index: Value, width: int, first: int) -> None:
             key = self._key(emit.vector(emit.at(self.scores, (index, width), integer(first)), width))
-            mask = emit.bitcast(compare(key, emit.spread(bar, width)), ir.IntType(width))
+            mask = emit.bitcast(compare(key, emit.broadcast(bar, width)), ir.IntType(width))
             emit.store(emit.add(emit.load(found, typ=INT), emit.ctpop(emit.zext(mask, INT))), found)
 
         emit.loop(integer(0), integer(whole), lambda index: some(index, lanes, 0))

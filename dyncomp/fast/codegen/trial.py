@@ -35,7 +35,7 @@ def _agrees(depthwise: bool) -> bool:
     kernels = torch.randn(experts, channels, 1 if depthwise else channels, 3, 3, generator=draw, **floats)
     x = torch.randn(2, channels, 6, 7, generator=draw, **floats).contiguous(memory_format=torch.channels_last)
     shares = torch.rand(2, experts, generator=draw, **floats)
-    y = torch.empty(2, channels, *shape.places, **floats, memory_format=torch.channels_last)
+    y = torch.empty(2, channels, *shape.output_size, **floats, memory_format=torch.channels_last)
     weights, bias = plan.packed(kernels), torch.zeros(channels, **floats)
     scratch = torch.empty(plan.scratch, **floats)
     given = (tensor.data_ptr() for tensor in (x, y, weights, shares, bias))

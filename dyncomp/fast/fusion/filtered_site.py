@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.fast import codegen as native
-from dyncomp.fast.codegen import Argument, FinishArgument
+from dyncomp.fast.codegen import Argument, EpilogueArgument
 from dyncomp.fast.fusion.layers import Pool
 from dyncomp.fast.fusion.part import At, Need, Turns, fits, given_always, mixing, step
 from dyncomp.fast.fusion.step_table import Table, Words
@@ -137,15 +137,15 @@ class Site:
         channels, height, width = self.convolution.output
         kind = convolution.number, convolution.machine, self.cut, self.weighted, self.weighted and self.behind.relu
         given: dict[int, int | str] = {
-            FinishArgument.X: turns.here,
-            FinishArgument.Y: turns.here if self.cut else turns.next(),
-            FinishArgument.IMAGES: "images",
-            FinishArgument.OUTPUTS: f"filters {lists}",
-            FinishArgument.COUNTS: f"filter counts {lists}",
-            FinishArgument.SCALES: "scales",
-            FinishArgument.SHIFTS: "shifts",
+            EpilogueArgument.X: turns.here,
+            EpilogueArgument.Y: turns.here if self.cut else turns.next(),
+            EpilogueArgument.IMAGES: "images",
+            EpilogueArgument.OUTPUTS: f"filters {lists}",
+            EpilogueArgument.COUNTS: f"filter counts {lists}",
+            EpilogueArgument.SCALES: "scales",
+            EpilogueArgument.SHIFTS: "shifts",
         }
-        words.step(native.finish_for(native.Finish(channels, height * width, *kind)), given)
+        words.step(native.epilogue_for(native.Epilogue(channels, height * width, *kind)), given)
 
 
 def _forms() -> dict[str, bool]:

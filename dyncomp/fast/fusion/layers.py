@@ -85,9 +85,9 @@ class Pool(Part):
             plan = native.Pooling(
                 *common, window, stride, native.Number(dtype), here, padding, greatest=True, whole=True
             )
-        if min(plan.places) < 1:
+        if min(plan.output_size) < 1:
             return None
-        return Pool(native.pooling_for(plan), torch.Size((channels, *plan.places)))
+        return Pool(native.pooling_for(plan), torch.Size((channels, *plan.output_size)))
 
     def makes_positive(self, positive: bool) -> bool:
         """See `Part.makes_positive`."""

@@ -57,5 +57,5 @@ def load_experts(layer: ExpertConv2d, x: Tensor) -> CompiledConvolution | None:
     weights = packed_experts(plan, layer.weight, layer.kernel_shape)
     bias = zeros(plan.shape.outputs, x.dtype) if layer.shift is None else layer.shift
     return CompiledConvolution(
-        plan, form.code, weights, bias, (), (), torch.Size((plan.shape.outputs, *plan.shape.places))
+        plan, form.code, weights, bias, (), (), torch.Size((plan.shape.outputs, *plan.shape.output_size))
     )

@@ -46,7 +46,7 @@ class Shortcut:
         window = shortcut.stride if shortcut.mean else 1
         sizes = channels, channels + shortcut.extra, (height, width), window, shortcut.stride
         plan = native.Pooling(*sizes, native.Number(x.dtype), here)
-        return Shortcut(native.pooling_for(plan), torch.Size((plan.outputs, *plan.places)))
+        return Shortcut(native.pooling_for(plan), torch.Size((plan.outputs, *plan.output_size)))
 
     def add(self, words: Words, at: At) -> None:
         """Add the step, for all images."""

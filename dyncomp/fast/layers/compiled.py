@@ -130,12 +130,14 @@ class CompiledConvolution:
     def _room(self) -> tuple[int, int, torch.dtype]:
         """Numbers read and written per image, and their dtype."""
         shape = self.plan.shape
-        return shape.reads * shape.size[0] * shape.size[1], self.output.numel(), self.weights.dtype
+        return shape.x_channels * shape.size[0] * shape.size[1], self.output.numel(), self.weights.dtype
 
     def _check_image(self, x: Tensor) -> None:
         shape = self.plan.shape
-        if x.shape[1:] != (shape.reads, *shape.size) or x.dtype != self.weights.dtype:
-            raise ValueError(f"code for images {(shape.reads, *shape.size)} was given {tuple(x.shape)} of {x.dtype}")
+        if x.shape[1:] != (shape.x_channels, *shape.size) or x.dtype != self.weights.dtype:
+            raise ValueError(
+                f"code for images {(shape.x_channels, *shape.size)} was given {tuple(x.shape)} of {x.dtype}"
+            )
 
 
 class CodeCache:
@@ -182,8 +184,8 @@ def load(
         parameters = tuple(numbers_of(parameter) for parameter in (weight, bias) if parameter is not None)
         shift = zeros(len(weight), weight.dtype) if bias is None else kept(bias.detach().clone())
         groups = plan.shape.groups
-        weights = copied(weight, plan.order, lambda all_: _packed(plan, all_.chunk(groups)))
-    output = torch.Size((len(weight), *plan.shape.places))
+        weights = copied(weight, plan.layout_key, lambda all_: _packed(plan, all_.chunk(groups)))
+    output = torch.Size((len(weight), *plan.shape.output_size))
     return CompiledConvolution(plan, native.code_for(plan), weights, shift, _state(weight, bias), parameters, output)
 
 

@@ -103,13 +103,13 @@ class Direct:
     def _check(self, x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None) -> None:
         """Raise ValueError unless all have the sizes and the dtype that the code was generated for."""
         plan, shape, dtype = self.plan, self.plan.shape, self.plan.number.dtype
-        fits = x.shape[1:] == (shape.reads, *shape.size) and weight.shape == (len(x), plan.experts)
+        fits = x.shape[1:] == (shape.x_channels, *shape.size) and weight.shape == (len(x), plan.experts)
         fits = fits and (bias is None or bias.shape == (len(x), shape.outputs))
         fits = fits and experts.numel() == plan.experts * shape.outputs * plan.inputs
         alike = x.dtype == weight.dtype == experts.dtype == dtype and (bias is None or bias.dtype == dtype)
         if not fits or not alike:
             raise ValueError(
-                f"code for images {(shape.reads, *shape.size)} and {plan.experts} experts in {dtype} was given "
+                f"code for images {(shape.x_channels, *shape.size)} and {plan.experts} experts in {dtype} was given "
                 f"{tuple(x.shape)}, {tuple(weight.shape)} and {experts.numel()} numbers of experts in {x.dtype}"
             )
 
@@ -150,12 +150,12 @@ def plan_for(
 
 def packed_experts(plan: native.Plan, experts: Tensor, shape: torch.Size) -> Tensor:
     """Experts (K, O, N), each a kernel of that shape, in the operand layout of a plan's code."""
-    return copied(experts, plan.order, lambda all_: kept(plan.packed(all_.view(len(all_), *shape))))
+    return copied(experts, plan.layout_key, lambda all_: kept(plan.packed(all_.view(len(all_), *shape))))
 
 
 def new_output(x: Tensor, images: int, shape: native.Shape) -> Tensor:
     """Uninitialised channels-last memory for the outputs of `images` images, on the device and in the dtype of x."""
-    return empty((images, shape.writes, *shape.places), x, memory_format=torch.channels_last)
+    return empty((images, shape.y_channels, *shape.output_size), x, memory_format=torch.channels_last)
 
 
 @cache

@@ -79,7 +79,11 @@ class Learning:
         """
         plan, threads, shape = self.gradient_plan, torch.get_num_threads(), self.forward.plan.shape
         sizes = x.shape[1:], grad.shape, weight.shape
-        if sizes != ((shape.reads, *shape.size), (len(x), shape.writes, *shape.places), (len(x), len(experts))):
+        if sizes != (
+            (shape.x_channels, *shape.size),
+            (len(x), shape.y_channels, *shape.output_size),
+            (len(x), len(experts)),
+        ):
             raise ValueError(f"gradients {tuple(grad.shape)} of images {tuple(x.shape)}, weights {tuple(weight.shape)}")
         packed = self.packing.pack(experts, "packed experts")
         of_packed = scratch("gradient of packed experts", experts, experts.numel())
@@ -135,7 +139,7 @@ def _form(
     around = _turned(geometry, kernel)
     if plan is not None and around is not None:
         turned = torch.Size((image[0], kernel[0] // geometry.groups, *kernel[2:]))
-        back = plan_for(torch.Size((kernel[0], *plan.shape.places)), turned, around, dtype, experts)
+        back = plan_for(torch.Size((kernel[0], *plan.shape.output_size)), turned, around, dtype, experts)
     if plan is None or back is None:
         return None
     taps, gradient = kernel[2] * kernel[3], native.GradientPlan(plan, threads)
