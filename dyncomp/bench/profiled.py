@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dyncomp.fast import available
 from dyncomp.report import numbers as n
 from dyncomp.store.schema import Measured, OperatorsRecord, Taken
 
@@ -52,7 +53,8 @@ class Profile:
     are missing. `operators` has the time by operator, as a run's record does: the shares of those that are priced, free
     by the convention and unknown; None where it could not be measured. `memory` has the names of a run's record.
     `trained` has what only a trained network has (accuracy, routes, gates, MACs image by image), under the names of a
-    run's record and equal to it; empty for any other module. `errors` says what could not be measured, and why.
+    run's record and equal to it; empty for any other module. `errors` says what could not be measured, and why;
+    `fast_path` is generated code and its vectors, why there is none, or `off`.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Profile:
     trained: Measured = field(default_factory=Measured)
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    fast_path: str = field(default_factory=lambda: str(available()))
 
     @property
     def flops(self) -> float | None:
@@ -94,6 +97,7 @@ class Profile:
             yield "time", _times(self.operators)
         for number, one in enumerate(self.latency):
             yield "" if number else "latency", str(one)
+        yield "fast path", self.fast_path
         yield from _resources(self.memory)
         yield from (("warning", text) for text in self.warnings)
         yield from (("error", text) for text in self.errors)
