@@ -22,7 +22,7 @@ from dyncomp.conformance.deployment import stirred
 from dyncomp.core import Net, Output
 from dyncomp.core.decisions import random
 from dyncomp.errors import CannotDeploy, InvalidValue
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.deploy import folded
 from dyncomp.fast.tuning import by_last_ways
 from dyncomp.ops.exits import Exit
@@ -258,13 +258,13 @@ def test_what_are_no_images_of_the_network(method: str, kind: str, case: str) ->
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows whenever generated code runs."""
     calls: list[str] = []
-    before = native.Code.call
+    before = codegen.Code.call
 
-    def call(code: native.Code, count: int, packed: native.Arguments) -> None:
+    def call(code: codegen.Code, count: int, packed: codegen.Arguments) -> None:
         calls.append(type(code).__name__)
         before(code, count, packed)
 
-    monkeypatch.setattr(native.Code, "call", call)
+    monkeypatch.setattr(codegen.Code, "call", call)
     return calls
 
 
@@ -278,7 +278,7 @@ BY_CODE: Mapping[str, tuple[torch.dtype, Mode, bool]] = {
 }
 
 
-@pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+@pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
 @every_method
 @pytest.mark.parametrize("case", BY_CODE)
 def test_generated_code_runs_where_the_table_says(method: str, case: str, ran: list[str]) -> None:

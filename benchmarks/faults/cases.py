@@ -14,8 +14,7 @@ from torch import Tensor
 from benchmarks.faults.networks import Made, network, palette_of
 from dyncomp.core import Decision, Net
 from dyncomp.core import decisions as wishes
-from dyncomp.fast import codegen as native
-from dyncomp.fast import deployed, disabled
+from dyncomp.fast import codegen, deployed, disabled
 from dyncomp.fast.fusion import Run
 from dyncomp.fast.memory import Allocate, allocated_by
 from dyncomp.fast.tuning import by_last_ways, in_turn
@@ -143,9 +142,9 @@ def _learn(seed: int, draw: Random, made: Made, allocate: Allocate, seen: Seen) 
 @contextmanager
 def _noting(seen: Seen) -> Iterator[None]:
     """Note whether generated code runs inside, and whether layers run in one go."""
-    code_runs, call, ran, runs = native.Code.call, Run.__call__, [], []
+    code_runs, call, ran, runs = codegen.Code.call, Run.__call__, [], []
 
-    def noted(code: native.Code, count: int, packed: native.Arguments) -> None:
+    def noted(code: codegen.Code, count: int, packed: codegen.Arguments) -> None:
         ran.append(True)
         code_runs(code, count, packed)
 
@@ -154,9 +153,9 @@ def _noting(seen: Seen) -> Iterator[None]:
         runs.extend([True] if y is not None else [])
         return y
 
-    native.Code.call, Run.__call__ = noted, asked  # type: ignore[method-assign]
+    codegen.Code.call, Run.__call__ = noted, asked  # type: ignore[method-assign]
     try:
         yield
     finally:
-        native.Code.call, Run.__call__ = code_runs, call  # type: ignore[method-assign]
+        codegen.Code.call, Run.__call__ = code_runs, call  # type: ignore[method-assign]
         seen.ran, seen.runs = seen.ran + bool(ran), seen.runs + bool(runs)

@@ -33,7 +33,7 @@ from benchmarks.ops._common import (
 )
 from dyncomp import build
 from dyncomp.fast import disabled
-from dyncomp.fast.layers.convolution import exchanged
+from dyncomp.fast.layers.convolution import with_tuned_layers
 from dyncomp.fast.tuning import choices
 from dyncomp.ops.experts import ExpertConv2d
 from dyncomp.ops.mixture import Mix, Mixture
@@ -95,7 +95,7 @@ def ways_of(layer: Layer) -> dict[str, Callable[[Tensor], Tensor]]:
         return torch.cat(images)
 
     ready = nn.Sequential(copy.deepcopy(plain))
-    exchanged(ready)
+    with_tuned_layers(ready)
     ways: dict[str, Callable[[Tensor], Tensor]] = {"static": plain, "ours": ours, "ready": ready, "naive": naive}
     if TimmLayer is not None:
         peer = TimmLayer(

@@ -22,7 +22,7 @@ from dyncomp.core.op import Op
 from dyncomp.fast import silent
 from dyncomp.fast.answers import answers_in_float32, check_runs, check_same, widened
 from dyncomp.fast.behaviour import runs_as
-from dyncomp.fast.dataflow.sole_inputs import lone_inputs
+from dyncomp.fast.dataflow.sole_inputs import sole_inputs
 from dyncomp.fast.folding import fold_all
 from dyncomp.fast.parameters.tracked import track
 from dyncomp.fast.switch import has_generator
@@ -148,7 +148,7 @@ def _reuse_memory(net: Net, image: Tensor) -> None:
     places = {module: block for module, block in blocks if isinstance(block, ResidualBlock)}
     images = [image.contiguous(memory_format=layout) for layout in (torch.contiguous_format, torch.channels_last)]
     given = [*images, *net.parameters(), *net.buffers()]
-    alone = lone_inputs([*places], lambda: [_in_both_forms(net, x) for x in images], given)
+    alone = sole_inputs([*places], lambda: [_in_both_forms(net, x) for x in images], given)
     listeners = Listeners(net.modules())
     for module in net.modules():
         if isinstance(module, ResidualBlock):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.modes import evaluating
-from dyncomp.fast.dataflow.sole_readers import lone_readers
+from dyncomp.fast.dataflow.sole_readers import sole_readers
 from dyncomp.ops.experts import ExpertConv2d, ExpertLayer, ExpertLinear
 
 FOLDS = MappingProxyType(
@@ -18,7 +18,7 @@ FOLDS = MappingProxyType(
 )
 """layer types that can take a scale and a shift into their parameters, and the rank of their output (B, O, ...)"""
 
-UNHEARD = (nn.Linear, nn.Conv1d, nn.Conv3d, ExpertLayer)
+UNPROTECTED = (nn.Linear, nn.Conv1d, nn.Conv3d, ExpertLayer)
 """types of `FOLDS` whose output may be overwritten although a hook was given it, or an op around them returns it (see
 `Heard`)"""
 
@@ -27,7 +27,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
-IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+NO_OPS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 """layers that do nothing in evaluation"""
 
 
@@ -42,15 +42,15 @@ def fold_all(model: nn.Module, run: Callable[[], Any]) -> None:
     layers = [module for module in plain if type(module) in FOLDS]
     norms = [module for module in plain if isinstance(module, NORMS) and _is_fixed(module)]
     with evaluating(model):
-        found = lone_readers(model, layers, norms, run)
-    gone: set[nn.Module] = {module for module in plain if type(module) in IDLE}
+        found = sole_readers(model, layers, norms, run)
+    gone: set[nn.Module] = {module for module in plain if type(module) in NO_OPS}
     for layer, norm, dimensions in found:
         if dimensions == {FOLDS[type(layer)]}:
             assert isinstance(norm, NORMS)  # `norms` are the readers
             _fold(layer, *_scale_and_shift(norm))
             _neutralise(norm)
             gone.add(norm)
-            if isinstance(layer, UNHEARD):
+            if isinstance(layer, UNPROTECTED):
                 _keep_outputs(model)
     _leave_out(model, gone)
 

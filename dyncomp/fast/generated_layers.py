@@ -7,7 +7,7 @@ from torch import nn
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.fast.behaviour import runs_as
 from dyncomp.fast.fusion import find_runs
-from dyncomp.fast.layers.convolution import exchanged
+from dyncomp.fast.layers.convolution import with_tuned_layers
 from dyncomp.fast.layers.residual_body import GeneratedBody
 from dyncomp.fast.layers.switched_filters import SwitchedFilters
 from dyncomp.ops.filtered import Filtered
@@ -15,7 +15,7 @@ from dyncomp.ops.filtered import Filtered
 
 def with_generated_code(model: nn.Module) -> nn.Module:
     """Return the model, in evaluation, with generated code for all that supports it; trials decide where it is used."""
-    fast = exchanged(model)
+    fast = with_tuned_layers(model)
     for part in fast.modules():
         if isinstance(part, ResidualBlock):
             part.fused = GeneratedBody.of(part)

@@ -30,7 +30,7 @@ def empty(
     return _allocate(shape, dtype or like.dtype, like.device, memory_format)
 
 
-def kept(made: Tensor) -> Tensor:
+def for_code(made: Tensor) -> Tensor:
     """The tensor, for generated code to read or write: `made` itself, or a copy where another allocator is set.
 
     `made` comes from torch's operators; a copy is in that allocator's memory and keeps the layout, channels-last or

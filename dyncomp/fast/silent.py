@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dyncomp.ops.exits import Exit
 from dyncomp.ops.gated import Gated
-from dyncomp.ops.gates import Gate, opened
+from dyncomp.ops.gates import Gate, opens
 from dyncomp.ops.mixed import Mixed
 from dyncomp.ops.rows import Rows, images_in, rows_where
 from dyncomp.ops.skipping import skip_sparse
@@ -28,7 +28,7 @@ def _open_rows(logits: Tensor, images: int) -> Rows:
     if images == len(logits) == 1:
         first, *others = logits.tolist()[0]
         return bool(others[0] > first) if others else bool(first > 0)
-    return rows_where(opened(logits)[:, 0], images)
+    return rows_where(opens(logits)[:, 0], images)
 
 
 def mixed(op: Mixed, x: Tensor) -> Tensor | None:

@@ -56,11 +56,11 @@ def spread(value: Tensor, like: Tensor) -> Tensor:
     return value.to(like.dtype).view(*value.shape, *[1] * (like.dim() - 2))
 
 
-def opened(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
+def flattened(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
     """The layers in order, Sequentials replaced by what is in them."""
     for layer in layers:
         if isinstance(layer, nn.Sequential):
-            yield from opened(layer)
+            yield from flattened(layer)
         else:
             yield layer
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from dyncomp.core.backbone import Backbone, ResidualBlock, chain
 from dyncomp.errors import CannotAttach
-from dyncomp.ops.channel_subsets import acts_by_channel, opened
+from dyncomp.ops.channel_subsets import acts_by_channel, flattened
 from dyncomp.ops.filtered import Filtered, Switch
 
 LEAST_SHARE = 0.25
@@ -30,7 +30,7 @@ def with_switches(
 
     That is: one group, and between it and the next convolution or linear layer only what acts on single channels.
     """
-    flat = list(opened(layers))
+    flat = list(flattened(layers))
     built, index = list[nn.Module](), 0
     while index < len(flat):
         module, index = _from(flat, index, make, split)

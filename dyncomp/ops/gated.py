@@ -11,9 +11,9 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.rules import Rule
 from dyncomp.core.trace import Decision
-from dyncomp.ops.gates import Gate, RuledGate, chance, opened
+from dyncomp.ops.gates import Gate, RuledGate, chance, opens
 from dyncomp.ops.rows import rows_of
-from dyncomp.ops.skipping import Form, skip_branched, skip_dense, skip_sparse
+from dyncomp.ops.skipping import SkipForm, skip_branched, skip_dense, skip_sparse
 
 
 class Gated(Op):
@@ -26,7 +26,7 @@ class Gated(Op):
 
     units = 1
 
-    def __init__(self, block: ResidualBlock, gate: nn.Module, form: Form = "output") -> None:
+    def __init__(self, block: ResidualBlock, gate: nn.Module, form: SkipForm = "output") -> None:
         super().__init__()
         self.block = block
         self.gate = gate
@@ -37,7 +37,7 @@ class Gated(Op):
         if not self.tape.sparse or torch.is_grad_enabled() or not isinstance(self.gate, Gate):
             return hard_decision(self.gate(x), self.tape.sampling and self.training)
         logits = self.gate.logits(x)
-        used = opened(logits).to(logits)
+        used = opens(logits).to(logits)
         return Decision(used, used, chance(logits))
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:

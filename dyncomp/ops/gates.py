@@ -139,7 +139,7 @@ def chance(logits: Tensor) -> Tensor:
     return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1:]
 
 
-def opened(logits: Tensor) -> Tensor:
+def opens(logits: Tensor) -> Tensor:
     """Where a gate of these logits (B, 1) or (B, 2) opens, (B, 1) bool."""
     if logits.shape[1] == 1:
         return logits > 0

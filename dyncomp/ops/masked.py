@@ -13,7 +13,7 @@ from dyncomp.core.rules import Rule
 from dyncomp.core.tape import Taped, Tapes
 from dyncomp.core.trace import Decision
 from dyncomp.errors import InvalidValue
-from dyncomp.ops.channel_subsets import is_depthwise, opened
+from dyncomp.ops.channel_subsets import flattened, is_depthwise
 from dyncomp.ops.pixels import applied, dilated, neighbourhoods, placed
 
 Size = tuple[int, int]
@@ -140,7 +140,7 @@ class _RuledMasker(Taped):
 def steps_of(body: nn.Module) -> list[tuple[nn.Conv2d, nn.Sequential]]:
     """The body as convolutions, each with the layers behind it. Raises ValueError where it is anything else."""
     steps: list[tuple[nn.Conv2d, list[nn.Module]]] = []
-    for layer in opened([body]):
+    for layer in flattened([body]):
         if isinstance(layer, nn.Conv2d) and _fits(layer):
             steps.append((layer, []))
         elif isinstance(layer, BY_PIXEL) and steps:

@@ -14,7 +14,7 @@ from dyncomp.core.op import Op, hard_decision
 from dyncomp.core.rules import Rule
 from dyncomp.core.trace import Decision
 from dyncomp.ops.rows import Rows, rows_of_each
-from dyncomp.ops.skipping import Form, skip_branched, skip_dense, skip_sparse
+from dyncomp.ops.skipping import SkipForm, skip_branched, skip_dense, skip_sparse
 
 
 class Planned(Op):
@@ -118,7 +118,7 @@ class _Planner:
 class Follower(nn.Module):
     """A residual block in its place in the backbone, skipped as the plan says."""
 
-    form: Form = "output"
+    form: SkipForm = "output"
 
     def __init__(self, block: ResidualBlock, unit: int, planner: _Planner) -> None:
         super().__init__()

@@ -15,12 +15,12 @@ from dyncomp.core.op import Op
 from dyncomp.core.trace import Decision
 from dyncomp.ops.rows import Rows, put, take
 
-Form = Literal["output", "residual"]
+SkipForm = Literal["output", "residual"]
 """What the gate g multiplies: the whole block's output, g * block(x) + (1 - g) * shortcut(x), or the body alone,
 activation(g * body(x) + shortcut(x)). They differ in whether what skips passes the block's activation."""
 
 
-def skip_dense(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Decision, form: Form) -> Tensor:
+def skip_dense(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Decision, form: SkipForm) -> Tensor:
     """The body, a unit of `op`, on all images x (B, C, H, W), its share in the output by the decision's weight."""
     shortcut: Tensor = block.shortcut(x)  # (B, C', H', W')
     with op.tape.within(decision.used[:, unit]):
@@ -32,7 +32,7 @@ def skip_dense(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Dec
     return torch.lerp(shortcut.to(whole.dtype), whole, gate.to(whole.dtype))  # exact at 0 and 1, in one pass
 
 
-def skip_branched(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Decision, form: Form) -> Tensor:
+def skip_branched(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Decision, form: SkipForm) -> Tensor:
     """The body, a unit of `op`, in a branch of a graph for one image x (1, C, H, W)."""
     shortcut: Tensor = block.shortcut(x)  # (1, C', H', W')
 
@@ -45,7 +45,7 @@ def skip_branched(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: 
     return either(decision.used[0, unit] > 0.5, block, run, skip, (x, shortcut), op.tape)
 
 
-def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, form: Form) -> Tensor:
+def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, form: SkipForm) -> Tensor:
     """The body, a unit of `op`, on the images at `rows` alone, packed into a batch of their own."""
     shortcut: Tensor = block.shortcut(x)  # (B, C', H', W')
     if isinstance(rows, bool) and rows:
@@ -74,7 +74,7 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
     return y
 
 
-def _skipped(block: ResidualBlock, shortcut: Tensor, form: Form, lost: bool) -> Tensor:
+def _skipped(block: ResidualBlock, shortcut: Tensor, form: SkipForm, lost: bool) -> Tensor:
     """What the block gives without its body; `lost`: the shortcut may be overwritten."""
     if form == "output":
         return shortcut

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.codegen import Number, Plan, Shape
 from dyncomp.fast.codegen.machine import Machine
 from dyncomp.ops.rows import take
 
-pytestmark = pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+pytestmark = pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
 
 ONE, TWO = (1, 1), (2, 2)
 SHAPES = {
@@ -64,7 +64,7 @@ def plain(shape: Shape, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
 
 @cache
 def machine(name: str) -> Machine:
-    here = native.this_machine()
+    here = codegen.this_machine()
     assert here is not None
     size, count = VECTORS[name]
     return replace(here, vector_bytes=size, registers=count)  # LLVM cuts vectors that are too wide for here
@@ -86,7 +86,7 @@ def run(plan: Plan, x: Tensor, weights: Tensor, bias: Tensor, **rest: Tensor | b
     given = x.data_ptr(), y.data_ptr(), packed.data_ptr(), address(rest.get("shares")), bias.data_ptr(), step
     also = address(rest.get("residual")), scratch.data_ptr(), images, *(address(listed) for listed in rows)
     picked = (address(rest.get(name)) for name in ("inputs", "input_counts", "outputs", "output_counts"))
-    native.code_for(plan).run(torch.get_num_threads(), *given, *also, int(bool(rest.get("relu"))), *picked)
+    codegen.code_for(plan).run(torch.get_num_threads(), *given, *also, int(bool(rest.get("relu"))), *picked)
     return y
 
 
@@ -219,7 +219,7 @@ def test_neither_threads_nor_other_images_change_a_bit(name: str, experts: int) 
 def test_no_images_are_no_work() -> None:
     shape = SHAPES["3x3"]
     plan = Plan(shape, Number(torch.float64), machine("quarter"), experts=0)
-    native.code_for(plan).run(torch.get_num_threads(), *[0] * len(native.Argument))
+    codegen.code_for(plan).run(torch.get_num_threads(), *[0] * len(codegen.Argument))
 
 
 def test_what_is_no_number_stays_so() -> None:
@@ -233,4 +233,4 @@ def test_shapes_that_compute_nothing_are_left_to_torch() -> None:
     assert not Shape(4, 4, (3, 3), (5, 5), ONE, (0, 0), ONE).can_be_cut  # no place for the kernel
     assert not Shape(4, 4, (1, 1), (1, 1), ONE, (3, 3), ONE).can_be_cut  # rows of the output that see nothing
     assert Shape(4, 4, (3, 3), (3, 3), ONE, ONE, ONE).can_be_cut
-    assert native.works()
+    assert codegen.works()

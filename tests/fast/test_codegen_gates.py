@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.codegen import Argument, GateArgument, GatePlan, Layer, Number, Plan, Shape, Squash
 from dyncomp.fast.codegen.machine import Machine
 from dyncomp.ops.shrink import Shrink
 
-pytestmark = pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+pytestmark = pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
 
 GATES = {
     "one layer": (37, 49, (Layer(37, 1),), 0),
@@ -27,7 +27,7 @@ GATES = {
 
 
 def machine(vector_bytes: int) -> Machine:
-    here = native.this_machine()
+    here = codegen.this_machine()
     assert here is not None
     return replace(here, vector_bytes=vector_bytes)
 
@@ -84,7 +84,7 @@ def test_a_gate_lists_the_images_it_opens_for(name: str, images: int, vector_byt
     x, w, s, o, r, c, h, m = (tensor.data_ptr() for tensor in given)
     for threads in (1, 2):
         held = gate.hidden.clone(), gate.memory.clone()
-        native.gate_for(plan).run(threads, x, images, w, s, o, r, c, 2, 3, 0, held[0].data_ptr(), held[1].data_ptr())
+        codegen.gate_for(plan).run(threads, x, images, w, s, o, r, c, 2, 3, 0, held[0].data_ptr(), held[1].data_ptr())
         assert open_.tolist() == opens.long().tolist()
         assert rows[: int(opens.sum())].tolist() == opens.nonzero().view(-1).tolist()
         assert counts.tolist() == [int(opens.sum()), -1, -1, int(opens.sum()), -1]
@@ -92,7 +92,7 @@ def test_a_gate_lists_the_images_it_opens_for(name: str, images: int, vector_byt
             torch.testing.assert_close(held[0], hidden, rtol=0, atol=1e-12)
             torch.testing.assert_close(held[1], memory, rtol=0, atol=1e-12)
     numbers = torch.linspace(-1, 1, images, dtype=torch.float64)
-    native.gate_for(plan).run(2, x, images, w, s, o, r, c, 1, 1, numbers.data_ptr(), h, m)
+    codegen.gate_for(plan).run(2, x, images, w, s, o, r, c, 1, 1, numbers.data_ptr(), h, m)
     assert open_.tolist() == (numbers > 0).long().tolist()
 
 
@@ -105,7 +105,7 @@ def test_a_router_shares_out(squash: Squash) -> None:
     wanted = logits.sigmoid() if squash == "sigmoid" else logits.softmax(dim=1)
     weights, sums, shares = gate.packed(), torch.empty(5 * plan.scratch, dtype=torch.float64), torch.zeros_like(wanted)
     x, w, s, out = (tensor.data_ptr() for tensor in (gate.x, weights, sums, shares))
-    native.gate_for(plan).run(2, x, 5, w, s, *[0] * 8, out)
+    codegen.gate_for(plan).run(2, x, 5, w, s, *[0] * 8, out)
     torch.testing.assert_close(shares, wanted, rtol=0, atol=1e-13)
 
 
@@ -114,7 +114,7 @@ def test_what_is_negative_becomes_zero(count: int) -> None:
     y = torch.randn(3, count, dtype=torch.float64)
     y[0, 0] = torch.nan
     wanted = y.relu()
-    native.activation_for(Number(torch.float64), machine(64)).run(2, y.data_ptr(), 2, count)
+    codegen.activation_for(Number(torch.float64), machine(64)).run(2, y.data_ptr(), 2, count)
     torch.testing.assert_close(y[:2], wanted[:2], rtol=0, atol=0, equal_nan=True)
     assert not torch.equal(y[2], wanted[2]) or bool((y[2] >= 0).all())
 
@@ -124,9 +124,9 @@ def test_what_is_negative_becomes_zero(count: int) -> None:
 def test_maps_shrink_as_the_layer_says(stride: int, mean: bool, vector_bytes: int) -> None:
     layer, here, dtype = Shrink(stride, extra=7, mean=mean), machine(vector_bytes), torch.float64
     x = torch.randn(3, 11, 7, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    plan = native.Pooling(11, 18, (7, 8), stride if mean else 1, stride, Number(dtype), here)
+    plan = codegen.Pooling(11, 18, (7, 8), stride if mean else 1, stride, Number(dtype), here)
     y = torch.full((3, 18, *plan.output_size), torch.nan, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    native.pooling_for(plan).run(2, x.data_ptr(), y.data_ptr(), *[0] * 6, 3)
+    codegen.pooling_for(plan).run(2, x.data_ptr(), y.data_ptr(), *[0] * 6, 3)
     torch.testing.assert_close(y, layer(x), rtol=0, atol=1e-14)
 
 
@@ -136,9 +136,9 @@ def test_the_greatest_of_windows(window: int, stride: int, padding: int, vector_
     here, dtype = machine(vector_bytes), torch.float64
     x = torch.randn(3, 139, 7, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
     x[1, 5, 3, 3] = torch.nan
-    plan = native.Pooling(139, 139, (7, 8), window, stride, Number(dtype), here, padding, greatest=True, whole=True)
+    plan = codegen.Pooling(139, 139, (7, 8), window, stride, Number(dtype), here, padding, greatest=True, whole=True)
     y = torch.full((3, 139, *plan.output_size), 7.0, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    native.pooling_for(plan).run(2, x.data_ptr(), y.data_ptr(), *[0] * 6, 3)
+    codegen.pooling_for(plan).run(2, x.data_ptr(), y.data_ptr(), *[0] * 6, 3)
     torch.testing.assert_close(y, F.max_pool2d(x, window, stride, padding), rtol=0, atol=0, equal_nan=True)
 
 
@@ -168,9 +168,9 @@ def test_steps_run_one_after_the_other_and_tell_each_other() -> None:
         (Argument.ROWS_Y, rows.data_ptr()),
     ):
         second[argument] = value
-    codes = native.gate_for(decides).address, native.code_for(plan).address
+    codes = codegen.gate_for(decides).address, codegen.code_for(plan).address
     table = np.array([codes[0], first.ctypes.data, codes[1], second.ctypes.data], dtype=np.int64)
-    native.in_sequence().run(2, 2, table.ctypes.data)
+    codegen.in_sequence().run(2, 2, table.ctypes.data)
     opens, *_ = gate.opens()
     assert 0 < int(opens.sum()) < 5
     images = gate.x.view(5, 7, 7, 37).permute(0, 3, 1, 2)

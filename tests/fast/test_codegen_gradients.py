@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.codegen import GradientPlan, Number, Order, Plan, Shape
 from dyncomp.fast.codegen.gradient_plan import TOGETHER
 from tests.fast.test_codegen import SHAPES, VECTORS, features, kernels, machine, plain
 
-pytestmark = pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+pytestmark = pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
 
 
 def exact(shape: Shape, x: Tensor, mixed: Tensor, shares: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +30,7 @@ def found(plan: GradientPlan, x: Tensor, mixed: Tensor, shares: Tensor, grad: Te
     packed, of_shares = whole.packed(mixed), shares.new_zeros(threads, *shares.shape, whole.lanes)
     of_packed, own = torch.full_like(packed, torch.nan), packed.new_full((threads * plan.scratch,), torch.nan)
     given = (tensor.data_ptr() for tensor in (x, grad, shares, packed, of_packed, of_shares, own))
-    native.gradient_for(plan).run(threads, *given, len(x))
+    codegen.gradient_for(plan).run(threads, *given, len(x))
     return of_packed, of_shares.sum((0, 3))
 
 
@@ -98,6 +98,6 @@ def test_kernels_are_brought_into_order_and_back(name: str, vectors: str) -> Non
     for result, order in ((packed, Order(plan, plan.inputs)), (back, Order(plan, plan.inputs, back=True))):
         kernel = lying if result is packed else back
         given = (tensor.data_ptr() for tensor in (kernel, packed, inputs))
-        native.order_for(order).run(torch.get_num_threads(), *given)
+        codegen.order_for(order).run(torch.get_num_threads(), *given)
     assert torch.equal(packed, wanted)
     assert torch.equal(back, lying)

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.codegen import Epilogue, Number, SwitchPlan, groups_of
 from dyncomp.fast.layers.compaction import Compaction
 
-pytestmark = pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+pytestmark = pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
 
 DOUBLE = Number(torch.float64)
 
@@ -21,7 +21,7 @@ DOUBLE = Number(torch.float64)
 def plan_for(
     units: int, size: int = 1, keep: int = 0, picks: bool = False, vector_bytes: int = 64, pixels: int = 30
 ) -> SwitchPlan:
-    here = native.this_machine()
+    here = codegen.this_machine()
     assert here is not None
     return SwitchPlan(21, pixels, DOUBLE, replace(here, vector_bytes=vector_bytes), units, size, keep, picks)
 
@@ -55,7 +55,7 @@ class Switched:
         given = [x, weights, sums, logits, self.there.order, self.there.counts, outputs, counts, self.base, self.shift]
         at = [tensor.data_ptr() for tensor in (*given, shifts, scales)]
         other = 0 if self.overruled is None else self.overruled.data_ptr()
-        native.switch_for(plan).run(threads, at[0], images, *at[1:6], other, *at[6:])
+        codegen.switch_for(plan).run(threads, at[0], images, *at[1:6], other, *at[6:])
         return outputs, counts, shifts, scales
 
     def logits(self) -> Tensor:
@@ -126,7 +126,7 @@ def test_of_units_alike_the_first_are_kept() -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("ordered", [False, True])
 def test_outputs_are_put_in_order_scaled_and_shifted(ordered: bool, weighted: bool) -> None:
-    here = native.this_machine()
+    here = codegen.this_machine()
     assert here is not None
     draw = torch.Generator().manual_seed(0)
     plan = Epilogue(37, 6, DOUBLE, here, ordered, weighted, relu=weighted)
@@ -140,5 +140,5 @@ def test_outputs_are_put_in_order_scaled_and_shifted(ordered: bool, weighted: bo
         wanted = (wanted * scales[:, None] + shifts[:, None]).relu()
     y = torch.full_like(x, torch.nan)
     at = (tensor.data_ptr() for tensor in (there.order, there.counts, scales, shifts))
-    native.epilogue_for(plan).run(2, x.data_ptr(), y.data_ptr(), 3, *at)
+    codegen.epilogue_for(plan).run(2, x.data_ptr(), y.data_ptr(), 3, *at)
     torch.testing.assert_close(y, wanted, rtol=0, atol=1e-14)

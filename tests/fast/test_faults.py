@@ -19,15 +19,14 @@ from torch import Tensor, nn
 from benchmarks.faults.cases import case
 from dyncomp import build
 from dyncomp.core import Net
-from dyncomp.fast import codegen as native
-from dyncomp.fast import deployed, disabled
+from dyncomp.fast import codegen, deployed, disabled
 from dyncomp.fast.memory import allocated_by, empty
 from dyncomp.fast.tuning import by_last_ways
 from dyncomp.ops import Switch
 from tests.guarded import NOT_AN_INDEX, before_a_fault, behind_a_fault, guard_parameters, guarded
 
 pytestmark = [
-    pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine"),
+    pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine"),
     pytest.mark.usefixtures("memory_before_faults"),
 ]
 

@@ -17,8 +17,7 @@ from dyncomp import build
 from dyncomp.core import Decision, Net, ResidualBlock, measure_costs
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.decisions import random
-from dyncomp.fast import codegen as native
-from dyncomp.fast import deployed, disabled
+from dyncomp.fast import codegen, deployed, disabled
 from dyncomp.fast.fusion import Run
 from dyncomp.fast.layers.convolution import FusedSequential
 from dyncomp.fast.layers.switched_filters import SwitchedFilters
@@ -29,7 +28,7 @@ from dyncomp.ops.gates import FeedForwardGate, Gate, Products, Router, on_pooled
 from dyncomp.ops.gumbel_gate import Masker
 from dyncomp.ops.shrink import Shrink
 
-pytestmark = pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+pytestmark = pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
 
 SPECS = {
     "static": ("static", "cifar_resnet14(width=0.5)"),
@@ -409,7 +408,7 @@ def test_a_fresh_network_compiles_whole() -> None:
 
 def test_without_code_of_our_own_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dyncomp.fast.fusion.program.able_to_make_code", lambda: False)
-    monkeypatch.setattr(native, "pooling_for", lambda plan: pytest.fail("code was made"))
+    monkeypatch.setattr(codegen, "pooling_for", lambda plan: pytest.fail("code was made"))
     net = made("zeros in the shortcut")
     with torch.inference_mode():
         net(features(2), sparse=True, record=False)

@@ -14,17 +14,16 @@ from dyncomp.conformance import Case
 from dyncomp.core import Net, Stage
 from dyncomp.core.counter import MacCounter
 from dyncomp.errors import CannotAttach
-from dyncomp.fast import codegen as native
-from dyncomp.fast import disabled
+from dyncomp.fast import codegen, disabled
 from dyncomp.fast.mixing import generated_training as learning
-from dyncomp.fast.mixing.generated_training import Learning, of_learning
+from dyncomp.fast.mixing.generated_training import GeneratedTrainingForm, of_training
 from dyncomp.fast.tuning import by_last_ways
 from dyncomp.ops.experts import ExpertConv2d
 from dyncomp.ops.mixture import Mix, Mixing
 from dyncomp.registry import METHODS
 from tests.ops.test_experts import GEOMETRIES, by_hand, expert_conv, features, weights
 
-pytestmark = pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+pytestmark = pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
 
 ABLE = ["1x1", "1x1 without bias", "3x3", "3x3 without bias", "depthwise", "dilated"]
 
@@ -45,15 +44,15 @@ def given(geometry: str, batch: int = 5, side: int = 7) -> tuple[ExpertConv2d, T
     return layer, x, layer.mixing(layer.mixture.mix)
 
 
-def form_of(layer: ExpertConv2d, x: Tensor, mixing: Mixing) -> Learning:
-    form = of_learning(x, mixing, layer.geometry)
+def form_of(layer: ExpertConv2d, x: Tensor, mixing: Mixing) -> GeneratedTrainingForm:
+    form = of_training(x, mixing, layer.geometry)
     assert form is not None
     return form
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_it_serves_where_both_ways_are_convolutions_of_steps_of_one(geometry: str) -> None:
-    assert (of_learning(*given(geometry)[1:], expert_conv(geometry).geometry) is not None) == (geometry in ABLE)
+    assert (of_training(*given(geometry)[1:], expert_conv(geometry).geometry) is not None) == (geometry in ABLE)
 
 
 @pytest.mark.parametrize("batch", [1, 5, 14])
@@ -111,19 +110,19 @@ def test_features_that_lie_otherwise_and_shares_of_another_type_are_taken() -> N
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[Learning]:
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[GeneratedTrainingForm]:
     """The forms that gave gradients of kernels, in order."""
-    seen, of_kernels = [], Learning.of_kernels
+    seen, of_kernels = [], GeneratedTrainingForm.of_kernels
 
-    def noted(self: Learning, *given: Tensor) -> tuple[Tensor, Tensor]:
+    def noted(self: GeneratedTrainingForm, *given: Tensor) -> tuple[Tensor, Tensor]:
         seen.append(self)
         return of_kernels(self, *given)
 
-    monkeypatch.setattr(Learning, "of_kernels", noted)
+    monkeypatch.setattr(GeneratedTrainingForm, "of_kernels", noted)
     return seen
 
 
-def test_a_layer_learns_the_same_as_by_torch(ran: list[Learning]) -> None:
+def test_a_layer_learns_the_same_as_by_torch(ran: list[GeneratedTrainingForm]) -> None:
     trained, steps = [], 4
     for way in (nullcontext, disabled):
         layer, x, _ = given("3x3")
@@ -148,7 +147,7 @@ def learned(case: Case, net: Net, stage: Stage) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in METHODS.entries()])
-def test_every_method_gets_the_gradients_that_it_gets_by_torch(name: str, ran: list[Learning]) -> None:
+def test_every_method_gets_the_gradients_that_it_gets_by_torch(name: str, ran: list[GeneratedTrainingForm]) -> None:
     case = Case(METHODS.create(name), "cifar_resnet8")
     try:
         net = case.fresh().train()
@@ -186,7 +185,7 @@ def test_signs_that_are_still_to_be_turned_are_seen() -> None:
     layer, x, mixing = given("3x3")
     form = form_of(layer, x, mixing)
     negative = torch._neg_view(x.detach())
-    assert of_learning(negative, mixing, layer.geometry) is None
+    assert of_training(negative, mixing, layer.geometry) is None
     grad = torch.randn_like(form(x, mixing))
     for one, other in zip(
         torch.autograd.grad(form(x, mixing), (x, layer.weight), torch._neg_view(grad)),
@@ -230,18 +229,18 @@ def test_a_gradient_has_no_gradient() -> None:
 def test_it_is_left_out_where_it_cannot_run_or_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x, mixing = given("3x3")
     form_of(layer, x, mixing)
-    assert of_learning(x.detach().contiguous(), mixing, layer.geometry) is None
-    assert of_learning(x.float(), mixing, layer.geometry) is None
+    assert of_training(x.detach().contiguous(), mixing, layer.geometry) is None
+    assert of_training(x.float(), mixing, layer.geometry) is None
     with torch.no_grad():
-        assert of_learning(x, mixing, layer.geometry) is None
+        assert of_training(x, mixing, layer.geometry) is None
     with disabled():
-        assert of_learning(x, mixing, layer.geometry) is None
+        assert of_training(x, mixing, layer.geometry) is None
     with MacCounter():
-        assert of_learning(x, mixing, layer.geometry) is None
+        assert of_training(x, mixing, layer.geometry) is None
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert of_learning(x, mixing, layer.geometry) is None
+        assert of_training(x, mixing, layer.geometry) is None
     monkeypatch.setattr(learning, "_WORTH", 1_000_000)
-    assert of_learning(x, mixing, layer.geometry) is None
+    assert of_training(x, mixing, layer.geometry) is None
 
 
 def test_a_single_channel_lies_both_ways_and_is_left_to_torch() -> None:
@@ -249,4 +248,4 @@ def test_a_single_channel_lies_both_ways_and_is_left_to_torch() -> None:
     layer = ExpertConv2d(conv, expert_conv("grey").mixture)
     layer.mixture.use(Mix(weights(5).float()))
     x = torch.randn(5, 1, 7, 7)
-    assert of_learning(x, layer.mixing(layer.mixture.mix), layer.geometry) is None
+    assert of_training(x, layer.mixing(layer.mixture.mix), layer.geometry) is None

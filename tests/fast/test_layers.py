@@ -12,15 +12,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.counter import GENERATED, MacCounter, kind_of
-from dyncomp.fast import codegen as native
-from dyncomp.fast import disabled
+from dyncomp.fast import codegen, disabled
 from dyncomp.fast.layers import compiled as loaded
-from dyncomp.fast.layers.convolution import FusedSequential, TunedConv2d, exchanged
+from dyncomp.fast.layers.convolution import FusedSequential, TunedConv2d, with_tuned_layers
 from dyncomp.fast.layers.residual_body import GeneratedBody
 from dyncomp.fast.tuning import in_turn
 from dyncomp.ops.gated import Gated
 from dyncomp.ops.rows import take
-from dyncomp.ops.skipping import Form, skip_sparse
+from dyncomp.ops.skipping import SkipForm, skip_sparse
 
 CONVOLUTIONS = {
     "3x3": {"kernel_size": 3, "padding": 1},
@@ -32,7 +31,7 @@ CONVOLUTIONS = {
     "same": {"kernel_size": 3, "padding": "same"},
     "without bias": {"kernel_size": 3, "bias": False},
 }
-needs_code = pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+needs_code = pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
 
 
 def features(images: int, side: int = 9) -> Tensor:
@@ -41,7 +40,7 @@ def features(images: int, side: int = 9) -> Tensor:
 
 def ready(layer: nn.Module) -> nn.Module:
     made = copy.deepcopy(layer).eval().requires_grad_(False)
-    return exchanged(made)
+    return with_tuned_layers(made)
 
 
 @pytest.mark.parametrize("images", [0, 1, 5])
@@ -261,7 +260,7 @@ def test_convolutions_in_groups_have_code() -> None:
 @pytest.mark.parametrize("shortcut", [nn.Identity(), nn.Conv2d(6, 6, 1)])
 @pytest.mark.parametrize("alone", [None, False, True])
 def test_skipped_bodies_in_one_go_are_those_layer_by_layer(
-    mode: type, form: Form, shortcut: nn.Module, alone: bool | None, groups: int
+    mode: type, form: SkipForm, shortcut: nn.Module, alone: bool | None, groups: int
 ) -> None:
     plain = block(nn.ReLU(inplace=True), groups)
     plain.shortcut = copy.deepcopy(shortcut).double()

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.counter import MacCounter
-from dyncomp.fast import codegen as native
-from dyncomp.fast import disabled, scratch
+from dyncomp.fast import codegen, disabled, scratch
 from dyncomp.fast.mixing import chooser
 from dyncomp.fast.mixing import onednn_packed as packed
 from dyncomp.fast.mixing.forms import LARGE, Form
 from dyncomp.fast.mixing.onednn_packed import Packed
 from dyncomp.fast.mixing.tiled_products import Images, Pixels, Product, Tiled
-from dyncomp.fast.mixing.tiles import compare, mix, tiles
+from dyncomp.fast.mixing.tiles import mix, scalar_products, tiles
 from dyncomp.fast.parameters import copies
 from dyncomp.ops import kernels
 from dyncomp.ops.experts import ExpertConv2d, ExpertLayer, ExpertLinear
@@ -60,7 +59,7 @@ def test_every_form_that_can_run_is_a_plain_convolution_per_image(
         assert y.is_contiguous(memory_format=layout) or x.shape[1] == 1, name
 
 
-@pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+@pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
 @every_geometry
 def test_code_of_our_own_is_a_form_where_it_can_run(geometry: str) -> None:
     layer, x = expert_conv(geometry), features(geometry, 5).contiguous(memory_format=torch.channels_last)
@@ -77,7 +76,7 @@ def test_code_of_our_own_is_a_form_where_it_can_run(geometry: str) -> None:
             assert "generated" not in forms_of(layer, x.float(), weights(5))  # of another type
 
 
-@pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine")
+@pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
 @torch.no_grad()
 def test_a_form_that_was_chosen_runs_on_a_batch_that_lies_otherwise() -> None:
     layer, x = expert_conv("3x3"), features("3x3", 5)
@@ -210,7 +209,7 @@ def test_mixing_is_a_matrix_product_however_it_is_cut(images: int, numbers: int)
 @pytest.mark.parametrize("numbers", [1 << 17, (1 << 17) + 1, 40])
 def test_comparing_is_a_matrix_product_however_it_is_cut(numbers: int) -> None:
     kernels, experts = torch.randn(3, numbers).double(), torch.randn(4, numbers).double()
-    torch.testing.assert_close(compare(kernels, experts), kernels @ experts.T, rtol=0, atol=1e-9)
+    torch.testing.assert_close(scalar_products(kernels, experts), kernels @ experts.T, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 16])

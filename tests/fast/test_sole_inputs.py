@@ -14,7 +14,7 @@ from dyncomp.core import Net, ResidualBlock, execute_and_count
 from dyncomp.core.decisions import all_on, least, random
 from dyncomp.core.inplace import makes_new
 from dyncomp.fast import deployed
-from dyncomp.fast.dataflow.sole_inputs import lone_inputs
+from dyncomp.fast.dataflow.sole_inputs import sole_inputs
 from dyncomp.ops import Gated
 from tests.small import C, LinearGate, conv, images, network, only
 
@@ -172,5 +172,5 @@ def test_a_module_that_does_not_run_or_takes_more_is_not_alone() -> None:
             return x + y
 
     idle, two, one, x = nn.ReLU(), Two(), nn.ReLU(), torch.ones(1, C)
-    found = lone_inputs([idle, two, one], lambda: two(one(x + 1), x), [x])
+    found = sole_inputs([idle, two, one], lambda: two(one(x + 1), x), [x])
     assert found == {one}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dyncomp.fast.dataflow.sole_readers import lone_readers
+from dyncomp.fast.dataflow.sole_readers import sole_readers
 
 
 class Model(nn.Module):
@@ -30,7 +30,7 @@ def found(model: Model) -> list[tuple[str, str]]:
     model.eval()
     names = {module: name for name, module in model.named_modules()}
     x = torch.randn(2, 3, 4, 4)
-    readers = lone_readers(model, [model.a, model.b], [model.m, model.n], lambda: model(x))
+    readers = sole_readers(model, [model.a, model.b], [model.m, model.n], lambda: model(x))
     assert all(lone.dimensions == {4} for lone in readers)
     return [(names[lone.maker], names[lone.reader]) for lone in readers]
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core import Decision, Net, ResidualBlock
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.ops import Filtered, Gated, Mixed, Planned, Switch
 from dyncomp.ops.gates import Gate
 from tests.fast.test_faults import answer, images, made, one_by_one
 from tests.guarded import guarded
 
 pytestmark = [
-    pytest.mark.skipif(native.this_machine() is None, reason="no machine code for this machine"),
+    pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine"),
     pytest.mark.usefixtures("memory_before_faults"),
 ]
 

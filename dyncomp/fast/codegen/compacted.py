@@ -41,7 +41,10 @@ class Compaction(Dense):
         source = self.total(self.given[Argument.WEIGHTS], (before, self.plan.lanes * self.size))
         scratch, below = self.given[Argument.SCRATCH], 0
         for panel in _narrower(self.panel):
-            fits = self.icmp_signed(">", kept, integer(below)), self.icmp_signed("<=", kept, integer(panel.outputs))
+            fits = (
+                self.icmp_signed(">", kept, integer(below)),
+                self.icmp_signed("<=", kept, integer(panel.outputs)),
+            )
             with self.if_then(self.and_(*fits)):
                 self.call(self.micro.cut(panel, part.segment), [source, scratch, outputs, kept, inputs[1], inputs[0]])
                 self.multiply(panel, image, scratch, part, channels, inputs)

@@ -43,7 +43,9 @@ class Cut(Emitter):
         self.loop(integer(0), self.kept, copy)
         behind = integer(self.panel.outputs)
         self.loop(
-            self.kept, behind, lambda o: self._each_input(segment, lambda _, to: self.write(nothing, self.at(to, o)))
+            self.kept,
+            behind,
+            lambda o: self._each_input(segment, lambda _, to: self.write(nothing, self.at(to, o))),
         )
 
     def _vectors(self, segment: Segment) -> None:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from dyncomp.fast.dataflow.watch import ReadWatch
 
 
-def lone_inputs(modules: Sequence[nn.Module], run: Callable[[], Any], given: Sequence[Tensor]) -> set[nn.Module]:
+def sole_inputs(modules: Sequence[nn.Module], run: Callable[[], Any], given: Sequence[Tensor]) -> set[nn.Module]:
     """The modules whose input is not read any more once the module is done, as observed while `run` runs.
 
     A reader is any operator on the same memory, through any view. `run` has to return every tensor that it keeps.

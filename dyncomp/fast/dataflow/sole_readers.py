@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from dyncomp.fast.dataflow.watch import ReadWatch
 
 
-class Lone(NamedTuple):
+class MakerAndReader(NamedTuple):
     """A maker, the only reader of its output, and the ranks (numbers of dimensions) that the output had."""
 
     maker: nn.Module
@@ -22,9 +22,9 @@ class Lone(NamedTuple):
     dimensions: frozenset[int]
 
 
-def lone_readers(
+def sole_readers(
     model: nn.Module, makers: Sequence[nn.Module], readers: Sequence[nn.Module], run: Callable[[], Any]
-) -> list[Lone]:
+) -> list[MakerAndReader]:
     """Pairs of a maker and its reader: while `run` runs `model`, nothing but the reader reads the maker's output.
 
     Moreover, the reader reads nothing else, `run` does not return the maker's output, and nothing but the maker reads
@@ -98,7 +98,7 @@ class _Watch(ReadWatch):
             if owner is not None and owner is not self._inside:
                 self._readers[owner].add(None)
 
-    def found(self, makers: Sequence[nn.Module]) -> list[Lone]:
+    def found(self, makers: Sequence[nn.Module]) -> list[MakerAndReader]:
         """The pairs of those makers whose output a single reader reads."""
         wasteful = {self._maker[output] for output in self._unread}
         found = []
@@ -106,5 +106,5 @@ class _Watch(ReadWatch):
             readers = self._readers[maker]
             reader = next(iter(readers), None) if len(readers) == 1 else None
             if reader is not None and maker not in wasteful and self._sources[reader] == {maker}:
-                found.append(Lone(maker, reader, frozenset(self._dimensions[maker])))
+                found.append(MakerAndReader(maker, reader, frozenset(self._dimensions[maker])))
         return found

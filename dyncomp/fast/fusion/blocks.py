@@ -10,22 +10,33 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.backbone import ResidualBlock
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.codegen import Argument, GateArgument
 from dyncomp.fast.fusion.candidates import block_of
 from dyncomp.fast.fusion.gate_code import GateCode
 from dyncomp.fast.fusion.mixed_body import ROUTERS, mixed_body
-from dyncomp.fast.fusion.part import At, Change, Filling, Forceable, Need, Part, between, fits, given_always, mixing
+from dyncomp.fast.fusion.part import (
+    Change,
+    Filling,
+    Forceable,
+    Need,
+    Part,
+    Position,
+    constant_arguments,
+    double_buffer,
+    fits,
+    mixing,
+)
 from dyncomp.fast.fusion.shortcut import Shortcut
-from dyncomp.fast.fusion.step_table import Given, Table, Words
+from dyncomp.fast.fusion.step_table import Given, Table, TableBuilder
 from dyncomp.fast.layers.compiled import CompiledConvolution
 from dyncomp.fast.layers.residual_body import BodyCode, GeneratedBody
-from dyncomp.fast.memory import kept
+from dyncomp.fast.memory import for_code
 from dyncomp.ops.gated import Gated
 from dyncomp.ops.gates import Gate, Products
 from dyncomp.ops.mixed import Mixed
 from dyncomp.ops.planned import Follower
-from dyncomp.ops.skipping import Form
+from dyncomp.ops.skipping import SkipForm
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,17 +81,17 @@ class Block(Part):
         return self.shortcut is not None or (first and isinstance(self.place, (ResidualBlock, Mixed)))
 
     @property
-    def _form(self) -> Form | None:
-        """What images that skip the body pass through (see `Form`); None where no image skips it."""
+    def _form(self) -> SkipForm | None:
+        """What images that skip the body pass through (see `SkipForm`); None where no image skips it."""
         return self.place.form if isinstance(self.place, (Gated, Follower)) else None
 
-    def makes_positive(self, positive: bool) -> bool:
-        """See `Part.makes_positive`."""
-        return self._form != "output" or (positive and self.shortcut is None)
+    def makes_nonnegative(self, nonnegative: bool) -> bool:
+        """See `Part.makes_nonnegative`."""
+        return self._form != "output" or (nonnegative and self.shortcut is None)
 
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
-        yield from between(*(loaded.output.numel() for loaded in self.body.chain[:-1]))
+        yield from double_buffer(*(loaded.output.numel() for loaded in self.body.chain[:-1]))
         shortcut = None if self.shortcut is None else self.shortcut.loaded
         yield from (mixing(loaded) for loaded in (*self.body.chain, shortcut) if loaded is not None)
         yield from () if self.gate is None else self.gate.needs()
@@ -95,32 +106,32 @@ class Block(Part):
         if isinstance(self.place, Gated):
             yield Forceable(self.place, f"forced {index}")
 
-    def add(self, words: Words, at: At) -> None:
+    def add(self, builder: TableBuilder, at: Position) -> None:
         """See `Part.add`."""
         gate = None
         if self.gate is not None:
             given = {**self.gate.given(at.source), GateArgument.FORCED: f"forced {at.index}"}
             given |= {GateArgument.COUNTS: len(self.body.chain), GateArgument.COUNT_STEP: len(Argument)}
-            gate = words.step(self.gate.code, given)
+            gate = builder.step(self.gate.code, given)
         if self.shortcut is not None:
-            self.shortcut.add(words, at)
-        first, *_ = [words.step(loaded.code, given) for loaded, given in self._steps(at)]
+            self.shortcut.add(builder, at)
+        first, *_ = [builder.step(loaded.code, given) for loaded, given in self._steps(at)]
         if gate is not None and isinstance(self.place, Gated):
-            words.point(gate + GateArgument.COUNT, first + Argument.IMAGES)  # other counts at distance COUNT_STEP
+            builder.point(gate + GateArgument.COUNT, first + Argument.IMAGES)  # other counts at distance COUNT_STEP
         # images that skip the body need the ReLU; for all others it is a second one, which changes nothing
-        if self._form == "residual" and (self.shortcut is not None or not at.positive):
+        if self._form == "residual" and (self.shortcut is not None or not at.nonnegative):
             plan = self.body.chain[-1].plan
-            code = native.activation_for(plan.number, plan.machine)
-            words.step(code, {0: at.target, 1: "images", 2: self.output.numel()})
+            code = codegen.activation_for(plan.number, plan.machine)
+            builder.step(code, {0: at.target, 1: "images", 2: self.output.numel()})
 
-    def _steps(self, at: At) -> Iterator[tuple[CompiledConvolution, Given]]:
+    def _steps(self, at: Position) -> Iterator[tuple[CompiledConvolution, Given]]:
         rows: int | str = "rows" if isinstance(self.place, Gated) else 0
         images = "images"
         if isinstance(self.place, Follower):
             rows, images = f"rows {at.index}", f"images {at.index}"
         last = len(self.body.chain) - 1
         for turn, (loaded, relu) in enumerate(zip(self.body.chain, self.body.relus, strict=True)):
-            given = given_always(loaded) | {Argument.IMAGES: images, Argument.RELU: int(relu)}
+            given = constant_arguments(loaded) | {Argument.IMAGES: images, Argument.RELU: int(relu)}
             given |= {Argument.X: f"between {(turn - 1) % 2}" if turn else at.source}
             given |= {Argument.ROWS_X: 0 if turn else rows}
             if turn < last:
@@ -134,7 +145,7 @@ def _follow(follower: Follower, rows: str, images: str, table: Table, x: Tensor)
     """The slot values of a planned block: its rows and their number; and the tensor that holds the rows."""
     asked = follower.plan().of(follower.unit, x)
     if isinstance(asked, Tensor):
-        some = kept(asked.contiguous())
+        some = for_code(asked.contiguous())
         return ((rows, some.data_ptr()), (images, some.shape[0])), some
     return ((rows, 0), (images, x.shape[0] if asked else 0)), None
 

@@ -14,7 +14,7 @@ from dyncomp.fast.fusion.layers import is_classifier, is_pool
 from dyncomp.fast.fusion.mixed_body import is_mixed_block
 from dyncomp.fast.fusion.mixed_layers import has_mixed_layers, mixed_layers_of
 from dyncomp.fast.layers.convolution import TunedConv2d
-from dyncomp.fast.layers.residual_body import opened
+from dyncomp.fast.layers.residual_body import layers_in_order
 from dyncomp.fast.layers.switched_filters import SwitchedFilters
 from dyncomp.ops.filtered import Filtered
 from dyncomp.ops.gated import Gated
@@ -25,19 +25,19 @@ from dyncomp.ops.shrink import Shrink
 
 
 @dataclass(frozen=True)
-class Several:
+class LayerGroup:
     """Layers that form one part of a run: a convolution and its ReLU; global average pooling and a classifier."""
 
     layers: tuple[nn.Module, ...]
 
 
 Deciding = Gated | Follower | Mixed | Filtered
-Place = Deciding | ResidualBlock | nn.MaxPool2d | Several
+Place = Deciding | ResidualBlock | nn.MaxPool2d | LayerGroup
 
 
-def together(layers: Sequence[nn.Module]) -> list[Place] | None:
+def places_of_run(layers: Sequence[nn.Module]) -> list[Place] | None:
     """The places of a run made of these layers, Sequentials opened; None where the layers cannot form a run."""
-    leaves = [leaf for layer in layers for leaf in opened(layer)]
+    leaves = [leaf for layer in layers for leaf in layers_in_order(layer)]
     places = _places_of(leaves) if leaves else None
     alike = len({(type(op), getattr(op, "form", None)) for op in deciding(places or ())}) < 2
     return places if places and alike else None
@@ -61,10 +61,10 @@ def _from(layers: Sequence[nn.Module], index: int) -> tuple[Place | None, int]:
         return layer, index + 1
     if kinds[0] is TunedConv2d:
         some = 2 if kinds[1:2] == [nn.ReLU] else 1
-        return Several(tuple(layers[index : index + some])), index + some
+        return LayerGroup(tuple(layers[index : index + some])), index + some
     if kinds == [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear]:
         pool, _, linear = some_layers = tuple(layers[index : index + 3])
-        return (Several(some_layers) if is_pool(pool) and is_classifier(linear) else None), index + 3
+        return (LayerGroup(some_layers) if is_pool(pool) and is_classifier(linear) else None), index + 3
     if isinstance(layer, nn.MaxPool2d) and is_pool(layer):
         return layer, index + 1
     return None, index + 1
@@ -103,14 +103,14 @@ def block_of(place: Gated | Follower | Mixed | ResidualBlock) -> ResidualBlock:
 
 def filters_of(block: ResidualBlock) -> Filtered | None:
     """The deployed Filtered op that is the block's whole body; None for any other body."""
-    layers = opened(block.body)
+    layers = layers_in_order(block.body)
     only = layers[0] if len(layers) == 1 else None
     return only if isinstance(only, Filtered) and _is_fused(only) else None
 
 
 def projection_of(block: ResidualBlock) -> TunedConv2d | None:
     """The convolution with one kernel for all images that is the block's shortcut; None for any other shortcut."""
-    layers = opened(block.shortcut)
+    layers = layers_in_order(block.shortcut)
     return layers[0] if len(layers) == 1 and type(layers[0]) is TunedConv2d else None
 
 

@@ -12,9 +12,20 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.fast.codegen import Argument, SwitchArgument
 from dyncomp.fast.fusion.candidates import filters_of
 from dyncomp.fast.fusion.filtered_site import Site
-from dyncomp.fast.fusion.part import At, Forceable, Need, Part, Turns, between, fits, given_always, mixing, step
+from dyncomp.fast.fusion.part import (
+    DoubleBuffer,
+    Forceable,
+    Need,
+    Part,
+    Position,
+    constant_arguments,
+    double_buffer,
+    fits,
+    mixing,
+    step,
+)
 from dyncomp.fast.fusion.shortcut import Shortcut
-from dyncomp.fast.fusion.step_table import Given, Words
+from dyncomp.fast.fusion.step_table import Given, TableBuilder
 from dyncomp.fast.layers.compiled import CompiledConvolution
 from dyncomp.fast.layers.switched_filters import SwitchedFilters
 from dyncomp.ops.filtered import Filtered
@@ -51,21 +62,21 @@ class Chain:
     def needs(self) -> Iterator[Need]:
         """See `Part.needs`."""
         yield mixing(self.consumer)
-        yield from between(*(site.most for site in self.sites))
+        yield from double_buffer(*(site.most for site in self.sites))
         for site in self.sites:
             yield from site.needs()
 
-    def add(self, words: Words, at: At, last: Given) -> None:
+    def add(self, builder: TableBuilder, at: Position, last: Given) -> None:
         """Add the steps; `last` holds further arguments of the consumer's code."""
-        turns = Turns(at.source)
+        turns = DoubleBuffer(at.source)
         for turn, site in enumerate(self.sites):
             slot = f"forced {turn} {at.index}"
-            words.step(site.switch.code, {**site.switch.given(turns.here, turn % 2), SwitchArgument.FORCED: slot})
-            site.add(words, turns, turn)
+            builder.step(site.switch.code, {**site.switch.given(turns.here, turn % 2), SwitchArgument.FORCED: slot})
+            site.add(builder, turns, turn)
         turn = (len(self.sites) - 1) % 2
-        given = given_always(self.consumer) | {Argument.X: turns.here}
+        given = constant_arguments(self.consumer) | {Argument.X: turns.here}
         given |= {Argument.INPUTS: f"filters {turn}", Argument.INPUT_COUNTS: f"filter counts {turn}"}
-        step(words, self.consumer.code, {**given, **last})
+        step(builder, self.consumer.code, {**given, **last})
 
     def forceable(self, index: int) -> Iterator[Forceable]:
         """See `Part.forceable`."""
@@ -97,9 +108,9 @@ class FilteredLayers(Part):
         """See `Part.forceable`."""
         return self.chain.forceable(index)
 
-    def add(self, words: Words, at: At) -> None:
+    def add(self, builder: TableBuilder, at: Position) -> None:
         """See `Part.add`."""
-        self.chain.add(words, at, {Argument.Y: at.target})
+        self.chain.add(builder, at, {Argument.Y: at.target})
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +139,8 @@ class FilteredBlock(Part):
         """See `Part.makes_map`: in place, unless the shape changes or the block is first in the run."""
         return self.shortcut is not None or first
 
-    def makes_positive(self, positive: bool) -> bool:
-        """See `Part.makes_positive`."""
+    def makes_nonnegative(self, nonnegative: bool) -> bool:
+        """See `Part.makes_nonnegative`."""
         return True
 
     def needs(self) -> Iterable[Need]:
@@ -142,9 +153,9 @@ class FilteredBlock(Part):
         """See `Part.forceable`."""
         return self.chain.forceable(index)
 
-    def add(self, words: Words, at: At) -> None:
+    def add(self, builder: TableBuilder, at: Position) -> None:
         """See `Part.add`."""
         if self.shortcut is not None:
-            self.shortcut.add(words, at)
+            self.shortcut.add(builder, at)
         residual = at.source if self.shortcut is None else at.target
-        self.chain.add(words, at, {Argument.Y: at.target, Argument.RESIDUAL: residual, Argument.RELU: 1})
+        self.chain.add(builder, at, {Argument.Y: at.target, Argument.RESIDUAL: residual, Argument.RELU: 1})

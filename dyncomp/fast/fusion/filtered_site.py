@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.codegen import Argument, EpilogueArgument
 from dyncomp.fast.fusion.layers import Pool
-from dyncomp.fast.fusion.part import At, Need, Turns, fits, given_always, mixing, step
-from dyncomp.fast.fusion.step_table import Table, Words
+from dyncomp.fast.fusion.part import DoubleBuffer, Need, Position, constant_arguments, fits, mixing, step
+from dyncomp.fast.fusion.step_table import Table, TableBuilder
 from dyncomp.fast.fusion.switch_code import SwitchCode
 from dyncomp.fast.layers.compiled import CompiledConvolution
 from dyncomp.fast.layers.convolution import TunedConv2d
@@ -24,7 +24,7 @@ from dyncomp.ops.filtered import Filtered
 
 
 @dataclass(frozen=True, eq=False)
-class Behind:
+class LayersBehind:
     """The per-channel layers behind a convolution: a shift, ReLU, then pooling."""
 
     shift: Shift | None
@@ -32,7 +32,7 @@ class Behind:
     pools: tuple[Pool, ...]
 
     @staticmethod
-    def of(layers: Sequence[nn.Module], image: torch.Size, dtype: torch.dtype) -> Behind | None:
+    def of(layers: Sequence[nn.Module], image: torch.Size, dtype: torch.dtype) -> LayersBehind | None:
         """For these layers on images (C, H, W); None where they are others, or in another order."""
         rest = list(layers)
         shift = rest.pop(0) if rest and type(rest[0]) is Shift else None
@@ -46,7 +46,7 @@ class Behind:
                 return None
             pools.append(pool)
             image = pool.output
-        return Behind(shift if isinstance(shift, Shift) else None, relu, tuple(pools))
+        return LayersBehind(shift if isinstance(shift, Shift) else None, relu, tuple(pools))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Site:
     op: Filtered
     switch: SwitchCode
     convolution: CompiledConvolution
-    behind: Behind
+    behind: LayersBehind
     cut: bool
 
     @staticmethod
@@ -79,7 +79,7 @@ class Site:
         cut, whole = (loaded if loaded is not None and fits(loaded, x) else None for loaded in plain)
         if len(others) or cut is None or whole is None:
             return None
-        behind = Behind.of(list(layers), cut.output, x.dtype)
+        behind = LayersBehind.of(list(layers), cut.output, x.dtype)
         if behind is None or (behind.shift is not None and not weighted):
             return None
         shift = zeros(len(cut.bias), x.dtype) if behind.shift is None else behind.shift.bias.detach()
@@ -112,10 +112,10 @@ class Site:
         yield mixing(self.convolution)
         yield from self.switch.needs()
 
-    def add(self, words: Words, turns: Turns, turn: int) -> None:
+    def add(self, builder: TableBuilder, turns: DoubleBuffer, turn: int) -> None:
         """Add the steps after the switch, which has written its lists to the slots of `turn`."""
         lists, before = turn % 2, (turn + 1) % 2
-        given = given_always(self.convolution) | {Argument.X: turns.here}
+        given = constant_arguments(self.convolution) | {Argument.X: turns.here}
         if self.convolution.plan.picks_inputs:
             given |= {Argument.INPUTS: f"filters {before}", Argument.INPUT_COUNTS: f"filter counts {before}"}
         if self.cut:
@@ -125,14 +125,14 @@ class Site:
         elif self.cut:
             given |= {Argument.BIAS: "shifts", Argument.BIAS_STEP: len(self.convolution.bias)}
         relu = self.behind.relu and not self.weighted
-        step(words, self.convolution.code, {**given, Argument.Y: turns.next(), Argument.RELU: int(relu)})
+        step(builder, self.convolution.code, {**given, Argument.Y: turns.next(), Argument.RELU: int(relu)})
         if self.weighted or not self.cut:
-            self._finish(words, turns, lists)
+            self._finish(builder, turns, lists)
         for pool in self.behind.pools:
             source = turns.here
-            pool.add(words, At(0, source, turns.next()))
+            pool.add(builder, Position(0, source, turns.next()))
 
-    def _finish(self, words: Words, turns: Turns, lists: int) -> None:
+    def _finish(self, builder: TableBuilder, turns: DoubleBuffer, lists: int) -> None:
         convolution = self.convolution.plan
         channels, height, width = self.convolution.output
         kind = convolution.number, convolution.machine, self.cut, self.weighted, self.weighted and self.behind.relu
@@ -145,7 +145,7 @@ class Site:
             EpilogueArgument.SCALES: "scales",
             EpilogueArgument.SHIFTS: "shifts",
         }
-        words.step(native.epilogue_for(native.Epilogue(channels, height * width, *kind)), given)
+        builder.step(codegen.epilogue_for(codegen.Epilogue(channels, height * width, *kind)), given)
 
 
 def _forms() -> dict[str, bool]:
@@ -154,9 +154,9 @@ def _forms() -> dict[str, bool]:
 
 def _try(x: Tensor, image: torch.Size, site: Site) -> None:
     """Run a site's steps after the switch, with about half of its channels present and half of its filters used."""
-    words, turns = Words(), Turns("map 0")
-    site.add(words, turns, 0)
-    table: Table = words.tables().own
+    builder, turns = TableBuilder(), DoubleBuffer("map 0")
+    site.add(builder, turns, 0)
+    table: Table = builder.tables().own
     channels = image[0], len(site.convolution.bias)
     there, wanted = (half_of(len(x), count, x) for count in channels)
     features = x.new_ones((len(x), *image)).contiguous(memory_format=torch.channels_last)

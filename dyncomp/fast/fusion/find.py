@@ -8,7 +8,7 @@ from itertools import groupby
 from torch import nn
 
 from dyncomp.core.backbone import ResidualBlock
-from dyncomp.fast.fusion.candidates import Deciding, Place, together
+from dyncomp.fast.fusion.candidates import Deciding, Place, places_of_run
 from dyncomp.fast.fusion.run import Run
 from dyncomp.fast.layers.convolution import FusedSequential
 
@@ -36,7 +36,7 @@ def _runs(layers: Sequence[nn.Module]) -> dict[int, list[Run]]:
 def _stretches(layers: Sequence[nn.Module], first: int, end: int) -> Iterator[Stretch]:
     """Stretches of layers[first:end] that can be runs: from the left, each as long as possible."""
     while first < end:
-        tried = ((behind, together(layers[first:behind])) for behind in range(end, first, -1))
+        tried = ((behind, places_of_run(layers[first:behind])) for behind in range(end, first, -1))
         behind, places = next(((behind, some) for behind, some in tried if some), (first + 1, None))
         if places:
             yield first, behind, places
@@ -45,7 +45,7 @@ def _stretches(layers: Sequence[nn.Module], first: int, end: int) -> Iterator[St
 
 def _of_blocks(layers: Sequence[nn.Module]) -> Iterator[Stretch]:
     """Stretches in which every layer consists of blocks."""
-    alone = [together([layer]) or () for layer in layers]
+    alone = [places_of_run([layer]) or () for layer in layers]
     of_blocks = [bool(places) and all(map(_is_block, places)) for places in alone]
     for is_one, indices in groupby(range(len(layers)), of_blocks.__getitem__):
         first, *others = indices

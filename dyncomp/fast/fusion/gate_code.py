@@ -9,11 +9,11 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.codegen import GateArgument
 from dyncomp.fast.fusion.part import Need
 from dyncomp.fast.fusion.step_table import Given
-from dyncomp.fast.memory import kept
+from dyncomp.fast.memory import for_code
 from dyncomp.fast.mixing.generated import can_read
 from dyncomp.ops.gates import Products
 
@@ -22,30 +22,30 @@ from dyncomp.ops.gates import Products
 class GateCode:
     """A gate's code for features of one size, and its weights in the operand layout of the code."""
 
-    plan: native.GatePlan
-    code: native.Code
+    plan: codegen.GatePlan
+    code: codegen.Code
     weights: Tensor
 
     @staticmethod
     def of(products: Products, x: Tensor, shares: bool = False) -> GateCode | None:
         """For features like x (B, C, H, W); None where there is no code. `shares`: give numbers, no decision."""
-        here = native.this_machine()
+        here = codegen.this_machine()
         parameters = tuple(_parameters(products))
         known = all("weight" in layer._parameters for layer in products.layers)  # else a parametrization makes it
         if here is None or not known or not all(can_read(each) and each.dtype == x.dtype for each in parameters):
             return None
         sizes = [tuple(layer.weight.flatten(1).shape) for layer in products.layers]
-        layers = (native.Layer(i, o, relu) for (o, i), relu in zip(sizes, products.relus, strict=True))
+        layers = (codegen.Layer(i, o, relu) for (o, i), relu in zip(sizes, products.relus, strict=True))
         size = 0 if products.cell is None else products.cell.hidden_size
-        number = native.Number(x.dtype)
+        number = codegen.Number(x.dtype)
         pixels, shares = x.shape[2:].numel(), shares or products.squash is not None
-        plan = native.GatePlan(x.shape[1], pixels, number, here, tuple(layers), size, shares, products.squash)
+        plan = codegen.GatePlan(x.shape[1], pixels, number, here, tuple(layers), size, shares, products.squash)
         decides = sizes[-1][0] <= 2 or shares
         if sizes[0][1] != x.shape[1] or not decides or (size and not _fits(products, size)):
             return None
         with torch.inference_mode(False), torch.no_grad():
-            weights = kept(torch.cat([part.detach().reshape(-1) for part in _packed(products)]))
-        return GateCode(plan, native.gate_for(plan), weights)
+            weights = for_code(torch.cat([part.detach().reshape(-1) for part in _packed(products)]))
+        return GateCode(plan, codegen.gate_for(plan), weights)
 
     def needs(self) -> Iterable[Need]:
         """Scratch memory of the code."""
@@ -75,8 +75,8 @@ def _fits(products: Products, size: int) -> bool:
     """Whether the LSTM cell fits between the first layer and the second, and has biases."""
     cell = products.cell
     assert cell is not None  # else there is no size
-    between = [products.layers[0].weight.shape[0], cell.input_size, products.layers[1].weight.shape[1]]
-    return cell.bias and len(products.layers) == 2 and between == [size] * 3
+    double_buffer = [products.layers[0].weight.shape[0], cell.input_size, products.layers[1].weight.shape[1]]
+    return cell.bias and len(products.layers) == 2 and double_buffer == [size] * 3
 
 
 def _parameters(products: Products) -> Iterator[Tensor]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.codegen import Argument, GateArgument
 from dyncomp.fast.fusion.gate_code import GateCode
-from dyncomp.fast.fusion.part import At, Need, Part, fits, given_always, mixing, step
-from dyncomp.fast.fusion.step_table import Words
+from dyncomp.fast.fusion.part import Need, Part, Position, constant_arguments, fits, mixing, step
+from dyncomp.fast.fusion.step_table import TableBuilder
 from dyncomp.fast.layers.compiled import CompiledConvolution
 from dyncomp.fast.layers.convolution import TunedConv2d
 from dyncomp.ops.gates import Products
@@ -47,55 +47,55 @@ class Convolution(Part):
         """See `Part.output`."""
         return self.loaded.output
 
-    def makes_positive(self, positive: bool) -> bool:
-        """See `Part.makes_positive`."""
+    def makes_nonnegative(self, nonnegative: bool) -> bool:
+        """See `Part.makes_nonnegative`."""
         return self.relu
 
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
         return (mixing(self.loaded),)
 
-    def add(self, words: Words, at: At) -> None:
+    def add(self, builder: TableBuilder, at: Position) -> None:
         """See `Part.add`."""
-        given = given_always(self.loaded) | {Argument.X: at.source, Argument.Y: at.target}
-        step(words, self.loaded.code, given | {Argument.RELU: int(self.relu)})
+        given = constant_arguments(self.loaded) | {Argument.X: at.source, Argument.Y: at.target}
+        step(builder, self.loaded.code, given | {Argument.RELU: int(self.relu)})
 
 
 @dataclass(frozen=True, eq=False)
 class Pool(Part):
     """Max pooling, or global average pooling."""
 
-    code: native.Code
+    code: codegen.Code
     output: torch.Size
 
     @staticmethod
     def of(layer: nn.Module, image: torch.Size, dtype: torch.dtype) -> Pool | None:
         """For images (C, H, W); None where there is no code."""
-        here = native.this_machine()
+        here = codegen.this_machine()
         if here is None or not is_pool(layer) or dtype not in (torch.float32, torch.float64):
             return None
         channels, height, width = image
         common = channels, channels, (height, width)
         if isinstance(layer, nn.AdaptiveAvgPool2d):
             side = max(height, width)
-            plan = native.Pooling(*common, side, side, native.Number(dtype), here)
+            plan = codegen.Pooling(*common, side, side, codegen.Number(dtype), here)
         else:
             assert isinstance(layer, nn.MaxPool2d)  # checked by `is_pool`
             window, stride, padding = (_side(each) for each in (layer.kernel_size, layer.stride, layer.padding))
-            plan = native.Pooling(
-                *common, window, stride, native.Number(dtype), here, padding, greatest=True, whole=True
+            plan = codegen.Pooling(
+                *common, window, stride, codegen.Number(dtype), here, padding, greatest=True, whole=True
             )
         if min(plan.output_size) < 1:
             return None
-        return Pool(native.pooling_for(plan), torch.Size((channels, *plan.output_size)))
+        return Pool(codegen.pooling_for(plan), torch.Size((channels, *plan.output_size)))
 
-    def makes_positive(self, positive: bool) -> bool:
-        """See `Part.makes_positive`."""
-        return positive
+    def makes_nonnegative(self, nonnegative: bool) -> bool:
+        """See `Part.makes_nonnegative`."""
+        return nonnegative
 
-    def add(self, words: Words, at: At) -> None:
+    def add(self, builder: TableBuilder, at: Position) -> None:
         """See `Part.add`."""
-        step(words, self.code, {Argument.X: at.source, Argument.Y: at.target})
+        step(builder, self.code, {Argument.X: at.source, Argument.Y: at.target})
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +119,9 @@ class Classifier(Part):
         """See `Part.needs`."""
         return (need for need in self.gate.needs() if need.slot != "shares")  # the shares are the output
 
-    def add(self, words: Words, at: At) -> None:
+    def add(self, builder: TableBuilder, at: Position) -> None:
         """See `Part.add`."""
-        words.step(self.gate.code, {**self.gate.given(at.source), GateArgument.SHARES: at.target})
+        builder.step(self.gate.code, {**self.gate.given(at.source), GateArgument.SHARES: at.target})
 
 
 def is_pool(layer: nn.Module) -> bool:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.fast.layers.compiled import CompiledConvolution
-from dyncomp.fast.layers.residual_body import BodyCode, opened, relus_of
+from dyncomp.fast.layers.residual_body import BodyCode, layers_in_order, relus_of
 from dyncomp.fast.mixing.chooser import form_among_layers
-from dyncomp.fast.mixing.generated import Direct, packed_experts, zeros
+from dyncomp.fast.mixing.generated import GeneratedForm, packed_experts, zeros
 from dyncomp.ops.experts import ExpertConv2d
 from dyncomp.ops.gates import Attention, Router
 from dyncomp.ops.mixed import Mixed
@@ -23,7 +23,7 @@ def is_mixed_block(place: Mixed) -> bool:
     block = place.block
     if type(block) is not ResidualBlock or type(block.activation) is not nn.ReLU or type(place.router) not in ROUTERS:
         return False
-    shortcut = [layer for layer in opened(block.shortcut) if type(layer) is not nn.Identity]
+    shortcut = [layer for layer in layers_in_order(block.shortcut) if type(layer) is not nn.Identity]
     known = not shortcut or [type(layer) for layer in shortcut] == [ExpertConv2d]
     experts = [layer for layer in block.modules() if isinstance(layer, ExpertConv2d)]
     regular = relus_of(block.body, block.activation, ExpertConv2d) is not None
@@ -32,7 +32,7 @@ def is_mixed_block(place: Mixed) -> bool:
 
 def convolutions_of(part: nn.Module) -> list[ExpertConv2d]:
     """The layers with experts, in order."""
-    return [layer for layer in opened(part) if isinstance(layer, ExpertConv2d)]
+    return [layer for layer in layers_in_order(part) if isinstance(layer, ExpertConv2d)]
 
 
 def mixed_body(block: ResidualBlock, x: Tensor) -> BodyCode | None:
@@ -51,7 +51,7 @@ def mixed_body(block: ResidualBlock, x: Tensor) -> BodyCode | None:
 def load_experts(layer: ExpertConv2d, x: Tensor) -> CompiledConvolution | None:
     """Code for images like x with packed experts; None where another form is faster."""
     form = form_among_layers(layer, x)
-    if not isinstance(form, Direct):
+    if not isinstance(form, GeneratedForm):
         return None
     plan = form.plan
     weights = packed_experts(plan, layer.weight, layer.kernel_shape)

@@ -12,10 +12,10 @@ from dyncomp.core.backbone import ResidualBlock
 from dyncomp.fast.codegen import Argument
 from dyncomp.fast.fusion.gate_code import GateCode
 from dyncomp.fast.fusion.mixed_body import ROUTERS, load_experts
-from dyncomp.fast.fusion.part import At, Need, Part, Turns, between, given_always, mixing, step
-from dyncomp.fast.fusion.step_table import Given, Words
+from dyncomp.fast.fusion.part import DoubleBuffer, Need, Part, Position, constant_arguments, double_buffer, mixing, step
+from dyncomp.fast.fusion.step_table import Given, TableBuilder
 from dyncomp.fast.layers.compiled import CompiledConvolution
-from dyncomp.fast.layers.residual_body import opened, relus_of
+from dyncomp.fast.layers.residual_body import layers_in_order, relus_of
 from dyncomp.ops.experts import ExpertConv2d
 from dyncomp.ops.mixed import Mixed
 
@@ -40,10 +40,10 @@ class MixedLayer:
         yield mixing(self.loaded)
         yield from self.gate.needs()
 
-    def add(self, words: Words, source: str, given: Given) -> None:
+    def add(self, builder: TableBuilder, source: str, given: Given) -> None:
         """Add the steps, which read slot `source`; `given` holds further arguments of the convolution's code."""
-        words.step(self.gate.code, self.gate.given(source))
-        step(words, self.loaded.code, {**given_always(self.loaded), Argument.X: source, **given})
+        builder.step(self.gate.code, self.gate.given(source))
+        step(builder, self.loaded.code, {**constant_arguments(self.loaded), Argument.X: source, **given})
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,37 +80,37 @@ class MixedLayers(Part):
         """See `Part.makes_map`: in place, unless the shape changes or the block is first in the run."""
         return self.shortcut is not None or first
 
-    def makes_positive(self, positive: bool) -> bool:
-        """See `Part.makes_positive`."""
+    def makes_nonnegative(self, nonnegative: bool) -> bool:
+        """See `Part.makes_nonnegative`."""
         return True
 
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
-        yield from between(*(layer.loaded.output.numel() for layer in self.body[:-1]))
+        yield from double_buffer(*(layer.loaded.output.numel() for layer in self.body[:-1]))
         for layer in (*self.body, self.shortcut):
             yield from () if layer is None else layer.needs()
 
-    def add(self, words: Words, at: At) -> None:
+    def add(self, builder: TableBuilder, at: Position) -> None:
         """See `Part.add`."""
         if self.shortcut is not None:
-            self.shortcut.add(words, at.source, {Argument.Y: at.target})
-        turns = Turns(at.source)
+            self.shortcut.add(builder, at.source, {Argument.Y: at.target})
+        turns = DoubleBuffer(at.source)
         for layer, relu in zip(self.body[:-1], self.relus, strict=False):
             source = turns.here
-            layer.add(words, source, {Argument.Y: turns.next(), Argument.RELU: int(relu)})
+            layer.add(builder, source, {Argument.Y: turns.next(), Argument.RELU: int(relu)})
         residual = at.source if self.shortcut is None else at.target
         last: Given = {Argument.Y: at.target, Argument.RESIDUAL: residual, Argument.RELU: int(self.relus[-1])}
-        self.body[-1].add(words, turns.here, last)
+        self.body[-1].add(builder, turns.here, last)
 
 
 def mixed_layers_of(part: nn.Module) -> list[Mixed]:
     """The Mixed ops among a module's layers, in order."""
-    return [layer for layer in opened(part) if type(layer) is Mixed]
+    return [layer for layer in layers_in_order(part) if type(layer) is Mixed]
 
 
 def has_mixed_layers(block: ResidualBlock) -> bool:
     """Whether each convolution of a residual block mixes its kernels by its own router, with no biases to mix."""
     ops = [*mixed_layers_of(block.body), *mixed_layers_of(block.shortcut)]
     able = all(type(op.block) is ExpertConv2d and op.block.bias is None and type(op.router) in ROUTERS for op in ops)
-    known = type(block.shortcut) is nn.Identity or [type(layer) for layer in opened(block.shortcut)] == [Mixed]
+    known = type(block.shortcut) is nn.Identity or [type(layer) for layer in layers_in_order(block.shortcut)] == [Mixed]
     return able and known and relus_of(block.body, block.activation, Mixed) is not None

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from dyncomp.core.op import Op
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.codegen import Argument
-from dyncomp.fast.fusion.step_table import Given, Table, Words
+from dyncomp.fast.fusion.step_table import Given, Table, TableBuilder
 from dyncomp.fast.layers.compiled import CompiledConvolution
-from dyncomp.fast.memory import empty, kept
+from dyncomp.fast.memory import empty, for_code
 from dyncomp.fast.scratch import scratch
 
 
@@ -35,13 +35,13 @@ class Need:
 
 
 @dataclass(frozen=True)
-class At:
+class Position:
     """A part's position in a run: its index, and the slots that it reads from and writes to."""
 
     index: int
     source: str
     target: str
-    positive: bool = False
+    nonnegative: bool = False
     """whether no number that the part reads is below 0"""
 
 
@@ -69,7 +69,7 @@ class Forceable:
         if self.op.site not in tape.forced:
             table.fill(self.slot, 0)
             return None
-        numbers = kept((tape.given(self.op.site, x).used - 0.5).contiguous())  # (B, U)
+        numbers = for_code((tape.given(self.op.site, x).used - 0.5).contiguous())  # (B, U)
         table.fill(self.slot, numbers.data_ptr())
         return numbers
 
@@ -84,8 +84,8 @@ class Part(ABC):
         """Whether the part writes to new memory; else it overwrites its input. `first`: it is the first of the run."""
         return True
 
-    def makes_positive(self, positive: bool) -> bool:
-        """Whether no output is below 0; `positive` says whether no input is."""
+    def makes_nonnegative(self, nonnegative: bool) -> bool:
+        """Whether no output is below 0; `nonnegative` says whether no input is."""
         return False
 
     def needs(self) -> Iterable[Need]:
@@ -93,7 +93,7 @@ class Part(ABC):
         return ()
 
     @abstractmethod
-    def add(self, words: Words, at: At) -> None:
+    def add(self, builder: TableBuilder, at: Position) -> None:
         """Add the part's steps to the table."""
 
     def changes(self, index: int) -> Iterable[Change]:
@@ -110,7 +110,7 @@ class Part(ABC):
         return empty((len(x), *self.output), x, memory_format=laid_out)
 
 
-class Turns:
+class DoubleBuffer:
     """Two scratch buffers in turn, so that a step does not write to the buffer that it reads."""
 
     def __init__(self, source: str) -> None:
@@ -122,13 +122,13 @@ class Turns:
         return self.here
 
 
-def between(*sizes: int) -> Iterator[Need]:
+def double_buffer(*sizes: int) -> Iterator[Need]:
     """Both scratch buffers; `sizes` are the numbers per image of what they hold."""
     for turn in range(2):
         yield Need(f"between {turn}", max(sizes, default=0))
 
 
-def given_always(loaded: CompiledConvolution) -> dict[int, int | str]:
+def constant_arguments(loaded: CompiledConvolution) -> dict[int, int | str]:
     """Arguments of a convolution's code that are the same in every pass."""
     given: dict[int, int | str] = {Argument.WEIGHTS: loaded.weights.data_ptr(), Argument.BIAS: loaded.bias.data_ptr()}
     given |= {Argument.SCRATCH: "direct"} if loaded.plan.scratch else {}
@@ -145,6 +145,6 @@ def mixing(loaded: CompiledConvolution) -> Need:
     return Need("direct", loaded.plan.scratch, by_thread=True)
 
 
-def step(words: Words, code: native.Code, given: Given) -> int:
-    """Add a step that processes all images; see `Words.step`."""
-    return words.step(code, {Argument.IMAGES: "images", **given})
+def step(builder: TableBuilder, code: codegen.Code, given: Given) -> int:
+    """Add a step that processes all images; see `TableBuilder.step`."""
+    return builder.step(code, {Argument.IMAGES: "images", **given})

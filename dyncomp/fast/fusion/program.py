@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.core.tape import Tape
 from dyncomp.fast.fusion.blocks import Block
-from dyncomp.fast.fusion.candidates import Place, Several, block_of, filters_of
+from dyncomp.fast.fusion.candidates import LayerGroup, Place, block_of, filters_of
 from dyncomp.fast.fusion.filtered_blocks import FilteredBlock, FilteredLayers
 from dyncomp.fast.fusion.layers import Classifier, Convolution, Pool
 from dyncomp.fast.fusion.mixed_layers import MixedLayers, mixed_layers_of
-from dyncomp.fast.fusion.part import At, Need, Part
-from dyncomp.fast.fusion.step_table import Table, Words
+from dyncomp.fast.fusion.part import Need, Part, Position
+from dyncomp.fast.fusion.step_table import Table, TableBuilder
 from dyncomp.fast.layers.convolution import TunedConv2d
-from dyncomp.fast.memory import kept
+from dyncomp.fast.memory import for_code
 from dyncomp.fast.mixing.generated import able_to_make_code
 from dyncomp.fast.scratch import replaced
 from dyncomp.ops.filtered import Filtered
@@ -31,18 +31,18 @@ class RunTable:
 
     def __init__(self, parts: Sequence[Part], place: Place) -> None:
         self._parts = tuple(parts)  # they own what the code reads
-        self._first_place, words = place, Words()
+        self._first_place, builder = place, TableBuilder()
         makers = [index for index, part in enumerate(parts) if part.makes_map(first=index == 0)]
         self._last = parts[makers[-1]] if makers else None
-        source, positive, needs = "input", False, list[Need]()
+        source, nonnegative, needs = "input", False, list[Need]()
         for index, part in enumerate(parts):
             target = source
             if index in makers:
                 target = "output" if index == makers[-1] else f"map {makers.index(index) % 2}"
                 needs += [] if target == "output" else [Need(target, part.output.numel())]
-            part.add(words, At(index, source, target, positive))
-            source, positive = target, part.makes_positive(positive)
-        self._tables = words.tables()
+            part.add(builder, Position(index, source, target, nonnegative))
+            source, nonnegative = target, part.makes_nonnegative(nonnegative)
+        self._tables = builder.tables()
         self._keeps_input = parts[0].makes_map(first=True)
         self._changes = [change for index, part in enumerate(parts) for change in part.changes(index)]
         self._forceable = [one for index, part in enumerate(parts) for one in part.forceable(index)]
@@ -114,7 +114,7 @@ class RunTable:
         if self._keeps_input:
             return x
         block = block_of(self._first_place)  # type: ignore[arg-type]  # only blocks overwrite their input
-        return x if block.reads_alone is True and block.may_overwrite else kept(x.clone())
+        return x if block.reads_alone is True and block.may_overwrite else for_code(x.clone())
 
     @staticmethod
     def _recall(x: Tensor, recurrent: Block) -> tuple[Tape, Tensor, Tensor]:
@@ -129,12 +129,12 @@ class RunTable:
         for state in (hidden, memory):
             if state.shape != like.shape or state.dtype != like.dtype or not state.is_contiguous():
                 raise ValueError(f"a gate's state {tuple(state.shape)} where the images need {tuple(like.shape)}")
-        return tape, kept(hidden), kept(memory)
+        return tape, for_code(hidden), for_code(memory)
 
 
 def part_of(place: Place, x: Tensor) -> Part | None:
     """The part for a place, on features like x; None where there is no code that pays off."""
-    if isinstance(place, Several):
+    if isinstance(place, LayerGroup):
         return _of_several(place.layers, x)
     if isinstance(place, nn.MaxPool2d):
         return Pool.of(place, x.shape[1:], x.dtype)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from dyncomp.core.locks import making
 from dyncomp.core.op import Op
 from dyncomp.core.trace import Decision
-from dyncomp.fast.fusion.candidates import Deciding, Place, deciding, together
+from dyncomp.fast.fusion.candidates import Deciding, Place, deciding, places_of_run
 from dyncomp.fast.fusion.program import RunTable
-from dyncomp.fast.mixing import generated as direct
+from dyncomp.fast.mixing import generated
 from dyncomp.fast.parameters.watched import Snapshot
 from dyncomp.fast.tuning import is_watched, power_of_two, takes_turns
 from dyncomp.ops.filtered import Filtered
@@ -28,11 +28,11 @@ BATCHES = 32
 """sizes and kinds of batches that a run is prepared for at most"""
 
 
-class _Look:
+class _PreparedLayers:
     """The state of the layers at one time, and the tables prepared for them since."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
-        self.places: Sequence[Place] = together(layers) or []
+        self.places: Sequence[Place] = places_of_run(layers) or []
         # stands for all deciding ops: these belong to one network and share the tape of a pass
         self._op: Deciding | None = next(deciding(self.places), None)
         modules = [module for layer in layers for module in layer.modules()]
@@ -57,7 +57,7 @@ class _Look:
     def serves(self, x: Tensor) -> bool:
         """Whether generated code can run on x, judged by the first layer with weights."""
         weight = None if self._weighted is None else self._weighted._parameters["weight"]
-        return weight is not None and direct.serves(x, weight)
+        return weight is not None and generated.serves(x, weight)
 
     def table(self, key: tuple[object, ...], x: Tensor) -> RunTable | None:
         """The table for batches like x, cached by `key`; None where none pays off."""
@@ -87,11 +87,11 @@ class Run:
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         self.layers = tuple(layers)
-        self._seen: _Look | None = None
+        self._seen: _PreparedLayers | None = None
 
-    def _look(self) -> _Look:
+    def _look(self) -> _PreparedLayers:
         """Look at the layers' present state. Threads that look at the same time each go on with their own result."""
-        self._seen = look = _Look(self.layers)
+        self._seen = look = _PreparedLayers(self.layers)
         return look
 
     def __call__(self, x: Tensor) -> Tensor | None:
@@ -111,11 +111,11 @@ class Run:
             look, table = self._look(), None
             if not look.may_run():
                 return None
-        if not look.watched.nobody_listens():
+        if not look.watched.has_no_listeners():
             return None
         if table is None:
             table = look.table(key, x) if look.serves(x) else None
-        elif not direct.can_read_features(x):  # parameters were checked for the table, and are unchanged
+        elif not generated.can_read_features(x):  # parameters were checked for the table, and are unchanged
             return None
         return None if table is None else table.run(x, threads)
 

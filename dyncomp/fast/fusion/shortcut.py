@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from dyncomp.core.backbone import ResidualBlock
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.codegen import Argument
 from dyncomp.fast.fusion.candidates import block_of, projection_of
 from dyncomp.fast.fusion.mixed_body import convolutions_of, load_experts
-from dyncomp.fast.fusion.part import At, fits, given_always, step
-from dyncomp.fast.fusion.step_table import Words
+from dyncomp.fast.fusion.part import Position, constant_arguments, fits, step
+from dyncomp.fast.fusion.step_table import TableBuilder
 from dyncomp.fast.layers.compiled import CompiledConvolution
 from dyncomp.ops.gated import Gated
 from dyncomp.ops.mixed import Mixed
@@ -25,7 +25,7 @@ from dyncomp.ops.shrink import Shrink
 class Shortcut:
     """A shortcut's code, and the shape of an image's output, (C', H', W')."""
 
-    code: native.Code
+    code: codegen.Code
     output: torch.Size
     loaded: CompiledConvolution | None = None
     """the convolution with its packed weights; None for `Shrink`"""
@@ -34,7 +34,7 @@ class Shortcut:
     def of(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> Shortcut | None:
         """For features like x; None where there is no code."""
         block = block_of(place)
-        shortcut, projection, here = block.shortcut, projection_of(block), native.this_machine()
+        shortcut, projection, here = block.shortcut, projection_of(block), codegen.this_machine()
         loaded = None if projection is None else projection.loaded(x.shape[1:])
         if isinstance(place, Mixed):
             loaded = next((load_experts(layer, x) for layer in convolutions_of(shortcut)), None)
@@ -45,10 +45,10 @@ class Shortcut:
         channels, height, width = x.shape[1:]
         window = shortcut.stride if shortcut.mean else 1
         sizes = channels, channels + shortcut.extra, (height, width), window, shortcut.stride
-        plan = native.Pooling(*sizes, native.Number(x.dtype), here)
-        return Shortcut(native.pooling_for(plan), torch.Size((plan.outputs, *plan.output_size)))
+        plan = codegen.Pooling(*sizes, codegen.Number(x.dtype), here)
+        return Shortcut(codegen.pooling_for(plan), torch.Size((plan.outputs, *plan.output_size)))
 
-    def add(self, words: Words, at: At) -> None:
+    def add(self, builder: TableBuilder, at: Position) -> None:
         """Add the step, for all images."""
-        given = {} if self.loaded is None else given_always(self.loaded)
-        step(words, self.code, {**given, Argument.X: at.source, Argument.Y: at.target})
+        given = {} if self.loaded is None else constant_arguments(self.loaded)
+        step(builder, self.code, {**given, Argument.X: at.source, Argument.Y: at.target})

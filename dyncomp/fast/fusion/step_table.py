@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.codegen import StepWord
-from dyncomp.fast.memory import kept
+from dyncomp.fast.memory import for_code
 
-Words64 = np.ndarray[Any, np.dtype[np.int64]]
+Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 
 Given = Mapping[int, int | str]
 """Arguments by index: numbers and addresses, or the name of a slot for a value that is known only in a pass."""
 
 
-class Words:
+class TableBuilder:
     """A step table under construction."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Words:
         self._slots: defaultdict[str, list[int]] = defaultdict(list)
         self._inside: list[tuple[int, int]] = []
 
-    def step(self, code: native.Code, given: Given) -> int:
+    def step(self, code: codegen.Code, given: Given) -> int:
         """Append a step; returns the index of the word with its first argument."""
         start = len(self._numbers)
         self._numbers += [0] * code.parameters
@@ -64,12 +64,12 @@ class Table:
     filled in last; `forced`: whether the code followed forced decisions in the pass before.
     """
 
-    def __init__(self, words: Words64, inside: Words64, steps: int, slots: Mapping[str, Words64]) -> None:
-        own: Words64 = kept(torch.from_numpy(words.copy())).numpy()
+    def __init__(self, words: Int64Array, inside: Int64Array, steps: int, slots: Mapping[str, Int64Array]) -> None:
+        own: Int64Array = for_code(torch.from_numpy(words.copy())).numpy()
         own[inside[:, 0]] = own.ctypes.data + own.itemsize * inside[:, 1]
         self._words, self._slots = own, slots
         self._known: dict[str, int] = {}
-        self._given = native.in_sequence().packed(steps, int(own.ctypes.data))
+        self._given = codegen.in_sequence().packed(steps, int(own.ctypes.data))
         self.filled: tuple[int, ...] = ()
         self.forced = False
 
@@ -80,11 +80,11 @@ class Table:
 
     def run(self, threads: int) -> None:
         """Run all steps on `threads` threads."""
-        native.in_sequence().call(threads, self._given)
+        codegen.in_sequence().call(threads, self._given)
 
 
 class Tables(threading.local):
     """A table for each thread that asks: values that one thread fills in are not seen by another."""
 
-    def __init__(self, words: Words64, inside: Words64, steps: int, slots: Mapping[str, Words64]) -> None:
+    def __init__(self, words: Int64Array, inside: Int64Array, steps: int, slots: Mapping[str, Int64Array]) -> None:
         self.own = Table(words, inside, steps, slots)  # runs once per thread, with the same words

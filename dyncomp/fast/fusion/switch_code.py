@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.codegen import SwitchArgument
 from dyncomp.fast.fusion.part import Need
 from dyncomp.fast.fusion.step_table import Given
-from dyncomp.fast.memory import kept
+from dyncomp.fast.memory import for_code
 from dyncomp.fast.mixing.generated import can_read
 from dyncomp.ops.filtered import SwitchProducts
 
@@ -24,8 +24,8 @@ class SwitchCode:
     `base` and `shift`, (filters,), are what the convolution and the layers behind it add to each filter.
     """
 
-    plan: native.SwitchPlan
-    code: native.Code
+    plan: codegen.SwitchPlan
+    code: codegen.Code
     weights: Tensor
     base: Tensor
     shift: Tensor
@@ -33,21 +33,23 @@ class SwitchCode:
     @staticmethod
     def of(products: SwitchProducts, image: torch.Size, picks: bool, base: Tensor, shift: Tensor) -> SwitchCode | None:
         """For images (C, H, W); None where there is no code. `picks`: each image has some of the channels only."""
-        here, layer, dtype = native.this_machine(), products.layer, base.dtype
+        here, layer, dtype = codegen.this_machine(), products.layer, base.dtype
         weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
         given = [weight, bias, base, shift]
         known = weight is not None and all(can_read(each) and (each is None or each.dtype == dtype) for each in given)
         if here is None or weight is None or not known or weight.shape[1] != image[0] or len(shift) % len(weight):
             return None
-        units, number = len(weight), native.Number(dtype)
+        units, number = len(weight), codegen.Number(dtype)
         size = len(shift) // units
         sizes = image[0], image[1:].numel(), number, here, units, size, products.keep, picks
-        plan = native.SwitchPlan(*sizes)
+        plan = codegen.SwitchPlan(*sizes)
         with torch.inference_mode(False), torch.no_grad():
-            groups = [sum(group) for group in native.groups_of(units, plan.lanes)]
+            groups = [sum(group) for group in codegen.groups_of(units, plan.lanes)]
             parts = [part.t().reshape(-1) for part in torch.split(weight, groups)]
             packed = torch.cat([*parts, weight.new_zeros(units) if bias is None else bias])
-            return SwitchCode(plan, native.switch_for(plan), kept(packed), kept(base.clone()), kept(shift.clone()))
+            return SwitchCode(
+                plan, codegen.switch_for(plan), for_code(packed), for_code(base.clone()), for_code(shift.clone())
+            )
 
     def needs(self) -> Iterator[Need]:
         """Scratch memory of the code."""

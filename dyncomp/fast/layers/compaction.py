@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyncomp.fast.memory import kept
+from dyncomp.fast.memory import for_code
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Compaction:
         """From decisions (B, C), on a CPU."""
         unused = (used <= 0.5).numpy()
         order = torch.from_numpy(np.argsort(unused.view(np.uint8), axis=1, kind="stable"))  # (B, C) int64
-        return Compaction(used, kept(order), kept((used > 0.5).sum(dim=1)))
+        return Compaction(used, for_code(order), for_code((used > 0.5).sum(dim=1)))
 
     def sorted(self, value: Tensor) -> Tensor:
         """Values of channels, (B, C) or (C,), in each image's order, (B, C); 0 for channels that it does not use."""

@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dyncomp.fast import codegen as native
+from dyncomp.fast import codegen
 from dyncomp.fast.layers.compaction import Compaction
-from dyncomp.fast.memory import kept
+from dyncomp.fast.memory import for_code
 from dyncomp.fast.mixing.generated import WHOLE, Picks, can_read, new_output, plan_for, zeros
 from dyncomp.fast.parameters.copies import copied
 from dyncomp.fast.parameters.tracked import edits_of, numbers_of, times_handed_out, versioned
@@ -37,7 +37,7 @@ class RowList:
         low, high = (int(bound) for bound in torch.aminmax(rows))
         if low < 0:
             raise ValueError(f"rows from {low} on; give indices from 0 on")
-        return RowList(kept(rows.contiguous()), high + 1)
+        return RowList(for_code(rows.contiguous()), high + 1)
 
 
 Rows = tuple[RowList | None, RowList | None, RowList | None]
@@ -49,8 +49,8 @@ ALL: Rows = (None, None, None)
 class CompiledConvolution:
     """A convolution as generated code and its packed weights: one kernel for all images, or experts to mix."""
 
-    plan: native.Plan
-    code: native.Code
+    plan: codegen.Plan
+    code: codegen.Code
     weights: Tensor
     bias: Tensor
     state: tuple[int, ...]
@@ -67,7 +67,7 @@ class CompiledConvolution:
         """Uninitialised memory for the outputs of all images of x."""
         return new_output(x, len(x), self.plan.shape)
 
-    def between(self, like: Tensor, images: int, turn: int) -> Tensor:
+    def intermediate(self, like: Tensor, images: int, turn: int) -> Tensor:
         """A flat scratch buffer for the outputs of `images` images; calls with the same `turn` share a buffer."""
         return scratch(f"between {turn}", like, images * self.output.numel())
 
@@ -83,7 +83,7 @@ class CompiledConvolution:
         for some, channels in ((there, x.shape[1]), (wanted, y.shape[1])):
             if some is not None:
                 some.check(len(x), channels)
-        bias = self.bias if wanted is None else kept(wanted.sorted(self.bias))  # (B, O)
+        bias = self.bias if wanted is None else for_code(wanted.sorted(self.bias))  # (B, O)
         own, step = scratch("direct", x, count * self.plan.scratch), 0 if wanted is None else len(self.bias)
         lists = [each for some in (there, wanted) for each in ((0, 0) if some is None else some.addresses())]
         given = x.data_ptr(), y.data_ptr(), self.weights.data_ptr(), 0, bias.data_ptr(), step, 0, own.data_ptr()
@@ -182,15 +182,15 @@ def load(
         return None
     with torch.inference_mode(False), torch.no_grad():
         parameters = tuple(numbers_of(parameter) for parameter in (weight, bias) if parameter is not None)
-        shift = zeros(len(weight), weight.dtype) if bias is None else kept(bias.detach().clone())
+        shift = zeros(len(weight), weight.dtype) if bias is None else for_code(bias.detach().clone())
         groups = plan.shape.groups
         weights = copied(weight, plan.layout_key, lambda all_: _packed(plan, all_.chunk(groups)))
     output = torch.Size((len(weight), *plan.shape.output_size))
-    return CompiledConvolution(plan, native.code_for(plan), weights, shift, _state(weight, bias), parameters, output)
+    return CompiledConvolution(plan, codegen.code_for(plan), weights, shift, _state(weight, bias), parameters, output)
 
 
-def _packed(plan: native.Plan, groups: Sequence[Tensor]) -> Tensor:
-    return kept(torch.cat([plan.packed(one) for one in groups]))
+def _packed(plan: codegen.Plan, groups: Sequence[Tensor]) -> Tensor:
+    return for_code(torch.cat([plan.packed(one) for one in groups]))
 
 
 def _state(weight: Tensor | None, bias: Tensor | None) -> tuple[int, ...]:

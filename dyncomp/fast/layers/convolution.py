@@ -14,7 +14,7 @@ from torch.nn.modules import module as everywhere
 
 from dyncomp.core.hooks import Heard
 from dyncomp.fast.layers.compiled import CodeCache, CompiledConvolution
-from dyncomp.fast.mixing import generated as direct
+from dyncomp.fast.mixing import generated
 from dyncomp.fast.mixing.generated import WHOLE, Picks
 from dyncomp.fast.tuning import chosen, power_of_two
 from dyncomp.ops.kernels import Geometry
@@ -42,7 +42,7 @@ class TunedConv2d(Heard, nn.Conv2d):
 
     def directly(self, x: Tensor, relu: bool) -> CompiledConvolution | None:
         """Generated code for images like x; None where there is none or torch's operator is faster."""
-        loaded = self.loaded(x.shape[1:]) if direct.serves(x, self.weight) else None
+        loaded = self.loaded(x.shape[1:]) if generated.serves(x, self.weight) else None
         if loaded is None:
             return None
         key = ("conv", self.kind, relu, power_of_two(len(x)), x.shape[1:], x.dtype, torch.get_num_threads())
@@ -77,10 +77,10 @@ class TunedConv2d(Heard, nn.Conv2d):
         weight = given.get("weight")
         if weight is None:
             return None  # a parametrization computes it at every pass
-        return self._shelf.code(image, picks, weight, given.get("bias"), self._moves)
+        return self._code_cache.code(image, picks, weight, given.get("bias"), self._moves)
 
     @cached_property
-    def _shelf(self) -> CodeCache:
+    def _code_cache(self) -> CodeCache:
         return CodeCache()
 
     def _moves(self) -> Geometry | None:
@@ -89,7 +89,7 @@ class TunedConv2d(Heard, nn.Conv2d):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the generated code, which is generated again where the copy is used."""
-        return {name: value for name, value in vars(self).items() if name not in ("_shelf", "kind")}
+        return {name: value for name, value in vars(self).items() if name not in ("_code_cache", "kind")}
 
 
 _numbers: dict[Any, int] = {}
@@ -147,19 +147,19 @@ class FusedSequential(nn.Sequential):
             if y is not None:
                 return y, index + len(stretch.layers)
         layer, behind = layers[index], layers[index + 1] if index + 1 < len(layers) else None
-        if type(layer) is TunedConv2d and type(behind) is nn.ReLU and nobody_listens((layer, behind)):
+        if type(layer) is TunedConv2d and type(behind) is nn.ReLU and has_no_listeners((layer, behind)):
             return layer.then(x, relu=True), index + 2
         return layer(x), index + 1
 
 
-def nobody_listens(layers: Iterable[nn.Module]) -> bool:
+def has_no_listeners(layers: Iterable[nn.Module]) -> bool:
     """Whether gradients are off and no forward hook, of the layers or of all modules, has to be called."""
     if torch.is_grad_enabled() or everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
         return False
     return not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
 
 
-def exchanged(model: nn.Module) -> nn.Module:
+def with_tuned_layers(model: nn.Module) -> nn.Module:
     """The model with layers of this file in place of torch's own, except those with a `forward` set on the instance.
 
     A new layer shares parameters, modules and hooks with the layer that it replaces, so code that still holds the old

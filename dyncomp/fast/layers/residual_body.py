@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.fast.layers.compiled import ALL, CompiledConvolution, RowList
-from dyncomp.fast.layers.convolution import FusedSequential, TunedConv2d, nobody_listens, number_of
-from dyncomp.fast.mixing import generated as direct
+from dyncomp.fast.layers.convolution import FusedSequential, TunedConv2d, has_no_listeners, number_of
+from dyncomp.fast.mixing import generated
 from dyncomp.fast.parameters.submodules import Submodules
 from dyncomp.fast.tuning import chosen, power_of_two
 
@@ -36,7 +36,7 @@ class GeneratedBody:
     @staticmethod
     def of(block: ResidualBlock) -> GeneratedBody | None:
         """For a block; None where its body has other layers, or a single convolution."""
-        layers, relus = opened(block.body), relus_of(block.body, block.activation, TunedConv2d)
+        layers, relus = layers_in_order(block.body), relus_of(block.body, block.activation, TunedConv2d)
         if relus is None:
             return None
         convolutions = [layer for layer in layers if type(layer) is TunedConv2d]
@@ -53,7 +53,7 @@ class GeneratedBody:
         `layers` runs the body layer by layer; the trial times it against the code.
         """
         first = self.convolutions[0]._parameters.get("weight")
-        if first is None or not direct.serves(x, first) or not images or not nobody_listens(self.layers):
+        if first is None or not generated.serves(x, first) or not images or not has_no_listeners(self.layers):
             return None
         if not self._parts.are_the_same():
             return None
@@ -132,9 +132,9 @@ class BodyCode:
             images, first, both = len(rows), (listed, None, None), (None, listed, listed)
         source = x
         for index, loaded in enumerate(self.chain[:-1]):
-            between = loaded.between(x, images, index % 2)
-            loaded.run(source, between, images, self.relus[index], rows=first)
-            source, first = between, ALL
+            intermediate = loaded.intermediate(x, images, index % 2)
+            loaded.run(source, intermediate, images, self.relus[index], rows=first)
+            source, first = intermediate, ALL
         self.chain[-1].run(source, y, images, self.relus[-1], shortcut, both)
         return y
 
@@ -145,7 +145,7 @@ def relus_of(body: nn.Module, activation: nn.Module, kind: type[nn.Module]) -> l
     None unless the body has at least two of them, one as first and one as last layer, and besides them only single
     ReLUs, and the activation is a ReLU or the identity.
     """
-    layers = opened(body)
+    layers = layers_in_order(body)
     convolutions = [layer for layer in layers if type(layer) is kind]
     simple = all(type(layer) in (kind, nn.ReLU) for layer in layers) and type(activation) in (nn.ReLU, nn.Identity)
     if not simple or len(convolutions) < 2 or any(type(a) is type(b) is nn.ReLU for a, b in pairwise(layers)):
@@ -156,8 +156,8 @@ def relus_of(body: nn.Module, activation: nn.Module, kind: type[nn.Module]) -> l
     return [relu for relu, layer in zip(behind, layers, strict=True) if type(layer) is kind]
 
 
-def opened(body: nn.Module) -> list[nn.Module]:
+def layers_in_order(body: nn.Module) -> list[nn.Module]:
     """The layers of a body in order, nested Sequentials replaced by their layers."""
     if type(body) in (nn.Sequential, FusedSequential) and "forward" not in vars(body):
-        return [layer for part in body for layer in opened(part)]  # type: ignore[attr-defined]
+        return [layer for part in body for layer in layers_in_order(part)]  # type: ignore[attr-defined]
     return [body]

@@ -14,8 +14,8 @@ from dyncomp.core.inplace import in_place
 from dyncomp.core.trace import Decision
 from dyncomp.fast.layers.compaction import Compaction
 from dyncomp.fast.layers.compiled import CodeCache, CompiledConvolution
-from dyncomp.fast.layers.convolution import TunedConv2d, nobody_listens
-from dyncomp.fast.mixing import generated as direct
+from dyncomp.fast.layers.convolution import TunedConv2d, has_no_listeners
+from dyncomp.fast.mixing import generated
 from dyncomp.fast.parameters.submodules import Submodules
 from dyncomp.fast.tuning import chosen, power_of_two
 from dyncomp.ops.channel_subsets import BY_CHANNEL, Shift, narrowed, spread
@@ -69,7 +69,7 @@ class SwitchedFilters:
     def serves(self, op: Filtered, x: Tensor, there: Compaction | None) -> bool:
         """Whether images x (B, C, H, W) can run this way at present; `there`: the channels they have, None for all."""
         weight = self.producer._parameters.get("weight")
-        if weight is None or not direct.serves(x, weight) or not nobody_listens(self.layers):
+        if weight is None or not generated.serves(x, weight) or not has_no_listeners(self.layers):
             return False
         return self.is_of(op) and self._code(x, there) is not None
 

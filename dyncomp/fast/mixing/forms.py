@@ -38,9 +38,9 @@ def of_convolution(x: Tensor, mixing: Mixing, geometry: Geometry) -> Mapping[str
 def _generated(x: Tensor, mixing: Mixing, geometry: Geometry) -> Form | None:
     """The form by generated code; None where there is none for x at present."""
     from dyncomp.fast.mixing.generated import of_mixing  # needs llvmlite
-    from dyncomp.fast.mixing.generated_training import of_learning
+    from dyncomp.fast.mixing.generated_training import of_training
 
-    return of_mixing(x, mixing, geometry) or of_learning(x, mixing, geometry)
+    return of_mixing(x, mixing, geometry) or of_training(x, mixing, geometry)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from dyncomp.fast import codegen as native
-from dyncomp.fast.memory import empty, kept
+from dyncomp.fast import codegen
+from dyncomp.fast.memory import empty, for_code
 from dyncomp.fast.parameters.copies import copied
 from dyncomp.fast.parameters.tracked import versioned
 from dyncomp.fast.scratch import scratch
@@ -33,15 +33,15 @@ WHOLE: Picks = (False, False)
 
 def able_to_make_code() -> bool:
     """Whether code can be generated on this machine at all; loads the code generator."""
-    return native.this_machine() is not None and native.works()
+    return codegen.this_machine() is not None and codegen.works()
 
 
 def serves(x: Tensor, parameter: Tensor) -> bool:
     """Whether generated code can run on features x (B, C, H, W) at present; `parameter` is a parameter of the layer."""
-    return serves_learning(x, parameter) and not torch.is_grad_enabled()
+    return serves_training(x, parameter) and not torch.is_grad_enabled()
 
 
-def serves_learning(x: Tensor, parameter: Tensor) -> bool:
+def serves_training(x: Tensor, parameter: Tensor) -> bool:
     """As `serves`, for code that computes gradients itself."""
     if is_watched() or x.dim() != 4:  # first, so that a compiler does not trace the rest
         return False
@@ -74,11 +74,11 @@ def can_read(parameter: Tensor | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Direct:
+class GeneratedForm:
     """A form: each image of x (B, C, H, W), channels-last, convolved with its own mixed kernel."""
 
-    plan: native.Plan
-    code: native.Code
+    plan: codegen.Plan
+    code: codegen.Code
 
     def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
         """The output, (B, O, H', W')."""
@@ -90,10 +90,10 @@ class Direct:
 
         Raises ValueError where sizes or dtypes differ from those of the code.
         """
-        plan, weight, count = self.plan, kept(weight.contiguous()), torch.get_num_threads()
+        plan, weight, count = self.plan, for_code(weight.contiguous()), torch.get_num_threads()
         self._check(x, weight, experts, bias)
         step = 0 if bias is None else plan.shape.outputs
-        bias = zeros(plan.shape.outputs, x.dtype) if bias is None else kept(bias.contiguous())
+        bias = zeros(plan.shape.outputs, x.dtype) if bias is None else for_code(bias.contiguous())
         y = new_output(x, len(x), plan.shape)
         own = scratch("direct", x, count * plan.scratch)
         mixed = weight.data_ptr(), bias.data_ptr(), step, 0, own.data_ptr()
@@ -119,41 +119,41 @@ def keeps_layout(x: Tensor) -> bool:
     return is_channels_last(x) or x.shape[2:].numel() == 1
 
 
-def of_mixing(x: Tensor, mixing: Mixing, geometry: Geometry) -> Direct | None:
+def of_mixing(x: Tensor, mixing: Mixing, geometry: Geometry) -> GeneratedForm | None:
     """The form for features x; None where there is none at present."""
     if not keeps_layout(x) or not serves(x, mixing.experts):
         return None
     plan = plan_for(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts))
     # generated now, since a trial would count code generation as run time
-    return None if plan is None else Direct(plan, native.code_for(plan))
+    return None if plan is None else GeneratedForm(plan, codegen.code_for(plan))
 
 
 @cache
 def plan_for(
     image: torch.Size, kernel: torch.Size, geometry: Geometry, dtype: torch.dtype, experts: int, picks: Picks = WHOLE
-) -> native.Plan | None:
+) -> codegen.Plan | None:
     """The plan of a convolution of images (C, H, W) by a kernel (O, C / groups, k, k); None where there can be no code.
 
     `experts`: number of kernels that are mixed for each image; 0 for one kernel for all images.
     """
     depthwise = geometry.groups == image[0] == kernel[0] and kernel[1] == 1 and geometry.groups > 1
-    here = native.this_machine() if able_to_make_code() else None
+    here = codegen.this_machine() if able_to_make_code() else None
     size, sides, g = (image[1], image[2]), (kernel[2], kernel[3]), geometry
     groups = 1 if depthwise else g.groups
     fits = depthwise or (kernel[1] * groups == image[0] and kernel[0] % groups == 0)
     if here is None or not fits or (experts and groups > 1) or (any(picks) and geometry.groups > 1):
         return None
     channels, outputs = image[0] // groups, kernel[0] // groups
-    shape = native.Shape(channels, outputs, size, sides, g.stride, g.padding, g.dilation, depthwise, groups)
-    return native.Plan(shape, native.Number(dtype), here, experts, *picks) if shape.can_be_cut else None
+    shape = codegen.Shape(channels, outputs, size, sides, g.stride, g.padding, g.dilation, depthwise, groups)
+    return codegen.Plan(shape, codegen.Number(dtype), here, experts, *picks) if shape.can_be_cut else None
 
 
-def packed_experts(plan: native.Plan, experts: Tensor, shape: torch.Size) -> Tensor:
+def packed_experts(plan: codegen.Plan, experts: Tensor, shape: torch.Size) -> Tensor:
     """Experts (K, O, N), each a kernel of that shape, in the operand layout of a plan's code."""
-    return copied(experts, plan.layout_key, lambda all_: kept(plan.packed(all_.view(len(all_), *shape))))
+    return copied(experts, plan.layout_key, lambda all_: for_code(plan.packed(all_.view(len(all_), *shape))))
 
 
-def new_output(x: Tensor, images: int, shape: native.Shape) -> Tensor:
+def new_output(x: Tensor, images: int, shape: codegen.Shape) -> Tensor:
     """Uninitialised channels-last memory for the outputs of `images` images, on the device and in the dtype of x."""
     return empty((images, shape.y_channels, *shape.output_size), x, memory_format=torch.channels_last)
 
@@ -162,4 +162,4 @@ def new_output(x: Tensor, images: int, shape: native.Shape) -> Tensor:
 def zeros(count: int, dtype: torch.dtype) -> Tensor:
     """Zeros (count,), one tensor shared by all calls."""
     with torch.inference_mode(False):
-        return kept(torch.zeros(count, dtype=dtype, device="cpu"))
+        return for_code(torch.zeros(count, dtype=dtype, device="cpu"))

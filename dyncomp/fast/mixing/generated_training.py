@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dyncomp.fast import codegen as native
-from dyncomp.fast.memory import empty, kept
-from dyncomp.fast.mixing.generated import Direct, keeps_layout, plan_for, serves_learning
+from dyncomp.fast import codegen
+from dyncomp.fast.memory import empty, for_code
+from dyncomp.fast.mixing.generated import GeneratedForm, keeps_layout, plan_for, serves_training
 from dyncomp.fast.scratch import scratch
 from dyncomp.fast.tuning import takes_turns
 from dyncomp.ops.kernels import Geometry, places
@@ -31,8 +31,8 @@ _WORTH = 20_000_000
 class Packing:
     """Packs experts (K, O, N) into the operand layout of a plan's code, and unpacks gradients from it."""
 
-    there: native.Code
-    back: native.Code
+    there: codegen.Code
+    back: codegen.Code
     inputs: Tensor
     numbers: int
     """of all experts together"""
@@ -49,23 +49,23 @@ class Packing:
         self._run(self.back, kernels, packed)
         return kernels
 
-    def _run(self, code: native.Code, kernels: Tensor, packed: Tensor) -> None:
+    def _run(self, code: codegen.Code, kernels: Tensor, packed: Tensor) -> None:
         if kernels.numel() != self.numbers or packed.numel() != self.numbers:
             raise ValueError(f"{kernels.numel()} numbers of experts where the code was made for {self.numbers}")
         code.run(torch.get_num_threads(), kernels.data_ptr(), packed.data_ptr(), self.inputs.data_ptr())
 
 
 @dataclass(frozen=True, eq=False)
-class Learning:
+class GeneratedTrainingForm:
     """A form: each image of x (B, C, H, W), channels-last, convolved with its own mixed kernel; differentiable once."""
 
-    forward: Direct
+    forward: GeneratedForm
     packing: Packing
-    backward: Direct
+    backward: GeneratedForm
     """from the gradient of y to that of x: a convolution by the flipped kernels"""
     turned: Packing
-    gradient_plan: native.GradientPlan
-    gradient: native.Code
+    gradient_plan: codegen.GradientPlan
+    gradient: codegen.Code
 
     def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
         """The output, (B, O, H', W')."""
@@ -89,15 +89,15 @@ class Learning:
         of_packed = scratch("gradient of packed experts", experts, experts.numel())
         of_weight = empty((threads, *weight.shape, self.forward.plan.lanes), weight).zero_()  # (threads, B, K, lanes)
         own = scratch("gradients", x, threads * plan.scratch)
-        given = x, grad, kept(weight.contiguous()), packed, of_packed, of_weight, own
+        given = x, grad, for_code(weight.contiguous()), packed, of_packed, of_weight, own
         self.gradient.run(threads, *(tensor.data_ptr() for tensor in given), len(x))
         return of_weight.sum((0, 3)), self.packing.unpack(of_packed, experts)
 
 
 class _Recorded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, experts: Tensor, form: Learning) -> Tensor:
-        x = kept(x.contiguous(memory_format=torch.channels_last))
+    def forward(ctx: Any, x: Tensor, weight: Tensor, experts: Tensor, form: GeneratedTrainingForm) -> Tensor:
+        x = for_code(x.contiguous(memory_format=torch.channels_last))
         ctx.save_for_backward(x, weight, experts)
         ctx.form = form
         return form.forward.by(x, weight, form.packing.pack(experts, "packed experts"))
@@ -107,7 +107,7 @@ class _Recorded(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, experts = ctx.saved_tensors
         # saved-tensor hooks may return x in another layout
-        x, grad = (kept(t.resolve_neg().contiguous(memory_format=torch.channels_last)) for t in (x, grad))
+        x, grad = (for_code(t.resolve_neg().contiguous(memory_format=torch.channels_last)) for t in (x, grad))
         form = ctx.form
         of_x = of_weight = of_experts = None
         if ctx.needs_input_grad[0]:
@@ -117,9 +117,9 @@ class _Recorded(torch.autograd.Function):
         return of_x, of_weight, of_experts, None
 
 
-def of_learning(x: Tensor, mixing: Mixing, geometry: Geometry) -> Learning | None:
+def of_training(x: Tensor, mixing: Mixing, geometry: Geometry) -> GeneratedTrainingForm | None:
     """The form for features x; None where there is none at present, or too little work for it to pay."""
-    if not keeps_layout(x) or not serves_learning(x, mixing.experts) or not torch.is_grad_enabled():
+    if not keeps_layout(x) or not serves_training(x, mixing.experts) or not torch.is_grad_enabled():
         return None
     if not takes_turns() and not _pays(x, mixing, geometry):
         return None
@@ -134,7 +134,7 @@ def _pays(x: Tensor, mixing: Mixing, geometry: Geometry) -> bool:
 @cache
 def _form(
     image: torch.Size, kernel: torch.Size, geometry: Geometry, dtype: torch.dtype, experts: int, threads: int
-) -> Learning | None:
+) -> GeneratedTrainingForm | None:
     plan, back = plan_for(image, kernel, geometry, dtype, experts), None
     around = _turned(geometry, kernel)
     if plan is not None and around is not None:
@@ -142,14 +142,14 @@ def _form(
         back = plan_for(torch.Size((kernel[0], *plan.shape.output_size)), turned, around, dtype, experts)
     if plan is None or back is None:
         return None
-    taps, gradient = kernel[2] * kernel[3], native.GradientPlan(plan, threads)
-    return Learning(
-        Direct(plan, native.code_for(plan)),
+    taps, gradient = kernel[2] * kernel[3], codegen.GradientPlan(plan, threads)
+    return GeneratedTrainingForm(
+        GeneratedForm(plan, codegen.code_for(plan)),
         _packing(plan, plan.inputs, plan.inputs_in_order),
-        Direct(back, native.code_for(back)),
+        GeneratedForm(back, codegen.code_for(back)),
         _packing(back, taps, _inputs_turned(back, image[0] * taps)),
         gradient,
-        native.gradient_for(gradient),
+        codegen.gradient_for(gradient),
     )
 
 
@@ -162,12 +162,12 @@ def _turned(geometry: Geometry, kernel: torch.Size) -> Geometry | None:
     return Geometry((1, 1), (padding[0], padding[1]), g.dilation, g.groups)
 
 
-def _packing(plan: native.Plan, apart: int, inputs: Tensor) -> Packing:
-    there, back = (native.order_for(native.Order(plan, apart, back)) for back in (False, True))
-    return Packing(there, back, kept(inputs), plan.experts * plan.shape.outputs * plan.inputs)
+def _packing(plan: codegen.Plan, apart: int, inputs: Tensor) -> Packing:
+    there, back = (codegen.order_for(codegen.Order(plan, apart, back)) for back in (False, True))
+    return Packing(there, back, for_code(inputs), plan.experts * plan.shape.outputs * plan.inputs)
 
 
-def _inputs_turned(back: native.Plan, apart: int) -> Tensor:
+def _inputs_turned(back: codegen.Plan, apart: int) -> Tensor:
     """Positions of a flipped kernel's inputs in the original kernel, whose outputs are `apart` numbers apart."""
     taps = back.shape.kernel[0] * back.shape.kernel[1]
     which = back.inputs_in_order

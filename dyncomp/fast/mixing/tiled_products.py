@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dyncomp.fast.mixing import onednn
-from dyncomp.fast.mixing.tiles import compare, mixed_kernels, tiles
+from dyncomp.fast.mixing.tiles import mixed_kernels, scalar_products, tiles
 from dyncomp.fast.scratch import scratch
 from dyncomp.fast.tuning import chosen, power_of_two
 from dyncomp.ops.kernels import Geometry, convolve
@@ -44,7 +44,7 @@ class Gradients:
         flat = kernels.flatten(1)
         if self.weight is not None:
             rows = self.mixing.experts[:, outputs].flatten(1)
-            self.weight[images] += compare(flat, rows)
+            self.weight[images] += scalar_products(flat, rows)
         if self.experts is not None:
             weight = self.mixing.weight[images].t()
             total = self.experts[:, outputs].flatten(1)

@@ -69,7 +69,7 @@ def mix(weight: Tensor, experts: Tensor, out: Tensor) -> None:
         torch.bmm(weight.expand(_CUTS, 1, -1), _cut(experts), out=out.view(_CUTS, 1, -1))
 
 
-def compare(kernels: Tensor, experts: Tensor) -> Tensor:
+def scalar_products(kernels: Tensor, experts: Tensor) -> Tensor:
     """The scalar products of each of `kernels` (b, n) with each of `experts` (K, n), (b, K)."""
     if not _worth_cutting(experts):
         return torch.mm(kernels, experts.t())

@@ -59,6 +59,6 @@ class Snapshot:
         self._replaced = replaced
         return [edits_of(tensor) for tensor in some] == self._edits
 
-    def nobody_listens(self) -> bool:
+    def has_no_listeners(self) -> bool:
         """Whether gradients are off and no forward hook of the modules has to be called."""
         return not (torch.is_grad_enabled() or bool(self._listeners))
