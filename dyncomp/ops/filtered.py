@@ -76,8 +76,8 @@ class Filtered(Op):
     Where `after` is empty there is no mask: the weight alone shapes the output. A unit is a group of filters that lie
     side by side. What a used unit costs is its filters' share of the producer, its depthwise part, and its share of
     the consumer's input: an unused filter saves its own multiply-adds and those of the layer that would read it.
-    Sparse form: images that use the same filters run together, on kernels cut to the filters used, in and out; made
-    `ready` for use, all images run at once wherever that is faster.
+    Sparse form: images that use the same filters run together, on kernels cut to the filters used, in and out; in a
+    deployed network a fused form runs all images at once wherever that is faster.
     """
 
     kept_by = "gathered kernels"
