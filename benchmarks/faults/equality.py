@@ -70,7 +70,6 @@ def compare(path: Path) -> int:
 def fingerprints() -> Iterator[Fingerprint]:
     """One for each method, backbone and set of decisions; methods that a backbone refuses are left out."""
     for method, backbone in examples():
-        torch.manual_seed(0)  # of the pass in training that settles the network, in which torchvision's layers draw
         case = Case(METHODS.create(method), backbone)
         try:
             passes = case.passes

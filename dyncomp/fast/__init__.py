@@ -5,10 +5,9 @@ the form of expert layers; `disabled()` or DYNCOMP_FAST=0 switches everything of
 """
 
 import dyncomp.fast.mixing.chooser  # noqa: F401 - registers the form chooser of expert layers
+from dyncomp.fast.availability import Available, available, disabled, is_enabled, switch_off
 from dyncomp.fast.deploy import deployed, folded, is_deployed, plainly_folded
 from dyncomp.fast.folding import batch_norms
-from dyncomp.fast.report import Available, available
-from dyncomp.fast.switch import disabled, is_enabled, switch_off
 from dyncomp.fast.tuning import by_last_ways, choices, in_turn
 
 __all__ = [

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import FunctionType
 
 from dyncomp.core.op import Op
 
-DECLARED = frozenset({"unit_parts", "least", "always", "forced", "wished", "follow", "dense", "branched", "attach"})
+DECLARED = frozenset(
+    {"unit_parts", "least", "always", "forced", "wished", "follow", "dense", "branched", "attach", "__init__"}
+)
 """methods that a fused form does not replace: properties that an op declares, and its other forms"""
 
 
 def runs_as(op: object, kind: type[Op]) -> bool:
-    """Whether `op` is an instance of `kind` and overrides nothing that takes part in the sparse form of `kind`."""
-    if not isinstance(op, kind) or "forward" in vars(op):
-        return False
+    """Whether `op` is of that kind, and overrides nothing that takes part in the sparse form of `kind`."""
+    return isinstance(op, kind) and "forward" not in vars(op) and _class_runs_as(type(op), kind)
+
+
+@cache
+def _class_runs_as(own: type[Op], kind: type[Op]) -> bool:
     behaviour = {name for base in (kind, Op) for name, value in vars(base).items() if _is_behaviour(name, value)}
-    return all(getattr(type(op), name) is getattr(kind, name) for name in behaviour)
+    return all(getattr(own, name) is getattr(kind, name) for name in behaviour)
 
 
 def _is_behaviour(name: str, value: object) -> bool:

@@ -21,11 +21,11 @@ from dyncomp.core.net import Net
 from dyncomp.core.op import Op
 from dyncomp.fast import silent
 from dyncomp.fast.answers import answers_in_float32, check_runs, check_same, widened
+from dyncomp.fast.availability import has_generator
 from dyncomp.fast.behaviour import runs_as
 from dyncomp.fast.dataflow.sole_inputs import sole_inputs
 from dyncomp.fast.folding import fold_all
 from dyncomp.fast.parameters.tracked import track
-from dyncomp.fast.switch import has_generator
 from dyncomp.fast.tuning import in_turn
 from dyncomp.ops.exits import Exit
 from dyncomp.ops.filtered import Filtered

@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dyncomp.fast.availability import is_enabled
 from dyncomp.fast.mixing.forms import of_convolution, of_linear
 from dyncomp.fast.parameters.tracked import track
 from dyncomp.fast.shape_key import shape_key
-from dyncomp.fast.switch import is_enabled
 from dyncomp.fast.tuning import chosen
 from dyncomp.ops.experts import ExpertLayer, Form, Way, choose_forms_by
 from dyncomp.ops.mixture import Mix, Mixing

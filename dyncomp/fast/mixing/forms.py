@@ -9,10 +9,10 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from dyncomp.fast.availability import has_generator
 from dyncomp.fast.mixing.onednn_packed import Packed, can_pack
 from dyncomp.fast.mixing.onednn_products import Matrices, can_multiply
 from dyncomp.fast.mixing.tiled_products import Images, Pixels, Tiled
-from dyncomp.fast.switch import has_generator
 from dyncomp.fast.tuning import power_of_two
 from dyncomp.ops import kernels
 from dyncomp.ops.experts import ExpertLayer, Form, by_whole_kernels, plain_convolutions

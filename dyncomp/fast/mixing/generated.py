@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from dyncomp.fast import codegen
+from dyncomp.fast.availability import is_enabled
 from dyncomp.fast.memory import empty, for_code
 from dyncomp.fast.parameters.copies import copied
 from dyncomp.fast.parameters.tracked import versioned
 from dyncomp.fast.scratch import scratch
-from dyncomp.fast.switch import is_enabled
 from dyncomp.fast.tuning import is_watched
 from dyncomp.ops.kernels import Geometry
 from dyncomp.ops.mixture import Mixing

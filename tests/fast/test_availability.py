@@ -125,7 +125,10 @@ class Doubled(Mixed):
 
 
 class Renamed(Filtered):
-    """Overrides nothing."""
+    """Overrides nothing but how it is made."""
+
+    def __init__(self, op: Filtered) -> None:
+        super().__init__(op.producer, op.before, op.after, op.consumer, op.switch)
 
 
 def test_an_op_of_a_plugin_that_decides_otherwise_keeps_its_own_form() -> None:
