@@ -40,9 +40,9 @@ def test_priced_equals_executed_reads_a_run(tmp_path: Path, monkeypatch: pytest.
     assert check.main([str(folder)]) == 1
     text = check.RESULTS.read_text(encoding="utf-8")
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
-    assert f"{MACS_STATIC * IMAGES:,} | {MACS_STATIC * IMAGES:,} | yes | none" in rows["static"]
+    assert f"{MACS_STATIC * IMAGES:,} | {MACS_STATIC * IMAGES:,} | yes | 0% | none" in rows["static"]
     assert "| 7 | no, -" in rows["skipnet(target=0.5)"]
-    assert "| failed | TypeError" in rows["blockdrop"]
+    assert "| failed |  | TypeError" in rows["blockdrop"]
     assert "1 of 3 cells are equal." in text
 
 

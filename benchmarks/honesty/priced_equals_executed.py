@@ -20,11 +20,12 @@ from dyncomp.store import Store
 RESULTS = Path(__file__).parent / "results" / "priced_equals_executed.md"
 HEAD = """# Priced equals executed
 
-Sum over all test images of the MACs priced from the decisions, and MACs of the operators that ran in the sparse form.
-FLOPs are twice as many. Made by `benchmarks/honesty/priced_equals_executed.py`.
+Sum over all test images of the MACs priced from the decisions, and MACs of the operators and of the generated code that
+ran in the sparse form of the deployed network, which is the one that is timed. `generated` is the share of these MACs
+that generated code reported. FLOPs are twice as many. Made by `benchmarks/honesty/priced_equals_executed.py`.
 
-| method | backbone | data set | seed | images | priced MACs | executed MACs | equal | operators without a known cost |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| method | backbone | data set | seed | images | priced MACs | executed MACs | equal | generated | without a cost |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -53,7 +54,8 @@ def row_of(cell: Mapping[str, Any]) -> dict[str, str]:
     """One record as a row of the table."""
     named = {name: str(cell.get(name)) for name in ("spec", "backbone", "dataset", "seed")}
     if cell.get("status") != "ok":
-        return {**named, "images": "", "priced": "", "executed": "", "equal": "failed", "unknown": str(cell["error"])}
+        empty = dict.fromkeys(("images", "priced", "executed"), "")
+        return {**named, **empty, "equal": "failed", "generated": "", "unknown": str(cell["error"])}
     priced, executed = cell["priced_macs"], cell["executed_macs"]
     return {
         **named,
@@ -61,6 +63,7 @@ def row_of(cell: Mapping[str, Any]) -> dict[str, str]:
         "priced": f"{priced:,}",
         "executed": f"{executed:,}",
         "equal": "yes" if priced == executed else f"no, {executed - priced:+,}",
+        "generated": f"{cell['executed_by_operator'].get('dyncomp.convolution', 0) / executed:.0%}",
         "unknown": ", ".join(cell["uncounted_operators"]) or "none",
     }
 

@@ -21,6 +21,7 @@ from dyncomp.fast import choices
 from dyncomp.profile import (
     Evaluation,
     accuracy_with_exchanged_routes,
+    as_timed,
     count_executed,
     distinct_routes,
     environment,
@@ -129,7 +130,8 @@ def _train_and_measure(
 def measure(net: Net, cell: Cell) -> tuple[schema.Measured, schema.ImageColumns]:
     """What a trained network does on the splits: accuracy, gates, MACs, operating points, streams; and image by image.
 
-    All of it follows from the weights and the data: a later call on the same weights gives the same. Raises BadAnswer.
+    All of it follows from the weights and the data: a later call on the same weights gives the same, except which
+    operators ran, which depends on the machine. Raises BadAnswer.
     """
     splits = cell.group.splits
     _check(net, cell)
@@ -212,7 +214,8 @@ def _mac_figures(net: Net, cell: Cell, test: Evaluation) -> schema.Computed:
     costs, macs, static = net.costs, test.macs.numpy(), cell.group.static_macs
     splits = cell.group.splits
     assert costs is not None  # `build` measures them
-    executed = count_executed(net, splits.test)
+    timed, _ = as_timed(net)
+    executed = count_executed(timed, splits.test, test.trace)
     difficulty = None if splits.difficulty is None else splits.difficulty.numpy()
     image = next(in_batches(net, splits.test, 1))[0]
     return {

@@ -51,13 +51,16 @@ def _same(net: Net, ready: Net, images: Tensor, forced: Forced, way: str) -> Non
 
 
 def _same_in_use(ready: Net, images: Tensor) -> None:
-    """In the mode, the layout and the forms of use nobody asks for a record, and layers run in one go."""
+    """In the mode, the layout and the forms of use no record is asked for, and generated code runs several layers."""
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), by_last_ways():
         for some in (images, images[:1]):
             kept = some.clone()
             recorded, silent = ready(some), ready(some, record=False)
             equal(silent.logits, recorded.logits, "deployed, it answers otherwise in use, when no trace is recorded")
+            priced, ran = int(recorded.macs().sum()), count_executed_macs(ready, some)
+            if priced != ran:
+                raise NotConforming(f"deployed, priced {priced} MACs, executed {ran}, in use")
             if not torch.equal(some, kept):
                 raise NotConforming("deployed, it changes the images in place")
 

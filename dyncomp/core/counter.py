@@ -4,6 +4,10 @@ Convention: one multiply-add is one MAC; convolutions, linear layers and matrix 
 (normalisation, activations, pooling, copies) is free by convention. The formulas of single operators are those of
 `torch.utils.flop_counter`, which count two per multiply-add. An operator that is neither priced nor known to be free
 is listed in `uncounted`, never passed over in silence.
+
+Generated code is no operator of torch: it runs while a counter is active as it does otherwise, and reports its
+multiply-adds to the counter (`report`), by the same convention: a tap outside the map counts, and so does an input that
+is known to be 0; lanes that fill up a vector register do not.
 """
 
 from __future__ import annotations
@@ -16,11 +20,12 @@ from typing import Any, Final, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 GENERATED: Final = "dyncomp::convolution"
-"""What a profiler of operators sees of generated code."""
+"""What a profiler of operators sees of generated code; a counter's name of it has a dot, as those of operators."""
 
 EACH: Final = "each"
 COUPLED: Final = "coupled"
@@ -74,13 +79,27 @@ def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw
     return 2 * images * heads * queries * key.shape[2] * (width + value.shape[3])
 
 
-_OWN = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-"""Torch's own list leaves out attention on CPUs."""
+def _linear_flops(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> int:
+    """x (..., C) by a matrix (O, C)."""
+    return 2 * x.numel() * weight.shape[0]
+
+
+def _convolution_flops(x: Tensor, weight: Tensor, *args: Any, out_val: Tensor, **kwargs: Any) -> int:
+    """An output (B, O, ...) by a kernel (O, C / groups, ...)."""
+    return 2 * out_val.numel() * weight.shape[1:].numel()
+
+
+_OWN: dict[str, Callable[..., int]] = {
+    "aten._scaled_dot_product_flash_attention_for_cpu": _attention_flops,
+    "mkldnn._linear_pointwise": _linear_flops,
+    "mkldnn._convolution_pointwise": _convolution_flops,
+}
+"""Formulas of operators that torch's own list leaves out, by name."""
 
 
 def _formula(packet: Any) -> Callable[..., int] | None:
     """The FLOPs formula of an operator; None where there is none."""
-    return _OWN.get(packet) or flop_registry.get(packet)
+    return _OWN.get(str(packet)) or flop_registry.get(packet)
 
 
 @cache
@@ -125,6 +144,8 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.by_operator: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
         self.calls: Counter[Scope] = Counter()
+        self.pauses = 0
+        """how many `uncounted` contexts are open; inside one nothing is counted"""
         self._scopes: list[Scope] = [None]
 
     @property
@@ -177,10 +198,52 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output: Any,
     ) -> None:
         name = str(func._overloadpacket)
-        self.calls[self._scopes[-1]] += 1
         if formula is not None:
-            macs = int(formula(*args, **kwargs, out_val=output)) // 2
-            self.by_scope[self._scopes[-1]] += macs
-            self.by_operator[name] += macs
-        elif not is_free(func):
+            self.add(name, int(formula(*args, **kwargs, out_val=output)) // 2)
+            return
+        self.calls[self._scopes[-1]] += 1
+        if not is_free(func):
             self.uncounted[name] += 1
+
+    def add(self, operator: str, macs: int) -> None:
+        """Add a call of an operator and its MACs to the current scope."""
+        self.calls[self._scopes[-1]] += 1
+        self.by_scope[self._scopes[-1]] += macs
+        self.by_operator[operator] += macs
+
+
+def active_counters() -> list[MacCounter]:
+    """The counters that are active in this thread, without those that are paused."""
+    depth = torch._C._len_torch_dispatch_stack()
+    modes = (torch._C._get_dispatch_stack_at(level) for level in range(depth))
+    return [mode for mode in modes if isinstance(mode, MacCounter) and not mode.pauses]
+
+
+def is_only_counted() -> bool:
+    """Whether no dispatch mode other than counters is active in this thread; generated code may run then."""
+    depth = torch._C._len_torch_dispatch_stack()
+    modes = (torch._C._get_dispatch_stack_at(level) for level in range(depth))
+    return not depth or all(isinstance(mode, MacCounter) for mode in modes)
+
+
+def report(operator: str, macs: int) -> None:
+    """Add the multiply-adds of work that is no operator of torch to the active counters."""
+    for counter in active_counters():
+        counter.add(operator, macs)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Inside, no active counter counts or slows down what runs: for trials, and for copies that later passes share."""
+    counters = active_counters()
+    if not counters:
+        yield
+        return
+    for counter in counters:
+        counter.pauses += 1
+    try:
+        with no_dispatch():
+            yield
+    finally:
+        for counter in counters:
+            counter.pauses -= 1

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from dyncomp.core.context import during
+from dyncomp.core.counter import is_only_counted, uncounted
 from dyncomp.core.locks import making
 
 W = TypeVar("W")
@@ -32,8 +33,8 @@ _LAST = -1
 def fastest(key: Hashable, ways: Mapping[str, Callable[[], Any]]) -> str:
     """The name of the fastest of `ways`, timed at the first call with this key.
 
-    Inside torch.compile it is the first way. While operators are counted nothing can be timed, and it is the way that
-    was chosen for this key before, if `ways` has it, else the first.
+    While operators are watched (see `is_watched`) nothing can be timed, and it is the way that was chosen for this key
+    before, if `ways` has it, else the first.
     """
     first = next(iter(ways))
     if len(ways) == 1 or torch.compiler.is_compiling():
@@ -43,7 +44,7 @@ def fastest(key: Hashable, ways: Mapping[str, Callable[[], Any]]) -> str:
         turn[0] += turn[0] != _LAST
         return list(ways)[turn[0] % len(ways)]
     if key not in _choices:
-        if torch._C._len_torch_dispatch_stack() > 0:
+        if not is_only_counted():
             return first
         with making:  # one trial at a time: concurrent trials would distort each other's times
             if key not in _choices:
@@ -54,8 +55,7 @@ def fastest(key: Hashable, ways: Mapping[str, Callable[[], Any]]) -> str:
 def chosen(key: Hashable, able: Callable[[], Mapping[str, W]], trial: Callable[[W], Any]) -> W:
     """The fastest way of `able()`, timed by `trial(way)`; cached by key, since even calling `able` is expensive.
 
-    `key` has to contain all that `able` depends on, except whether operators are counted, compiled or traced: in these
-    cases the cache is not used.
+    `key` has to contain all that `able` depends on, except whether operators are watched: the cache is not used then.
     """
     remembers = _turn.get() is None and not is_watched()
     if remembers and key in _ways:
@@ -74,10 +74,14 @@ def power_of_two(count: int) -> int:
 
 
 def is_watched() -> bool:
-    """Whether something observes operators: a compiler, a tracer, a counter, or a transformation such as vmap."""
+    """Whether something observes operators that would not see generated code.
+
+    That is a compiler, a tracer, a dispatch mode, or a transformation such as vmap; but not a `MacCounter`, to which
+    generated code reports.
+    """
     return (
         torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
+        or not is_only_counted()
         or torch._C._get_tracing_state() is not None
         or torch._C._functorch.maybe_current_level() is not None
         or torch.autograd.forward_ad._current_level >= 0
@@ -105,7 +109,7 @@ def choices() -> dict[str, str]:
 
 
 def _try(ways: Mapping[str, Callable[[], Any]]) -> str:
-    with _unseen():
+    with uncounted(), _unseen():
         return _fastest_of(ways)
 
 

@@ -23,12 +23,21 @@ class SwitchProducts:
     """A switch that generated code can run: a linear layer from channel means (B, C) to logits (B, U).
 
     A unit is used where its logit is above 0; where no logit is, the unit of the greatest is used. With `keep` above 0
-    the top-k units are used instead, k = `keep`, with ReLU of their logits as weights, and the layer reads mean
-    absolute values.
+    the top-k units are used instead, k = `keep`; then `reads_magnitudes` and `weighted` hold, too.
     """
 
     layer: nn.Linear
     keep: int = 0
+
+    @property
+    def reads_magnitudes(self) -> bool:
+        """Whether the layer reads channel means of absolute values."""
+        return self.keep > 0
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the weight of a used unit is ReLU of its logit; else it is 1."""
+        return self.keep > 0
 
 
 class ChannelOrder(Protocol):

@@ -59,9 +59,19 @@ def _priced(net: Net, traces: Sequence[Trace]) -> tuple[Tensor, Trace]:
     return macs.cpu(), Trace.join([trace.to("cpu") for trace in joined])
 
 
-def count_executed(net: Net, split: Split) -> Executed:
-    """What ran over a whole split in the sparse form."""
-    return sum((execute_and_count(net, images) for images, _, _ in in_batches(net, split)), Executed())
+def count_executed(net: Net, split: Split, trace: Trace | None = None) -> Executed:
+    """What ran over a whole split in the sparse form, by the network's own decisions or, for each image, by a trace's.
+
+    With a trace, a network and its deployed copy run the same units even where rounding tips a gate.
+    """
+    executed, start = Executed(), 0
+    gates = [site for site, op in net.sites.items() if not bool(op.always().all())]  # others leave nothing to force
+    for images, _, _ in in_batches(net, split):
+        decisions = None if trace is None else trace.select(torch.arange(start, start + len(images)))
+        forced = None if decisions is None else {site: decisions[site] for site in gates}
+        executed += execute_and_count(net, images, forced)
+        start += len(images)
+    return executed
 
 
 def accuracy_with_exchanged_routes(net: Net, split: Split, trace: Trace, seed: int) -> float:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("no_report")
 
 SKIPNET = "skipnet(pretraining=0.5)"  # begins with the trained plain backbone
 # what follows from weights and data, and not from how long anything took
-SAME = ("identity", "status", "top1", "macs", "executed_by_operator", "gates", "warnings", "params", "hyperparameters")
+SAME = ("identity", "status", "top1", "macs", "executed_macs", "gates", "warnings", "params", "hyperparameters")
 
 
 @pytest.fixture

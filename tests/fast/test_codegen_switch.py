@@ -19,11 +19,19 @@ DOUBLE = Number(torch.float64)
 
 
 def plan_for(
-    units: int, size: int = 1, keep: int = 0, picks: bool = False, vector_bytes: int = 64, pixels: int = 30
+    units: int,
+    size: int = 1,
+    keep: int = 0,
+    magnitudes: bool = False,
+    weighted: bool = False,
+    picks: bool = False,
+    vector_bytes: int = 64,
+    pixels: int = 30,
 ) -> SwitchPlan:
     here = codegen.this_machine()
     assert here is not None
-    return SwitchPlan(21, pixels, DOUBLE, replace(here, vector_bytes=vector_bytes), units, size, keep, picks)
+    choice = units, size, keep, magnitudes, weighted, picks
+    return SwitchPlan(21, pixels, DOUBLE, replace(here, vector_bytes=vector_bytes), *choice)
 
 
 class Switched:
@@ -41,6 +49,7 @@ class Switched:
         if plan.picks:
             self.x = self.x * self.there.used[:, None]
         self.overruled = overruled
+        self.forced_weights = torch.randn(images, plan.units, generator=draw, dtype=torch.float64)
 
     def run(self, threads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Outputs, counts, shifts, scales."""
@@ -55,12 +64,17 @@ class Switched:
         given = [x, weights, sums, logits, self.there.order, self.there.counts, outputs, counts, self.base, self.shift]
         at = [tensor.data_ptr() for tensor in (*given, shifts, scales)]
         other = 0 if self.overruled is None else self.overruled.data_ptr()
-        codegen.switch_for(plan).run(threads, at[0], images, *at[1:6], other, *at[6:])
+        forced = self.forced_weights.data_ptr()
+        codegen.switch_for(plan).run(threads, at[0], images, *at[1:6], other, *at[6:], forced)
         return outputs, counts, shifts, scales
 
     def logits(self) -> Tensor:
-        means = self.x.abs().mean(dim=1) if self.plan.keep else self.x.mean(dim=1)
+        means = self.x.abs().mean(dim=1) if self.plan.magnitudes else self.x.mean(dim=1)
         return F.linear(means, self.weight, self.bias)
+
+    def weights(self) -> Tensor:
+        """(B, units)."""
+        return self.logits().relu() if self.overruled is None else self.forced_weights
 
     def used(self) -> Tensor:
         """(B, units) bool."""
@@ -85,10 +99,17 @@ CASES = {
     "large maps, summed in parts": (plan_for(40, pixels=1000), 0.0, False),
     "none above 0": (plan_for(37, size=2), -100.0, False),
     "forced": (plan_for(37), 0.0, True),
-    "the greatest": (plan_for(70, keep=35), 0.0, False),
-    "the greatest of few": (plan_for(5, keep=1), -100.0, False),
-    "the greatest, some channels": (plan_for(67, keep=66, picks=True, vector_bytes=32), 0.0, False),
-    "the greatest, forced": (plan_for(37, keep=5), 0.0, True),
+    "magnitudes": (plan_for(37, magnitudes=True), -1.0, False),
+    "weighted": (plan_for(37, size=2, weighted=True), 0.0, False),
+    "top-k": (plan_for(70, keep=35), 0.0, False),
+    "top-k, weighted": (plan_for(70, keep=35, magnitudes=True, weighted=True), 0.0, False),
+    "top-k of few, weighted": (plan_for(5, keep=1, magnitudes=True, weighted=True), -100.0, False),
+    "top-k, weighted, some channels": (
+        plan_for(67, keep=66, magnitudes=True, weighted=True, picks=True, vector_bytes=32),
+        0.0,
+        False,
+    ),
+    "top-k, weighted, forced": (plan_for(37, size=2, keep=5, magnitudes=True, weighted=True), 0.0, True),
 }
 
 
@@ -102,15 +123,15 @@ def test_a_switch_lists_the_filters_that_an_image_uses(name: str, images: int) -
     for threads in (1, 2):
         outputs, counts, shifts, scales = switched.run(threads)
         used = switched.used().repeat_interleave(plan.size, dim=1)
-        weights = switched.logits().relu().repeat_interleave(plan.size, dim=1)
+        weights = switched.weights().repeat_interleave(plan.size, dim=1)
         assert counts.tolist() == used.sum(dim=1).tolist()
         for i, count in enumerate(counts.tolist()):
             which = used[i].nonzero().view(-1)
             assert outputs[i, :count].tolist() == which.tolist()
-            base = switched.base[which] * weights[i, which] if plan.keep else 0.0
+            base = switched.base[which] * weights[i, which] if plan.weighted else 0.0
             torch.testing.assert_close(shifts[i, :count], switched.shift[which] + base, rtol=0, atol=1e-12)
             assert not shifts[i, count:].any()
-            if plan.keep:
+            if plan.weighted:
                 torch.testing.assert_close(scales[i, :count], weights[i, which], rtol=0, atol=1e-12)
                 assert not scales[i, count:].any()
 
@@ -123,22 +144,14 @@ def test_of_units_alike_the_first_are_kept() -> None:
     assert outputs[:, :7].tolist() == [list(range(7))] * 2
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("ordered", [False, True])
-def test_outputs_are_put_in_order_scaled_and_shifted(ordered: bool, weighted: bool) -> None:
+@pytest.mark.parametrize("relu", [False, True])
+def test_outputs_are_scaled_and_shifted_in_place(relu: bool) -> None:
     here = codegen.this_machine()
     assert here is not None
     draw = torch.Generator().manual_seed(0)
-    plan = Epilogue(37, 6, DOUBLE, here, ordered, weighted, relu=weighted)
-    x = torch.randn(3, 6, 37, generator=draw, dtype=torch.float64)
-    there = Compaction.of((torch.rand(3, 37, generator=draw, dtype=torch.float64) < 0.5).double())
-    used = torch.arange(37) < there.counts[:, None]  # (B, 37), in each image's order
-    scales, shifts = (torch.randn(3, 37, generator=draw, dtype=torch.float64) * used for _ in range(2))
-    sorted_ = torch.stack([one[:, order] for one, order in zip(x, there.order, strict=True)]) * used[:, None]
-    wanted = x if ordered else sorted_
-    if weighted:
-        wanted = (wanted * scales[:, None] + shifts[:, None]).relu()
-    y = torch.full_like(x, torch.nan)
-    at = (tensor.data_ptr() for tensor in (there.order, there.counts, scales, shifts))
-    codegen.epilogue_for(plan).run(2, x.data_ptr(), y.data_ptr(), 3, *at)
-    torch.testing.assert_close(y, wanted, rtol=0, atol=1e-14)
+    y = torch.randn(3, 6, 37, generator=draw, dtype=torch.float64)
+    scales, shifts = (torch.randn(3, 37, generator=draw, dtype=torch.float64) for _ in range(2))
+    wanted = y * scales[:, None] + shifts[:, None]
+    plan = Epilogue(37, 6, DOUBLE, here, relu)
+    codegen.epilogue_for(plan).run(2, y.data_ptr(), 3, scales.data_ptr(), shifts.data_ptr())
+    torch.testing.assert_close(y, wanted.relu() if relu else wanted, rtol=0, atol=1e-14)

@@ -18,7 +18,9 @@ from dyncomp.core import Decision, Net, ResidualBlock, measure_costs
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.decisions import random
 from dyncomp.fast import codegen, deployed, disabled
-from dyncomp.fast.fusion import Run
+from dyncomp.fast.fusion import Run, blocks
+from dyncomp.fast.fusion.part import Filling
+from dyncomp.fast.fusion.step_table import Table
 from dyncomp.fast.layers.convolution import FusedSequential
 from dyncomp.fast.layers.switched_filters import SwitchedFilters
 from dyncomp.fast.tuning import in_turn
@@ -26,6 +28,7 @@ from dyncomp.ops import Filtered, Gated, Mixed, Switch, SwitchProducts
 from dyncomp.ops.experts import ExpertConv2d
 from dyncomp.ops.gates import FeedForwardGate, Gate, Products, Router, on_pooled
 from dyncomp.ops.gumbel_gate import Masker
+from dyncomp.ops.planned import Follower
 from dyncomp.ops.shrink import Shrink
 
 pytestmark = pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
@@ -91,7 +94,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code of our own wherever there is some, whatever a trial says."""
-    for module in ("layers.residual_body", "layers.convolution", "fusion.filtered_site"):
+    for module in ("layers.residual_body", "layers.convolution"):
         monkeypatch.setattr(f"dyncomp.fast.{module}.chosen", lambda key, able, trial: True)
     monkeypatch.setattr("dyncomp.fast.mixing.chooser.chosen", lambda key, able, trial: list(able().values())[-1])
 
@@ -126,24 +129,6 @@ def test_a_run_is_its_blocks_one_by_one(
         assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("name", [name for name in SPECS if "filters" in name])
-@torch.inference_mode()
-def test_filters_may_all_be_computed_and_put_in_order(
-    name: str, ran: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    always(monkeypatch)
-    monkeypatch.setattr("dyncomp.fast.fusion.filtered_site.chosen", lambda key, able, trial: False)
-    with torch.inference_mode(False):
-        net = made(name)
-    for images in (1, 5):
-        x = features(images)
-        wanted = one_by_one(net, x)
-        ran.clear()
-        ours = net(x, sparse=True, record=False).logits
-        assert ran and all(ran)
-        torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10)
-
-
 @pytest.mark.parametrize("name", ["form residual", "form output, recurrent", "planned", "filters in blocks"])
 @torch.inference_mode()
 def test_images_decide_both_ways_and_each_for_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +151,6 @@ def test_whoever_asks_for_more_gets_the_blocks_one_by_one(ran: list[bool], monke
     x = features(2)
     net(x, sparse=True)  # with a record of what was decided
     with disabled():
-        net(x, sparse=True, record=False)
-    with MacCounter():
         net(x, sparse=True, record=False)
     assert not any(ran)
     heard = list[nn.Module]()
@@ -205,6 +188,50 @@ def test_a_run_follows_parameters_and_can_be_copied(ran: list[bool], monkeypatch
     torch.testing.assert_close(net(x, sparse=True, record=False).logits, before, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", SPECS)
+@torch.inference_mode()
+def test_the_code_that_is_timed_is_counted(name: str, ran: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch)
+    with torch.inference_mode(False):
+        net = made(name)
+    for images in (1, 5):
+        x = features(images)
+        with disabled():
+            priced = int(net(x, sparse=True).macs().sum())
+        ran.clear()
+        with MacCounter() as counter:
+            net(x, sparse=True, record=False)
+        assert any(ran)
+        assert counter.total == priced
+        assert counter.by_operator["dyncomp.convolution"] > priced / 2
+        assert not counter.uncounted
+
+
+@torch.inference_mode()
+def test_an_image_too_many_is_counted(ran: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted fault: blocks run the last of their images twice."""
+    always(monkeypatch)
+
+    def follow(follower: Follower, rows: str, images: str, table: Table, x: Tensor) -> Filling:
+        listed = follower.plan().of(follower.unit, x)
+        if not isinstance(listed, Tensor):  # all images, or none
+            return plainly(follower, rows, images, table, x)
+        listed = torch.cat([listed, listed[-1:]])
+        return ((rows, listed.data_ptr()), (images, len(listed))), listed
+
+    x, plainly = features(5), blocks._follow
+    for planted in (False, True):
+        if planted:
+            monkeypatch.setattr(blocks, "_follow", follow)
+        with torch.inference_mode(False):
+            net = made("planned")  # whose runs are prepared now
+        decisions = forced_decisions(net, x)
+        with MacCounter() as counter:
+            net(x, sparse=True, record=False, decisions=decisions)
+        assert any(ran)
+        assert (counter.total > int(net(x, sparse=True, decisions=decisions).macs().sum())) == planted
+
+
 def forced_decisions(net: Net, x: Tensor, seed: int = 2) -> dict[str, Decision]:
     """Random ones, another row for each image, that give no weights."""
     drawn = random(net, len(x), torch.Generator().manual_seed(seed))
@@ -232,22 +259,25 @@ def test_runs_follow_forced_decisions_in_some_passes(
         assert any(ran)
 
 
-@pytest.mark.parametrize("name", ["weighted filters", "mixed"])
+@pytest.mark.parametrize(
+    ("name", "follows"), [("weighted filters", True), ("filters in blocks", False), ("mixed", False)]
+)
 @torch.inference_mode()
-def test_layers_run_one_by_one_where_weights_are_forced(
-    name: str, ran: list[bool], monkeypatch: pytest.MonkeyPatch
+def test_layers_run_one_by_one_where_code_has_no_place_for_weights_that_are_forced(
+    name: str, follows: bool, ran: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     always(monkeypatch)
     with torch.inference_mode(False):
         net = made(name)
     x = features(5)
-    decisions = dict(random(net, len(x), torch.Generator().manual_seed(2)))
+    drawn = random(net, len(x), torch.Generator().manual_seed(2))
+    decisions = {site: Decision(d.used, d.used * torch.rand_like(d.used), d.used) for site, d in drawn.items()}
     with disabled():
         wanted = net(x, sparse=True, record=False, decisions=decisions).logits
     ran.clear()
     ours = net(x, sparse=True, record=False, decisions=decisions).logits
     torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10)
-    assert not all(ran)
+    assert all(ran) == follows
 
 
 @torch.inference_mode()

@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 
 from dyncomp.conformance import Case
 from dyncomp.core import Net, Stage
-from dyncomp.core.counter import MacCounter
 from dyncomp.errors import CannotAttach
 from dyncomp.fast import codegen, disabled
 from dyncomp.fast.mixing import generated_training as learning
@@ -234,8 +233,6 @@ def test_it_is_left_out_where_it_cannot_run_or_does_not_pay(monkeypatch: pytest.
     with torch.no_grad():
         assert of_training(x, mixing, layer.geometry) is None
     with disabled():
-        assert of_training(x, mixing, layer.geometry) is None
-    with MacCounter():
         assert of_training(x, mixing, layer.geometry) is None
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert of_training(x, mixing, layer.geometry) is None

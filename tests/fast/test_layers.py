@@ -119,7 +119,16 @@ def test_a_ready_convolution_can_be_copied() -> None:
     assert set(layer.state_dict()) == {"weight", "bias"}
 
 
-def test_gradients_types_and_counters_get_torchs_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+@torch.no_grad()
+def test_generated_code_reports_to_a_counter() -> None:
+    layer, x = ready(nn.Conv2d(6, 4, 3)), features(2).float()
+    with MacCounter() as counter:
+        layer._directly(x, relu=True)
+    assert counter.total == counter.by_operator["dyncomp.convolution"] == 2 * 4 * 49 * 6 * 9
+    assert not counter.uncounted
+
+
+def test_gradients_and_types_get_torchs_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = ready(nn.Conv2d(6, 4, 3)), features(2).float()
 
     def never(*given: object) -> Tensor:
@@ -128,9 +137,6 @@ def test_gradients_types_and_counters_get_torchs_convolution(monkeypatch: pytest
     monkeypatch.setattr(TunedConv2d, "_directly", never)
     assert layer(x.requires_grad_()).requires_grad
     with torch.no_grad():
-        with MacCounter() as counter:
-            layer(x)
-        assert counter.total == 2 * 4 * 49 * 6 * 9
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert layer(x).dtype == torch.bfloat16
         with disabled():

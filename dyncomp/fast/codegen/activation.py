@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module
+from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module, no_macs
 from dyncomp.fast.codegen.emit import Number, Value, integer
 from dyncomp.fast.codegen.machine import Machine
 
@@ -14,7 +14,7 @@ def activation_for(number: Number, machine: Machine) -> Code:
     """The code of f(y, images, count): ReLU of y (images, count), in place."""
     module = new_module()
     _Activation(module, number).emit(machine.vector_bytes // number.dtype.itemsize)
-    return compiled(module, parameters=3)
+    return compiled(module, parameters=3, macs=no_macs)
 
 
 class _Activation(Entry):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from llvmlite import binding, ir
 
-from dyncomp.core.counter import GENERATED
+from dyncomp.core.counter import GENERATED, report
 from dyncomp.core.locks import making
 from dyncomp.fast.codegen.emit import INT, INT32, POINTER, VOID, Emitter, Number, Value, integer
 from dyncomp.fast.codegen.machine import this_machine, threads
@@ -17,6 +18,14 @@ from dyncomp.fast.codegen.machine import this_machine, threads
 _ENTRY = "entry"
 
 Arguments = ctypes.Array[ctypes.c_int64]
+
+Macs: TypeAlias = Callable[[Arguments], int]
+"""The multiply-adds of a call of code, from the call's arguments; see `dyncomp.core.counter` for the convention."""
+
+
+def no_macs(given: Arguments) -> int:
+    """That of code which is free by convention, or whose parts report themselves: 0."""
+    return 0
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class Code:
     address: int
     engine: Any
     parameters: int
+    macs: Macs
 
     def run(self, count: int, *arguments: int) -> None:
         """Run the code on `count` of torch's threads.
@@ -39,7 +49,9 @@ class Code:
         return (ctypes.c_int64 * self.parameters)(*arguments)
 
     def call(self, count: int, packed: Arguments) -> None:
-        """Run the code on `count` of torch's threads, with packed arguments; see `run`."""
+        """Run the code on `count` of torch's threads, with packed arguments, and report its MACs; see `run`."""
+        if torch._C._len_torch_dispatch_stack() and self.macs is not no_macs:
+            report(GENERATED.replace("::", "."), self.macs(packed))
         team = threads()
         assert team is not None  # without threads, no code is compiled
         if torch._C._autograd._profiler_enabled():
@@ -84,13 +96,13 @@ class Entry(Emitter):
 _ASKED = ("thread_num", "num_threads")
 
 
-def compiled(module: ir.Module, parameters: int) -> Code:
-    """The module's entry function, which reads `parameters` arguments, as machine code."""
+def compiled(module: ir.Module, parameters: int, macs: Macs) -> Code:
+    """The module's entry function, which reads `parameters` arguments, as machine code; `macs` counts a call's MACs."""
     with making:  # a fork waits for this lock, but not for LLVM's own
-        return _compiled(module, parameters)
+        return _compiled(module, parameters, macs)
 
 
-def _compiled(module: ir.Module, parameters: int) -> Code:
+def _compiled(module: ir.Module, parameters: int, macs: Macs) -> Code:
     here = this_machine()
     assert here is not None  # callers have checked
     target = binding.Target.from_default_triple()
@@ -104,4 +116,9 @@ def _compiled(module: ir.Module, parameters: int) -> Code:
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target.create_target_machine())
     engine.add_object_file(written)
     engine.finalize_object()
-    return Code(engine.get_function_address(_ENTRY), engine, parameters)
+    return Code(engine.get_function_address(_ENTRY), engine, parameters, macs)
+
+
+def integers(address: int, count: int) -> Sequence[int]:
+    """The 64-bit integers at an address, such as an argument of code that is a list of counts."""
+    return (ctypes.c_int64 * count).from_address(address)[:]

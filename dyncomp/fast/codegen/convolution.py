@@ -7,7 +7,7 @@ from itertools import accumulate
 
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module
+from dyncomp.fast.codegen.build import Arguments, Code, Entry, Macs, compiled, integers, new_module
 from dyncomp.fast.codegen.compacted import Compaction
 from dyncomp.fast.codegen.dense import Dense, Depthwise
 from dyncomp.fast.codegen.emit import INT, Value, function, integer
@@ -27,7 +27,26 @@ def code_for(plan: Plan) -> Code:
         pieces[panel.lanes] = made = function(module, f"piece{len(pieces)}", PARAMETERS)
         kind(made, plan, panel, micro).emit()
     _Division(module, plan, pieces).emit()
-    return compiled(module, len(Argument))
+    return compiled(module, len(Argument), _macs(plan))
+
+
+def _macs(plan: Plan) -> Macs:
+    shape = plan.shape
+    taps, pixels = shape.kernel[0] * shape.kernel[1], shape.output_size[0] * shape.output_size[1]
+
+    def of_all(given: Arguments) -> int:
+        return given[Argument.IMAGES] * plan.inputs * shape.outputs * (pixels + plan.experts)
+
+    def of_picked(given: Arguments) -> int:
+        images = given[Argument.IMAGES]
+        inputs, outputs = ([every] * images for every in (shape.channels, shape.outputs))
+        if plan.picks_inputs:
+            inputs = list(integers(given[Argument.INPUT_COUNTS], images))
+        if plan.picks_outputs:
+            outputs = list(integers(given[Argument.OUTPUT_COUNTS], images))
+        return taps * pixels * sum(some * others for some, others in zip(inputs, outputs, strict=True))
+
+    return of_picked if plan.picks else of_all
 
 
 class _Division(Entry):

@@ -7,7 +7,7 @@ from functools import cache
 
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, compiled, new_module
+from dyncomp.fast.codegen.build import Code, Macs, compiled, new_module
 from dyncomp.fast.codegen.emit import INT, Value, integer, pieces, starts
 from dyncomp.fast.codegen.gate_plan import GateArgument, GatePlan, Layer
 from dyncomp.fast.codegen.means import Means
@@ -18,7 +18,13 @@ def gate_for(plan: GatePlan) -> Code:
     """The code of a gate; see `GateArgument`."""
     module = new_module()
     _Gate(module, plan).emit()
-    return compiled(module, len(GateArgument))
+    return compiled(module, len(GateArgument), _macs(plan))
+
+
+def _macs(plan: GatePlan) -> Macs:
+    cell = Layer(2 * plan.state, 4 * plan.state)
+    of_image = sum(layer.inputs * layer.outputs for layer in (*plan.layers, cell))
+    return lambda given: given[GateArgument.IMAGES] * of_image
 
 
 class _Gate(Means):

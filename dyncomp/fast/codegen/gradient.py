@@ -6,10 +6,11 @@ from functools import cache, partial
 
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module
+from dyncomp.fast.codegen.build import Code, Entry, Macs, compiled, new_module
 from dyncomp.fast.codegen.emit import Emitter, Functions, Value, integer, starts
 from dyncomp.fast.codegen.gradient_micro import IMAGES, GradientMicro
 from dyncomp.fast.codegen.gradient_plan import TOGETHER, Block, GradientArgument, GradientPlan
+from dyncomp.fast.codegen.plan import Plan
 
 _LINE = 64
 """bytes of a cache line"""
@@ -20,7 +21,14 @@ def gradient_for(plan: GradientPlan) -> Code:
     """The code of the gradients; see `GradientArgument`."""
     module = new_module()
     _Division(module, plan).emit()
-    return compiled(module, len(GradientArgument))
+    return compiled(module, len(GradientArgument), _macs(plan.plan))
+
+
+def _macs(plan: Plan) -> Macs:
+    """A kernel's gradient for each image, and its products with the shares and with the experts."""
+    height, width = plan.shape.output_size
+    of_image = plan.inputs * plan.shape.outputs * (height * width + 2 * plan.experts)
+    return lambda given: given[GradientArgument.IMAGES] * of_image
 
 
 class _Division(Entry):

@@ -9,7 +9,7 @@ from functools import cache
 
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module
+from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module, no_macs
 from dyncomp.fast.codegen.emit import Value, integer, starts
 from dyncomp.fast.codegen.plan import Panel, Plan
 
@@ -42,7 +42,7 @@ def order_for(order: Order) -> Code:
     """The code that packs or unpacks; see `OrderArgument`."""
     module = new_module()
     _Ordering(module, order).emit()
-    return compiled(module, len(OrderArgument))
+    return compiled(module, len(OrderArgument), no_macs)
 
 
 class _Ordering(Entry):

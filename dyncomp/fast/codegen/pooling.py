@@ -7,7 +7,7 @@ from functools import cache
 
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module
+from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module, no_macs
 from dyncomp.fast.codegen.emit import Number, Value, integer, pieces, starts
 from dyncomp.fast.codegen.machine import Machine
 from dyncomp.fast.codegen.piece import Argument
@@ -52,7 +52,7 @@ def pooling_for(plan: Pooling) -> Code:
     """The code, with the arguments of a convolution, of which it reads X, Y and IMAGES; see `Argument`."""
     module = new_module()
     _Pooling(module, plan).emit()
-    return compiled(module, len(Argument))
+    return compiled(module, len(Argument), no_macs)
 
 
 class _Pooling(Entry):

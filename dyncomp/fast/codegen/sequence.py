@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module
+from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module, no_macs
 from dyncomp.fast.codegen.emit import POINTER, VOID, Number, Value, integer
 
 
@@ -27,7 +27,7 @@ def in_sequence() -> Code:
     """
     module = new_module()
     _Sequence(module, Number(torch.float32)).emit()
-    return compiled(module, parameters=2)
+    return compiled(module, parameters=2, macs=no_macs)
 
 
 class _Sequence(Entry):

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, compiled, new_module
+from dyncomp.fast.codegen.build import Code, Macs, compiled, new_module
 from dyncomp.fast.codegen.emit import INT, Value, integer, starts
 from dyncomp.fast.codegen.means import Means
 from dyncomp.fast.codegen.switch_plan import SwitchArgument, SwitchPlan, groups_of
@@ -20,7 +20,11 @@ def switch_for(plan: SwitchPlan) -> Code:
     """The code of a switch; see `SwitchArgument`."""
     module = new_module()
     _Switch(module, plan).emit()
-    return compiled(module, len(SwitchArgument))
+    return compiled(module, len(SwitchArgument), _macs(plan))
+
+
+def _macs(plan: SwitchPlan) -> Macs:
+    return lambda given: given[SwitchArgument.IMAGES] * plan.channels * plan.units
 
 
 class _Switch(Means):
@@ -32,7 +36,7 @@ class _Switch(Means):
     def emit(self) -> None:
         """Channel means, logits and choices, with a barrier after each of the first two."""
         groups = groups_of(self.plan.units, self.plan.lanes)
-        self.sum_up(magnitudes=self.plan.keep > 0)
+        self.sum_up(magnitudes=self.plan.magnitudes)
         self.loop(*self.share(self.images), self._means)
         self.barrier()
         self.loop(*self.share(self.mul(self.images, integer(len(groups)))), lambda task: self._logits(task, groups))
@@ -142,19 +146,23 @@ class _Switch(Means):
             self._numbers(which, image, filters) for which in (SwitchArgument.SHIFTS, SwitchArgument.SCALES)
         )
 
+        own = self.icmp_signed("==", self.given[SwitchArgument.FORCED], integer(0))
+        forced = self._numbers(SwitchArgument.FORCED_WEIGHTS, image, self.plan.units)
+        weights = self.select(own, logits, forced)
+
         def put(place: Value) -> None:
             which = self.load_int(outputs, place)
             added = self.load_element(self.at(shift, which))
-            if self.plan.keep:
-                weight = self.load_element(self.at(logits, self.sdiv(which, integer(self.plan.size))))
-                weight = self.relu(weight)
+            if self.plan.weighted:
+                given = self.load_element(self.at(weights, self.sdiv(which, integer(self.plan.size))))
+                weight = self.select(own, self.relu(given), given)
                 self.write(weight, self.at(scales, place))
                 added = self.fadd(added, self.fmul(self.load_element(self.at(base, which)), weight))
             self.write(added, self.at(shifts, place))
 
         def clear(place: Value) -> None:
             self.write(zero, self.at(shifts, place))
-            if self.plan.keep:
+            if self.plan.weighted:
                 self.write(zero, self.at(scales, place))
 
         self.loop(integer(0), count, put)

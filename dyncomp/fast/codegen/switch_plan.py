@@ -17,13 +17,16 @@ class SwitchPlan(MeansPlan):
     """A logit, from channel means, for each of `units` units, which are `size` adjacent filters each.
 
     A unit is used where its logit exceeds 0; if no logit does, the unit of the greatest is used. `keep`, unless 0: the
-    units of the top-k logits, k = `keep`, are used instead and weighted by ReLU of their logits, and the logits are
-    computed from means of magnitudes. `picks`: each image has only some of the channels.
+    units of the top-k logits, k = `keep`, are used instead. `magnitudes`: logits are computed from means of absolute
+    values. `weighted`: used units are weighted by ReLU of their logits. `picks`: each image has only some of the
+    channels.
     """
 
     units: int
     size: int = 1
     keep: int = 0
+    magnitudes: bool = False
+    weighted: bool = False
     picks: bool = False
 
     @property
@@ -51,13 +54,15 @@ class SwitchArgument(IntEnum):
     """(images, filters), written: indices of the used filters, ascending; the entries after them have no meaning"""
     OUTPUT_COUNTS = 9
     BASE = 10
-    """(filters,), read with `keep`: multiplied by the filter's weight and added to its shift"""
+    """(filters,), read with `weighted`: multiplied by the filter's weight and added to its shift"""
     SHIFT = 11
     """(filters,)"""
     SHIFTS = 12
     """(images, filters), written: base * weight + shift of the used filters, in compacted order, then 0"""
     SCALES = 13
-    """(images, filters), written with `keep`: the weights of the used filters, in compacted order, then 0"""
+    """(images, filters), written with `weighted`: the weights of the used filters, in compacted order, then 0"""
+    FORCED_WEIGHTS = 14
+    """(images, units), read with `weighted` where decisions are forced: the units' weights"""
 
 
 def groups_of(units: int, lanes: int) -> list[list[int]]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from dyncomp.core.counter import uncounted
 from dyncomp.fast.codegen.convolution import code_for
 from dyncomp.fast.codegen.emit import Number
 from dyncomp.fast.codegen.machine import this_machine
@@ -19,7 +20,7 @@ from dyncomp.fast.codegen.shape import Shape
 def works() -> bool:
     """Whether mixed convolutions agree with torch's; False where LLVM cannot compile them, at no cost but speed."""
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with uncounted(), torch.inference_mode(False), torch.no_grad():
             return all(_agrees(depthwise) for depthwise in (False, True))
     except (RuntimeError, AttributeError, TypeError):  # a version of llvmlite with another interface
         return False

@@ -70,8 +70,10 @@ class Chain:
         """Add the steps; `last` holds further arguments of the consumer's code."""
         turns = DoubleBuffer(at.source)
         for turn, site in enumerate(self.sites):
-            slot = f"forced {turn} {at.index}"
-            builder.step(site.switch.code, {**site.switch.given(turns.here, turn % 2), SwitchArgument.FORCED: slot})
+            given = {**site.switch.given(turns.here, turn % 2), SwitchArgument.FORCED: f"forced {turn} {at.index}"}
+            if site.weighted:
+                given[SwitchArgument.FORCED_WEIGHTS] = f"forced weights {turn} {at.index}"
+            builder.step(site.switch.code, given)
             site.add(builder, turns, turn)
         turn = (len(self.sites) - 1) % 2
         given = constant_arguments(self.consumer) | {Argument.X: turns.here}
@@ -80,7 +82,9 @@ class Chain:
 
     def forceable(self, index: int) -> Iterator[Forceable]:
         """See `Part.forceable`."""
-        return (Forceable(site.op, f"forced {turn} {index}") for turn, site in enumerate(self.sites))
+        for turn, site in enumerate(self.sites):
+            weights = f"forced weights {turn} {index}" if site.weighted else None
+            yield Forceable(site.op, f"forced {turn} {index}", weights)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,13 +12,11 @@ from dyncomp.fast import codegen
 from dyncomp.fast.codegen import Argument, EpilogueArgument
 from dyncomp.fast.fusion.layers import Pool
 from dyncomp.fast.fusion.part import DoubleBuffer, Need, Position, constant_arguments, fits, mixing, step
-from dyncomp.fast.fusion.step_table import Table, TableBuilder
+from dyncomp.fast.fusion.step_table import TableBuilder
 from dyncomp.fast.fusion.switch_code import SwitchCode
 from dyncomp.fast.layers.compiled import CompiledConvolution
 from dyncomp.fast.layers.convolution import TunedConv2d
-from dyncomp.fast.layers.switched_filters import half_of
 from dyncomp.fast.mixing.generated import zeros
-from dyncomp.fast.tuning import chosen, power_of_two
 from dyncomp.ops.channel_subsets import Shift
 from dyncomp.ops.filtered import Filtered
 
@@ -53,48 +51,40 @@ class LayersBehind:
 class Site:
     """A site of switched filters: its switch, its convolution, and the layers behind.
 
-    With `cut`, kernels are cut to the outputs that each image uses; without, all outputs are computed and then
-    compacted: on maps of a few pixels cutting costs more than it saves. Where filters are weighted, the convolution
-    runs without its bias: the switch includes the bias in the shifts that are added after the weighting.
+    Where filters are weighted, the convolution runs without its bias: the switch includes the bias in the shifts that
+    are added after the weighting.
     """
 
     op: Filtered
     switch: SwitchCode
     convolution: CompiledConvolution
+    """with kernels that are cut to the outputs that each image uses"""
     behind: LayersBehind
-    cut: bool
 
     @staticmethod
     def of(op: Filtered, image: torch.Size, x: Tensor, picks: bool) -> Site | None:
-        """For images (C, H, W), as many as x has and in its dtype; None where there is no code.
+        """For images (C, H, W) in the dtype of x; None where there is no code.
 
         `picks`: whether each image has some of the input channels only.
         """
         products, producer = op.switch.products(), op.producer
         if products is None or type(producer) is not TunedConv2d:
             return None
-        plain = [producer.loaded(image, (picks, cut)) for cut in (True, False)]
-        weighted = products.keep > 0
+        cut, weighted = producer.loaded(image, (picks, True)), products.weighted
         layers, others = (op.after, op.before) if weighted else (op.before, op.after)
-        cut, whole = (loaded if loaded is not None and fits(loaded, x) else None for loaded in plain)
-        if len(others) or cut is None or whole is None:
+        if len(others) or cut is None or not fits(cut, x):
             return None
         behind = LayersBehind.of(list(layers), cut.output, x.dtype)
         if behind is None or (behind.shift is not None and not weighted):
             return None
         shift = zeros(len(cut.bias), x.dtype) if behind.shift is None else behind.shift.bias.detach()
         switch = SwitchCode.of(products, image, picks, cut.bias, shift if weighted else cut.bias)
-        if switch is None:
-            return None
-        forms = Site(op, switch, whole, behind, False), Site(op, switch, cut, behind, True)
-        key = ("switched", producer.kind, weighted, picks, power_of_two(len(x)), image, x.dtype)
-        cuts = chosen((*key, torch.get_num_threads()), _forms, lambda cuts: _try(x, image, forms[cuts]))
-        return forms[cuts]
+        return None if switch is None else Site(op, switch, cut, behind)
 
     @property
     def weighted(self) -> bool:
         """Whether filters are scaled and shifted for each image."""
-        return self.switch.plan.keep > 0
+        return self.switch.plan.weighted
 
     @property
     def output(self) -> torch.Size:
@@ -116,66 +106,28 @@ class Site:
         """Add the steps after the switch, which has written its lists to the slots of `turn`."""
         lists, before = turn % 2, (turn + 1) % 2
         given = constant_arguments(self.convolution) | {Argument.X: turns.here}
+        given |= {Argument.OUTPUTS: f"filters {lists}", Argument.OUTPUT_COUNTS: f"filter counts {lists}"}
         if self.convolution.plan.picks_inputs:
             given |= {Argument.INPUTS: f"filters {before}", Argument.INPUT_COUNTS: f"filter counts {before}"}
-        if self.cut:
-            given |= {Argument.OUTPUTS: f"filters {lists}", Argument.OUTPUT_COUNTS: f"filter counts {lists}"}
         if self.weighted:
             given |= {Argument.BIAS: zeros(len(self.convolution.bias), self.convolution.bias.dtype).data_ptr()}
-        elif self.cut:
+        else:
             given |= {Argument.BIAS: "shifts", Argument.BIAS_STEP: len(self.convolution.bias)}
         relu = self.behind.relu and not self.weighted
         step(builder, self.convolution.code, {**given, Argument.Y: turns.next(), Argument.RELU: int(relu)})
-        if self.weighted or not self.cut:
-            self._finish(builder, turns, lists)
+        if self.weighted:
+            self._scale_and_shift(builder, turns.here)
         for pool in self.behind.pools:
             source = turns.here
             pool.add(builder, Position(0, source, turns.next()))
 
-    def _finish(self, builder: TableBuilder, turns: DoubleBuffer, lists: int) -> None:
-        convolution = self.convolution.plan
-        channels, height, width = self.convolution.output
-        kind = convolution.number, convolution.machine, self.cut, self.weighted, self.weighted and self.behind.relu
+    def _scale_and_shift(self, builder: TableBuilder, features: str) -> None:
+        plan, (channels, height, width) = self.convolution.plan, self.convolution.output
+        epilogue = codegen.Epilogue(channels, height * width, plan.number, plan.machine, self.behind.relu)
         given: dict[int, int | str] = {
-            EpilogueArgument.X: turns.here,
-            EpilogueArgument.Y: turns.here if self.cut else turns.next(),
+            EpilogueArgument.Y: features,
             EpilogueArgument.IMAGES: "images",
-            EpilogueArgument.OUTPUTS: f"filters {lists}",
-            EpilogueArgument.COUNTS: f"filter counts {lists}",
             EpilogueArgument.SCALES: "scales",
             EpilogueArgument.SHIFTS: "shifts",
         }
-        builder.step(codegen.epilogue_for(codegen.Epilogue(channels, height * width, *kind)), given)
-
-
-def _forms() -> dict[str, bool]:
-    return {"whole": False, "cut": True}
-
-
-def _try(x: Tensor, image: torch.Size, site: Site) -> None:
-    """Run a site's steps after the switch, with about half of its channels present and half of its filters used."""
-    builder, turns = TableBuilder(), DoubleBuffer("map 0")
-    site.add(builder, turns, 0)
-    table: Table = builder.tables().own
-    channels = image[0], len(site.convolution.bias)
-    there, wanted = (half_of(len(x), count, x) for count in channels)
-    features = x.new_ones((len(x), *image)).contiguous(memory_format=torch.channels_last)
-    numbers = [x.new_ones(len(x) * site.most) for _ in range(2)]
-    scales = x.new_ones(len(x), channels[1])
-    filled = {
-        "map 0": features,
-        "between 0": numbers[0],
-        "between 1": numbers[1],
-        "filters 1": there.order,
-        "filter counts 1": there.counts,
-        "filters 0": wanted.order,
-        "filter counts 0": wanted.counts,
-        "scales": scales,
-        "shifts": scales,
-    }
-    for slot, tensor in filled.items():
-        table.fill(slot, tensor.data_ptr())
-    threads = torch.get_num_threads()
-    mixing(site.convolution).fill(table, x, threads)
-    table.fill("images", len(x))
-    table.run(threads)
+        builder.step(codegen.epilogue_for(epilogue), given)

@@ -55,23 +55,28 @@ table is filled only after all values are known."""
 
 @dataclass(frozen=True)
 class Forceable:
-    """An op whose forced decision the code reads in place of its own, and the slot of that decision's address.
+    """An op whose forced decision the code reads in place of its own, and the slots of that decision's addresses.
 
-    The code uses a unit where the number (B, U) at the address is above 0; it decides itself where the address is 0.
+    The code uses a unit where the number (B, U) at the address in `slot` is above 0, with the weight (B, U) at the
+    address in `weight_slot`, if there is one; it decides itself where the address in `slot` is 0.
     """
 
     op: Op
     slot: str
+    weight_slot: str | None = None
 
-    def fill(self, table: Table, x: Tensor) -> Tensor | None:
-        """Fill the slot for features like x; the returned tensor has to live until the pass is over."""
+    def fill(self, table: Table, x: Tensor) -> Sequence[Tensor]:
+        """Fill the slots for features like x; the returned tensors have to live until the pass is over."""
         tape = self.op.tape
         if self.op.site not in tape.forced:
             table.fill(self.slot, 0)
-            return None
-        numbers = for_code((tape.given(self.op.site, x).used - 0.5).contiguous())  # (B, U)
+            return ()
+        decision = tape.given(self.op.site, x)
+        numbers, weights = for_code((decision.used - 0.5).contiguous()), for_code(decision.weight.contiguous())
         table.fill(self.slot, numbers.data_ptr())
-        return numbers
+        if self.weight_slot is not None:
+            table.fill(self.weight_slot, weights.data_ptr())
+        return numbers, weights
 
 
 class Part(ABC):

@@ -90,7 +90,7 @@ class RunTable:
             tape.remember("memory", memory)
         return y
 
-    def _force(self, table: Table, x: Tensor) -> list[Tensor | None]:
+    def _force(self, table: Table, x: Tensor) -> list[Sequence[Tensor]]:
         """Make the code follow the decisions that are forced in this pass, or its own where none is forced."""
         if not self._forceable:
             return []

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dyncomp.core.counter import uncounted
 from dyncomp.core.locks import making
 from dyncomp.core.op import Op
 from dyncomp.core.trace import Decision
@@ -51,8 +52,8 @@ class _PreparedLayers:
         return tape.logits_only and tape.rows is None and (not tape.forced or self._follows(tape.forced))
 
     def _follows(self, forced: Mapping[str, Decision]) -> bool:
-        """Whether code can follow the forced decisions: units in use have weight 1, or no weight is forced."""
-        return all(_has_no_weights(op, forced[op.site]) for op in self._ops if op.site in forced)
+        """Whether code can follow the forced decisions: it has a place for the weights that are forced with them."""
+        return all(_can_follow(op, forced[op.site]) for op in self._ops if op.site in forced)
 
     def serves(self, x: Tensor) -> bool:
         """Whether generated code can run on x, judged by the first layer with weights."""
@@ -64,7 +65,7 @@ class _PreparedLayers:
         known = self.tables.get(key)
         if known is not None:
             return known
-        with making:
+        with making, uncounted():
             if key in self.tables:
                 return self.tables[key]
             table = RunTable.of(self.places, x) if self.places else None
@@ -75,10 +76,10 @@ class _PreparedLayers:
             return table
 
 
-def _has_no_weights(op: Op, forced: Decision) -> bool:
+def _can_follow(op: Op, forced: Decision) -> bool:
     if isinstance(op, Filtered):
         products = op.switch.products()
-        return products is not None and not products.keep and forced.weight is forced.used
+        return products is not None and (products.weighted or forced.weight is forced.used)
     return isinstance(op, Gated)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ class TableBuilder:
     """A step table under construction."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[int, int]] = []
+        self._steps: list[tuple[codegen.Code, int]] = []
         self._numbers: list[int] = []
         self._slots: defaultdict[str, list[int]] = defaultdict(list)
         self._inside: list[tuple[int, int]] = []
@@ -38,7 +39,7 @@ class TableBuilder:
                 self._slots[value].append(start + index)
             else:
                 self._numbers[start + index] = value
-        self._steps.append((code.address, start))
+        self._steps.append((code, start))
         return start
 
     def point(self, word: int, to: int) -> None:
@@ -51,10 +52,14 @@ class TableBuilder:
         words = np.array([0] * ahead + self._numbers, dtype=np.int64)
         inside = [(word + ahead, to + ahead) for word, to in self._inside]
         for index, (code, start) in enumerate(self._steps):
-            words[len(StepWord) * index + StepWord.CODE] = code
+            words[len(StepWord) * index + StepWord.CODE] = code.address
             inside.append((len(StepWord) * index + StepWord.GIVEN, start + ahead))
         slots = {slot: np.array(at) + ahead for slot, at in self._slots.items()}
-        return Tables(words, np.array(inside), len(self._steps), slots)
+        return Tables(words, np.array(inside), [(code, start + ahead) for code, start in self._steps], slots)
+
+
+Steps = Sequence[tuple[codegen.Code, int]]
+"""The code of each step, and the index of the word with its first argument."""
 
 
 class Table:
@@ -64,12 +69,13 @@ class Table:
     filled in last; `forced`: whether the code followed forced decisions in the pass before.
     """
 
-    def __init__(self, words: Int64Array, inside: Int64Array, steps: int, slots: Mapping[str, Int64Array]) -> None:
+    def __init__(self, words: Int64Array, inside: Int64Array, steps: Steps, slots: Mapping[str, Int64Array]) -> None:
         own: Int64Array = for_code(torch.from_numpy(words.copy())).numpy()
         own[inside[:, 0]] = own.ctypes.data + own.itemsize * inside[:, 1]
         self._words, self._slots = own, slots
         self._known: dict[str, int] = {}
-        self._given = codegen.in_sequence().packed(steps, int(own.ctypes.data))
+        self._steps = steps
+        self._given = codegen.in_sequence().packed(len(steps), int(own.ctypes.data))
         self.filled: tuple[int, ...] = ()
         self.forced = False
 
@@ -79,12 +85,17 @@ class Table:
             self._words[self._slots[slot]] = self._known[slot] = value
 
     def run(self, threads: int) -> None:
-        """Run all steps on `threads` threads."""
-        codegen.in_sequence().call(threads, self._given)
+        """Run all steps on `threads` threads; one by one while MACs are counted, so that each reports its own."""
+        if not torch._C._len_torch_dispatch_stack():
+            codegen.in_sequence().call(threads, self._given)
+            return
+        for code, start in self._steps:
+            first = self._words.ctypes.data + self._words.itemsize * start
+            code.call(threads, (ctypes.c_int64 * code.parameters).from_address(first))
 
 
 class Tables(threading.local):
     """A table for each thread that asks: values that one thread fills in are not seen by another."""
 
-    def __init__(self, words: Int64Array, inside: Int64Array, steps: int, slots: Mapping[str, Int64Array]) -> None:
+    def __init__(self, words: Int64Array, inside: Int64Array, steps: Steps, slots: Mapping[str, Int64Array]) -> None:
         self.own = Table(words, inside, steps, slots)  # runs once per thread, with the same words

@@ -41,8 +41,9 @@ class SwitchCode:
             return None
         units, number = len(weight), codegen.Number(dtype)
         size = len(shift) // units
-        sizes = image[0], image[1:].numel(), number, here, units, size, products.keep, picks
-        plan = codegen.SwitchPlan(*sizes)
+        features = image[0], image[1:].numel(), number, here
+        choice = products.keep, products.reads_magnitudes, products.weighted
+        plan = codegen.SwitchPlan(*features, units, size, *choice, picks)
         with torch.inference_mode(False), torch.no_grad():
             groups = [sum(group) for group in codegen.groups_of(units, plan.lanes)]
             parts = [part.t().reshape(-1) for part in torch.split(weight, groups)]

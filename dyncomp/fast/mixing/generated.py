@@ -1,8 +1,7 @@
 """Convolutions by generated code: kernels are mixed for each image in the innermost loops, images are read in place.
 
 Neither mixed kernels nor gathered images are ever written to memory as a whole. There are no gradients. The code
-executes the same multiply-adds as any other form, but no counter sees them: while operators are counted, another form
-runs.
+executes the same multiply-adds as any other form.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from dyncomp.core.counter import uncounted
 from dyncomp.fast.tuning import is_watched
 
 
@@ -26,7 +27,7 @@ def multiplies(*tensors: Tensor) -> bool:
 
 
 def serves(*tensors: Tensor) -> bool:
-    """Whether oneDNN's own operators, which have no gradient and no counter, can run on these tensors at present."""
+    """Whether oneDNN's own operators, which have no gradient, can run on these tensors at present."""
     return (
         all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
         and not torch.is_grad_enabled()
@@ -45,11 +46,11 @@ def _works() -> bool:
     """Whether `linear` computes the right products in this version of torch."""
     if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    draw = torch.Generator().manual_seed(0)
-    x, matrix, bias = (torch.randn(*shape, generator=draw) for shape in ((3, 5), (4, 5), (4,)))
-    try:
-        with torch.inference_mode(False), torch.no_grad():
+    with uncounted(), torch.inference_mode(False), torch.no_grad():
+        draw = torch.Generator().manual_seed(0)
+        x, matrix, bias = (torch.randn(*shape, generator=draw) for shape in ((3, 5), (4, 5), (4,)))
+        try:
             ours = [linear(x, matrix, bias), linear(x, matrix.t().contiguous().t(), bias)]
-    except (RuntimeError, TypeError):
-        return False
-    return all(torch.allclose(one, torch.addmm(bias, x, matrix.t()), atol=1e-5) for one in ours)
+        except (RuntimeError, TypeError):
+            return False
+        return all(torch.allclose(one, torch.addmm(bias, x, matrix.t()), atol=1e-5) for one in ours)

@@ -15,6 +15,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from dyncomp.core.counter import report, uncounted
 from dyncomp.fast.mixing import onednn
 from dyncomp.fast.mixing.tiled_products import Gradients, Images
 from dyncomp.fast.mixing.tiles import mix, mixed
@@ -36,12 +37,12 @@ class Packed(Images):
         experts, slot = _experts(mixing.experts, layout), _slot(layout)
         numbers = experts.shape[1]
         if x.shape[0] == 1:
-            mixing.overhead(mix, mixing.weight, experts, slot.memory[None])
+            mixing.overhead(_mix, mixing, mixing.weight, experts, slot.memory[None])
             return slot.convolve(x, None if mixing.bias is None else mixing.bias[0])
         biases = iter([None] * len(x) if mixing.bias is None else mixing.bias.unbind())
         y, few = None, max(1, limit // (4 * numbers))
         for images, weight in zip(torch.split(x, few), torch.split(mixing.weight, few), strict=True):
-            kernels = mixing.overhead(mixed, weight, experts)  # (images, numbers)
+            kernels = mixing.overhead(_mixed, mixing, weight, experts)  # (images, numbers)
             for image, kernel in zip(torch.split(images, 1), kernels.unbind(), strict=True):
                 slot.memory.copy_(kernel)
                 part = slot.convolve(image, next(biases))  # (1, O, H', W')
@@ -55,6 +56,21 @@ class Packed(Images):
     def backward(self, x: Tensor, grad: Tensor, gradients: Gradients, limit: int) -> None:
         """Raise RuntimeError: packed kernels have no gradient."""
         raise RuntimeError("packed kernels have no gradient: another form is for training")
+
+
+def _mix(mixing: Mixing, weight: Tensor, experts: Tensor, out: Tensor) -> None:
+    """See `tiles.mix`; the zeros that oneDNN adds to packed experts are no multiply-adds."""
+    with uncounted():
+        mix(weight, experts, out)
+    report("aten.mm", weight.numel() * mixing.shape.numel())
+
+
+def _mixed(mixing: Mixing, weight: Tensor, experts: Tensor) -> Tensor:
+    """See `tiles.mixed`, and `_mix`."""
+    with uncounted():
+        kernels = mixed(weight, experts)
+    report("aten.mm", weight.numel() * mixing.shape.numel())
+    return kernels
 
 
 def can_pack(x: Tensor, experts: Tensor) -> bool:
@@ -121,7 +137,7 @@ def _experts(parameter: Tensor, layout: _Layout) -> Tensor:
 
 def _slot(layout: _Layout) -> _Slot:
     if layout not in _slots.by_layout:
-        with torch.inference_mode(False), torch.no_grad():
+        with uncounted(), torch.inference_mode(False), torch.no_grad():
             _slots.by_layout[layout] = _Slot(layout, torch.zeros(layout.kernel))
     return _slots.by_layout[layout]
 
@@ -134,7 +150,7 @@ def _works() -> bool:
     if not all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS):
         return False
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with uncounted(), torch.inference_mode(False), torch.no_grad():
             return _agrees()
     except (RuntimeError, TypeError):
         return False

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from dyncomp.core.counter import uncounted
 from dyncomp.fast.parameters.tracked import Tracked, edits_of, numbers_of, track_parameter
 
 
@@ -42,7 +43,7 @@ def copied(parameter: Tensor, purpose: Hashable, make: Callable[[Tensor], Tensor
         else:
             _copies[parameter] = copies
     if purpose not in copies.by_purpose:
-        with torch.inference_mode(False), torch.no_grad():
+        with uncounted(), torch.inference_mode(False), torch.no_grad():
             copies.by_purpose[purpose] = make(numbers_of(parameter))
     return copies.by_purpose[purpose]
 
