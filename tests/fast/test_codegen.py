@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dyncomp.fast import codegen
-from dyncomp.fast.codegen import Number, Plan, Shape
+from dyncomp.fast.codegen import Argument, Number, Plan, Shape
 from dyncomp.fast.codegen.machine import Machine
 from dyncomp.ops.rows import take
 
@@ -80,13 +80,10 @@ def run(plan: Plan, x: Tensor, weights: Tensor, bias: Tensor, **rest: Tensor | b
     scratch = torch.empty(torch.get_num_threads() * plan.scratch, dtype=x.dtype)
     packed, step = plan.packed(weights), bias.shape[1] if bias.dim() == 2 else 0
 
-    def address(value: Tensor | bool | None) -> int:
-        return value.data_ptr() if isinstance(value, Tensor) else 0
-
-    given = x.data_ptr(), y.data_ptr(), packed.data_ptr(), address(rest.get("shares")), bias.data_ptr(), step
-    also = address(rest.get("residual")), scratch.data_ptr(), images, *(address(listed) for listed in rows)
-    picked = (address(rest.get(name)) for name in ("inputs", "input_counts", "outputs", "output_counts"))
-    codegen.code_for(plan).run(torch.get_num_threads(), *given, *also, int(bool(rest.get("relu"))), *picked)
+    memory = {**rest, "x": x, "y": y, "weights": packed, "bias": bias, "scratch": scratch}
+    given = {Argument[name.upper()]: value.data_ptr() for name, value in memory.items() if isinstance(value, Tensor)}
+    given |= {Argument.BIAS_STEP: step, Argument.IMAGES: images, Argument.RELU: int(bool(rest.get("relu")))}
+    codegen.compiled(codegen.Convolution(plan)).run(torch.get_num_threads(), given)
     return y
 
 
@@ -219,7 +216,7 @@ def test_neither_threads_nor_other_images_change_a_bit(name: str, experts: int) 
 def test_no_images_are_no_work() -> None:
     shape = SHAPES["3x3"]
     plan = Plan(shape, Number(torch.float64), machine("quarter"), experts=0)
-    codegen.code_for(plan).run(torch.get_num_threads(), *[0] * len(codegen.Argument))
+    codegen.compiled(codegen.Convolution(plan)).run(torch.get_num_threads(), {Argument.IMAGES: 0})
 
 
 def test_what_is_no_number_stays_so() -> None:

@@ -11,7 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyncomp.fast import codegen
-from dyncomp.fast.codegen import Argument, GateArgument, GatePlan, Layer, Number, Plan, Shape, Squash
+from dyncomp.fast.codegen import (
+    Activation,
+    ActivationArgument,
+    Argument,
+    GateArgument,
+    GatePlan,
+    Layer,
+    Number,
+    Plan,
+    SequenceArgument,
+    Shape,
+    Squash,
+)
 from dyncomp.fast.codegen.machine import Machine
 from dyncomp.ops.shrink import Shrink
 
@@ -80,11 +92,20 @@ def test_a_gate_lists_the_images_it_opens_for(name: str, images: int, vector_byt
     weights, sums = gate.packed(), torch.empty(images * plan.scratch, dtype=torch.float64)
     opens, hidden, memory = gate.opens()
     open_, rows, counts = (torch.full((images,), -1), torch.full((images,), -1), torch.full((5,), -1))
-    given = gate.x, weights, sums, open_, rows, counts, gate.hidden, gate.memory
-    x, w, s, o, r, c, h, m = (tensor.data_ptr() for tensor in given)
+    memory_of = {
+        GateArgument.X: gate.x,
+        GateArgument.WEIGHTS: weights,
+        GateArgument.SCRATCH: sums,
+        GateArgument.OPEN: open_,
+        GateArgument.ROWS: rows,
+        GateArgument.COUNT: counts,
+    }
+    given = {argument: tensor.data_ptr() for argument, tensor in memory_of.items()} | {GateArgument.IMAGES: images}
+    code = codegen.compiled(plan)
     for threads in (1, 2):
         held = gate.hidden.clone(), gate.memory.clone()
-        codegen.gate_for(plan).run(threads, x, images, w, s, o, r, c, 2, 3, 0, held[0].data_ptr(), held[1].data_ptr())
+        state = {GateArgument.HIDDEN: held[0].data_ptr(), GateArgument.MEMORY: held[1].data_ptr()}
+        code.run(threads, {**given, **state, GateArgument.COUNTS: 2, GateArgument.COUNT_STEP: 3})
         assert open_.tolist() == opens.long().tolist()
         assert rows[: int(opens.sum())].tolist() == opens.nonzero().view(-1).tolist()
         assert counts.tolist() == [int(opens.sum()), -1, -1, int(opens.sum()), -1]
@@ -92,7 +113,8 @@ def test_a_gate_lists_the_images_it_opens_for(name: str, images: int, vector_byt
             torch.testing.assert_close(held[0], hidden, rtol=0, atol=1e-12)
             torch.testing.assert_close(held[1], memory, rtol=0, atol=1e-12)
     numbers = torch.linspace(-1, 1, images, dtype=torch.float64)
-    codegen.gate_for(plan).run(2, x, images, w, s, o, r, c, 1, 1, numbers.data_ptr(), h, m)
+    state = {GateArgument.HIDDEN: gate.hidden.data_ptr(), GateArgument.MEMORY: gate.memory.data_ptr()}
+    code.run(2, {**given, **state, GateArgument.COUNTS: 1, GateArgument.FORCED: numbers.data_ptr()})
     assert open_.tolist() == (numbers > 0).long().tolist()
 
 
@@ -104,8 +126,14 @@ def test_a_router_shares_out(squash: Squash) -> None:
     logits = F.linear(value, gate.weights[1], gate.biases[1])
     wanted = logits.sigmoid() if squash == "sigmoid" else logits.softmax(dim=1)
     weights, sums, shares = gate.packed(), torch.empty(5 * plan.scratch, dtype=torch.float64), torch.zeros_like(wanted)
-    x, w, s, out = (tensor.data_ptr() for tensor in (gate.x, weights, sums, shares))
-    codegen.gate_for(plan).run(2, x, 5, w, s, *[0] * 8, out)
+    memory = {
+        GateArgument.X: gate.x,
+        GateArgument.WEIGHTS: weights,
+        GateArgument.SCRATCH: sums,
+        GateArgument.SHARES: shares,
+    }
+    given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+    codegen.compiled(plan).run(2, given | {GateArgument.IMAGES: 5})
     torch.testing.assert_close(shares, wanted, rtol=0, atol=1e-13)
 
 
@@ -114,7 +142,8 @@ def test_what_is_negative_becomes_zero(count: int) -> None:
     y = torch.randn(3, count, dtype=torch.float64)
     y[0, 0] = torch.nan
     wanted = y.relu()
-    codegen.activation_for(Number(torch.float64), machine(64)).run(2, y.data_ptr(), 2, count)
+    given = {ActivationArgument.Y: y.data_ptr(), ActivationArgument.IMAGES: 2, ActivationArgument.NUMBERS: count}
+    codegen.compiled(Activation(Number(torch.float64), machine(64))).run(2, given)
     torch.testing.assert_close(y[:2], wanted[:2], rtol=0, atol=0, equal_nan=True)
     assert not torch.equal(y[2], wanted[2]) or bool((y[2] >= 0).all())
 
@@ -126,7 +155,8 @@ def test_maps_shrink_as_the_layer_says(stride: int, mean: bool, vector_bytes: in
     x = torch.randn(3, 11, 7, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
     plan = codegen.Pooling(11, 18, (7, 8), stride if mean else 1, stride, Number(dtype), here)
     y = torch.full((3, 18, *plan.output_size), torch.nan, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    codegen.pooling_for(plan).run(2, x.data_ptr(), y.data_ptr(), *[0] * 6, 3)
+    given = {Argument.X: x.data_ptr(), Argument.Y: y.data_ptr(), Argument.IMAGES: 3}
+    codegen.compiled(plan).run(2, given)
     torch.testing.assert_close(y, layer(x), rtol=0, atol=1e-14)
 
 
@@ -138,7 +168,8 @@ def test_the_greatest_of_windows(window: int, stride: int, padding: int, vector_
     x[1, 5, 3, 3] = torch.nan
     plan = codegen.Pooling(139, 139, (7, 8), window, stride, Number(dtype), here, padding, greatest=True, whole=True)
     y = torch.full((3, 139, *plan.output_size), 7.0, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    codegen.pooling_for(plan).run(2, x.data_ptr(), y.data_ptr(), *[0] * 6, 3)
+    given = {Argument.X: x.data_ptr(), Argument.Y: y.data_ptr(), Argument.IMAGES: 3}
+    codegen.compiled(plan).run(2, given)
     torch.testing.assert_close(y, F.max_pool2d(x, window, stride, padding), rtol=0, atol=0, equal_nan=True)
 
 
@@ -168,9 +199,10 @@ def test_steps_run_one_after_the_other_and_tell_each_other() -> None:
         (Argument.ROWS_Y, rows.data_ptr()),
     ):
         second[argument] = value
-    codes = codegen.gate_for(decides).address, codegen.code_for(plan).address
+    codes = codegen.compiled(decides).address, codegen.compiled(codegen.Convolution(plan)).address
     table = np.array([codes[0], first.ctypes.data, codes[1], second.ctypes.data], dtype=np.int64)
-    codegen.in_sequence().run(2, 2, table.ctypes.data)
+    steps = {SequenceArgument.STEPS: 2, SequenceArgument.TABLE: table.ctypes.data}
+    codegen.compiled(codegen.Sequence()).run(2, steps)
     opens, *_ = gate.opens()
     assert 0 < int(opens.sum()) < 5
     images = gate.x.view(5, 7, 7, 37).permute(0, 3, 1, 2)

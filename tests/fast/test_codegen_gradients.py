@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dyncomp.fast import codegen
-from dyncomp.fast.codegen import GradientPlan, Number, Order, Plan, Shape
+from dyncomp.fast.codegen import GradientArgument, GradientPlan, Number, Order, OrderArgument, Plan, Shape
 from dyncomp.fast.codegen.gradient_plan import TOGETHER
 from tests.fast.test_codegen import SHAPES, VECTORS, features, kernels, machine, plain
 
@@ -29,8 +29,17 @@ def found(plan: GradientPlan, x: Tensor, mixed: Tensor, shares: Tensor, grad: Te
     threads, whole = torch.get_num_threads(), plan.plan
     packed, of_shares = whole.packed(mixed), shares.new_zeros(threads, *shares.shape, whole.lanes)
     of_packed, own = torch.full_like(packed, torch.nan), packed.new_full((threads * plan.scratch,), torch.nan)
-    given = (tensor.data_ptr() for tensor in (x, grad, shares, packed, of_packed, of_shares, own))
-    codegen.gradient_for(plan).run(threads, *given, len(x))
+    memory = {
+        GradientArgument.X: x,
+        GradientArgument.GRADIENT: grad,
+        GradientArgument.SHARES: shares,
+        GradientArgument.EXPERTS: packed,
+        GradientArgument.OF_EXPERTS: of_packed,
+        GradientArgument.OF_SHARES: of_shares,
+        GradientArgument.SCRATCH: own,
+    }
+    given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+    codegen.compiled(codegen.Gradient(plan)).run(threads, given | {GradientArgument.IMAGES: len(x)})
     return of_packed, of_shares.sum((0, 3))
 
 
@@ -97,7 +106,8 @@ def test_kernels_are_brought_into_order_and_back(name: str, vectors: str) -> Non
     packed, back = torch.full_like(wanted, torch.nan), torch.full_like(lying, torch.nan)
     for result, order in ((packed, Order(plan, plan.inputs)), (back, Order(plan, plan.inputs, back=True))):
         kernel = lying if result is packed else back
-        given = (tensor.data_ptr() for tensor in (kernel, packed, inputs))
-        codegen.order_for(order).run(torch.get_num_threads(), *given)
+        memory = {OrderArgument.KERNELS: kernel, OrderArgument.PACKED: packed, OrderArgument.INPUTS: inputs}
+        given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+        codegen.compiled(order).run(torch.get_num_threads(), given)
     assert torch.equal(packed, wanted)
     assert torch.equal(back, lying)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dyncomp.fast import codegen
-from dyncomp.fast.codegen import Epilogue, Number, SwitchPlan, groups_of
+from dyncomp.fast.codegen import Epilogue, EpilogueArgument, Number, SwitchArgument, SwitchPlan, groups_of
 from dyncomp.fast.layers.compaction import Compaction
 
 pytestmark = pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
@@ -61,11 +61,24 @@ class Switched:
         sums, logits = x.new_empty(images * plan.scratch), x.new_empty(images, plan.units)
         outputs, counts = torch.full((images, plan.filters), -1), torch.full((images,), -1)
         shifts, scales = (x.new_full((images, plan.filters), torch.nan) for _ in range(2))
-        given = [x, weights, sums, logits, self.there.order, self.there.counts, outputs, counts, self.base, self.shift]
-        at = [tensor.data_ptr() for tensor in (*given, shifts, scales)]
-        other = 0 if self.overruled is None else self.overruled.data_ptr()
-        forced = self.forced_weights.data_ptr()
-        codegen.switch_for(plan).run(threads, at[0], images, *at[1:6], other, *at[6:], forced)
+        memory = {
+            SwitchArgument.X: x,
+            SwitchArgument.WEIGHTS: weights,
+            SwitchArgument.SCRATCH: sums,
+            SwitchArgument.LOGITS: logits,
+            SwitchArgument.INPUTS: self.there.order,
+            SwitchArgument.INPUT_COUNTS: self.there.counts,
+            SwitchArgument.OUTPUTS: outputs,
+            SwitchArgument.OUTPUT_COUNTS: counts,
+            SwitchArgument.BASE: self.base,
+            SwitchArgument.SHIFT: self.shift,
+            SwitchArgument.SHIFTS: shifts,
+            SwitchArgument.SCALES: scales,
+        }
+        if self.overruled is not None:
+            memory |= {SwitchArgument.FORCED: self.overruled, SwitchArgument.FORCED_WEIGHTS: self.forced_weights}
+        given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+        codegen.compiled(plan).run(threads, given | {SwitchArgument.IMAGES: images})
         return outputs, counts, shifts, scales
 
     def logits(self) -> Tensor:
@@ -153,5 +166,7 @@ def test_outputs_are_scaled_and_shifted_in_place(relu: bool) -> None:
     scales, shifts = (torch.randn(3, 37, generator=draw, dtype=torch.float64) for _ in range(2))
     wanted = y * scales[:, None] + shifts[:, None]
     plan = Epilogue(37, 6, DOUBLE, here, relu)
-    codegen.epilogue_for(plan).run(2, y.data_ptr(), 3, scales.data_ptr(), shifts.data_ptr())
+    memory = {EpilogueArgument.Y: y, EpilogueArgument.SCALES: scales, EpilogueArgument.SHIFTS: shifts}
+    given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+    codegen.compiled(plan).run(2, given | {EpilogueArgument.IMAGES: 3})
     torch.testing.assert_close(y, wanted.relu() if relu else wanted, rtol=0, atol=1e-14)

@@ -83,6 +83,7 @@ def test_memory_lies_before_a_page_that_faults_and_is_no_number() -> None:
 
 FAR = """
 import os, sys, torch
+from dyncomp.fast.codegen import Argument
 from dyncomp.fast.layers.compiled import load
 from dyncomp.fast.memory import allocated_by
 from dyncomp.ops.kernels import Geometry
@@ -95,12 +96,13 @@ for allocate, far in ((before_a_fault, 1), (behind_a_fault, -1)):
         x = guarded(torch.ones(2, 3, 9, 9, dtype=torch.float64).contiguous(memory_format=torch.channels_last), allocate)
         y = loaded.new(x)
         for place in (None, 0, 1, 2, 3):
-            given = [x.data_ptr(), y.data_ptr(), loaded.weights.data_ptr(), loaded.bias.data_ptr()]
+            places = (Argument.X, Argument.Y, Argument.WEIGHTS, Argument.BIAS)
+            given = {which: memory.data_ptr() for which, memory in zip(places, (x, y, loaded.weights, loaded.bias))}
             if place is not None:
-                given[place] += 8 * far
+                given[places[place]] += 8 * far
             child = os.fork()
             if not child:
-                loaded.code.run(1, *given[:3], 0, given[3], 0, 0, 0, 2)
+                loaded.code.run(1, given | {Argument.IMAGES: 2})
                 os._exit(0)
             print(os.waitpid(child, 0)[1])
 """

@@ -4,55 +4,54 @@ The code does in one pass what no library's convolution does and what skipping n
 each image while they stay in cache, gathers images from a batch and scatters results back. Layout is channels-last.
 """
 
-from dyncomp.fast.codegen.activation import activation_for
-from dyncomp.fast.codegen.build import Arguments, Code
-from dyncomp.fast.codegen.convolution import code_for
+from dyncomp.fast.codegen.activation import Activation, ActivationArgument
+from dyncomp.fast.codegen.build import Arguments, Code, Program, compiled
+from dyncomp.fast.codegen.convolution import Convolution
 from dyncomp.fast.codegen.emit import Number
-from dyncomp.fast.codegen.epilogue import Epilogue, EpilogueArgument, epilogue_for
-from dyncomp.fast.codegen.gate import gate_for
-from dyncomp.fast.codegen.gate_plan import GateArgument, GatePlan, Layer, Squash
-from dyncomp.fast.codegen.gradient import gradient_for
-from dyncomp.fast.codegen.gradient_plan import GradientPlan
+from dyncomp.fast.codegen.epilogue import Epilogue, EpilogueArgument
+from dyncomp.fast.codegen.gate import GateArgument, GatePlan, Layer, Squash
+from dyncomp.fast.codegen.gradient import Gradient
+from dyncomp.fast.codegen.gradient_plan import GradientArgument, GradientPlan
 from dyncomp.fast.codegen.machine import this_machine
-from dyncomp.fast.codegen.order import Order, order_for
+from dyncomp.fast.codegen.order import Order, OrderArgument
 from dyncomp.fast.codegen.piece import Argument
 from dyncomp.fast.codegen.plan import Plan
-from dyncomp.fast.codegen.pooling import Pooling, pooling_for
-from dyncomp.fast.codegen.sequence import StepWord, in_sequence
+from dyncomp.fast.codegen.pooling import Pooling
+from dyncomp.fast.codegen.sequence import Sequence, SequenceArgument, StepWord
 from dyncomp.fast.codegen.shape import Shape
-from dyncomp.fast.codegen.switch import switch_for
-from dyncomp.fast.codegen.switch_plan import SwitchArgument, SwitchPlan, groups_of
+from dyncomp.fast.codegen.switch import SwitchArgument, SwitchPlan, groups_of
 from dyncomp.fast.codegen.trial import works
 
 __all__ = [
+    "Activation",
+    "ActivationArgument",
     "Argument",
     "Arguments",
     "Code",
+    "Convolution",
     "Epilogue",
     "EpilogueArgument",
     "GateArgument",
     "GatePlan",
+    "Gradient",
+    "GradientArgument",
     "GradientPlan",
     "Layer",
     "Number",
     "Order",
+    "OrderArgument",
     "Plan",
     "Pooling",
+    "Program",
+    "Sequence",
+    "SequenceArgument",
     "Shape",
     "Squash",
     "StepWord",
     "SwitchArgument",
     "SwitchPlan",
-    "activation_for",
-    "code_for",
-    "epilogue_for",
-    "gate_for",
-    "gradient_for",
+    "compiled",
     "groups_of",
-    "in_sequence",
-    "order_for",
-    "pooling_for",
-    "switch_for",
     "this_machine",
     "works",
 ]

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import dataclass
+from enum import IntEnum
 
-from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module, no_macs
+from llvmlite import ir
+
+from dyncomp.fast.codegen.build import Entry, Program
 from dyncomp.fast.codegen.emit import Number, Value, integer
 from dyncomp.fast.codegen.machine import Machine
 
 
-@cache
-def activation_for(number: Number, machine: Machine) -> Code:
-    """The code of f(y, images, count): ReLU of y (images, count), in place."""
-    module = new_module()
-    _Activation(module, number).emit(machine.vector_bytes // number.dtype.itemsize)
-    return compiled(module, parameters=3, macs=no_macs)
+class ActivationArgument(IntEnum):
+    """Arguments of the code, in order: an address, and counts."""
+
+    Y = 0
+    """(images, numbers)"""
+    IMAGES = 1
+    NUMBERS = 2
+
+
+@dataclass(frozen=True)
+class Activation(Program):
+    """ReLU in place."""
+
+    number: Number
+    machine: Machine
+    arguments = ActivationArgument
+
+    def emit(self, module: ir.Module) -> None:
+        """See `Program.emit`."""
+        _Activation(module, self.number).emit(self.machine.vector_bytes // self.number.dtype.itemsize)
 
 
 class _Activation(Entry):
     def emit(self, lanes: int) -> None:
-        y, count = self.pointer(self.argument(0)), self.mul(self.argument(1), self.argument(2))
+        y = self.pointer(self.argument(ActivationArgument.Y))
+        count = self.mul(self.argument(ActivationArgument.IMAGES), self.argument(ActivationArgument.NUMBERS))
         whole = self.sdiv(count, integer(lanes))
 
         def at(index: Value, width: int) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from enum import IntEnum
+from functools import cache
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from llvmlite import binding, ir
@@ -18,14 +21,10 @@ from dyncomp.fast.codegen.machine import this_machine, threads
 _ENTRY = "entry"
 
 Arguments = ctypes.Array[ctypes.c_int64]
+"""Counts and addresses, as code reads them."""
 
-Macs: TypeAlias = Callable[[Arguments], int]
-"""The multiply-adds of a call of code, from the call's arguments; see `dyncomp.core.counter` for the convention."""
-
-
-def no_macs(given: Arguments) -> int:
-    """That of code which is free by convention, or whose parts report themselves: 0."""
-    return 0
+Key = TypeVar("Key", bound=int)
+"""a member of a program's `arguments`"""
 
 
 @dataclass(frozen=True)
@@ -35,22 +34,26 @@ class Code:
     address: int
     engine: Any
     parameters: int
-    macs: Macs
+    macs: Callable[[Arguments], int]
+    """see `Program.macs`"""
 
-    def run(self, count: int, *arguments: int) -> None:
+    def run(self, count: int, given: Mapping[Key, int]) -> None:
         """Run the code on `count` of torch's threads.
 
-        `arguments` are counts, and addresses of memory that outlives the call; arguments omitted at the end are 0.
+        `given` are arguments by name: counts, and addresses of memory that outlives the call; all others are 0.
         """
-        self.call(count, self.packed(*arguments))
+        self.call(count, self.packed(given))
 
-    def packed(self, *arguments: int) -> Arguments:
+    def packed(self, given: Mapping[Key, int]) -> Arguments:
         """Arguments as the array that the code reads; `call` may be given it many times."""
-        return (ctypes.c_int64 * self.parameters)(*arguments)
+        packed = (ctypes.c_int64 * self.parameters)()
+        for index, value in given.items():
+            packed[index] = value
+        return packed
 
     def call(self, count: int, packed: Arguments) -> None:
         """Run the code on `count` of torch's threads, with packed arguments, and report its MACs; see `run`."""
-        if torch._C._len_torch_dispatch_stack() and self.macs is not no_macs:
+        if torch._C._len_torch_dispatch_stack():
             report(GENERATED.replace("::", "."), self.macs(packed))
         team = threads()
         assert team is not None  # without threads, no code is compiled
@@ -59,13 +62,6 @@ class Code:
                 team.run(self.address, packed, count)
         else:
             team.run(self.address, packed, count)
-
-
-def new_module() -> ir.Module:
-    """An empty LLVM module for this machine."""
-    module = ir.Module()
-    module.triple = binding.get_default_triple()
-    return module
 
 
 class Entry(Emitter):
@@ -96,27 +92,42 @@ class Entry(Emitter):
 _ASKED = ("thread_num", "num_threads")
 
 
-def compiled(module: ir.Module, parameters: int, macs: Macs) -> Code:
-    """The module's entry function, which reads `parameters` arguments, as machine code; `macs` counts a call's MACs."""
-    with making:  # a fork waits for this lock, but not for LLVM's own
-        return _compiled(module, parameters, macs)
+class Program(ABC):
+    """What code can be compiled for: equal programs, which have equal hashes, share their code."""
+
+    arguments: ClassVar[type[IntEnum]]
+    """the arguments of the code, by index"""
+
+    @abstractmethod
+    def emit(self, module: ir.Module) -> None:
+        """Emit the entry function, which is a subclass of `Entry`, into an empty module."""
+
+    def macs(self, given: Arguments) -> int:
+        """Multiply-adds of a call with these arguments, by the convention of `dyncomp.core.counter`: none here."""
+        return 0
 
 
-def _compiled(module: ir.Module, parameters: int, macs: Macs) -> Code:
+@cache
+def compiled(program: Program) -> Code:
+    """The machine code of a program."""
     here = this_machine()
     assert here is not None  # callers have checked
-    target = binding.Target.from_default_triple()
-    aim = target.create_target_machine(cpu=here.name, features=here.features, opt=3)
-    parsed = binding.parse_assembly(str(module))
-    parsed.verify()
-    builder = binding.create_pass_builder(aim, binding.create_pipeline_tuning_options(speed_level=2))
-    builder.getModulePassManager().run(parsed, builder)
-    # The engine is given the object code only: the IR that it was compiled from takes a megabyte.
-    written = binding.ObjectFileRef.from_data(aim.emit_object(parsed))
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target.create_target_machine())
-    engine.add_object_file(written)
-    engine.finalize_object()
-    return Code(engine.get_function_address(_ENTRY), engine, parameters, macs)
+    with making:  # a fork waits for this lock, but not for LLVM's own
+        module = ir.Module()
+        module.triple = binding.get_default_triple()
+        program.emit(module)
+        target = binding.Target.from_default_triple()
+        aim = target.create_target_machine(cpu=here.name, features=here.features, opt=3)
+        parsed = binding.parse_assembly(str(module))
+        parsed.verify()
+        builder = binding.create_pass_builder(aim, binding.create_pipeline_tuning_options(speed_level=2))
+        builder.getModulePassManager().run(parsed, builder)
+        # The engine is given the object code only: the IR that it was compiled from takes a megabyte.
+        written = binding.ObjectFileRef.from_data(aim.emit_object(parsed))
+        engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target.create_target_machine())
+        engine.add_object_file(written)
+        engine.finalize_object()
+    return Code(engine.get_function_address(_ENTRY), engine, len(program.arguments), program.macs)
 
 
 def integers(address: int, count: int) -> Sequence[int]:

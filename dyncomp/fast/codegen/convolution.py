@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Arguments, Code, Entry, Macs, compiled, integers, new_module
+from dyncomp.fast.codegen.build import Arguments, Entry, Program, integers
 from dyncomp.fast.codegen.compacted import Compaction
 from dyncomp.fast.codegen.dense import Dense, Depthwise
 from dyncomp.fast.codegen.emit import INT, Value, function, integer
@@ -16,37 +17,37 @@ from dyncomp.fast.codegen.piece import PARAMETERS, Argument
 from dyncomp.fast.codegen.plan import Plan
 
 
-@cache
-def code_for(plan: Plan) -> Code:
-    """The code of a convolution; see `Argument`."""
-    module = new_module()
-    micro = Micro(module, plan)
-    kind = Depthwise if plan.shape.depthwise else Compaction if plan.picks else Dense
-    pieces: dict[tuple[int, ...], ir.Function] = {}
-    for panel, _ in plan.equal_panels:
-        pieces[panel.lanes] = made = function(module, f"piece{len(pieces)}", PARAMETERS)
-        kind(made, plan, panel, micro).emit()
-    _Division(module, plan, pieces).emit()
-    return compiled(module, len(Argument), _macs(plan))
+@dataclass(frozen=True)
+class Convolution(Program):
+    """The convolution of a plan."""
 
+    plan: Plan
+    arguments = Argument
 
-def _macs(plan: Plan) -> Macs:
-    shape = plan.shape
-    taps, pixels = shape.kernel[0] * shape.kernel[1], shape.output_size[0] * shape.output_size[1]
+    def emit(self, module: ir.Module) -> None:
+        """See `Program.emit`."""
+        plan, micro = self.plan, Micro(module, self.plan)
+        kind = Depthwise if plan.shape.depthwise else Compaction if plan.picks else Dense
+        pieces: dict[tuple[int, ...], ir.Function] = {}
+        for panel, _ in plan.equal_panels:
+            pieces[panel.lanes] = made = function(module, f"piece{len(pieces)}", PARAMETERS)
+            kind(made, plan, panel, micro).emit()
+        _Division(module, plan, pieces).emit()
 
-    def of_all(given: Arguments) -> int:
-        return given[Argument.IMAGES] * plan.inputs * shape.outputs * (pixels + plan.experts)
-
-    def of_picked(given: Arguments) -> int:
-        images = given[Argument.IMAGES]
-        inputs, outputs = ([every] * images for every in (shape.channels, shape.outputs))
+    def macs(self, given: Arguments) -> int:
+        """See `Program.macs`: of the mixing of kernels, and of the inputs that images have and the outputs they use."""
+        plan, shape, images = self.plan, self.plan.shape, given[Argument.IMAGES]
+        pixels = shape.output_size[0] * shape.output_size[1]
+        if not plan.picks:
+            return images * plan.inputs * shape.outputs * (pixels + plan.experts)
+        inputs: Sequence[int] = [shape.channels] * images
+        outputs: Sequence[int] = [shape.outputs] * images
         if plan.picks_inputs:
-            inputs = list(integers(given[Argument.INPUT_COUNTS], images))
+            inputs = integers(given[Argument.INPUT_COUNTS], images)
         if plan.picks_outputs:
-            outputs = list(integers(given[Argument.OUTPUT_COUNTS], images))
-        return taps * pixels * sum(some * others for some, others in zip(inputs, outputs, strict=True))
-
-    return of_picked if plan.picks else of_all
+            outputs = integers(given[Argument.OUTPUT_COUNTS], images)
+        pairs = sum(some * others for some, others in zip(inputs, outputs, strict=True))
+        return shape.kernel[0] * shape.kernel[1] * pixels * pairs
 
 
 class _Division(Entry):

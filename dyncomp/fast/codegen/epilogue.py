@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
 
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module, no_macs
+from dyncomp.fast.codegen.build import Entry, Program
 from dyncomp.fast.codegen.emit import Number, Value, integer, pieces, starts
 from dyncomp.fast.codegen.machine import Machine
-
-
-@dataclass(frozen=True)
-class Epilogue:
-    """Epilogue for compacted maps of `pixels` pixels, in place; `relu`: ReLU follows."""
-
-    outputs: int
-    pixels: int
-    number: Number
-    machine: Machine
-    relu: bool = False
 
 
 class EpilogueArgument(IntEnum):
@@ -34,12 +22,21 @@ class EpilogueArgument(IntEnum):
     SHIFTS = 3
 
 
-@cache
-def epilogue_for(plan: Epilogue) -> Code:
-    """The code of an epilogue; see `EpilogueArgument`."""
-    module = new_module()
-    _Finish(module, plan).emit()
-    return compiled(module, len(EpilogueArgument), no_macs)
+@dataclass(frozen=True)
+class Epilogue(Program):
+    """Epilogue for compacted maps of `pixels` pixels, in place; `relu`: ReLU follows."""
+
+    outputs: int
+    pixels: int
+    number: Number
+    machine: Machine
+    relu: bool = False
+
+    arguments = EpilogueArgument
+
+    def emit(self, module: ir.Module) -> None:
+        """See `Program.emit`."""
+        _Finish(module, self).emit()
 
 
 class _Finish(Entry):

@@ -3,28 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
 
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, Macs, compiled, new_module
+from dyncomp.fast.codegen.build import Arguments, Program
 from dyncomp.fast.codegen.emit import INT, Value, integer, pieces, starts
-from dyncomp.fast.codegen.gate_plan import GateArgument, GatePlan, Layer
-from dyncomp.fast.codegen.means import Means
+from dyncomp.fast.codegen.means import Means, MeansPlan
 
 
-@cache
-def gate_for(plan: GatePlan) -> Code:
-    """The code of a gate; see `GateArgument`."""
-    module = new_module()
-    _Gate(module, plan).emit()
-    return compiled(module, len(GateArgument), _macs(plan))
+class GateArgument(IntEnum):
+    """Arguments of the code, in order: addresses, and counts."""
+
+    X = 0
+    IMAGES = 1
+    WEIGHTS = 2
+    """layer by layer, the cell after the first layer: weights (inputs, outputs), then the bias (outputs,)"""
+    SCRATCH = 3
+    OPEN = 4
+    """(images,) integers: 1 where the gate opens"""
+    ROWS = 5
+    """(images,) integers: compacted indices of the images for which the gate opens"""
+    COUNT = 6
+    """where to write the number of images in `ROWS`: the first of `COUNTS` words, `COUNT_STEP` words apart"""
+    COUNTS = 7
+    COUNT_STEP = 8
+    FORCED = 9
+    """(images,) numbers: the gate opens where they exceed 0, whatever its own decision; 0: none"""
+    HIDDEN = 10
+    """(images, state): hidden state of the cell; its memory likewise"""
+    MEMORY = 11
+    SHARES = 12
+    """(images, outputs): where to write the result of a plan with `shares`"""
 
 
-def _macs(plan: GatePlan) -> Macs:
-    cell = Layer(2 * plan.state, 4 * plan.state)
-    of_image = sum(layer.inputs * layer.outputs for layer in (*plan.layers, cell))
-    return lambda given: given[GateArgument.IMAGES] * of_image
+@dataclass(frozen=True)
+class Layer:
+    """A matrix product with a bias, and ReLU if `relu`."""
+
+    inputs: int
+    outputs: int
+    relu: bool = False
+
+
+Squash = Literal["sigmoid", "softmax"]
+
+
+@dataclass(frozen=True)
+class GatePlan(MeansPlan, Program):
+    """Layers applied to channel means, with an LSTM cell of `state` units after the first layer unless `state` is 0.
+
+    The gate opens where the second of two outputs exceeds the first, or a single output exceeds 0. With `shares` the
+    result is the outputs themselves, passed through `squash` if given: for a router or a classifier.
+    """
+
+    layers: tuple[Layer, ...]
+    state: int = 0
+    shares: bool = False
+    squash: Squash | None = None
+    arguments = GateArgument
+
+    def emit(self, module: ir.Module) -> None:
+        """See `Program.emit`."""
+        _Gate(module, self).emit()
+
+    @property
+    def cell(self) -> Layer:
+        """The products of the LSTM cell: from its input and hidden state to its four gates."""
+        return Layer(2 * self.state, 4 * self.state)
+
+    def macs(self, given: Arguments) -> int:
+        """See `Program.macs`."""
+        return given[GateArgument.IMAGES] * sum(layer.inputs * layer.outputs for layer in (*self.layers, self.cell))
 
 
 class _Gate(Means):
@@ -55,9 +107,8 @@ class _Gate(Means):
             weights = self.at(weights, integer((layer.inputs + 1) * layer.outputs))
             values, free = free, values
             if plan.state and index == 0:
-                cell = Layer(2 * plan.state, 4 * plan.state)
-                self._cell(image, cell, weights, values, free)
-                weights = self.at(weights, integer((cell.inputs + 1) * cell.outputs))
+                self._cell(image, plan.cell, weights, values, free)
+                weights = self.at(weights, integer((plan.cell.inputs + 1) * plan.cell.outputs))
         last = [self.load_element(self.at(values, integer(o))) for o in range(plan.layers[-1].outputs)]
         if plan.shares:
             self._share_out(image, last)

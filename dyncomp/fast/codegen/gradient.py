@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, Entry, Macs, compiled, new_module
+from dyncomp.fast.codegen.build import Arguments, Entry, Program
 from dyncomp.fast.codegen.emit import Emitter, Functions, Value, integer, starts
 from dyncomp.fast.codegen.gradient_micro import IMAGES, GradientMicro
 from dyncomp.fast.codegen.gradient_plan import TOGETHER, Block, GradientArgument, GradientPlan
-from dyncomp.fast.codegen.plan import Plan
 
 _LINE = 64
 """bytes of a cache line"""
 
 
-@cache
-def gradient_for(plan: GradientPlan) -> Code:
-    """The code of the gradients; see `GradientArgument`."""
-    module = new_module()
-    _Division(module, plan).emit()
-    return compiled(module, len(GradientArgument), _macs(plan.plan))
+@dataclass(frozen=True)
+class Gradient(Program):
+    """A kernel's gradient for each image, reduced at once into the gradients of the shares and of the experts."""
 
+    plan: GradientPlan
+    arguments = GradientArgument
 
-def _macs(plan: Plan) -> Macs:
-    """A kernel's gradient for each image, and its products with the shares and with the experts."""
-    height, width = plan.shape.output_size
-    of_image = plan.inputs * plan.shape.outputs * (height * width + 2 * plan.experts)
-    return lambda given: given[GradientArgument.IMAGES] * of_image
+    def emit(self, module: ir.Module) -> None:
+        """See `Program.emit`."""
+        _Division(module, self.plan).emit()
+
+    def macs(self, given: Arguments) -> int:
+        """See `Program.macs`: the gradient of each image's kernel, and its products with shares and with experts."""
+        plan = self.plan.plan
+        height, width = plan.shape.output_size
+        weights = plan.inputs * plan.shape.outputs
+        return given[GradientArgument.IMAGES] * weights * (height * width + 2 * plan.experts)
 
 
 class _Division(Entry):

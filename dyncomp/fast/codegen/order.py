@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
 
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module, no_macs
+from dyncomp.fast.codegen.build import Entry, Program
 from dyncomp.fast.codegen.emit import Value, integer, starts
 from dyncomp.fast.codegen.plan import Panel, Plan
 
@@ -29,20 +28,18 @@ class OrderArgument(IntEnum):
 
 
 @dataclass(frozen=True)
-class Order:
+class Order(Program):
     """Kernels of a plan with `apart` elements from one output to the next; `back`: unpack them, else pack them."""
 
     plan: Plan
     apart: int
     back: bool = False
 
+    arguments = OrderArgument
 
-@cache
-def order_for(order: Order) -> Code:
-    """The code that packs or unpacks; see `OrderArgument`."""
-    module = new_module()
-    _Ordering(module, order).emit()
-    return compiled(module, len(OrderArgument), no_macs)
+    def emit(self, module: ir.Module) -> None:
+        """See `Program.emit`."""
+        _Ordering(module, self).emit()
 
 
 class _Ordering(Entry):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module, no_macs
+from dyncomp.fast.codegen.build import Entry, Program
 from dyncomp.fast.codegen.emit import Number, Value, integer, pieces, starts
 from dyncomp.fast.codegen.machine import Machine
 from dyncomp.fast.codegen.piece import Argument
@@ -17,12 +16,12 @@ _TOGETHER = 8
 
 
 @dataclass(frozen=True)
-class Pooling:
+class Pooling(Program):
     """Square windows of `window` pixels a side, clipped to the map, one every `stride` pixels.
 
     The first window begins `padding` pixels outside the map. `whole`: only windows that end within the map and its
     padding; else size / stride windows, rounded up. `greatest`: maximum instead of mean. Output channels after the
-    first `channels` are 0.
+    first `channels` are 0. The code has the arguments of a convolution, of which it reads X, Y and IMAGES.
     """
 
     channels: int
@@ -46,13 +45,11 @@ class Pooling:
         room = pixels + 2 * self.padding - self.window
         return room // self.stride + 1 if self.whole else -(-pixels // self.stride)
 
+    arguments = Argument
 
-@cache
-def pooling_for(plan: Pooling) -> Code:
-    """The code, with the arguments of a convolution, of which it reads X, Y and IMAGES; see `Argument`."""
-    module = new_module()
-    _Pooling(module, plan).emit()
-    return compiled(module, len(Argument), no_macs)
+    def emit(self, module: ir.Module) -> None:
+        """See `Program.emit`."""
+        _Pooling(module, self).emit()
 
 
 class _Pooling(Entry):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
 
 import torch
 from llvmlite import ir
 
-from dyncomp.fast.codegen.build import Code, Entry, compiled, new_module, no_macs
+from dyncomp.fast.codegen.build import Entry, Program
 from dyncomp.fast.codegen.emit import POINTER, VOID, Number, Value, integer
 
 
@@ -19,20 +19,31 @@ class StepWord(IntEnum):
     GIVEN = 1
 
 
-@cache
-def in_sequence() -> Code:
-    """The code of f(steps, table): run `steps` steps of the table in order, with a barrier after each.
+class SequenceArgument(IntEnum):
+    """Arguments of the code, in order: a count, and an address."""
+
+    STEPS = 0
+    TABLE = 1
+    """(steps, words) integers; see `StepWord`"""
+
+
+@dataclass(frozen=True)
+class Sequence(Program):
+    """The steps of a table in order, with a barrier after each; the steps' codes report their MACs themselves.
 
     The arguments of a step are read when it begins: a step may change the arguments of later steps.
     """
-    module = new_module()
-    _Sequence(module, Number(torch.float32)).emit()
-    return compiled(module, parameters=2, macs=no_macs)
+
+    arguments = SequenceArgument
+
+    def emit(self, module: ir.Module) -> None:
+        """See `Program.emit`."""
+        _Sequence(module, Number(torch.float32)).emit()
 
 
 class _Sequence(Entry):
     def emit(self) -> None:
-        table = self.pointer(self.argument(1))
+        table = self.pointer(self.argument(SequenceArgument.TABLE))
         kind = ir.FunctionType(VOID, [POINTER])
 
         def step(index: Value) -> None:
@@ -40,5 +51,5 @@ class _Sequence(Entry):
             self.call(self.inttoptr(code, kind.as_pointer()), [self.pointer(given)])
             self.barrier()
 
-        self.loop(integer(0), self.argument(0), step)
+        self.loop(integer(0), self.argument(SequenceArgument.STEPS), step)
         self.ret_void()

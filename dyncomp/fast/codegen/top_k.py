@@ -7,20 +7,19 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from dyncomp.fast.codegen.emit import INT, Emitter, Value, integer, pieces, starts
-from dyncomp.fast.codegen.switch_plan import SwitchPlan
 
 
 class TopK:
-    """Emits code for the top-k of a switch's scores, k = `keep`; of equal scores the first ones are taken."""
+    """Emits code for the top-k, k = `keep`, of `units` scores at an address; of equal scores the first are taken."""
 
-    def __init__(self, emit: Emitter, plan: SwitchPlan, scores: Value) -> None:
-        self.emit, self.plan, self.scores = emit, plan, scores
-        self.bits = 8 * plan.number.dtype.itemsize
+    def __init__(self, emit: Emitter, scores: Value, units: int, keep: int, lanes: int) -> None:
+        self.emit, self.scores, self.units, self.keep, self.lanes = emit, scores, units, keep, lanes
+        self.bits = 8 * emit.number.dtype.itemsize
         self.kind = ir.IntType(self.bits)
         self.bar = self._bar()
         above = self._count(lambda key, bar: emit.icmp_unsigned(">", key, bar), self.bar)
         self.left = emit.stack_slot(INT)
-        emit.store(emit.sub(integer(plan.keep), above), self.left)
+        emit.store(emit.sub(integer(keep), above), self.left)
 
     def has(self, unit: Value) -> Value:
         """Whether a unit is among the top-k; the emitted code must run once for each unit, in ascending order."""
@@ -40,7 +39,7 @@ class TopK:
             bit = emit.shl(self.kind(1), place if self.bits == INT.width else emit.trunc(place, self.kind))
             higher = emit.or_(emit.load(bar, typ=self.kind), bit)
             found = self._count(lambda key, bar: emit.icmp_unsigned(">=", key, bar), higher)
-            enough = emit.icmp_signed(">=", found, integer(self.plan.keep))
+            enough = emit.icmp_signed(">=", found, integer(self.keep))
             emit.store(emit.select(enough, higher, emit.load(bar, typ=self.kind)), bar)
 
         emit.loop(integer(0), integer(self.bits), settle)
@@ -48,8 +47,8 @@ class TopK:
 
     def _count(self, compare: Callable[[Value, Value], Value], bar: Value) -> Value:
         """Number of scores whose key satisfies `compare(key, bar)`."""
-        emit, lanes = self.emit, self.plan.lanes
-        widths = pieces(self.plan.units, lanes)
+        emit, lanes = self.emit, self.lanes
+        widths = pieces(self.units, lanes)
         whole = widths.count(lanes)
         found = emit.stack_slot(INT)
         emit.store(integer(0), found)

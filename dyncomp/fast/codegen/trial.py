@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from dyncomp.core.counter import uncounted
-from dyncomp.fast.codegen.convolution import code_for
+from dyncomp.fast.codegen.build import compiled
+from dyncomp.fast.codegen.convolution import Convolution
 from dyncomp.fast.codegen.emit import Number
 from dyncomp.fast.codegen.machine import this_machine
+from dyncomp.fast.codegen.piece import Argument
 from dyncomp.fast.codegen.plan import Plan
 from dyncomp.fast.codegen.shape import Shape
 
@@ -39,8 +41,16 @@ def _agrees(depthwise: bool) -> bool:
     y = torch.empty(2, channels, *shape.output_size, **floats, memory_format=torch.channels_last)
     weights, bias = plan.packed(kernels), torch.zeros(channels, **floats)
     scratch = torch.empty(plan.scratch, **floats)
-    given = (tensor.data_ptr() for tensor in (x, y, weights, shares, bias))
-    code_for(plan).run(1, *given, 0, 0, scratch.data_ptr(), 2)
+    memory = {
+        Argument.X: x,
+        Argument.Y: y,
+        Argument.WEIGHTS: weights,
+        Argument.SHARES: shares,
+        Argument.BIAS: bias,
+        Argument.SCRATCH: scratch,
+    }
+    given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+    compiled(Convolution(plan)).run(1, given | {Argument.IMAGES: len(x)})
     own = torch.einsum("bk,koihw->boihw", shares, kernels)
     groups = channels if depthwise else 1
     plain = [F.conv2d(x[i : i + 1], own[i], None, shape.stride, shape.padding, 1, groups) for i in range(2)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dyncomp.core.backbone import ResidualBlock
 from dyncomp.fast import codegen
-from dyncomp.fast.codegen import Argument, GateArgument
+from dyncomp.fast.codegen import ActivationArgument, Argument, GateArgument
 from dyncomp.fast.fusion.candidates import block_of
 from dyncomp.fast.fusion.gate_code import GateCode
 from dyncomp.fast.fusion.mixed_body import ROUTERS, mixed_body
@@ -121,8 +121,12 @@ class Block(Part):
         # images that skip the body need the ReLU; for all others it is a second one, which changes nothing
         if self._form == "residual" and (self.shortcut is not None or not at.nonnegative):
             plan = self.body.chain[-1].plan
-            code = codegen.activation_for(plan.number, plan.machine)
-            builder.step(code, {0: at.target, 1: "images", 2: self.output.numel()})
+            given = {
+                ActivationArgument.Y: at.target,
+                ActivationArgument.IMAGES: "images",
+                ActivationArgument.NUMBERS: self.output.numel(),
+            }
+            builder.step(codegen.compiled(codegen.Activation(plan.number, plan.machine)), given)
 
     def _steps(self, at: Position) -> Iterator[tuple[CompiledConvolution, Given]]:
         rows: int | str = "rows" if isinstance(self.place, Gated) else 0

@@ -130,4 +130,4 @@ class Site:
             EpilogueArgument.SCALES: "scales",
             EpilogueArgument.SHIFTS: "shifts",
         }
-        builder.step(codegen.epilogue_for(epilogue), given)
+        builder.step(codegen.compiled(epilogue), given)

@@ -45,7 +45,7 @@ class GateCode:
             return None
         with torch.inference_mode(False), torch.no_grad():
             weights = for_code(torch.cat([part.detach().reshape(-1) for part in _packed(products)]))
-        return GateCode(plan, codegen.gate_for(plan), weights)
+        return GateCode(plan, codegen.compiled(plan), weights)
 
     def needs(self) -> Iterable[Need]:
         """Scratch memory of the code."""

@@ -87,7 +87,7 @@ class Pool(Part):
             )
         if min(plan.output_size) < 1:
             return None
-        return Pool(codegen.pooling_for(plan), torch.Size((channels, *plan.output_size)))
+        return Pool(codegen.compiled(plan), torch.Size((channels, *plan.output_size)))
 
     def makes_nonnegative(self, nonnegative: bool) -> bool:
         """See `Part.makes_nonnegative`."""

@@ -46,7 +46,7 @@ class Shortcut:
         window = shortcut.stride if shortcut.mean else 1
         sizes = channels, channels + shortcut.extra, (height, width), window, shortcut.stride
         plan = codegen.Pooling(*sizes, codegen.Number(x.dtype), here)
-        return Shortcut(codegen.pooling_for(plan), torch.Size((plan.outputs, *plan.output_size)))
+        return Shortcut(codegen.compiled(plan), torch.Size((plan.outputs, *plan.output_size)))
 
     def add(self, builder: TableBuilder, at: Position) -> None:
         """Add the step, for all images."""

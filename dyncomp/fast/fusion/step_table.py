@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dyncomp.fast import codegen
-from dyncomp.fast.codegen import StepWord
+from dyncomp.fast.codegen import SequenceArgument, StepWord
 from dyncomp.fast.memory import for_code
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
@@ -75,7 +75,9 @@ class Table:
         self._words, self._slots = own, slots
         self._known: dict[str, int] = {}
         self._steps = steps
-        self._given = codegen.in_sequence().packed(len(steps), int(own.ctypes.data))
+        self._sequence = codegen.compiled(codegen.Sequence())
+        given = {SequenceArgument.STEPS: len(steps), SequenceArgument.TABLE: int(own.ctypes.data)}
+        self._given = self._sequence.packed(given)
         self.filled: tuple[int, ...] = ()
         self.forced = False
 
@@ -87,7 +89,7 @@ class Table:
     def run(self, threads: int) -> None:
         """Run all steps on `threads` threads; one by one while MACs are counted, so that each reports its own."""
         if not torch._C._len_torch_dispatch_stack():
-            codegen.in_sequence().call(threads, self._given)
+            self._sequence.call(threads, self._given)
             return
         for code, start in self._steps:
             first = self._words.ctypes.data + self._words.itemsize * start

@@ -49,7 +49,7 @@ class SwitchCode:
             parts = [part.t().reshape(-1) for part in torch.split(weight, groups)]
             packed = torch.cat([*parts, weight.new_zeros(units) if bias is None else bias])
             return SwitchCode(
-                plan, codegen.switch_for(plan), for_code(packed), for_code(base.clone()), for_code(shift.clone())
+                plan, codegen.compiled(plan), for_code(packed), for_code(base.clone()), for_code(shift.clone())
             )
 
     def needs(self) -> Iterator[Need]:

@@ -45,7 +45,3 @@ class Compaction:
         """Raise ValueError unless sizes fit: generated code reads and writes at these indices unchecked."""
         if self.order.shape != (images, channels) or self.counts.shape != (images,):
             raise ValueError(f"channels picked of {tuple(self.order.shape)}; they are {(images, channels)}")
-
-    def addresses(self) -> tuple[int, int]:
-        """The addresses of `order` and `counts`, for generated code."""
-        return self.order.data_ptr(), self.counts.data_ptr()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dyncomp.fast import codegen
+from dyncomp.fast.codegen import Argument
 from dyncomp.fast.layers.compaction import Compaction
 from dyncomp.fast.memory import for_code
 from dyncomp.fast.mixing.generated import WHOLE, Picks, can_read, new_output, plan_for, zeros
@@ -43,6 +44,7 @@ class RowList:
 Rows = tuple[RowList | None, RowList | None, RowList | None]
 """The rows of the images in x, y and residual; None: consecutive rows from 0 on."""
 ALL: Rows = (None, None, None)
+_ROWS = (Argument.ROWS_X, Argument.ROWS_Y, Argument.ROWS_RESIDUAL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +86,23 @@ class CompiledConvolution:
             if some is not None:
                 some.check(len(x), channels)
         bias = self.bias if wanted is None else for_code(wanted.sorted(self.bias))  # (B, O)
-        own, step = scratch("direct", x, count * self.plan.scratch), 0 if wanted is None else len(self.bias)
-        lists = [each for some in (there, wanted) for each in ((0, 0) if some is None else some.addresses())]
-        given = x.data_ptr(), y.data_ptr(), self.weights.data_ptr(), 0, bias.data_ptr(), step, 0, own.data_ptr()
+        own = scratch("direct", x, count * self.plan.scratch)
+        given = {
+            Argument.X: x.data_ptr(),
+            Argument.Y: y.data_ptr(),
+            Argument.WEIGHTS: self.weights.data_ptr(),
+            Argument.BIAS: bias.data_ptr(),
+            Argument.BIAS_STEP: 0 if wanted is None else len(self.bias),
+            Argument.SCRATCH: own.data_ptr(),
+            Argument.IMAGES: len(x),
+            Argument.RELU: int(relu),
+        }
+        if there is not None:
+            given |= {Argument.INPUTS: there.order.data_ptr(), Argument.INPUT_COUNTS: there.counts.data_ptr()}
+        if wanted is not None:
+            given |= {Argument.OUTPUTS: wanted.order.data_ptr(), Argument.OUTPUT_COUNTS: wanted.counts.data_ptr()}
         if len(x):
-            self.code.run(count, *given, len(x), 0, 0, 0, int(relu), *lists)
+            self.code.run(count, given)
         return y
 
     def run(
@@ -102,12 +116,12 @@ class CompiledConvolution:
         """
         read, written, dtype = self._room
         last_x = last_y = last_residual = images
-        places = 0, 0, 0
+        given = {Argument.IMAGES: images, Argument.RELU: int(relu)}
         if rows is not ALL:
             if any(some is not None and len(some.rows) != images for some in rows):
                 raise ValueError(f"rows of other than the {images} images; give one for each")
             last_x, last_y, last_residual = (images if some is None else some.end for some in rows)
-            places = tuple(0 if some is None else some.rows.data_ptr() for some in rows)  # type: ignore[assignment]
+            given |= {which: some.rows.data_ptr() for which, some in zip(_ROWS, rows, strict=True) if some is not None}
         short = x.numel() < read * last_x or y.numel() < written * last_y or x.dtype != dtype or y.dtype != dtype
         at_residual = 0
         if residual is not None:
@@ -115,16 +129,23 @@ class CompiledConvolution:
             at_residual = residual.data_ptr()
         if short:
             raise ValueError(f"maps of {x.numel()} and {y.numel()} numbers for {images} images of {read} to {written}")
+        given |= {
+            Argument.X: x.data_ptr(),
+            Argument.Y: y.data_ptr(),
+            Argument.WEIGHTS: self.weights.data_ptr(),
+            Argument.BIAS: self.bias.data_ptr(),
+            Argument.RESIDUAL: at_residual,
+        }
         shape, threads = self.plan.shape, torch.get_num_threads()
-        at_x, at_y, weights, bias = x.data_ptr(), y.data_ptr(), self.weights.data_ptr(), self.bias.data_ptr()
         for _ in range(shape.groups):
-            self.code.run(threads, at_x, at_y, weights, 0, bias, 0, at_residual, 0, images, *places, int(relu))
+            self.code.run(threads, given)
             if shape.groups > 1:  # advance to the next group
                 size = self.weights.element_size()
                 outputs = shape.outputs * size
-                at_x, at_y = at_x + shape.channels * size, at_y + outputs
-                at_residual = at_residual + outputs if at_residual else 0
-                weights, bias = weights + outputs * self.plan.inputs, bias + outputs
+                given[Argument.X] += shape.channels * size
+                given[Argument.WEIGHTS] += outputs * self.plan.inputs
+                for which in (Argument.Y, Argument.BIAS, *([Argument.RESIDUAL] if at_residual else [])):
+                    given[which] += outputs
 
     @cached_property
     def _room(self) -> tuple[int, int, torch.dtype]:
@@ -186,7 +207,9 @@ def load(
         groups = plan.shape.groups
         weights = copied(weight, plan.layout_key, lambda all_: _packed(plan, all_.chunk(groups)))
     output = torch.Size((len(weight), *plan.shape.output_size))
-    return CompiledConvolution(plan, codegen.code_for(plan), weights, shift, _state(weight, bias), parameters, output)
+    return CompiledConvolution(
+        plan, codegen.compiled(codegen.Convolution(plan)), weights, shift, _state(weight, bias), parameters, output
+    )
 
 
 def _packed(plan: codegen.Plan, groups: Sequence[Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dyncomp.fast import codegen
 from dyncomp.fast.availability import is_enabled
+from dyncomp.fast.codegen import Argument
 from dyncomp.fast.memory import empty, for_code
 from dyncomp.fast.parameters.copies import copied
 from dyncomp.fast.parameters.tracked import versioned
@@ -95,8 +96,17 @@ class GeneratedForm:
         bias = zeros(plan.shape.outputs, x.dtype) if bias is None else for_code(bias.contiguous())
         y = new_output(x, len(x), plan.shape)
         own = scratch("direct", x, count * plan.scratch)
-        mixed = weight.data_ptr(), bias.data_ptr(), step, 0, own.data_ptr()
-        self.code.run(count, x.data_ptr(), y.data_ptr(), experts.data_ptr(), *mixed, len(x))
+        given = {
+            Argument.X: x.data_ptr(),
+            Argument.Y: y.data_ptr(),
+            Argument.WEIGHTS: experts.data_ptr(),
+            Argument.SHARES: weight.data_ptr(),
+            Argument.BIAS: bias.data_ptr(),
+            Argument.BIAS_STEP: step,
+            Argument.SCRATCH: own.data_ptr(),
+            Argument.IMAGES: len(x),
+        }
+        self.code.run(count, given)
         return y
 
     def _check(self, x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None) -> None:
@@ -124,7 +134,7 @@ def of_mixing(x: Tensor, mixing: Mixing, geometry: Geometry) -> GeneratedForm | 
         return None
     plan = plan_for(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts))
     # generated now, since a trial would count code generation as run time
-    return None if plan is None else GeneratedForm(plan, codegen.code_for(plan))
+    return None if plan is None else GeneratedForm(plan, codegen.compiled(codegen.Convolution(plan)))
 
 
 @cache

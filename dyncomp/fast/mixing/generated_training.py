@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dyncomp.fast import codegen
+from dyncomp.fast.codegen import GradientArgument, OrderArgument
 from dyncomp.fast.memory import empty, for_code
 from dyncomp.fast.mixing.generated import GeneratedForm, keeps_layout, plan_for, serves_training
 from dyncomp.fast.scratch import scratch
@@ -52,7 +53,8 @@ class Packing:
     def _run(self, code: codegen.Code, kernels: Tensor, packed: Tensor) -> None:
         if kernels.numel() != self.numbers or packed.numel() != self.numbers:
             raise ValueError(f"{kernels.numel()} numbers of experts where the code was made for {self.numbers}")
-        code.run(torch.get_num_threads(), kernels.data_ptr(), packed.data_ptr(), self.inputs.data_ptr())
+        memory = {OrderArgument.KERNELS: kernels, OrderArgument.PACKED: packed, OrderArgument.INPUTS: self.inputs}
+        code.run(torch.get_num_threads(), {argument: tensor.data_ptr() for argument, tensor in memory.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +91,18 @@ class GeneratedTrainingForm:
         of_packed = scratch("gradient of packed experts", experts, experts.numel())
         of_weight = empty((threads, *weight.shape, self.forward.plan.lanes), weight).zero_()  # (threads, B, K, lanes)
         own = scratch("gradients", x, threads * plan.scratch)
-        given = x, grad, for_code(weight.contiguous()), packed, of_packed, of_weight, own
-        self.gradient.run(threads, *(tensor.data_ptr() for tensor in given), len(x))
+        shares = for_code(weight.contiguous())
+        memory = {
+            GradientArgument.X: x,
+            GradientArgument.GRADIENT: grad,
+            GradientArgument.SHARES: shares,
+            GradientArgument.EXPERTS: packed,
+            GradientArgument.OF_EXPERTS: of_packed,
+            GradientArgument.OF_SHARES: of_weight,
+            GradientArgument.SCRATCH: own,
+        }
+        given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+        self.gradient.run(threads, given | {GradientArgument.IMAGES: len(x)})
         return of_weight.sum((0, 3)), self.packing.unpack(of_packed, experts)
 
 
@@ -144,12 +156,12 @@ def _form(
         return None
     taps, gradient = kernel[2] * kernel[3], codegen.GradientPlan(plan, threads)
     return GeneratedTrainingForm(
-        GeneratedForm(plan, codegen.code_for(plan)),
+        GeneratedForm(plan, codegen.compiled(codegen.Convolution(plan))),
         _packing(plan, plan.inputs, plan.inputs_in_order),
-        GeneratedForm(back, codegen.code_for(back)),
+        GeneratedForm(back, codegen.compiled(codegen.Convolution(back))),
         _packing(back, taps, _inputs_turned(back, image[0] * taps)),
         gradient,
-        codegen.gradient_for(gradient),
+        codegen.compiled(codegen.Gradient(gradient)),
     )
 
 
@@ -163,7 +175,7 @@ def _turned(geometry: Geometry, kernel: torch.Size) -> Geometry | None:
 
 
 def _packing(plan: codegen.Plan, apart: int, inputs: Tensor) -> Packing:
-    there, back = (codegen.order_for(codegen.Order(plan, apart, back)) for back in (False, True))
+    there, back = (codegen.compiled(codegen.Order(plan, apart, back)) for back in (False, True))
     return Packing(there, back, for_code(inputs), plan.experts * plan.shape.outputs * plan.inputs)
 
 
