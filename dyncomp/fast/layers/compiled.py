@@ -15,7 +15,7 @@ from dyncomp.fast.layers.compaction import Compaction
 from dyncomp.fast.memory import for_code
 from dyncomp.fast.mixing.generated import WHOLE, Picks, can_read, new_output, plan_for, zeros
 from dyncomp.fast.parameters.copies import copied
-from dyncomp.fast.parameters.tracked import edits_of, numbers_of, times_handed_out, versioned
+from dyncomp.fast.parameters.tracked import numbers_of, state_of
 from dyncomp.fast.scratch import scratch
 from dyncomp.ops.kernels import Geometry
 
@@ -63,7 +63,7 @@ class CompiledConvolution:
 
     def is_of(self, weight: Tensor | None, bias: Tensor | None) -> bool:
         """Whether the weights are copies of these parameters in their present state."""
-        return self.state == _state(weight, bias)
+        return self.state == state_of(weight, bias)
 
     def new(self, x: Tensor) -> Tensor:
         """Uninitialised memory for the outputs of all images of x."""
@@ -208,22 +208,9 @@ def load(
         weights = copied(weight, plan.layout_key, lambda all_: _packed(plan, all_.chunk(groups)))
     output = torch.Size((len(weight), *plan.shape.output_size))
     return CompiledConvolution(
-        plan, codegen.compiled(codegen.Convolution(plan)), weights, shift, _state(weight, bias), parameters, output
+        plan, codegen.compiled(codegen.Convolution(plan)), weights, shift, state_of(weight, bias), parameters, output
     )
 
 
 def _packed(plan: codegen.Plan, groups: Sequence[Tensor]) -> Tensor:
     return for_code(torch.cat([plan.packed(one) for one in groups]))
-
-
-def _state(weight: Tensor | None, bias: Tensor | None) -> tuple[int, ...]:
-    """Identifies parameters and their present contents; empty where these cannot be watched."""
-    edits = 0
-    if times_handed_out() and weight is not None:
-        edits = edits_of(weight) + (0 if bias is None else edits_of(bias))
-    weight, bias = None if weight is None else versioned(weight), None if bias is None else versioned(bias)
-    if weight is None or weight.is_inference() or (bias is not None and bias.is_inference()):
-        return ()
-    if bias is None:
-        return weight.data_ptr(), weight._version, edits
-    return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version, edits

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from dyncomp.core.counter import uncounted
-from dyncomp.fast.parameters.tracked import Tracked, edits_of, numbers_of, track_parameter
+from dyncomp.fast.parameters.tracked import Tracked, numbers_of, state_of, track_parameter
 
 
 @dataclass
 class _Copies:
     """The copies of one parameter by purpose, and the state of the parameter when they were made."""
 
-    state: tuple[int, int, int]
+    state: tuple[int, ...]
     whole: Tensor
     """the parameter's numbers, kept alive so that no other tensor can get their address"""
     by_purpose: dict[Hashable, Tensor] = field(default_factory=dict)
@@ -29,12 +29,14 @@ keep torch from exchanging it (`torch.utils.swap_tensors`)."""
 
 
 def copied(parameter: Tensor, purpose: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """`make(parameter)`, cached by purpose while the parameter lives and is unchanged; not for inference tensors.
+    """`make(parameter)`, cached by purpose while the parameter is unchanged; for an inference tensor made every time.
 
     A parameter of class `nn.Parameter` is tracked from then on (`tracked.py`).
     """
     track_parameter(parameter)
-    state = parameter.data_ptr(), parameter._version, edits_of(parameter)
+    state = state_of(parameter)
+    if not state:  # changes of an inference tensor are not detected
+        return make(numbers_of(parameter))
     copies = _known(parameter)
     if copies is None or copies.state != state:
         copies = _Copies(state, numbers_of(parameter))

@@ -212,6 +212,19 @@ def edits_of(tensor: Tensor) -> int:
     return tensor.edits
 
 
+def state_of(weight: Tensor | None, bias: Tensor | None = None) -> tuple[int, ...]:
+    """Identifies the parameters of a layer and their present contents; empty where changes cannot be detected."""
+    edits = 0
+    if times_handed_out() and weight is not None:
+        edits = edits_of(weight) + (0 if bias is None else edits_of(bias))
+    weight, bias = None if weight is None else versioned(weight), None if bias is None else versioned(bias)
+    if weight is None or weight.is_inference() or (bias is not None and bias.is_inference()):
+        return ()
+    if bias is None:
+        return weight.data_ptr(), weight._version, edits
+    return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version, edits
+
+
 def _hand_out(tensor: Any) -> None:
     owner = tensor if tensor.owner is None else tensor.owner
     if owner.held is None and not torch.compiler.is_compiling():
