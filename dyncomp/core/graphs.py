@@ -1,8 +1,8 @@
-"""Decisions in a graph: a network that is exported leaves Python behind, and with it every `if` of the sparse form.
+"""Decisions in the graph of an exported network, which cannot hold the Python control flow of the sparse form.
 
-Two forms of a network fit into a graph: the dense one, gates as masks, and the routed one, in which what an image does
-not use is not run (`Op.branched`). Ops that skip modules put conditional operators (`torch.cond`; `If` in ONNX and
-OpenVINO) into it, for one image at a time; others gather the kernels or pixels that are used.
+A network has two graph forms: dense, with gates as masks, and routed (`Op.branched`), in which unused units do not run.
+In the routed form, ops that skip modules use conditional operators (`torch.cond`; `If` in ONNX and OpenVINO), for one
+image at a time; other ops gather the used kernels or pixels.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _one_route: ContextVar[bool] = ContextVar("one_route", default=False)
 
 
 def in_graph(form: GraphForm) -> AbstractContextManager[None]:
-    """Inside, passes in the dense form become a graph of that form; `routed` takes one image."""
+    """Within the context, dense passes are traced as a graph of that form; `routed` takes one image."""
     return during(_form, form)
 
 
 def one_route() -> AbstractContextManager[None]:
-    """Inside, the sparse form may be traced, by someone who wants the one route of the images given and no other."""
+    """Within the context, the sparse form may be traced; the graph then holds the routes of the given images only."""
     return during(_one_route, True)
 
 
 def graph_form() -> GraphForm | None:
-    """The form that the graph of this pass is to have; None where no graph is made by `in_graph`."""
+    """The graph form of this pass; None outside `in_graph`, and in torch.compile."""
     return None if torch.compiler.is_dynamo_compiling() else _form.get()
 
 
 def is_traced() -> bool:
-    """Whether a graph is made that other images will go through: by `in_graph`, torch.export or the old tracer."""
+    """Whether this pass is traced for use on other images: within `in_graph`, by torch.export or by torch.jit.trace."""
     if torch.compiler.is_exporting():
         return True
     if torch.compiler.is_dynamo_compiling():
@@ -51,10 +51,10 @@ def is_traced() -> bool:
 
 
 def freezes_routes() -> bool:
-    """Whether the sparse form, run now, would leave these images' routes in a graph, unknown to who asked for it."""
+    """Whether a tracer is active in which a sparse pass would fix the routes of its images, outside `one_route`."""
     if torch.compiler.is_exporting():
         return torch.compiler.is_dynamo_compiling() or not _one_route.get()
-    if torch.compiler.is_dynamo_compiling():  # a compiled pass reads its own decisions
+    if torch.compiler.is_dynamo_compiling():  # a compiled pass computes its own decisions
         return False
     traced = torch._C._get_tracing_state() is not None
     traced = traced or (torch._C._len_torch_dispatch_stack() > 0 and get_proxy_mode() is not None)  # make_fx
@@ -69,26 +69,26 @@ def either(
     inputs: Sequence[Tensor],
     tape: Tape,
 ) -> Tensor:
-    """`run(*inputs)` where `chosen` () holds, else `otherwise(*inputs)`, as one conditional operator of the graph.
+    """`run(*inputs)` if `chosen` () is true, else `otherwise(*inputs)`, as one conditional operator of the graph.
 
-    `parts` holds every module that either of them calls. Both give a tensor of one shape and type. All that a branch
-    reads enters the operator by name: inputs, parameters and buffers, and what gates remembered on the tape.
+    `parts` holds every module that the two functions call. Both return a tensor of the same shape and dtype. All
+    tensors that a branch reads are operands: inputs, parameters, buffers, and values that gates remembered on the tape.
     """
     state = {**dict(parts.named_parameters()), **dict(parts.named_buffers())}
     read = [*inputs, *tape.memory.values(), *state.values()]
-    operands = list({id(tensor): tensor for tensor in read}.values())  # each once: they become names of arguments
+    operands = list({id(tensor): tensor for tensor in read}.values())  # without duplicates: each is an argument
     places = {id(tensor): place for place, tensor in enumerate(operands)}
     order = [places[id(tensor)] for tensor in read]
     branches = [_Branch(parts, body, [*state], len(inputs), order, tape) for body in (run, otherwise)]
-    # the operator itself: `torch.cond` would have a compiler find out what the branches read, and compilers refuse
-    # branches that touch Python objects such as the tape
+    # the operator itself: `torch.cond` would trace the branches by Dynamo, which refuses branches that access Python
+    # objects such as the tape
     (y,) = torch.ops.higher_order.cond(chosen, branches[0].traced, branches[1].traced, tuple(operands))
     result: Tensor = y
     return result
 
 
 class _Branch:
-    """One side of a conditional operator: a function of tensors alone."""
+    """One branch of a conditional operator, as a function of tensors alone."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class _Branch:
         self.before = tape.memory
 
     def traced(self, *operands: Tensor) -> tuple[Tensor]:
-        """The body, while the operands stand in the place of all that it reads; called more than once in a trace."""
+        """Call the body with the operands in place of the tensors that it reads; called several times in a trace."""
         given = tuple(operands[place] for place in self.order)
         kept = self.inputs + len(self.before)
         state = {f"parts.{name}": value for name, value in zip(self.state, given[kept:], strict=True)}
@@ -119,11 +119,11 @@ class _Branch:
         finally:
             lost = outside.lost | memory.lost | memory.changed(entered)
             self.tape.memory = Remembered.of(outside, lost)
-        return (y.clone(memory_format=torch.contiguous_format),)  # an operator's result is no alias of what enters
+        return (y.clone(memory_format=torch.contiguous_format),)  # outputs must not alias operands
 
 
 class _Holder(nn.Module):
-    """Calls a function while other tensors stand in the place of the parts' own."""
+    """Calls a function of modules, so that `functional_call` can replace their parameters and buffers."""
 
     def __init__(self, parts: nn.Module, body: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -131,5 +131,5 @@ class _Holder(nn.Module):
         self.body = body
 
     def forward(self, *inputs: Any) -> Tensor:
-        """What the function gives."""
+        """The function's output."""
         return self.body(*inputs)

@@ -1,4 +1,4 @@
-"""The tape of a pass: what it is asked, and what the parts of its network decide, remember and hand one another."""
+"""The tape of a pass: its settings, and what ops and gates decide, remember and hand over during the pass."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from dyncomp.errors import CannotExport
 
 
 class Remembered(dict[str, Tensor]):
-    """Tensors by key; those whose last value stayed inside a conditional branch of a graph are `lost`."""
+    """Tensors by key. `lost` are the keys whose last value stayed inside a conditional branch of a graph."""
 
     lost: frozenset[str] = frozenset()
 
     @staticmethod
     def of(values: Mapping[str, Tensor], lost: frozenset[str]) -> Remembered:
-        """These values, and those keys lost."""
+        """From values and the set of lost keys."""
         made = Remembered(values)
         made.lost = lost
         return made
 
     def recalled(self, key: str) -> Tensor | None:
-        """The value, None where there is none yet. Raises CannotExport for one that is lost."""
+        """The value under a key; None before the first one. Raises CannotExport for a lost key."""
         if key in self.lost:
             raise CannotExport(
                 f"a gate reads {key!r}, which was last remembered inside a branch that may not run; export it --dense"
@@ -36,16 +36,16 @@ class Remembered(dict[str, Tensor]):
         return self.get(key)
 
     def changed(self, since: Mapping[str, Tensor]) -> frozenset[str]:
-        """The keys that hold another tensor than before."""
+        """The keys whose tensor is another one than in `since`."""
         return frozenset(key for key, value in self.items() if since.get(key) is not value)
 
 
 class Tape:
-    """What one pass of a network is asked to do, and what its ops decide, say, remember and hand one another.
+    """The settings of one pass of a network, and what its ops decide, say, remember and hand over.
 
-    A pass has its own, made when it begins and let go when it ends; ops find it by `Tapes`. Plain attributes, so that a
-    pass which records nothing pays nothing and `torch.compile` sees no trick. `logits_only`: the sparse form, no record
-    and no meter; `silent`: no forced decision either.
+    Every pass creates a tape when it begins and drops the tape when it ends; ops find it through `Tapes`. All state is
+    in plain attributes: a pass without a record has no overhead, and `torch.compile` can trace the tape. `logits_only`:
+    a pass in the sparse form without record and meter; `silent`: such a pass without forced decisions.
     """
 
     def __init__(
@@ -73,38 +73,38 @@ class Tape:
         self._handed: dict[str, Any] = {}
 
     def hand(self, site: str, what: Any) -> None:
-        """Leave `what` for the part of that site, which runs later in this pass; it stays until `taken`."""
+        """Leave `what` for a module of the site that runs later in this pass; it is held until `taken`."""
         self._handed[site] = what
 
     def handed(self, site: str) -> Any:
-        """What was left for a site; None for nothing."""
+        """The object that `hand` left for a site; None if there is none."""
         return self._handed.get(site)
 
     def taken(self, site: str) -> Any:
-        """What was left for a site, which is not kept any longer; None for nothing."""
+        """Remove and return the object that `hand` left for a site; None if there is none."""
         return self._handed.pop(site, None)
 
     def say(self, key: str, value: Tensor) -> None:
-        """Add `value` (B, ...) to the pass's output, for a loss or a calibration; in the dense form only."""
+        """Add `value` (B, ...) to the output of the pass, for a loss or a calibration; ignored unless `listens`."""
         if self.listens:
             self.said[key] = value
 
     @property
     def listens(self) -> bool:
-        """Whether what is said in this pass is heard; if not, it need not be made."""
+        """Whether `say` has an effect: in recording passes of the dense form. If not, values need not be computed."""
         return self.recording and not self.sparse
 
     def given(self, site: str, like: Tensor) -> Decision:
-        """The decision that is forced at the site, for the current images, in the type of `like`."""
+        """The decision that is forced at the site, for the current images, in the dtype of `like`."""
         return self._force(self.forced[site], like)
 
     def settle(self, site: str, decision: Decision) -> Decision:
-        """The decision that holds at the site (a forced one replaces the gate's own), noted when recording."""
+        """The decision in effect at the site: the forced one, else the gate's own. A recording pass notes it."""
         if site in self.forced:
             decision = self.given(site, decision.weight)
         if self.recording:
             noted, here = self.decisions.get(site), decision.map(self._spread)
-            # a site inside parts of a batch decides once for each part; the rows of the others are zero
+            # a site that runs on sub-batches decides once for each; rows outside the sub-batch are zero
             self.decisions[site] = here if noted is None else _sum(noted, here)
         return decision
 
@@ -123,7 +123,7 @@ class Tape:
 
     @contextmanager
     def narrow(self, rows: Tensor) -> Iterator[None]:
-        """Inside, ops see only these rows of the current batch."""
+        """Within the context, ops see only these rows of the current batch."""
         outer = self.rows
         self.rows = rows if outer is None else outer[rows]
         try:
@@ -133,7 +133,7 @@ class Tape:
 
     @contextmanager
     def within(self, used: Tensor) -> Iterator[None]:
-        """Inside, all images go through (dense form), but what an image with `used` (B,) of 0 gives is not used."""
+        """Mark a unit in the dense form: it runs for all images, but those with `used` (B,) of 0 do not use it."""
         self._inside.append(used)
         try:
             yield
@@ -141,16 +141,16 @@ class Tape:
             self._inside.pop()
 
     def recall(self, key: str, like: Tensor) -> Tensor:
-        """What a gate remembered under `key` for the current images in this pass; zeros shaped `like` at first."""
+        """The value under `key` for the current images; zeros shaped as `like` before the first `remember`."""
         kept = self.memory.recalled(key)
         if kept is None:
             return torch.zeros_like(like)
         return kept if self.rows is None else kept[self.rows]
 
     def remember(self, key: str, value: Tensor) -> None:
-        """Keep `value` (one row per current image) under `key` until the pass ends.
+        """Hold `value` (a row for each current image) under `key` until the pass ends.
 
-        An image inside a unit that it does not use keeps its old value: the sparse form would not run that image.
+        Within a unit that an image does not use, the old value of the image stays: the sparse form skips the image.
         """
         if self._inside:
             there = (torch.stack(self._inside) > 0.5).all(dim=0)  # (B,)
@@ -164,10 +164,10 @@ class Tape:
 
 
 class Tapes(threading.local):
-    """Where the parts of one network find the tape of the pass that is under way in their thread.
+    """The current tape of a network in each thread.
 
-    Outside a pass, when a gate or an op is called by itself, that is an idle tape: dense, nothing recorded or forced. A
-    copy of the network has tapes of its own.
+    Outside a pass, as when a gate or an op is called alone, the current tape is an idle one: dense, nothing recorded or
+    forced. A copy of the network has its own `Tapes`.
     """
 
     def __init__(self) -> None:
@@ -178,10 +178,10 @@ class Tapes(threading.local):
 
 
 class Taped(nn.Module):
-    """A module that takes part in passes: it has a name (its site), and finds the tape of the pass it runs in."""
+    """A module that reads and writes the tape of the pass it runs in, under the name of its site."""
 
     begins_afresh = False
-    """Whether the modules in it keep their random weights where the network adopts trained ones."""
+    """Whether its submodules keep their random weights when the network adopts trained ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,12 +189,12 @@ class Taped(nn.Module):
         self._tapes = Tapes()
 
     def attach(self, site: str, tapes: Tapes) -> None:
-        """Take a place in a network."""
+        """Set the site's name and the tapes of the network that holds the module."""
         self.site, self._tapes = site, tapes
 
     @property
     def tape(self) -> Tape:
-        """That of the network's pass in this thread; see `Tapes`. It ends with the pass: do not keep it."""
+        """The tape of the current pass in this thread; see `Tapes`. It ends with the pass: do not store it."""
         tape: Tape = self._tapes.current
         return tape
 
