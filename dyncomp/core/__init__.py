@@ -1,4 +1,4 @@
-"""What a network with decisions is, what it costs, how a method trains it. Knows no op, method or fast path."""
+"""Networks with decisions: passes, costs, and the interface of methods; independent of ops, methods and fast path."""
 
 from dyncomp.core.backbone import Backbone, BackboneFamily, ResidualBlock, chain
 from dyncomp.core.card import Card

@@ -1,4 +1,4 @@
-"""What a network says of itself: of which specs it was made, what its answers mean, and how its images are prepared."""
+"""The card of a network: its specs, the names of its classes, and the preparation of its images."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dyncomp.errors import InvalidValue
 
 @dataclass(frozen=True)
 class Card:
-    """A network's card; it travels in checkpoints, with copies and with deployed networks.
+    """A network's card, which checkpoints, copies and deployed networks contain.
 
-    `spec` and `backbone` are the specs of method and backbone, and with `seed` they build the network. `classes` are
-    the names of the classes, in the order of the logits. `mean` and `std` (one value per channel, pixels from 0 to 1)
-    normalise the square images of `image_size` pixels and `in_channels` channels; None where that is not known.
-    `shorter_side` is that of an image before its middle is cut out, None for `image_size`. `deployed` says that the
-    network is a deployed one. Raises InvalidValue for values that contradict each other.
+    `spec` and `backbone` are the specs of method and backbone; with `seed` they build the network. `classes` are
+    the names of the classes, in the order of the logits. `mean` and `std` (one value per channel, for pixels from 0 to
+    1) normalise the square images of `image_size` pixels and `in_channels` channels; None if unknown. `shorter_side`:
+    size of an image's shorter side before the centre crop, None for `image_size`. `deployed`: the network is a deployed
+    one. Raises InvalidValue for values that contradict each other.
     """
 
     spec: str
@@ -48,7 +48,7 @@ class Card:
             )
 
     def preparation(self) -> Preparation:
-        """What happens to an image before the network sees it. Raises InvalidValue where that is not known."""
+        """The preparation of images for the network. Raises InvalidValue if mean or standard deviation is unknown."""
         if self.mean is None or self.std is None:
             raise InvalidValue(
                 "mean and deviation of the network's images are not known: it is not from a benchmark run, or from one "
@@ -59,7 +59,7 @@ class Card:
         return Preparation(self.in_channels, self.image_size, side, self.mean, self.std)
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it beside the specs, ready for JSON; `classes` is how many there are."""
+        """The fields that a checkpoint holds beside the specs and the seed, as JSON data; `classes` is their number."""
         return {
             "classes": len(self.classes),
             "in_channels": self.in_channels,
@@ -73,7 +73,7 @@ class Card:
 
     @staticmethod
     def from_facts(spec: str, backbone: str, seed: int, facts: Mapping[str, Any]) -> Card:
-        """The card of `facts`, which may lack all that older versions did not write. Raises InvalidValue."""
+        """From `facts`, which may lack fields that older versions did not write. Raises InvalidValue if unreadable."""
         try:
             values = {name: facts.get(name) for name in ("mean", "std")}
             side = facts.get("shorter_side")
@@ -95,5 +95,5 @@ class Card:
 
 
 def class_names(classes: int, names: tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """The names of `classes` classes; numbers where they have none."""
+    """The names of `classes` classes: `names`, or numbers if there is not one name for each."""
     return tuple(map(str, names)) if len(names) == classes else tuple(map(str, range(classes)))

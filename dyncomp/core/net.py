@@ -1,4 +1,4 @@
-"""Net: an adapted backbone; images in, logits and decisions out, each pass with a tape of its own."""
+"""Net: a backbone with ops, which maps images to logits and decisions. Every pass has its own tape."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def _no_images(decisions: Mapping[str, Decision]) -> Output:
 
 @dataclass(frozen=True)
 class Output:
-    """What a pass gives: `logits` (B, Y), the `trace` of its decisions, and the costs that price them.
+    """The output of a pass: `logits` (B, Y), the `trace` of its decisions, and the costs that price them.
 
-    `said` is what the network's parts said in the dense form for losses and calibrations, by key: side answers, scores.
-    `again(decisions)` is the output for the same images by other decisions, without gradient.
+    `said`: values for losses and calibrations by key, such as answers of side heads and scores, from `Tape.say`.
+    `again(decisions)` computes the output for the same images by other decisions, without gradients.
     """
 
     logits: Tensor
@@ -36,17 +36,17 @@ class Output:
     said: Mapping[str, Tensor] = field(default_factory=dict)
     again: Callable[[Mapping[str, Decision]], Output] = _no_images
     image_shape: tuple[int, ...] = ()
-    """(C, H, W) of the images; empty where it is not known"""
+    """(C, H, W) of the images; empty if unknown"""
 
     def macs(self) -> Tensor:
-        """Multiply-adds of each image, (B,) float64, differentiable through the decisions.
+        """MACs of each image, (B,) float64, differentiable through the decisions.
 
-        Raises RuntimeError where costs are not known, or are those of images of another size.
+        Raises RuntimeError for unknown costs, and for costs of images of another size.
         """
         return price(self._known_costs(), self.trace).to(self.logits.device)
 
     def share(self) -> Tensor:
-        """Each image's multiply-adds as a share of the network with everything on and gates free of charge, (B,)."""
+        """Each image's MACs relative to those with every unit on and without overhead, (B,)."""
         return self.macs() / self._known_costs().without_overhead
 
     def _known_costs(self) -> Costs:
@@ -61,14 +61,13 @@ class Output:
 
 
 class Net(Usable):
-    """A network with ops in it.
+    """A network with ops.
 
-    `net(images)` runs the dense form in training and the sparse form in evaluation; `sparse=` says otherwise.
+    `net(images)` runs the dense form in training and the sparse form in evaluation, unless `sparse` is given.
     `decisions` (site -> Decision over the whole batch) replaces the gates' own. With `record=False` the trace is empty.
-    `origins` says of each tensor of its state that came from the plain backbone what it was called there. `sampling`
-    is whether ops draw their decisions in training; a stage sets it. What a pass decides and remembers is its own:
-    passes at the same time, in threads or one within another, do not see each other. What it is and how it answers
-    images, `card`, `preprocess` and `predict`, is in `usable.py`.
+    `origins` maps names in the state dict to the names that these tensors have in the plain backbone. `sampling`:
+    whether ops draw their decisions in training; a stage sets it. The state of a pass is on its tape, so concurrent and
+    nested passes are independent. `card`, `preprocess` and `predict` are defined in `usable.py`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -92,12 +91,12 @@ class Net(Usable):
         record: bool = True,
         meter: Meter | None = None,
     ) -> Output:
-        """Logits (B, Y) and trace of images (B, C, H, W). Raises ValueError for decisions that fit no site.
+        """Logits (B, Y) and trace of images (B, C, H, W). `meter` receives which part of which site runs.
 
-        `meter` is told which part of which site runs. Raises InvalidValue for what are no images, or, where costs are
-        known, of other channels.
+        Raises ValueError for decisions of unknown sites or of a wrong shape. Once costs are known, raises InvalidValue
+        for anything but floating-point images with the network's channels.
         """
-        if self.costs is not None and torch._C._get_tracing_state() is None:  # where a comparison would be a tensor
+        if self.costs is not None and torch._C._get_tracing_state() is None:  # in a tracer, sizes may be tensors
             _check_images(images, self.costs.image_shape)
         sparse = self._is_sparse(sparse)
         if decisions:
@@ -106,7 +105,7 @@ class Net(Usable):
         outer, self._tapes.current = self._tapes.current, tape
         try:
             logits = self.model(images)
-        except RuntimeError:  # torch's, of layers that the user did not write
+        except RuntimeError:  # raised inside a layer: a wrong dtype gets a clearer error
             self._check_type(images)
             raise
         finally:
@@ -117,7 +116,7 @@ class Net(Usable):
         return Output(logits, trace, self.costs, tape.said, again, images.shape[1:])
 
     def _is_sparse(self, asked: bool | None) -> bool:
-        """The form of a pass. Raises RuntimeError and CannotExport where the sparse one cannot be had."""
+        """Whether the pass is sparse. Raises RuntimeError if it is so in training, CannotExport if so in a tracer."""
         sparse = not self.training if asked is None else asked
         if sparse and self.training:
             raise RuntimeError("the sparse form is for evaluation: call net.eval() first")
@@ -129,7 +128,7 @@ class Net(Usable):
         return sparse
 
     def _check_type(self, images: Tensor) -> None:
-        """Raise InvalidValue where images are of another type than the parameters, and nothing converts them."""
+        """Raise InvalidValue if the dtype of images differs from that of the parameters, and autocast is off."""
         types = {parameter.dtype for parameter in self.parameters()}
         device = images.device.type
         if len(types) == 1 and images.dtype not in types and not torch.is_autocast_enabled(device):
@@ -141,7 +140,7 @@ class Net(Usable):
 
     @property
     def tape(self) -> Tape:
-        """That of the pass under way in this thread, an idle one outside."""
+        """The tape of the current pass in this thread; outside a pass an idle one."""
         tape: Tape = self._tapes.current
         return tape
 
@@ -168,14 +167,14 @@ class Net(Usable):
 
     def _trace(self, tape: Tape, logits: Tensor) -> Trace:
         for site, op in self.sites.items():
-            if site not in tape.decisions:  # no image got there
+            if site not in tape.decisions:  # no image reached the site
                 nothing = logits.new_zeros(tape.images, op.units)
                 tape.decisions[site] = Decision(nothing, nothing, nothing)
         return Trace({site: tape.decisions[site] for site in self.sites}, self.parents, tape.images)
 
 
 def _check_images(images: Tensor, wanted: tuple[int, ...]) -> None:
-    """Raise InvalidValue unless images have the channels of `wanted` (C, H, W), and are floats; sizes may be others."""
+    """Raise InvalidValue unless images are floats with the channels of `wanted` (C, H, W); H and W may differ."""
     if not isinstance(images, Tensor):
         raise InvalidValue(f"images are {type(images).__name__}; give a tensor (B, {', '.join(map(str, wanted))})")
     if images.dim() != len(wanted) + 1 or images.shape[1] != wanted[0]:
@@ -191,7 +190,7 @@ def _check_images(images: Tensor, wanted: tuple[int, ...]) -> None:
 
 def _parents(sites: Mapping[str, Op]) -> dict[str, Parent]:
     owner: dict[int, tuple[str, int]] = {}
-    for site, op in sites.items():  # outer ops come first, so that inner ones have the last word
+    for site, op in sites.items():  # outer ops come first, so that the innermost op owns a module
         for unit, part in enumerate(op.unit_parts()):
             for module in part.modules() if part is not None else ():
                 owner[id(module)] = (site, unit)

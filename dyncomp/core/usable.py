@@ -1,4 +1,4 @@
-"""What makes a network of use to who has an image and wants its class."""
+"""Prediction of classes for image files, arrays and tensors, by a network with a card."""
 
 from __future__ import annotations
 
@@ -17,62 +17,62 @@ from dyncomp.errors import InvalidValue
 
 
 class Prediction(NamedTuple):
-    """An image's class by name, and with which confidence, from 0 to 1."""
+    """The name of an image's class, and the confidence, from 0 to 1."""
 
     class_name: str
     confidence: float
 
 
 class Usable(nn.Module):
-    """A network that may have a card, and then says what it is and answers images.
+    """A network that can have a card, which holds its specs and classes and the preparation of its images.
 
     `card` is None for a network that neither `dyncomp.build` nor `dyncomp.load` has made.
     """
 
     card: Card | None = None
-    __jit_unused_properties__ = ("spec", "backbone", "classes")  # which the old tracer would ask for
+    __jit_unused_properties__ = ("spec", "backbone", "classes")  # torch.jit.trace would read these properties
 
     @property
     def spec(self) -> str:
-        """The spec of its method. Raises InvalidValue without a card, as all of this class do."""
+        """The spec of the method. Raises InvalidValue without a card, as do all properties and methods here."""
         return self._known_card().spec
 
     @property
     def backbone(self) -> str:
-        """The spec of its backbone."""
+        """The spec of the backbone."""
         return self._known_card().backbone
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of its classes, in the order of the logits (B, Y); numbers as text where the card has no names."""
+        """The names of the classes, in the order of the logits (B, Y); numbers as text if the card has no names."""
         return self._known_card().classes
 
     def preprocess(self, image: AnyImage) -> Tensor:
-        """One image as the network's test images were: (1, C, H, W), of the network's type and on its device.
+        """Prepare one image as test images are: (1, C, H, W), in the network's dtype and on its device.
 
-        `image` is a PIL image or an image file, by its path or its bytes, converted to grey or RGB; an array (H, W) or
-        (H, W, C), or a tensor (C, H, W), uint8 or floating point from 0 to 1, with the network's channels. Of another
-        size it is resized, bilinear, to the shorter side, and its middle kept. Raises InvalidValue for anything else,
-        and where mean and deviation are not known.
+        `image` is a PIL image or an image file, given by its path or its bytes, which is converted to grey or RGB; or
+        an array (H, W) or (H, W, C), or a tensor (C, H, W), uint8 or floating point from 0 to 1, with the network's
+        channels. An image of another size is resized, bilinear, by its shorter side, and cropped to its centre. Raises
+        InvalidValue for anything else, and if mean and standard deviation are unknown.
         """
         prepared = self._known_card().preparation()(image)
         return self._moved(prepared[None])
 
     def predict(self, images: AnyImage | Sequence[AnyImage]) -> list[Prediction]:
-        """The class of each image and its confidence, the softmax of the logits, in one pass of the sparse form.
+        """The class of each image and its confidence, the softmax of the logits, in one sparse pass.
 
-        `images` is an image as `preprocess` takes it, a sequence of them, an array (B, H, W, C) or a tensor of bytes
-        (B, C, H, W); or a tensor of floats (B, C, H, W), taken for normalised already. Where logits are logarithms of
-        shares, as those of ensembles are, the confidence is the share. Nothing is kept on the network. Raises
-        InvalidValue for images that do not fit, and for answers that are no numbers or more than the classes that the
-        card names; RuntimeError in training mode.
+        `images` is an image as `preprocess` takes it, a sequence of such images, an array (B, H, W, C), a uint8 tensor
+        (B, C, H, W), or a floating-point tensor (B, C, H, W) of normalised images. For an ensemble, whose logits are
+        logarithms of shares, the confidence is the share. The pass leaves no state on the network. Raises InvalidValue
+        for images that do not fit, and for logits that are not finite or do not match the classes of the card;
+        RuntimeError in training mode.
         """
         card = self._known_card()
         batch = self._batch(card, images)
         if not len(batch):
             return []
         with torch.inference_mode():
-            batch = batch.contiguous(memory_format=torch.channels_last)  # the layout of its kernels
+            batch = batch.contiguous(memory_format=torch.channels_last)  # the layout of deployed kernels
             logits: Tensor = self(batch, sparse=True, record=False).logits
             _check(logits, card)
             confidence, chosen = logits.float().softmax(dim=1).max(dim=1)
@@ -80,7 +80,7 @@ class Usable(nn.Module):
         return [Prediction(name, value) for name, value in zip(names, confidence.tolist(), strict=True)]
 
     def _batch(self, card: Card, images: AnyImage | Sequence[AnyImage]) -> Tensor:
-        """(B, C, H, W), normalised, where the network is."""
+        """Normalised images (B, C, H, W) on the network's device."""
         if isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point():
             wanted = (card.in_channels, card.image_size, card.image_size)
             if tuple(images.shape[1:]) != wanted:
@@ -113,7 +113,7 @@ class Usable(nn.Module):
 
 
 def _check(logits: Tensor, card: Card) -> None:
-    """Raise InvalidValue for logits (B, Y) that name no class."""
+    """Raise InvalidValue for logits (B, Y) with a wrong number of classes, with NaN, or without a finite maximum."""
     if logits.shape[1] != len(card.classes):
         raise InvalidValue(
             f"the network tells {logits.shape[1]} classes, and its card names {len(card.classes)}; set net.card = "
@@ -128,12 +128,12 @@ def _check(logits: Tensor, card: Card) -> None:
 
 
 def _are_pixels(images: Tensor) -> bool:
-    """Whether numbers lie from 0 to 1, and are not all 0: normalised images have pixels below their mean."""
+    """Whether all values are from 0 to 1, and not all 0: a normalised image has values below 0."""
     return bool(images.numel()) and 0 <= float(images.min()) <= float(images.max()) <= 1 and bool(images.any())
 
 
 def _is_several(images: object) -> bool:
-    """Whether these are images, not one."""
+    """Whether `images` is a batch or a sequence of images, not a single one."""
     if isinstance(images, np.ndarray):
         return images.ndim == 4
     if isinstance(images, Tensor):
