@@ -1,4 +1,4 @@
-"""Decisions made from outside: everything on, the least allowed, random ones."""
+"""Decisions for callers to force: all units, the fewest allowed, random units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dyncomp.core.trace import Decision
 
 
 def all_on(net: Net, images: int) -> dict[str, Decision]:
-    """Every unit used with weight 1, for a batch of that many images."""
+    """Every unit used with weight 1, for a batch of `images` images."""
     return _for_all(net, lambda op: _alike(torch.ones(images, op.units)))
 
 
@@ -23,7 +23,7 @@ def least(net: Net, images: int) -> dict[str, Decision]:
 
 
 def random(net: Net, images: int, generator: torch.Generator) -> dict[str, Decision]:
-    """Each unit used or not by a fair coin, with a random weight, as far as the op allows."""
+    """Each unit used with probability 1/2, and with a random weight, as far as the op allows."""
 
     def draw(op: Op) -> tuple[Tensor, Tensor]:
         coin = torch.rand(images, op.units, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What a network's training begins with: networks that are trained beforehand, and how their weights carry over."""
+"""Initialisation of a network by networks that are trained before it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dyncomp.core.tape import Taped
 from dyncomp.errors import InvalidValue
 
 PLAIN = "plain"
-"""the name of the trained plain backbone among the sources of a method"""
+"""name of the trained plain backbone among the sources of a method"""
 PLAIN_METHOD = "static"
 
 
@@ -20,8 +20,8 @@ PLAIN_METHOD = "static"
 class Source:
     """A network that is trained before a method's own network: `method`, a spec, on the same backbone and data.
 
-    `share` of the budget trains it; `counted` is the share of the method's own budget that is spent by it, and what is
-    left is for the method's own stages. With a `checkpoint`, a path, nothing is trained, and `method` is not looked at.
+    `share`: fraction of a budget for which it is trained; `counted`: fraction of the method's budget that this uses up,
+    the rest is for the method's own stages. With a `checkpoint`, a path, nothing is trained, and `method` is ignored.
     """
 
     method: str = PLAIN_METHOD
@@ -31,15 +31,15 @@ class Source:
 
 
 def pretrained(share: float) -> Mapping[str, Source]:
-    """The sources of a method that begins from the plain backbone, trained for a share of its budget; 0: none."""
+    """The sources of a method that starts from the plain backbone, trained for a share of its budget; 0: none."""
     return {PLAIN: Source(share=share, counted=share)} if share else {}
 
 
 def adopt(net: Net, plain: Net) -> None:
-    """Copy the trained plain backbone's weights and statistics to where they are in `net`, by `Net.origins`.
+    """Copy the trained plain backbone's weights and statistics into `net`, by the names in `Net.origins`.
 
-    Of an ensemble only the first member begins so: members that began alike, and learn from the same batches, would
-    stay alike. Raises InvalidValue for a network of another backbone.
+    In an ensemble only the first member receives them: members that start from equal weights and learn from the same
+    batches would stay equal. Raises InvalidValue for a network of another backbone.
     """
     trained = plain.state_dict()
     kept = {origin: trained[name] for name, origin in plain.origins.items()}

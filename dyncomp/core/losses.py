@@ -1,4 +1,4 @@
-"""Losses that several methods are trained by."""
+"""Losses that several methods share."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from dyncomp.core.net import Output
 
 
 def cross_entropy(output: Output, labels: Tensor, progress: float = 0.0) -> Tensor:
-    """Of the output's logits (B, Y) in float32, mean over the batch: a stage's whole loss, or a part of one."""
+    """Cross-entropy of the logits (B, Y) in float32, mean over the batch; usable as the loss of a stage."""
     return F.cross_entropy(output.logits.float(), labels)
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(teacher || student) of logits (B, Y) divided by T, mean over images.
+    """T^2 * KL(teacher || student) of logits (B, Y) divided by the temperature T, mean over images.
 
-    T^2 keeps its gradient as large as that of the hard loss whatever T is (Hinton et al. 2015, arXiv:1503.02531,
-    section 2).
+    The factor T^2 makes the scale of the gradient independent of T (Hinton et al. 2015, arXiv:1503.02531, section 2).
     """
     ours = (student.float() / temperature).log_softmax(dim=1)
     theirs = (teacher.float() / temperature).log_softmax(dim=1)
@@ -27,10 +26,10 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def outside_of_bounds(shares: Tensor, target: float, progress: float) -> Tensor:
-    """How far the shares (T,) of T blocks lie outside of bounds around `target`, squared, mean over blocks.
+    """Squared distance of the shares (T,) of T blocks from an interval around `target`, mean over blocks.
 
-    The bounds begin at the target and open to 0 and 1 along a squared cosine over the first third of the training
-    (Verelst & Tuytelaars 2020, arXiv:1912.03203, section 3.3).
+    The interval begins as the target alone, and widens to 0 and 1 along a squared cosine over the first third of the
+    training (Verelst & Tuytelaars 2020, arXiv:1912.03203, section 3.3).
     """
     tight = math.cos(min(1.0, progress * 3) * math.pi / 2) ** 2
     low, high = target * tight, 1 - (1 - target) * tight
@@ -38,9 +37,9 @@ def outside_of_bounds(shares: Tensor, target: float, progress: float) -> Tensor:
 
 
 def off_budget(output: Output, target: float, pressure: float) -> Tensor:
-    """Squared distance of the batch's mean share of multiply-adds from a target that moves from 1 to `target`.
+    """Squared distance of the batch's mean share of MACs from a target that moves linearly from 1 to `target`.
 
-    `pressure` from 0 to 1 says how far it has moved.
+    `pressure`: progress of the move, from 0 to 1.
     """
     moved = 1 - (1 - target) * pressure
     return (output.share().mean() - moved).square().float()

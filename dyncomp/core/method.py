@@ -1,4 +1,4 @@
-"""What a method is: where its ops go, how it is trained, where it can be set."""
+"""The base class of methods: where ops are placed, how the network is trained, its operating points."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dyncomp.spec import Configurable
 
 
 class Method(Configurable, ABC):
-    """A way to make a backbone dynamic. Its dataclass fields are its hyperparameters.
+    """A way to make a backbone dynamic. Its dataclass fields are the hyperparameters.
 
-    Only `build` is required: it puts ops into a fresh backbone. `examples` are further specs that the conformance suite
-    tries; `all_on_is_plain` claims that with every unit on the network is its plain backbone, which it then holds.
+    Only `build` is required: it puts ops into a fresh backbone. `examples`: further specs for the conformance suite.
+    `all_on_is_plain`: the network with every unit on equals its plain backbone; the conformance suite tests it.
     """
 
     examples: ClassVar[tuple[str, ...]] = ()
@@ -29,34 +29,34 @@ class Method(Configurable, ABC):
 
     @property
     def control_of(self) -> str:
-        """For a control the spec of the method that it is a control of; "" for what is none."""
+        """The spec of the method that this one is a control for; "" for a method that is no control."""
         return ""
 
     @abstractmethod
     def build(self, new: Callable[[], Backbone]) -> nn.Module:
-        """The network with its ops; `new()` gives a fresh backbone. Raises CannotAttach where there is no place."""
+        """The network with its ops, made from a fresh backbone, `new()`. Raises CannotAttach if no op fits into it."""
 
     def sources(self) -> Mapping[str, Source]:
-        """The networks that are trained before this method's own, by name; none by default."""
+        """The networks to be trained before the method's own, by name; by default none."""
         return {}
 
     def inherit(self, net: Net, trained: Mapping[str, Net], batches: Batches) -> None:
-        """Take from the trained networks of `sources`, by name, what the training of `net` begins with.
+        """Initialise `net` from the trained networks of `sources`, by name; called once, before the first stage.
 
-        Called once, before the first stage; by default the weights of the plain backbone, if it is among them.
-        `batches()` goes once over the training split.
+        By default copies the weights of the plain backbone, if it is a source. `batches()` iterates once over the
+        training split.
         """
         if PLAIN in trained:
             adopt(net, trained[PLAIN])
 
     def loss(self, output: Output, labels: Tensor) -> Tensor:
-        """What of the training loss is not about gates: by default cross-entropy. The default stage's whole loss."""
+        """The training loss without terms for gates, by default cross-entropy; the whole loss of the default stage."""
         return F.cross_entropy(output.logits.float(), labels)
 
     def stages(self) -> Sequence[Stage]:
-        """The parts of the training, in order; shares add up to 1."""
+        """The stages of training, in order; their shares add up to 1."""
         return (Stage("train", 1.0, lambda output, labels, progress: self.loss(output, labels)),)
 
     def points(self, net: Net, seen: Seen) -> Sequence[Point]:
-        """Operating points of the trained network, chosen on the calibration split; it is left at the first one."""
+        """Operating points of the trained network, chosen on the calibration split; the first one is set afterwards."""
         return ()

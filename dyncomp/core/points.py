@@ -1,4 +1,4 @@
-"""Operating points: what a trained network is set to, and what that is chosen by."""
+"""Operating points: thresholds of a trained network, and the calibration outputs that they are chosen by."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of a trained network's thresholds: site -> threshold. `kind` groups the points of one curve."""
+    """One setting of a trained network's thresholds, site -> threshold. Points of one `kind` form a curve."""
 
     name: str
     kind: str
     thresholds: Mapping[str, float]
 
     def apply(self, net: Net) -> None:
-        """Set the network's thresholds. Raises KeyError for a site that has none."""
+        """Set the network's thresholds. Raises KeyError for an unknown site."""
         for site, value in self.thresholds.items():
             threshold = net.sites[site].threshold
             assert isinstance(threshold, Tensor)  # a buffer
@@ -32,9 +32,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Seen:
-    """The calibration split as a trained network answers it with every unit on, the dense form; on the CPU.
+    """Outputs of a trained network for the calibration split, in the dense form with every unit on; on the CPU.
 
-    labels (N,), logits (N, Y); `said`: what its parts said, by key, each (N, ...).
+    labels (N,), logits (N, Y); `said`: values of `Tape.say` by key, each (N, ...).
     """
 
     labels: Tensor

@@ -1,7 +1,7 @@
-"""Rules: what decides in a gate's place without looking at the features, for controls.
+"""Rules: substitutes for gates that decide without reading the features, for controls.
 
-A rule knows one rate for each unit. `Constant` decides alike for all images; `Coin` draws for each image. Whoever is
-no better than its rule has gates that might as well be blind.
+A rule has one rate for each unit. `Constant` decides alike for all images; `Coin` draws for each image. A method that
+is no better than its control gains nothing from its gates.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from dyncomp.core.tape import Taped
 
 SEEDS = "seeds"
-"""the key under which each image's seed is remembered in a pass"""
+"""the key on the tape of each image's seed"""
 MODULUS = 2**32
 
 
 class Rule(Taped, ABC):
-    """Images (B) -> which of U units each of them uses, (B, U) of 0 and 1.
+    """Decides which of U units each of B images uses, (B, U) of 0 and 1.
 
-    `rates` (U,), a buffer, are the shares of the images that use each unit. `weights` (U,), which are learnt, are those
-    of units in use, where the op's output depends on weights.
+    `rates` (U,), a buffer: the share of the images that use each unit. `weights` (U,), a parameter: the weights of used
+    units; None for ops whose output does not depend on weights.
     """
 
     begins_at: ClassVar[float] = 1.0
-    """the rate of every unit until others are set"""
+    """initial rate of every unit"""
 
     def __init__(self, units: int, weighted: bool = False) -> None:
         super().__init__()
@@ -39,36 +39,35 @@ class Rule(Taped, ABC):
 
     @abstractmethod
     def scores(self, like: Tensor) -> Tensor:
-        """(B, U), from 0 to 1, of as many images as `like` (B, ...) has: a unit is used where it is above 1/2.
+        """Scores (B, U) from 0 to 1, for the B images of `like` (B, ...): a unit with a score above 1/2 is used.
 
-        Where an op takes a fixed number of units, it takes those of the greatest.
+        An op with a fixed number of units takes the units of the greatest scores.
         """
 
     def forward(self, like: Tensor) -> Tensor:
-        """(B, U) of 0 and 1, for as many images as `like` has."""
+        """Used units (B, U), 0 or 1, for the B images of `like` (B, ...)."""
         return (self.scores(like) > 0.5).to(self.rates)
 
 
 class Constant(Rule):
-    """Decides alike for all images: a unit is used where its rate is above 1/2."""
+    """Decides alike for all images: a unit with a rate above 1/2 is used."""
 
     def scores(self, like: Tensor) -> Tensor:
-        """The rates themselves."""
+        """The rates."""
         return self.rates.expand(like.shape[0], -1)
 
 
 class Coin(Rule):
-    """Uses each unit for a random share of the images, its rate, whatever they show.
+    """Uses each unit for a random choice of images, with a probability equal to its rate.
 
-    Where an op takes a fixed number of units, those of the greatest scores, the rates are met roughly only. In training
-    each pass draws again. In use the draw follows from the image's pixels alone (see `Seeds`): it is the same in
-    every form and batch.
+    In an op with a fixed number of units the rates are met only approximately. In training each pass draws anew. In
+    evaluation the draw is a hash of the image's pixels (see `Seeds`), so that it is the same in every form and batch.
     """
 
     begins_at = 0.5
 
     def scores(self, like: Tensor) -> Tensor:
-        """Of a uniform u and the rate r: above 1/2 where u < r, so with the chance r."""
+        """Scores from a uniform u and the rate r: above 1/2 where u < r, hence with probability r."""
         uniform, rates = self._uniform(like), self.rates.clamp(1e-6, 1 - 1e-6)  # (B, U), (U,)
         used = 1 - uniform / rates / 2
         unused = (1 - (uniform - rates) / (1 - rates)) / 2
@@ -84,7 +83,7 @@ class Coin(Rule):
 
 
 class Seeds(Taped):
-    """Images (B, C, H, W) as they are; remembers for each one a number that follows from its pixels, for `Coin`."""
+    """Returns images (B, C, H, W) unchanged, and remembers a hash of each one's pixels, for `Coin`."""
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
@@ -95,7 +94,7 @@ class Seeds(Taped):
 
 
 def _mixed(numbers: Tensor) -> Tensor:
-    """Whole numbers (...) to others from 0 to 2^32 that look random (multiplication and folding, wrapping around)."""
+    """Hash integers (...) to integers from 0 to 2^32 - 1 (multiply and xor-shift, modulo 2^32)."""
     numbers = numbers % MODULUS
     for factor in (2654435761, 2246822519, 3266489917):
         numbers = (numbers ^ (numbers // 65536)) * factor % MODULUS

@@ -1,4 +1,4 @@
-"""Stage: one part of a method's training."""
+"""Stages of a method's training."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dyncomp.core.net import Net, Output
 
 Loss = Callable[[Output, Tensor, float], Tensor]
-"""loss(output, labels (B,), progress): progress is how much of the stage is done, from 0 to 1."""
+"""loss(output, labels (B,), progress): progress is the completed fraction of the stage, from 0 to 1."""
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""Called, goes once over the training split in order: images (B, C, H, W) on the network's device, labels (B,)."""
+"""A call iterates once over the training split in order: images (B, C, H, W) on the network's device, labels (B,)."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a method's training.
+    """One stage of a method's training.
 
-    `share` of the budget that is the method's own; `loss`; `learns`: patterns of the parameters' names that train (the
-    others are held); `sampling`: gates draw their decisions instead of thresholding them; `learning_rate`: factor on
-    the recipe's own; `adam`: Adam with this learning rate and no weight decay in place of the recipe's SGD;
-    `hold_statistics`: patterns of the modules whose batch norms use their running statistics and leave them as they
-    are.
+    `share`: fraction of the method's own budget; `learns`: name patterns of the parameters that are trained, the others
+    are frozen; `sampling`: gates draw their decisions instead of thresholding; `learning_rate`: factor on the recipe's
+    learning rate; `adam`: the learning rate of Adam, without weight decay, in place of the recipe's SGD;
+    `hold_statistics`: name patterns of the batch norms that use their running statistics and do not update them.
 
-    All stages of a method follow one curve of the learning rate, which rises once and falls once. A stage that
-    `restarts` begins a curve of its own, without a rise, which the stages behind it follow too. `prepare(net, batches)`
-    is called once at the beginning, `adjust(net, progress)` before every step. `epochs`: the fewest epochs in which the
-    stage makes sense; a smaller budget is refused.
+    All stages of a method follow one learning-rate schedule, with one warm-up and one decay. A stage that `restarts`
+    begins a new schedule, without warm-up, which later stages continue. `prepare(net, batches)` is called once at the
+    beginning of the stage, `adjust(net, progress)` before every step. `epochs`: the fewest epochs that the stage needs;
+    a smaller budget is refused.
     """
 
     name: str
@@ -48,15 +47,15 @@ class Stage:
     epochs: float = 0.0
 
     def trains(self, parameter: str) -> bool:
-        """Whether the parameter of that name learns in this stage."""
+        """Whether this stage trains the parameter of that name."""
         return any(fnmatchcase(parameter, pattern) for pattern in self.learns)
 
     def hold_batch_norms(self, net: Net) -> None:
-        """Let those of a network in training whose statistics the stage holds use their running ones."""
+        """Set batch norms of a network in training mode to running statistics, where `hold_statistics` matches."""
         for name, layer in net.named_modules():
             if isinstance(layer, _BatchNorm) and self.holds(name):
                 layer.eval()
 
     def holds(self, module: str) -> bool:
-        """Whether a batch norm of that name keeps its statistics in this stage."""
+        """Whether this stage holds the statistics of a batch norm of that name."""
         return any(fnmatchcase(module, pattern) for pattern in self.hold_statistics)

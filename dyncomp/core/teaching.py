@@ -1,4 +1,4 @@
-"""A trained network that teaches another one while that is trained."""
+"""Distillation: the logits of a trained teacher in the output of a student that is being trained."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from dyncomp.core.modes import evaluating
 from dyncomp.core.net import Net, Output
 
 TEACHER = "teacher"
-"""the key under which a teacher's logits (B, Y) are said in the passes of its student's training"""
+"""default key of the teacher's logits (B, Y) in `Output.said`"""
 
 
 def teach(student: Net, teacher: Net, name: str = TEACHER) -> None:
-    """Let the student's training passes say, under `name`, what the teacher answers to the same images.
+    """Add the teacher's logits for the same images, under `name`, to the output of the student's training passes.
 
-    The teacher is frozen and answers as it would in use. It is no part of the student: neither trained, saved nor
-    priced with it.
+    The teacher is frozen, and runs in evaluation mode. It is no submodule of the student, so it is neither trained,
+    saved nor priced with the student.
     """
     for handle, hook in list(student._forward_hooks.items()):
-        if isinstance(hook, _Teaching) and hook.name == name:  # a later teacher takes the place of an earlier one
+        if isinstance(hook, _Teaching) and hook.name == name:  # a later teacher replaces an earlier one
             del student._forward_hooks[handle]
     student.register_forward_hook(_Teaching(teacher.requires_grad_(False).eval(), name))
 
@@ -35,7 +35,7 @@ class _Teaching:
         self.name = name
 
     def __call__(self, student: nn.Module, given: tuple[Any, ...], output: Output) -> Output | None:
-        """The output with the teacher's logits (B, Y) for the same images; None, no change, outside of training."""
+        """The output with the teacher's logits (B, Y); None, for no change, unless the student is being trained."""
         if not (student.training and torch.is_grad_enabled()):
             return None
         images: Tensor = given[0]
