@@ -1,4 +1,4 @@
-"""Context variables that have a value for a while."""
+"""Temporary values of context variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ V = TypeVar("V")
 
 @contextmanager
 def during(variable: ContextVar[V], value: V) -> Iterator[None]:
-    """Inside, in this thread, the variable has that value; afterwards the one that it had."""
+    """Set the variable to `value` within the context, in this thread; its former value is restored afterwards."""
     token = variable.set(value)
     try:
         yield

@@ -1,13 +1,13 @@
-"""Counts the multiply-adds of the operators that really ran, and names those it cannot price.
+"""Counts the multiply-adds of executed operators, and lists operators of unknown cost.
 
 Convention: one multiply-add is one MAC; convolutions, linear layers and matrix products count, everything else
-(normalisation, activations, pooling, copies) is free by convention. The formulas of single operators are those of
-`torch.utils.flop_counter`, which count two per multiply-add. An operator that is neither priced nor known to be free
-is listed in `uncounted`, never passed over in silence.
+(normalisation, activations, pooling, copies) is free. The formulas of operators are those of
+`torch.utils.flop_counter`, which counts a multiply-add as two. An operator that has no formula and is not known to be
+free is listed in `uncounted`.
 
-Generated code is no operator of torch: it runs while a counter is active as it does otherwise, and reports its
-multiply-adds to the counter (`report`), by the same convention: a tap outside the map counts, and so does an input that
-is known to be 0; lanes that fill up a vector register do not.
+Generated code is no operator of torch: it runs under a counter as it does otherwise, and reports its multiply-adds to
+the counter (`report`) by the same convention: a tap outside the map and an input that is known to be 0 count; padding
+lanes of a vector register do not.
 """
 
 from __future__ import annotations
@@ -25,31 +25,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 GENERATED: Final = "dyncomp::convolution"
-"""What a profiler of operators sees of generated code; a counter's name of it has a dot, as those of operators."""
+"""name of generated code in a profile by operator; counters write it with a dot, like names of operators"""
 
 EACH: Final = "each"
 COUPLED: Final = "coupled"
 MOVING: Final = "moving"
 Part = int | range | Literal["each", "coupled", "moving"] | None
-"""A part of a site: a unit, some alike, all alike, all alike and growing with the units read, the overhead (None).
+"""A part of a site, for metering.
 
-`MOVING` is no work of the network's: images, pixels or kernels taken out of a batch and put back.
+An index: one unit; a range: several units of equal cost; `EACH`: all units, of equal cost; `COUPLED`: all pairs of a
+unit and a unit that it reads, of equal cost; None: the overhead. `MOVING` is gather, scatter and selection, which is
+not work of the network.
 """
 
 Scope = tuple[str, Part] | None
-"""Where an operator ran: (site, part), or None for what always runs."""
+"""The part of the network that an operator belongs to: (site, part), or None for what always runs."""
 
 Kind = Literal["priced", "free"]
 
 
 class Meter(Protocol):
-    """Told by a network's ops which part of which site runs."""
+    """Receives from a network's ops which part of which site runs."""
 
     def scope(self, site: str, part: Part) -> AbstractContextManager[None]:
-        """Inside runs this part of the site."""
+        """Within the context, this part of the site runs."""
 
     def around(self) -> AbstractContextManager[None]:
-        """Inside runs what belongs to the scope around the current one."""
+        """Within the context, work belongs to the scope around the current one."""
 
 
 _FREE = frozenset(
@@ -94,32 +96,32 @@ _OWN: dict[str, Callable[..., int]] = {
     "mkldnn._linear_pointwise": _linear_flops,
     "mkldnn._convolution_pointwise": _convolution_flops,
 }
-"""Formulas of operators that torch's own list leaves out, by name."""
+"""formulas of operators that torch has none for, by name"""
 
 
 def _formula(packet: Any) -> Callable[..., int] | None:
-    """The FLOPs formula of an operator; None where there is none."""
+    """The FLOPs formula of an operator; None if there is none."""
     return _OWN.get(str(packet)) or flop_registry.get(packet)
 
 
 @cache
 def is_free(operator: torch._ops.OpOverload) -> bool:
-    """Whether an operator costs no multiply-add by convention: element-wise, a view, or one of the known free ones."""
+    """Whether an operator is free by convention: element-wise, a view, or one of the listed operators."""
     if torch.Tag.pointwise in operator.tags or operator.is_view:
         return True
     namespace, _, name = operator._schema.name.partition("::")
-    if namespace != "aten":  # what someone else calls `gather` may do anything
+    if namespace != "aten":  # an operator of another library may do anything, whatever its name
         return False
-    name = name.removesuffix("_")  # in place is as free as out of place
+    name = name.removesuffix("_")  # the in-place variant is free, too
     return name in _FREE or _is_view(name)
 
 
 def kind_of(name: str) -> Kind | None:
-    """What the convention makes of an operator of that name, such as `aten.relu`; None where it says nothing.
+    """Whether an operator, named such as `aten.relu`, is priced or free; None if its cost is unknown.
 
-    None is also the answer for a composite operator that is made of others and has no cost of its own.
+    None, too, for a composite operator, which has no cost of its own.
     """
-    if name == GENERATED.replace("::", "."):  # which a counter meets as the convolution that it is
+    if name == GENERATED.replace("::", "."):  # generated code reports its MACs
         return "priced"
     namespace, _, operator = name.partition(".")
     packet = getattr(getattr(torch.ops, namespace, None), operator, None)
@@ -136,7 +138,7 @@ def _is_view(name: str) -> bool:
 
 
 class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, adds up the MACs and the calls of every operator under the scope that is open when it runs."""
+    """While active, adds the MACs and calls of every operator to the current scope."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -145,17 +147,17 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.uncounted: Counter[str] = Counter()
         self.calls: Counter[Scope] = Counter()
         self.pauses = 0
-        """how many `uncounted` contexts are open; inside one nothing is counted"""
+        """number of open `uncounted` contexts; nothing is counted unless it is 0"""
         self._scopes: list[Scope] = [None]
 
     @property
     def total(self) -> int:
-        """All MACs seen so far."""
+        """MACs of all scopes."""
         return sum(self.by_scope.values())
 
     @contextmanager
     def scope(self, site: str, part: Part) -> Iterator[None]:
-        """Operators that run inside are added to this part of the site."""
+        """Within the context, operators are added to this part of the site."""
         self._scopes.append((site, part))
         try:
             yield
@@ -164,7 +166,7 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        """Operators that run inside are added to the scope around the current one."""
+        """Within the context, operators are added to the scope around the current one."""
         self._scopes.append(self._scopes[-2])
         try:
             yield
@@ -181,7 +183,7 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         formula = _formula(func._overloadpacket)
         if formula is None and not is_free(func):
-            with self:  # a composite operator counts as the operators it is made of
+            with self:  # a composite operator counts as the operators that it calls
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
@@ -213,28 +215,28 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def active_counters() -> list[MacCounter]:
-    """The counters that are active in this thread, without those that are paused."""
+    """The active counters of this thread, without paused ones."""
     depth = torch._C._len_torch_dispatch_stack()
     modes = (torch._C._get_dispatch_stack_at(level) for level in range(depth))
     return [mode for mode in modes if isinstance(mode, MacCounter) and not mode.pauses]
 
 
 def is_only_counted() -> bool:
-    """Whether no dispatch mode other than counters is active in this thread; generated code may run then."""
+    """Whether counters are the only active dispatch modes of this thread; generated code may run then."""
     depth = torch._C._len_torch_dispatch_stack()
     modes = (torch._C._get_dispatch_stack_at(level) for level in range(depth))
     return not depth or all(isinstance(mode, MacCounter) for mode in modes)
 
 
 def report(operator: str, macs: int) -> None:
-    """Add the multiply-adds of work that is no operator of torch to the active counters."""
+    """Add the MACs of work that is no operator of torch to the active counters."""
     for counter in active_counters():
         counter.add(operator, macs)
 
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """Inside, no active counter counts or slows down what runs: for trials, and for copies that later passes share."""
+    """Within the context, active counters are paused: for trials, and for copies that later passes share."""
     counters = active_counters()
     if not counters:
         yield

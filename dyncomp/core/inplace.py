@@ -1,4 +1,4 @@
-"""When memory may be overwritten: the mode that allows it, and layers that do it or whose output is safe for it."""
+"""Overwriting of features: the mode that allows it, activations in place, and layers whose output is a new tensor."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 MAKERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
-"""layers whose output is a tensor of its own in evaluation, whatever comes in"""
+"""layers whose output in evaluation is always a new tensor"""
 
 
 def in_use() -> bool:
-    """Whether memory may be used again: in inference mode, where no graph keeps it; a compiler decides by itself."""
+    """Whether memory may be reused: in inference mode, where no autograd graph holds it; never under a compiler."""
     return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
 
 
 def in_place(activation: nn.Module, x: Tensor) -> Tensor:
-    """The activation of x, which may be overwritten."""
+    """The activation of x; it may overwrite x."""
     if type(activation) is nn.ReLU:
         return x.relu_()
     output: Tensor = activation(x)
@@ -23,10 +23,10 @@ def in_place(activation: nn.Module, x: Tensor) -> Tensor:
 
 
 def makes_new(module: nn.Module) -> bool:
-    """Whether a module's output is always a new tensor that it does not keep, as far as the last layer shows it.
+    """Whether the module's output is known to be a new tensor that it does not store, by the type of its last layer.
 
-    Subclasses of torch's layers may do anything, unless they say so: `makes_new_output` (a layer), `is_chain` (a
-    Sequential that runs its layers in order).
+    A subclass of one of torch's layers counts only if it declares `makes_new_output`, a subclass of Sequential, which
+    runs its layers in order, only if it declares `is_chain`.
     """
     while isinstance(module, nn.Sequential) and _is_chain(module) and len(module):
         module = module[-1]

@@ -1,4 +1,4 @@
-"""The lock under which all that is made once is made: code, choices between forms, runs prepared for a batch."""
+"""The lock for objects that are created once and shared by threads: code, choices of forms, prepared runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import threading
 
 making = threading.RLock()
-"""One for all, since making one thing makes others. A fork waits until it is free: no child process finds it held by a
-thread that the child does not have."""
+"""A single lock, since the creation of one object creates others. `os.fork` acquires it first, so that no child process
+starts with a lock held by a thread that does not exist there."""
 
 os.register_at_fork(before=making.acquire, after_in_parent=making.release, after_in_child=making.release)

@@ -1,4 +1,4 @@
-"""Runs a network to count MACs: of each unit, which gives its costs, and of all that ran for a batch."""
+"""Measurement of MACs: the costs of every unit, and the executed MACs of a batch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dyncomp.core.trace import Decision
 
 
 def measure_costs(net: Net, images: Tensor) -> Costs:
-    """Run one image (1, C, H, W) with every unit on, and note what each unit and each gate executed.
+    """Count the MACs of each unit and each gate in a pass of the first image of `images`, with every unit on.
 
-    Measured in the sparse form, the one that is deployed; never an author's formula.
+    The pass is in the sparse form, which is the one deployed. Costs are always measured, never given by a formula.
     """
     image = images[:1]
     with evaluating(net), MacCounter() as counter:
@@ -45,7 +45,7 @@ def _site_cost(net: Net, site: str, counter: MacCounter) -> SiteCost:
 
 @dataclass(frozen=True)
 class Executed:
-    """What really ran: MACs over all images given, by operator, and the calls of operators without a known cost."""
+    """Executed MACs over a batch, by operator, and the number of calls of operators without a known cost."""
 
     by_operator: Counter[str] = field(default_factory=Counter)
     uncounted: Counter[str] = field(default_factory=Counter)
@@ -60,12 +60,12 @@ class Executed:
 
 
 def execute_and_count(net: Net, images: Tensor, decisions: Mapping[str, Decision] | None = None) -> Executed:
-    """Run the sparse form on images (B, C, H, W), by its own or the given decisions; count every operator that ran."""
+    """Count all operators of a sparse pass over images (B, C, H, W), by the gates' own or the given decisions."""
     with evaluating(net), MacCounter() as counter:
         net(images, sparse=True, decisions=decisions, record=False)
     return Executed(counter.by_operator, counter.uncounted)
 
 
 def count_executed_macs(net: Net, images: Tensor, decisions: Mapping[str, Decision] | None = None) -> int:
-    """MACs of the operators that ran in the sparse form over all images; equals `price(costs, trace).sum()`."""
+    """Executed MACs of a sparse pass over all images; equal to `price(costs, trace).sum()`."""
     return execute_and_count(net, images, decisions).macs

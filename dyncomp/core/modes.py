@@ -1,4 +1,4 @@
-"""Switching a network to evaluation for a while."""
+"""Temporary evaluation mode of a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside; afterwards every module is in the mode that it was in."""
+    """Evaluation mode without gradients within the context; afterwards every module's former mode is restored."""
     training = [module for module in net.modules() if module.training]
     net.eval()
     try:

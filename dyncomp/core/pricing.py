@@ -1,12 +1,12 @@
 """Costs of a network's units in MACs, and the price of an image by its decisions; `measure.py` measures the costs.
 
-Convention: MACs, one per multiply-add of convolutions, linear layers and matrix products, gates and kernel mixing
+Convention: one MAC per multiply-add of convolutions, linear layers and matrix products, gates and kernel mixing
 included; `flops = 2 * macs`.
 
     price_i = always + sum over sites of reach_i * (overhead + sum over units u of used_iu * cost_u)
 
-Where a site's units read the used units of another site (the filters of a convolution whose input filters are switched
-too), each pair of used units adds `coupled`.
+If a site's units read the used units of another site (filters of a convolution whose input channels are switched
+filters), each pair of used units adds `coupled`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dyncomp.core.trace import Parent, Trace
 
 @dataclass(frozen=True)
 class SiteCost:
-    """MACs for one image at one site: its overhead whenever it is reached, and each unit when it is used.
+    """MACs of one image at one site: the overhead if the image reaches the site, and each unit if it is used.
 
-    `coupled` is paid for each pair of a used unit here and a used unit of the site `reads`.
+    `coupled`: MACs of each pair of a used unit of this site and a used unit of the site `reads`.
     """
 
     overhead: int
@@ -36,9 +36,9 @@ class SiteCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """MACs of one image of shape `image_shape` (C, H, W): what always runs, and every site's.
+    """MACs of one image of shape `image_shape` (C, H, W): of what always runs, and of every site.
 
-    `uncounted` names operators that ran and have no known cost.
+    `uncounted`: names of executed operators without a known cost.
     """
 
     always: int
@@ -52,26 +52,26 @@ class Costs:
         return self.always + self.overhead + sum(self.of_units(site) for site in self.sites)
 
     def of_units(self, site: str) -> int:
-        """MACs of all units of a site, everything on."""
+        """MACs of all units of a site, with every unit on."""
         cost = self.sites[site]
         read = len(self.sites[cost.reads].units) if cost.reads else 0
         return sum(cost.units) + cost.coupled * len(cost.units) * read
 
     @property
     def overhead(self) -> int:
-        """MACs of all gates, routers and kernel mixing, every site reached."""
+        """MACs of all gates, routers and kernel mixing, for an image that reaches every site."""
         return sum(c.overhead for c in self.sites.values())
 
     @property
     def without_overhead(self) -> int:
-        """MACs with every unit on and gates free of charge: for a gated backbone, the plain backbone's."""
+        """MACs with every unit on, without overhead: for a gated backbone those of the plain backbone."""
         return self.full - self.overhead
 
 
 def price(costs: Costs, trace: Trace) -> Tensor:
-    """MACs of each image by its decisions, (B,) float64: exact integers, differentiable where decisions are.
+    """MACs of each image by its decisions, (B,) float64: exact integers, differentiable if decisions are.
 
-    Raises ValueError for a trace without the sites that the costs name (a pass with `record=False`).
+    Raises ValueError for a trace that lacks sites of the costs, as after a pass with `record=False`.
     """
     missing = costs.sites.keys() - trace.keys()
     if missing:
@@ -88,7 +88,7 @@ def price(costs: Costs, trace: Trace) -> Tensor:
 
 
 def _used_macs(units: tuple[int, ...], used: Tensor) -> Tensor | float:
-    """MACs of the units that each image uses, (B,); equal units without a copy to the device."""
+    """MACs of the units that each image uses, (B,); units of equal cost need no copy to the device."""
     if len(set(units)) == 1:
         return used.sum(dim=1) * units[0] if units[0] else 0.0
     return used @ used.new_tensor(units)
