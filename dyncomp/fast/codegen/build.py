@@ -19,9 +19,13 @@ from dyncomp.fast.codegen.emit import INT, INT32, POINTER, VOID, Emitter, Number
 from dyncomp.fast.codegen.machine import this_machine, threads
 
 _ENTRY = "entry"
+_NAME = GENERATED.replace("::", ".")
 
 Arguments = ctypes.Array[ctypes.c_int64]
 """Counts and addresses, as code reads them."""
+
+Overhead = Callable[..., Any]
+"""runs a function with its arguments, in the scope in which a counter adds up a site's overhead"""
 
 Key = TypeVar("Key", bound=int)
 """a member of a program's `arguments`"""
@@ -34,15 +38,14 @@ class Code:
     address: int
     engine: Any
     parameters: int
-    macs: Callable[[Arguments], int]
-    """see `Program.macs`"""
+    program: Program
 
-    def run(self, count: int, given: Mapping[Key, int]) -> None:
-        """Run the code on `count` of torch's threads.
+    def run(self, count: int, given: Mapping[Key, int], overhead: Overhead | None = None) -> None:
+        """Run the code on `count` of torch's threads; see `call` for the MACs.
 
         `given` are arguments by name: counts, and addresses of memory that outlives the call; all others are 0.
         """
-        self.call(count, self.packed(given))
+        self.call(count, self.packed(given), overhead)
 
     def packed(self, given: Mapping[Key, int]) -> Arguments:
         """Arguments as the array that the code reads; `call` may be given it many times."""
@@ -51,10 +54,16 @@ class Code:
             packed[index] = value
         return packed
 
-    def call(self, count: int, packed: Arguments) -> None:
-        """Run the code on `count` of torch's threads, with packed arguments, and report its MACs; see `run`."""
+    def call(self, count: int, packed: Arguments, overhead: Overhead | None = None) -> None:
+        """Run the code on `count` of torch's threads, with packed arguments, and report its MACs to counters.
+
+        `overhead` runs the report of the MACs that mix kernels, which are a site's overhead.
+        """
         if torch._C._len_torch_dispatch_stack():
-            report(GENERATED.replace("::", "."), self.macs(packed))
+            report(_NAME, self.program.macs(packed))
+            mixing = self.program.mixing_macs(packed)
+            if mixing:
+                (overhead or _plainly)(report, _NAME, mixing)
         team = threads()
         assert team is not None  # without threads, no code is compiled
         if torch._C._autograd._profiler_enabled():
@@ -62,6 +71,10 @@ class Code:
                 team.run(self.address, packed, count)
         else:
             team.run(self.address, packed, count)
+
+
+def _plainly(run: Callable[..., Any], *inputs: Any) -> Any:
+    return run(*inputs)
 
 
 class Entry(Emitter):
@@ -106,6 +119,10 @@ class Program(ABC):
         """Multiply-adds of a call with these arguments, by the convention of `dyncomp.core.counter`: none here."""
         return 0
 
+    def mixing_macs(self, given: Arguments) -> int:
+        """Multiply-adds that mix kernels, which `macs` does not include."""
+        return 0
+
 
 @cache
 def compiled(program: Program) -> Code:
@@ -127,7 +144,7 @@ def compiled(program: Program) -> Code:
         engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target.create_target_machine())
         engine.add_object_file(written)
         engine.finalize_object()
-    return Code(engine.get_function_address(_ENTRY), engine, len(program.arguments), program.macs)
+    return Code(engine.get_function_address(_ENTRY), engine, len(program.arguments), program)
 
 
 def integers(address: int, count: int) -> Sequence[int]:

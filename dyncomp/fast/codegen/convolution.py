@@ -35,11 +35,11 @@ class Convolution(Program):
         _Division(module, plan, pieces).emit()
 
     def macs(self, given: Arguments) -> int:
-        """See `Program.macs`: of the mixing of kernels, and of the inputs that images have and the outputs they use."""
+        """See `Program.macs`: of the inputs that images have and the outputs that they use."""
         plan, shape, images = self.plan, self.plan.shape, given[Argument.IMAGES]
         pixels = shape.output_size[0] * shape.output_size[1]
         if not plan.picks:
-            return images * plan.inputs * shape.outputs * (pixels + plan.experts)
+            return images * plan.inputs * shape.outputs * pixels
         inputs: Sequence[int] = [shape.channels] * images
         outputs: Sequence[int] = [shape.outputs] * images
         if plan.picks_inputs:
@@ -48,6 +48,10 @@ class Convolution(Program):
             outputs = integers(given[Argument.OUTPUT_COUNTS], images)
         pairs = sum(some * others for some, others in zip(inputs, outputs, strict=True))
         return shape.kernel[0] * shape.kernel[1] * pixels * pairs
+
+    def mixing_macs(self, given: Arguments) -> int:
+        """See `Program.mixing_macs`."""
+        return given[Argument.IMAGES] * self.plan.inputs * self.plan.shape.outputs * self.plan.experts
 
 
 class _Division(Entry):

@@ -6,8 +6,10 @@ executes the same multiply-adds as any other form.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from dyncomp.fast.parameters.tracked import versioned
 from dyncomp.fast.scratch import scratch
 from dyncomp.fast.tuning import is_watched
 from dyncomp.ops.kernels import Geometry
-from dyncomp.ops.mixture import Mixing
+from dyncomp.ops.mixture import Mixing, plainly
 from dyncomp.ops.rows import is_channels_last
 
 NUMBERS = (torch.float32, torch.float64)
@@ -83,9 +85,17 @@ class GeneratedForm:
     def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
         """The output, (B, O, H', W')."""
         x = x.contiguous(memory_format=torch.channels_last)  # copies only if another batch of the same key chose it
-        return self.by(x, mixing.weight, packed_experts(self.plan, mixing.experts, mixing.shape), mixing.bias)
+        experts = packed_experts(self.plan, mixing.experts, mixing.shape)
+        return self.by(x, mixing.weight, experts, mixing.bias, mixing.overhead)
 
-    def by(self, x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None = None) -> Tensor:
+    def by(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        experts: Tensor,
+        bias: Tensor | None = None,
+        overhead: Callable[..., Any] = plainly,
+    ) -> Tensor:
         """The output for channels-last x, mixing weights (B, K) and packed experts; bias (B, O).
 
         Raises ValueError where sizes or dtypes differ from those of the code.
@@ -106,7 +116,7 @@ class GeneratedForm:
             Argument.SCRATCH: own.data_ptr(),
             Argument.IMAGES: len(x),
         }
-        self.code.run(count, given)
+        self.code.run(count, given, overhead)
         return y
 
     def _check(self, x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None) -> None:
