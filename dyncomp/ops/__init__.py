@@ -1,4 +1,4 @@
-"""The ops: the dense and the sparse form of each kind of decision, their gates, and where they go in a backbone."""
+"""The ops: dense and sparse forms of each kind of decision, gates, and the placement of ops in a backbone."""
 
 from dyncomp.ops.balance import categorical_information
 from dyncomp.ops.exits import Certainty, Exit, Judge, Voter

@@ -21,7 +21,7 @@ class Gated(Op):
 
     With `form="residual"`, y = activation(g * body(x) + shortcut(x)) (Veit & Belongie 2018, arXiv:1711.11503, eq. 2).
     One unit, the block's body. `gate` maps x (B, C, H, W) to the probability (B, 1) that the body runs. The shortcut
-    belongs to what surrounds the op: a projection runs for every image that gets here.
+    is not part of the unit: a projection runs for every image that reaches the op.
     """
 
     units = 1
@@ -33,7 +33,7 @@ class Gated(Op):
         self.form = form
 
     def decide(self, x: Tensor) -> Decision:
-        """0 or 1 for each image: a threshold, or a draw where a stage of the training samples."""
+        """0 or 1 for each image: thresholded, or drawn in a training stage that samples."""
         if not self.tape.sparse or torch.is_grad_enabled() or not isinstance(self.gate, Gate):
             return hard_decision(self.gate(x), self.tape.sampling and self.training)
         logits = self.gate.logits(x)
@@ -41,11 +41,11 @@ class Gated(Op):
         return Decision(used, used, chance(logits))
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
-        """The body on all images, then the block's output or what skips it, by the decision."""
+        """Run the body on all images, then combine the block's output and the skipped one by the decision."""
         return skip_dense(self, 0, self.block, x, decision, self.form)
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
-        """The body on the images that use it, packed into a batch of their own."""
+        """Run the body on the packed batch of the images that use it."""
         return skip_sparse(self, 0, self.block, x, self.moving(rows_of, decision.used, len(x)), self.form)
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
@@ -67,5 +67,5 @@ class Gated(Op):
         return torch.zeros(1)
 
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
-        """The wish as it is; a body that runs has weight 1."""
+        """The requested units, with weight 1."""
         return Decision(used, used, used)

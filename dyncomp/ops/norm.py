@@ -1,4 +1,4 @@
-"""Exchanges a network's normalisation layers."""
+"""Replacement of a network's normalisation layers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def with_norm(module: _Module, norm: Literal["batch", "group"]) -> _Module:
-    """The module with its BatchNorm2d layers as they are, or each replaced by GroupNorm.
+    """The module, with `norm="group"` each BatchNorm2d replaced by GroupNorm.
 
-    GroupNorm (Wu & He 2018, arXiv:1803.08494) has no statistics over the batch, so a network with it can be trained
-    image by image. Groups: 32, or the greatest common divisor with the channels, and half of them where a group would
-    have one channel, which is nothing but zeros on a map of one pixel.
+    GroupNorm (Wu & He 2018, arXiv:1803.08494) has no statistics over the batch, so the network can be trained image by
+    image. The number of groups is the greatest common divisor of 32 and the number of channels, and half of it if a
+    group would have one channel, whose output would be 0 on a map of one pixel.
     """
     if norm == "group":
         for name, child in list(module.named_modules()):

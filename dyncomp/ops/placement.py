@@ -1,4 +1,4 @@
-"""Where methods find their places in a backbone, or say that there is none."""
+"""Search for blocks of a backbone that take an op, with errors for backbones without such blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dyncomp.errors import CannotAttach
 
 
 def residual_blocks(backbone: Backbone, method: str, behind: int = 0) -> dict[str, ResidualBlock]:
-    """The residual blocks behind the backbone's first `behind` blocks, by name. Raises CannotAttach for none."""
+    """The residual blocks after the backbone's first `behind` blocks, by name. Raises CannotAttach if there is none."""
     parts = {name: backbone.part(name) for name in backbone.blocks[behind:]}
     found = {name: part for name, part in parts.items() if isinstance(part, ResidualBlock)}
     if not found:
@@ -20,7 +20,7 @@ def residual_blocks(backbone: Backbone, method: str, behind: int = 0) -> dict[st
 
 
 def needs_single_maps(backbone: Backbone, method: str) -> None:
-    """Raise CannotAttach for a backbone whose blocks pass on several maps at once."""
+    """Raise CannotAttach for a backbone whose blocks have several maps as input and output."""
     if backbone.multi_scale:
         raise CannotAttach(
             f"{method}: the blocks of {backbone.name} pass on several maps at once; "

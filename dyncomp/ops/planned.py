@@ -1,4 +1,4 @@
-"""Planned: a network whose blocks are all decided at once, from its input."""
+"""Planned: a backbone whose blocks are kept or dropped by one decision, made from the input image."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dyncomp.ops.skipping import SkipForm, skip_branched, skip_dense, skip_spars
 
 
 class Planned(Op):
-    """A backbone of whose residual blocks a policy drops some for each image, before the first one runs.
+    """A backbone in which a policy drops residual blocks for each image, before the first block runs.
 
-    (Wu et al. 2018, arXiv:1711.08393, section 3.) A unit is the body of one of the named blocks, in their order.
-    `policy` maps the images (B, C, H, W) to the probability (B, U) that each is kept; its cost is the site's overhead.
-    `bound` keeps the probabilities that a stage draws from at least that far from 0 and 1, and units before
-    `first_free` are always kept in training (a curriculum moves it to 0).
+    (Wu et al. 2018, arXiv:1711.08393, section 3.) The units are the bodies of the named blocks, in order. `policy` maps
+    images (B, C, H, W) to the probability (B, U) that each unit is kept; its cost is the site's overhead. `bound`: the
+    least distance from 0 and 1 of the probabilities that a stage draws from. Units before `first_free` are always kept
+    in training; a curriculum lowers it to 0.
     """
 
     def __init__(self, backbone: Backbone, names: Sequence[str], policy: nn.Module, bound: float = 0.0) -> None:
@@ -40,7 +40,7 @@ class Planned(Op):
         self.backbone = backbone
 
     def decide(self, x: Tensor) -> Decision:
-        """Which bodies run: thresholds, or draws where a stage of the training samples."""
+        """0 or 1 for each body: thresholded, or drawn in a training stage that samples."""
         probability = self.policy(x)  # (B, U)
         sampling = self.tape.sampling and self.training
         if sampling:
@@ -53,15 +53,15 @@ class Planned(Op):
         return decision.map(lambda value: torch.where(kept, torch.ones_like(value), value))
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
-        """All bodies on all images."""
+        """Run all bodies on all images."""
         return self._run(x, decision)
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
-        """Each body on the images that keep it."""
+        """Run each body on the images that keep it."""
         return self._run(x, decision)
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
-        """Each body in a branch of its own: see `Op.branched`."""
+        """Run each body in a conditional branch: see `Op.branched`."""
         return self._run(x, decision)
 
     def _run(self, x: Tensor, decision: Decision) -> Tensor:
@@ -86,37 +86,37 @@ class Planned(Op):
         return tuple(follower.block.body for follower in followers)
 
     def least(self) -> Tensor:
-        """None: every body may be dropped."""
+        """No unit: every body may be dropped."""
         return torch.zeros(self.units)
 
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
-        """The wish as it is; a body that runs has weight 1."""
+        """The requested units, with weight 1."""
         return Decision(used, used, used)
 
 
 class Plan(NamedTuple):
-    """What the op hands its blocks in a pass: the decision and, in the sparse form, the images of each body."""
+    """The decision of a pass and, in the sparse form, the images of each body; the op hands it to its blocks."""
 
     decision: Decision
     rows: Sequence[Rows]
     images: int
 
     def of(self, unit: int, x: Tensor) -> Rows:
-        """The images of x (B, ...) that run a unit. Raises ValueError where the plan is for other images."""
+        """The images of x (B, ...) that run a unit. Raises ValueError if the plan is for another number of images."""
         if x.shape[0] != self.images:
             raise ValueError(f"{x.shape[0]} images in a planned block; give it all {self.images} of the pass")
         return self.rows[unit]
 
 
 class _Planner:
-    """How blocks find the op that they belong to: no part of them, and copied with them."""
+    """A reference from a block to its op. It is no module, so the op is no submodule of the block; copies follow it."""
 
     def __init__(self, op: Planned) -> None:
         self.op = op
 
 
 class Follower(nn.Module):
-    """A residual block in its place in the backbone, skipped as the plan says."""
+    """A residual block of the backbone, which runs for the images that the plan gives."""
 
     form: SkipForm = "output"
 
@@ -128,13 +128,13 @@ class Follower(nn.Module):
 
     @property
     def is_planned(self) -> bool:
-        """Whether the only question about it, in this pass, is which images run it."""
+        """Whether the pass is sparse and unmetered, and has a plan for the block."""
         op = self.planner.op
         tape = op.tape
         return tape.sparse and tape.meter is None and tape.handed(op.site) is not None
 
     def plan(self) -> Plan:
-        """That of the pass. Raises RuntimeError outside of one."""
+        """The plan of the current pass. Raises RuntimeError outside a pass of the op."""
         op = self.planner.op
         plan: Plan | None = op.tape.handed(op.site)
         if plan is None:

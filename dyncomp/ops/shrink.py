@@ -1,4 +1,4 @@
-"""Shrink: a shortcut without weights to smaller maps of more channels."""
+"""Shrink: a shortcut without parameters to smaller maps with more channels."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class Shrink(nn.Module):
-    """Every `stride`-th pixel each way, or the `mean` of as many that begin there, and `extra` channels of zeros.
+    """Subsampling by `stride`, or, if `mean`, average pooling of that size, and `extra` channels of zeros.
 
-    (B, C, H, W) -> (B, C + extra, H / stride, W / stride), rounded up; no multiply-adds. What lies beyond the edge does
-    not count in a mean. Without means it is He's option A (2016, arXiv:1512.03385, section 3.3).
+    (B, C, H, W) -> (B, C + extra, H / stride, W / stride), rounded up; no multiply-adds. A mean at the edge excludes
+    pixels beyond it. Without `mean` it is option A of He et al. (2016, arXiv:1512.03385, section 3.3).
     """
 
     def __init__(self, stride: int, extra: int, mean: bool = False) -> None:

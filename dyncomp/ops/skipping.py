@@ -1,4 +1,4 @@
-"""A residual block whose body some images skip: the dense and the sparse form, for every op that skips blocks."""
+"""Dense, sparse and routed form of a residual block whose body images may skip, for all ops that skip blocks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dyncomp.core.trace import Decision
 from dyncomp.ops.rows import Rows, put, take
 
 SkipForm = Literal["output", "residual"]
-"""What the gate g multiplies: the whole block's output, g * block(x) + (1 - g) * shortcut(x), or the body alone,
-activation(g * body(x) + shortcut(x)). They differ in whether what skips passes the block's activation."""
+"""What the gate g multiplies: the block's output, g * block(x) + (1 - g) * shortcut(x), or the body's,
+activation(g * body(x) + shortcut(x)). In the first form the activation is not applied to images that skip."""
 
 
 def skip_dense(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Decision, form: SkipForm) -> Tensor:
-    """The body, a unit of `op`, on all images x (B, C, H, W), its share in the output by the decision's weight."""
+    """Run the body, a unit of `op`, on all images x (B, C, H, W), weighted by the decision."""
     shortcut: Tensor = block.shortcut(x)  # (B, C', H', W')
     with op.tape.within(decision.used[:, unit]):
         residual = op.unit(unit, block.body, x)
@@ -33,7 +33,7 @@ def skip_dense(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Dec
 
 
 def skip_branched(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: Decision, form: SkipForm) -> Tensor:
-    """The body, a unit of `op`, in a branch of a graph for one image x (1, C, H, W)."""
+    """Run the body, a unit of `op`, in a conditional branch of a graph, for one image x (1, C, H, W)."""
     shortcut: Tensor = block.shortcut(x)  # (1, C', H', W')
 
     def run(x: Tensor, shortcut: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def skip_branched(op: Op, unit: int, block: ResidualBlock, x: Tensor, decision: 
 
 
 def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, form: SkipForm) -> Tensor:
-    """The body, a unit of `op`, on the images at `rows` alone, packed into a batch of their own."""
+    """Run the body, a unit of `op`, on the packed batch of the images at `rows`."""
     shortcut: Tensor = block.shortcut(x)  # (B, C', H', W')
     if isinstance(rows, bool) and rows:
         whole: Tensor = op.unit(unit, block.on, x, shortcut)
@@ -54,28 +54,28 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
     lost = block.loses(shortcut, x)
     if isinstance(rows, bool):
         skipped = _skipped(block, shortcut, form, lost)
-        # the next layer may overwrite its input, and others still read the shortcut
+        # the next layer may overwrite its input, while other layers still read the shortcut
         shared = skipped is shortcut and not lost and block.reads_alone is not None
         return skipped.clone() if shared else skipped
     fused = block.form(x, shortcut, len(rows))
     if fused is not None:
-        into = shortcut if lost else shortcut.clone()  # in its own layout; not activated, since what runs reads it
+        into = shortcut if lost else shortcut.clone()  # same layout; not activated, as the fused form reads it
         op.unit(unit, fused.run, x, shortcut, into, rows)
-        # what ran has been activated, and twice ReLU is ReLU
+        # rows that ran are activated already, but ReLU is idempotent
         return in_place(block.activation, into) if form == "residual" else into
     part = op.moving(take, x, rows)
     with op.tape.narrow(rows):
         residual = op.unit(unit, block.body, part)
     joined = block.join(residual, part if shortcut is x else op.moving(take, shortcut, rows))
     skipped = _skipped(block, shortcut, form, lost)
-    # an activation's output is its own, but for a gradient it is read again, and a hook may have kept it
+    # the activation's output is a new tensor, but autograd may read it again, and a hook may have stored it
     over = lost or (skipped is not shortcut and not torch.is_grad_enabled() and not is_heard(block.activation))
     y: Tensor = op.moving(put, skipped, rows, joined, over)
     return y
 
 
 def _skipped(block: ResidualBlock, shortcut: Tensor, form: SkipForm, lost: bool) -> Tensor:
-    """What the block gives without its body; `lost`: the shortcut may be overwritten."""
+    """The output of images that skip the body; `lost`: the shortcut may be overwritten."""
     if form == "output":
         return shortcut
     if lost:
