@@ -1,6 +1,6 @@
-"""A convolution whose kernel differs from image to image, as one batched matrix product: any batch in one graph.
+"""Convolution with one kernel per image as one batched matrix product, for graphs of any batch size.
 
-A grouped convolution has the number of images in its number of groups, which is a constant of a graph.
+A grouped convolution would fix the batch size: its number of groups is a constant of the graph.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dyncomp.ops.mixture import Mixing
 
 
 def in_graph(x: Tensor, mixing: Mixing, geometry: Geometry | None) -> Tensor:
-    """Features x, maps (B, C, H, W) or without `geometry` vectors (B, C), each image by its own mixed kernel."""
+    """A layer with a mixed kernel per image, on maps (B, C, H, W) or, without `geometry`, on vectors (B, C)."""
     if geometry is not None:
         return by_columns(x, mixing.whole(), mixing.bias, geometry)
     y = torch.matmul(mixing.whole(), x[:, :, None]).squeeze(2)  # (B, O)
@@ -38,6 +38,6 @@ def by_columns(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geomet
 
 
 def _strided(x: Tensor, side: int, first: int, count: int, step: int) -> Tensor:
-    """Every `step`-th place along a side, `count` of them."""
+    """`count` elements of dimension `side`, from `first` on in steps of `step`."""
     whole = slice(None)
     return x[(*[whole] * side, slice(first, first + step * (count - 1) + 1, step))]

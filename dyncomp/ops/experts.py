@@ -1,4 +1,4 @@
-"""Layers whose parameters are mixed for each image out of K experts' own."""
+"""Layers with K experts, whose parameters are mixed for each image."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from dyncomp.ops.kernels import Geometry, PerImageConv, convolve
 from dyncomp.ops.mixture import Mix, Mixing, Mixture
 
 Form = Callable[[Tensor, Mixing], Tensor]
-"""A layer's output of features x, each image by its own kernel, which is still to be mixed."""
+"""Maps features x to a layer's output, with one kernel per image, which the form mixes."""
 
 
 class FormChooser(Protocol):
-    """Chooses among the equal forms of layers with experts; `dyncomp.fast` fills the slot by `choose_forms_by`."""
+    """Chooses among the equal forms of layers with experts; `dyncomp.fast` sets it by `choose_forms_by`."""
 
     def adopt(self, layer: ExpertLayer) -> None:
-        """Called when a layer is made, and when it was folded."""
+        """Called when a layer is created, and after it was folded."""
 
     def form(self, layer: ExpertLayer, x: Tensor, mixing: Mixing) -> Form | None:
-        """The form to run the layer in on features x; None: the first of the layer's own."""
+        """The form to run the layer in on features x; None: the first of `plain_forms`."""
 
     def way(self, layer: ExpertLayer, x: Tensor, mix: Mix, ways: Mapping[str, Way]) -> Way | None:
         """The way to mix in the dense form; None: the first of `ways`."""
@@ -40,19 +40,19 @@ _chooser: FormChooser | None = None
 
 
 def choose_forms_by(chooser: FormChooser) -> None:
-    """From now on let `chooser` choose the forms of all layers with experts in this process."""
+    """Set the chooser for all layers with experts in this process."""
     global _chooser
     _chooser = chooser
 
 
 class ExpertLayer(nn.Module, ABC):
-    """K copies of a layer's parameters, each expert drawn on its own with the spread of the layer it replaces.
+    """A layer with K experts, each initialised independently with mean and standard deviation of the replaced layer.
 
-    Initialising the stacked tensor as one would count K times the fan-in and start K experts too small.
+    An initialiser for the stacked tensor would count K times the fan-in, and so start with weights that are too small.
     """
 
     geometry: Geometry | None = None
-    """How the layer moves over maps; None for one of vectors."""
+    """geometry of a convolution; None for a linear layer"""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, mixture: Mixture) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ class ExpertLayer(nn.Module, ABC):
         # flat kernels: a parameter of five dimensions would break `net.to(memory_format=torch.channels_last)`
         self.weight = nn.Parameter(_drawn_alike(layer.weight, mixture.experts).flatten(2))  # (K, O, C * k * k)
         self.bias = None if layer.bias is None else nn.Parameter(_drawn_alike(layer.bias, mixture.experts))
-        self.register_buffer("shift", None)  # (O,) added whatever the mix: what a folded normalisation leaves
+        self.register_buffer("shift", None)  # (O,) shift of a folded normalisation, the same for every mix
         self.shift: Tensor | None
         if _chooser is not None:
             _chooser.adopt(self)
 
     def fold(self, scale: Tensor, shift: Tensor) -> None:
-        """From now on give scale * y + shift in place of y, both (O,): every expert scaled, the shift not mixed."""
+        """Fold scale * y + shift, both (O,), into the layer: scale every expert; the shift is not mixed."""
         self.weight = nn.Parameter((self.weight * scale[:, None]).to(self.weight.dtype))
         if self.bias is not None:
             self.bias = nn.Parameter((self.bias * scale).to(self.bias.dtype))
@@ -75,44 +75,44 @@ class ExpertLayer(nn.Module, ABC):
 
     def kernel(self, expert: int) -> Tensor:
         """One expert's kernel, (O, ...)."""
-        # not `weight[expert]`, which holds Python's lock while it waits for the parameter's: threads that record
-        # gradients, one of them in another operator on it, would wait for each other
+        # not `weight[expert]`, which holds the GIL while it waits for the parameter's lock: threads that record
+        # gradients could deadlock, one of them in another operator on the parameter
         return self.weight.select(0, expert).view(self.kernel_shape)
 
     def by_kernels(self, x: Tensor, mix: Mix) -> Tensor:
-        """Each image by its own mixed kernel, in the form that is fastest here."""
+        """Run each image with its mixed kernel, in the chosen form. Raises ValueError for weights of a wrong shape."""
         if len(mix.weight) != len(x) or mix.weight.shape[1] != self.mixture.experts:
             raise ValueError(
                 f"{len(mix.weight)} images' mixing weights for {len(x)} images; give each image one for each of "
                 f"{self.mixture.experts} experts"
             )
-        if x.shape[0] == 0:  # any kernel gives the right shape
+        if x.shape[0] == 0:  # every kernel has an output of the right shape
             return self.apply_expert(x, self.kernel(0), None)
-        mixing = self.mixing(mix)  # once: mixing a bias is counted
+        mixing = self.mixing(mix)  # once, since the counter counts the mixing of biases
         form = None if _chooser is None else _chooser.form(self, x, mixing)
         return (form or next(iter(self.plain_forms(x, mixing).values())))(x, mixing)
 
     def mixing(self, mix: Mix) -> Mixing:
-        """The layer's kernels, to be mixed so; its biases, mixed."""
+        """The layer's kernels, to be mixed by `mix`, and its mixed biases."""
         return Mixing(mix.weight, self.weight, self.kernel_shape, mix.overhead, self._bias(mix))
 
     def _bias(self, mix: Mix) -> Tensor | None:
-        """Each image's own, (B, O)."""
+        """Each image's bias, (B, O)."""
         if self.bias is None:
             return None if self.shift is None else self.shift.expand(mix.weight.shape[0], -1)
         mixed: Tensor = mix.overhead(torch.mm, mix.weight, self.bias)
         return mixed if self.shift is None else mixed + self.shift
 
     def by_outputs(self, x: Tensor, mix: Mix, together: bool) -> Tensor:
-        """Every expert on the whole batch, outputs mixed; all experts in one call, or one call for each."""
+        """Run every expert on the whole batch, and mix outputs; `together`: all experts in one call."""
         y = self._together(x, mix.weight) if together else self._each(x, mix.weight)
         return y if self.shift is None else y + self.shift.view(-1, *[1] * (y.dim() - 2))
 
     def _each(self, x: Tensor, shares: Tensor) -> Tensor:
-        """One call for each expert."""
+        """Run one call for each expert."""
         biases = [None] * self.mixture.experts if self.bias is None else self.bias.unbind()
         y = None
-        # not one expert at a time out of the whole: each would bring a gradient as large as all
+        # unbind, since the gradient of each `weight[k]` would be as large as the whole parameter
         for k, (weight, bias) in enumerate(zip(self.weight.unbind(), biases, strict=True)):
             output = self.apply_expert(x, weight.view(self.kernel_shape), bias)
             share = shares[:, k].to(output.dtype)
@@ -122,7 +122,7 @@ class ExpertLayer(nn.Module, ABC):
         return y
 
     def _together(self, x: Tensor, shares: Tensor) -> Tensor:
-        """One call for all experts, whose outputs lie side by side: cheaper where a call has little to do."""
+        """Run all experts in one call, with their outputs concatenated; cheaper for small layers."""
         kernels = self.weight.view(-1, *self.kernel_shape[1:])  # (K * O, ...)
         y = self.apply_expert(x, kernels, None if self.bias is None else self.bias.flatten())
         y = y.view(len(y), self.mixture.experts, self.kernel_shape[0], *y.shape[2:])  # (B, K, O, ...)
@@ -131,30 +131,30 @@ class ExpertLayer(nn.Module, ABC):
         return mixed
 
     def _is_one_call(self) -> bool:
-        """Whether all experts' kernels in a row are a kernel of the layer."""
+        """Whether the experts' kernels, concatenated along the outputs, can run in one call."""
         return True
 
     @abstractmethod
     def plain_forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
-        """The equal forms of the layer for features x that consist of torch's operators, by name."""
+        """The equal forms of the layer for features x, of torch's operators, by name; the first is the default."""
 
     @abstractmethod
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer with one expert's kernel (O, ...) and bias (O,) for all images."""
+        """Run the layer with one expert's kernel (O, ...) and bias (O,) for all images."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output for features x, each image by its own mix."""
+        """The layer's output for features x, with each image's own mixture of experts."""
         recording = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         held = _held((self.weight, self.bias)) if recording else ()
         y = self._forward(x)
-        del held  # from here on the graph of y holds them
+        del held  # the graph of y holds the nodes from now on
         return y
 
     def _forward(self, x: Tensor) -> Tensor:
         mix = self.mixture.mix
         if graph_form() == "routed":
             return in_graph(x, self.mixing(mix), self.geometry)
-        if mix.dense and is_traced():  # the other ways have a number of images in them
+        if mix.dense and is_traced():  # the other ways contain the batch size as a constant
             return self.by_outputs(x, mix, together=False)
         if not mix.dense or self.mixture.mode == "kernels":
             return self.by_kernels(x, mix)
@@ -163,7 +163,7 @@ class ExpertLayer(nn.Module, ABC):
         return (way or next(iter(ways.values())))(self, x, mix)
 
     def _ways(self) -> dict[str, Way]:
-        """The equal ways that the mode allows, by name; of any layer, since layers that are alike share a choice."""
+        """The equal ways that the mode allows, by name; unbound functions, since equal layers share a choice."""
         ways: dict[str, Way] = {}
         if self.mixture.mode != "outputs":
             ways["kernels"] = ExpertLayer.by_kernels
@@ -175,7 +175,7 @@ class ExpertLayer(nn.Module, ABC):
 
 
 Way = Callable[[ExpertLayer, Tensor, Mix], Tensor]
-"""A layer's output of features x in the dense form."""
+"""Maps features x to a layer's output in the dense form."""
 
 
 class ExpertConv2d(ExpertLayer):
@@ -193,14 +193,14 @@ class ExpertConv2d(ExpertLayer):
         self.geometry = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
 
     def plain_forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
-        """Convolutions of each image by its own kernel."""
+        """See `plain_convolutions`."""
         return plain_convolutions(x, mixing, self.geometry)
 
     def _is_one_call(self) -> bool:
-        return self.geometry.groups == 1  # else the outputs of a group would have to lie together
+        return self.geometry.groups == 1  # else the outputs of each group would have to be adjacent
 
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """One convolution for all images."""
+        """Run one convolution for all images."""
         return convolve(x, weight, bias, self.geometry)
 
 
@@ -208,23 +208,23 @@ class ExpertLinear(ExpertLayer):
     """A linear layer with K experts; (B, C) -> (B, O)."""
 
     def plain_forms(self, x: Tensor, mixing: Mixing) -> Mapping[str, Form]:
-        """Products of each image's vector and its own matrix."""
+        """A batched matrix product."""
         return {"whole": _products}
 
     def apply_expert(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """One linear layer for all images."""
+        """Run one linear layer for all images."""
         return F.linear(x, weight, bias)
 
 
 def plain_convolutions(x: Tensor, mixing: Mixing, geometry: Geometry) -> dict[str, Form]:
-    """The forms of torch's operators that can convolve features x (B, C, H, W), at least one image, by name."""
+    """The forms of torch's operators that can convolve features x (B, C, H, W), B > 0, by name."""
     alike = mixing.experts.select(0, 0).view(mixing.shape).expand(x.shape[0], *mixing.shape)
     able = kernels.forms(alike, geometry)
     return {name: partial(by_whole_kernels, form, geometry) for name, form in able.items()}
 
 
 def by_whole_kernels(form: PerImageConv, geometry: Geometry, x: Tensor, mixing: Mixing) -> Tensor:
-    """A form of convolution with all kernels of the batch mixed beforehand."""
+    """Mix all kernels of the batch, then run a form of convolution."""
     return form(x, mixing.whole(), mixing.bias, geometry)
 
 
@@ -236,18 +236,18 @@ def _products(x: Tensor, mixing: Mixing) -> Tensor:
 
 
 def _held(parameters: Iterable[Tensor | None]) -> list[Tensor]:
-    """Keeps the nodes alive by which parameters stand in graphs, as long as what comes back is kept.
+    """Views of parameters, which keep the parameters' gradient accumulators alive.
 
-    Torch makes such a node under a lock of the parameter, for which it may need Python's lock; an autograd function has
-    Python's lock when it asks for the node. Threads that share a network would wait for each other for ever, unless the
-    node is there (torch 2.14, without any dyncomp: one thread takes `p[0]`, another `p.flatten()`, again and again).
+    Torch creates an accumulator under a lock of the parameter, and may need the GIL for it; an autograd function holds
+    the GIL when it requests the accumulator. Without an existing one, threads that share a network can deadlock (torch
+    2.14 alone, too: one thread takes `p[0]`, another `p.flatten()`, repeatedly).
     """
     with making:
         return [p.view_as(p) for p in parameters if p is not None and p.requires_grad]
 
 
 def _drawn_alike(parameter: Tensor, experts: int) -> Tensor:
-    """`experts` independent normal draws with the mean and spread of `parameter`, (K, ...)."""
+    """`experts` independent normal draws with mean and standard deviation of `parameter`, (K, ...)."""
     spread = parameter.detach().std(correction=0)
     drawn = torch.randn(experts, *parameter.shape, dtype=parameter.dtype, device=parameter.device)
     return drawn.mul_(spread).add_(parameter.detach().mean())

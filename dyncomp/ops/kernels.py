@@ -1,7 +1,7 @@
-"""A convolution whose kernel differs from image to image: equal forms, of which the fastest depends on the shape.
+"""Convolutions with one kernel per image: equal forms, of which the fastest depends on the shape.
 
-All take x (B, C, H, W), kernels (B, O, C / groups, k, k), bias (B, O) or None, and give (B, O, H', W').
-Each executes the same multiply-adds; they differ in memory traffic and in calls.
+Each form maps x (B, C, H, W), kernels (B, O, C / groups, k, k) and bias (B, O) or None to (B, O, H', W'). All execute
+the same multiply-adds; they differ in memory traffic and in the number of calls.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dyncomp.ops.rows import is_channels_last
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a convolution moves over its input."""
+    """Stride, padding, dilation and groups of a convolution."""
 
     stride: tuple[int, int]
     padding: tuple[int, int]
@@ -33,11 +33,11 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry)
 
 
 def grouped(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """One grouped convolution: images become groups."""
+    """One grouped convolution for the batch: images become groups."""
     images, channels, height, width = x.shape
     outputs = kernels.shape[1]
-    # over a single axis: a reshape of 1x1 maps may keep strides that look channels-last, and then the backward pass of
-    # a float64 convolution fails (seen with torch 2.14)
+    # flattened first: a reshape of 1x1 maps may keep channels-last strides, with which the backward pass of a float64
+    # convolution fails (torch 2.14)
     stacked = x.flatten().view(1, images * channels, height, width)  # (1, B*C, H, W)
     y = F.conv2d(
         stacked,
@@ -52,7 +52,7 @@ def grouped(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry)
 
 
 def looped(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """One plain convolution per image."""
+    """One plain convolution for each image."""
     parts = [convolve(x[i : i + 1], kernels[i], None if bias is None else bias[i], geometry) for i in range(len(x))]
     return torch.cat(parts)
 
@@ -74,16 +74,16 @@ def multiplied(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geomet
 
 
 def to_pixels(x: Tensor, geometry: Geometry) -> tuple[Tensor, tuple[int, int]]:
-    """The pixels of x (B, C, H, W) that a 1x1 kernel sees, (B, P, C), and the height and width of their map."""
+    """The pixels of x (B, C, H, W) that a 1x1 kernel reads, (B, P, C), and the height and width of the output map."""
     seen = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
     images, channels, height, width = seen.shape
     return seen.permute(0, 2, 3, 1).reshape(images, height * width, channels), (height, width)
 
 
 def unfolded(x: Tensor, shape: Sequence[int], geometry: Geometry) -> tuple[Tensor, tuple[int, int]]:
-    """What an ungrouped kernel of that shape sees at each of its places, (B, P, C * k * k), and the size of their map.
+    """The im2col matrix (B, P, C * k * k) of x for an ungrouped kernel, and the height and width of the output map.
 
-    A convolution is then a matrix product, for the price of a copy k * k times as large as x: worth it on small maps.
+    It turns a convolution into a matrix product, but is k * k times as large as x: useful for small maps.
     """
     g = geometry
     columns = F.unfold(x, tuple(shape[2:]), g.dilation, g.padding, g.stride)  # (B, C * k * k, P)
@@ -91,13 +91,13 @@ def unfolded(x: Tensor, shape: Sequence[int], geometry: Geometry) -> tuple[Tenso
 
 
 def unfolded_numbers(x: Tensor, shape: Sequence[int], geometry: Geometry) -> int:
-    """How many numbers `unfolded` makes."""
+    """The number of elements of the matrix that `unfolded` returns."""
     height, width = places(x, shape, geometry)
     return len(x) * height * width * shape[1] * shape[2] * shape[3]
 
 
 def places(x: Tensor, shape: Sequence[int], geometry: Geometry) -> tuple[int, int]:
-    """Height and width of what a convolution of x by kernels of that shape gives."""
+    """Height and width of the output of a convolution of x by kernels of a shape (O, C / groups, k, k)."""
     g = geometry
     sides = zip(x.shape[2:], shape[2:], g.stride, g.padding, g.dilation, strict=True)
     height, width = ((n + 2 * pad - far * (k - 1) - 1) // step + 1 for n, k, step, pad, far in sides)
@@ -105,12 +105,12 @@ def places(x: Tensor, shape: Sequence[int], geometry: Geometry) -> tuple[int, in
 
 
 def from_pixels(y: Tensor, size: tuple[int, int], x: Tensor) -> Tensor:
-    """Pixels (B, P, O) as maps (B, O, H', W') in the layout of x."""
+    """Pixels (B, P, O) as maps (B, O, H', W') in the memory layout of x."""
     return _layout_of(x, y.view(len(y), *size, y.shape[2]).permute(0, 3, 1, 2))
 
 
 def is_pointwise(shape: Sequence[int], geometry: Geometry) -> bool:
-    """Whether a kernel of this shape (O, C / groups, k, k) sees single pixels and all channels."""
+    """Whether a kernel of this shape (O, C / groups, k, k) is 1x1, ungrouped and without padding."""
     return tuple(shape[2:]) == (1, 1) and geometry.groups == 1 and geometry.padding == (0, 0)
 
 
@@ -118,7 +118,7 @@ PerImageConv = Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor]
 
 
 def forms(kernels: Tensor, geometry: Geometry) -> dict[str, PerImageConv]:
-    """The forms that can run these kernels, by name."""
+    """The forms that can run kernels (B, O, C / groups, k, k), by name."""
     if len(kernels) == 1:
         return {"alone": alone}
     able: dict[str, PerImageConv] = {"grouped": grouped, "looped": looped}

@@ -1,4 +1,4 @@
-"""Mixed: layers whose kernel is mixed for each image out of K experts."""
+"""Mixed: layers whose kernel is a mixture of K experts, weighted for each image."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dyncomp.ops.mixture import Mix, Mixture, Mode
 class Mixed(Op):
     """A block whose convolutions and linear layers mix K experts with one router (Yang et al. 2019, arXiv:1904.04971).
 
-    Dense form: sum over k of w_k * layer_k(x), or the mixed kernel, as `mode` says. Sparse form: one convolution with
-    the kernel sum over k of w_k * W_k (eq. 3). Every unit (expert) is always used: the op saves no arithmetic, it
-    buys capacity. The router and the mixing (K multiply-adds per weight) are the site's overhead. Ops and gates inside
-    the block keep their own layers, and so does whatever `leave` says.
+    Dense form: sum over k of w_k * layer_k(x), or the mixed kernel, depending on `mode`. Sparse form: one convolution
+    with the kernel sum over k of w_k * W_k (eq. 3). All units (experts) are always used: the op adds capacity and saves
+    no arithmetic. The router and the mixing (K multiply-adds per weight) are the site's overhead. Layers of ops and
+    gates inside the block have no experts, nor do modules for which `leave` is true.
     """
 
     takes_one_image = False
@@ -52,19 +52,19 @@ class Mixed(Op):
         return Decision(used, weight, used)
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
-        """The block with its layers mixed as `mode` says."""
+        """Run the block with outputs or kernels mixed, depending on `mode`."""
         return self.mix(x, decision.weight, dense=True)
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
-        """The block with one mixed kernel per image and layer."""
+        """Run the block with one mixed kernel per image and layer."""
         return self.mix(x, decision.weight, dense=False)
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
-        """Nothing branches: the sparse form, whose layers are batched matrix products in a graph, for any batch."""
+        """The sparse form, without branches: in a graph its layers are batched matrix products, for any batch size."""
         return self.sparse(x, decision)
 
     def mix(self, x: Tensor, weight: Tensor, dense: bool) -> Tensor:
-        """The block on features x, its layers' experts mixed by weights (B, K)."""
+        """Run the block on features x, with experts mixed by weights (B, K)."""
         self.mixture.use(Mix(weight, dense, self.overhead))
         try:
             y: Tensor = self.block(x)
@@ -77,17 +77,17 @@ class Mixed(Op):
         return (None,) * self.units
 
     def least(self) -> Tensor:
-        """All units: no expert can be left out."""
+        """All units: every expert is used."""
         return torch.ones(self.units)
 
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
-        """Every expert used, mixed by the wished weights."""
+        """Every expert used, with the requested weights."""
         ones = torch.ones_like(used)
         return Decision(ones, weight, ones)
 
 
 def is_channel_attention(module: nn.Module) -> bool:
-    """Squeeze-and-excitation, by the names it goes by: the papers' networks have no experts in it."""
+    """Whether a module is squeeze-and-excitation, by its class name; in the papers it has no experts."""
     return type(module).__name__ in {"SqueezeExcitation", "SqueezeExcite", "SEModule"}
 
 

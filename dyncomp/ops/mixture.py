@@ -1,4 +1,4 @@
-"""How a pass mixes experts, and where their layers find that."""
+"""The mixing weights of a pass, and their way from a Mixed op to its layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dyncomp.core.tape import Tapes
 
 
 def plainly(run: Callable[..., Any], *inputs: Any) -> Any:
-    """Run a function whose cost is not metered."""
+    """Run a function without metering its cost."""
     return run(*inputs)
 
 
@@ -22,7 +22,7 @@ Mode = Literal["auto", "kernels", "outputs"]
 
 @dataclass(frozen=True)
 class Mix:
-    """How a pass mixes: the weights (B, K), whether in the dense form, and what runs what costs overhead."""
+    """The mixing of a pass: weights (B, K), and whether in the dense form; `overhead` runs and meters the mixing."""
 
     weight: Tensor
     dense: bool = True
@@ -31,10 +31,10 @@ class Mix:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Kernels that are still to be mixed: image i's is the sum over k of weight[i, k] * experts[k].
+    """Kernels to be mixed: the kernel of image i is the sum over k of weight[i, k] * experts[k].
 
-    weight (B, K), experts (K, O, N) of N = C / groups * k * k numbers; `shape` (O, C / groups, k, k) is one kernel's.
-    `overhead` runs what mixes; `bias` (B, O) is mixed already.
+    weight (B, K), experts (K, O, N) with N = C / groups * k * k; `shape` (O, C / groups, k, k) of one kernel.
+    `overhead` runs and meters the mixing; `bias` (B, O) is mixed already.
     """
 
     weight: Tensor
@@ -44,13 +44,13 @@ class Mixing:
     bias: Tensor | None = None
 
     def whole(self) -> Tensor:
-        """All kernels, (B, *shape)."""
+        """All mixed kernels, (B, *shape)."""
         mixed: Tensor = self.overhead(torch.mm, self.weight, self.experts.flatten(1))
         return mixed.view(-1, *self.shape)
 
 
 class Mixture:
-    """What a Mixed op and its expert layers share: how many experts, in which mode, and where a pass's mix is found."""
+    """State shared by a Mixed op and its layers: the number of experts, the mode, and the tapes that hold the mix."""
 
     def __init__(self, experts: int, mode: Mode) -> None:
         self.experts = experts
@@ -60,14 +60,14 @@ class Mixture:
 
     @property
     def mix(self) -> Mix:
-        """That of the pass under way in this thread. Raises RuntimeError where there is none."""
+        """The mix of the current pass in this thread. Raises RuntimeError outside a pass of the op."""
         mix: Mix | None = self.tapes.current.handed(self.site)
         if mix is None:
             raise RuntimeError("a layer with experts was run outside its op, which mixes them: call the network")
         return mix
 
     def use(self, mix: Mix | None) -> None:
-        """Mix so in the pass under way in this thread; None: it is done."""
+        """Set the mix of the current pass in this thread; None removes it."""
         if mix is None:
             self.tapes.current.taken(self.site)
         else:
