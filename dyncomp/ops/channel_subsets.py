@@ -1,4 +1,4 @@
-"""Layers on subsets of their channels: kernels cut to the given inputs and the wanted outputs."""
+"""Layers on subsets of their channels: kernels cut to given input and output channels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dyncomp.ops.columns import by_columns
 from dyncomp.ops.kernels import Geometry
 
 Channels = Tensor | None
-"""Indices of channels, (channels,); None for all."""
+"""indices of channels, (channels,); None for all"""
 
 Move = Callable[..., Any]
-"""Runs a function that only cuts parameters, on its arguments: `Op.moving`."""
+"""Calls a function that only cuts parameters; see `Op.moving`."""
 
 
 class Shift(nn.Module):
-    """Adds a parameter to each channel; one that a layer had before stays the same parameter."""
+    """Adds a bias to each channel; `bias` stays the same object if it is a parameter."""
 
     def __init__(self, bias: Tensor) -> None:
         super().__init__()
@@ -31,10 +31,10 @@ class Shift(nn.Module):
 
 
 def narrowed(module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels, move: Move) -> Tensor:
-    """`module` on x, which has only the channels `inputs`, giving only the channels `outputs`; in evaluation.
+    """Run `module` on x, which has the channels `inputs` only, and compute the channels `outputs` only; in evaluation.
 
-    For convolutions with one group or depthwise, linear layers, batch norms, shifts; whatever else acts on each channel
-    by itself runs as it is.
+    For convolutions that have one group or are depthwise, linear layers, batch norms and shifts; any other module has
+    to act on each channel by itself, and runs unchanged.
     """
     if isinstance(module, nn.Conv2d):
         return _convolution(module, x, inputs, outputs, move)
@@ -46,18 +46,18 @@ def narrowed(module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels, 
     if isinstance(module, Shift):
         return x + _cut(module.bias, outputs, 0, move)[:, None, None]
     if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)) and type(x.shape[1]) is not int:
-        return x.mean(dim=(2, 3), keepdim=True)  # the same; a graph that leaves the channels open cannot hold the other
+        return x.mean(dim=(2, 3), keepdim=True)  # equal; a graph cannot hold adaptive pooling of a dynamic size
     output: Tensor = module(x)
     return output
 
 
 def spread(value: Tensor, like: Tensor) -> Tensor:
-    """(B, F) in the type of `like` (B, F, ...), to be multiplied with it."""
+    """(B, F) in the dtype of `like` (B, F, ...), with dimensions of 1 added, to be multiplied with `like`."""
     return value.to(like.dtype).view(*value.shape, *[1] * (like.dim() - 2))
 
 
 def flattened(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """The layers in order, Sequentials replaced by what is in them."""
+    """The layers in order, with nested Sequentials flattened."""
     for layer in layers:
         if isinstance(layer, nn.Sequential):
             yield from flattened(layer)
@@ -66,14 +66,14 @@ def flattened(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
 
 
 def acts_by_channel(module: nn.Module) -> bool:
-    """Whether a layer treats each channel by itself, so that channels can be left out."""
+    """Whether a layer acts on each channel by itself, so that channels can be left out."""
     if isinstance(module, nn.Conv2d):
         return is_depthwise(module)
     return isinstance(module, BY_CHANNEL)
 
 
 def is_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether each output channel reads the input channel of its own number only."""
+    """Whether each output channel reads the input channel of the same index only."""
     return conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
 
 
@@ -100,15 +100,15 @@ def _convolution(conv: nn.Conv2d, x: Tensor, inputs: Channels, outputs: Channels
         groups = weight.shape[0]
     else:
         weight = _cut_both(conv.weight, outputs, inputs, move)
-    assert not isinstance(conv.padding, str)  # no backbone's
-    if type(groups) is not int:  # a graph leaves it open, which a convolution's number of groups cannot be
+    assert not isinstance(conv.padding, str)  # no backbone has that
+    if type(groups) is not int:  # in a graph; its convolutions need a static number of groups
         geometry = Geometry(conv.stride, conv.padding, conv.dilation, groups)  # type: ignore[arg-type]
         return by_columns(x, weight[None], None if bias is None else bias[None], geometry)
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, groups)
 
 
 def _batch_norm(norm: nn.BatchNorm2d, x: Tensor, channels: Channels, move: Move) -> Tensor:
-    assert norm.running_mean is not None  # no backbone's is without
+    assert norm.running_mean is not None  # every backbone tracks statistics
     assert norm.running_var is not None
     mean, variance = _cut(norm.running_mean, channels, 0, move), _cut(norm.running_var, channels, 0, move)
     weight, bias = _cut_or_none(norm.weight, channels, move), _cut_or_none(norm.bias, channels, move)
@@ -123,12 +123,12 @@ def _cut(parameter: Tensor, channels: Channels, dim: int, move: Move) -> Tensor:
 
 
 def _are_all(channels: Tensor, count: int) -> bool:
-    """Whether `channels` are all of `count`; false where a graph leaves their number open."""
+    """Whether `channels` are all `count` channels; false for a dynamic number of channels in a graph."""
     return type(channels.shape[0]) is int and channels.shape[0] == count
 
 
 def _cut_both(weight: Tensor, outputs: Channels, inputs: Channels, move: Move) -> Tensor:
-    """A kernel (O, I, K, K) cut in both dimensions; one gather of (output, input) pairs where it is contiguous."""
+    """Cut a kernel (O, I, K, K) to outputs and inputs; a contiguous one by one gather of (output, input) pairs."""
     if inputs is None or outputs is None or weight.shape[2:].numel() == 1 or not weight.is_contiguous():
         return _cut(_cut(weight, outputs, 0, move), inputs, 1, move)
     cut: Tensor = move(_pairs, weight, outputs, inputs)

@@ -1,4 +1,4 @@
-"""Filtered: a convolution whose filters are switched for each image, and the layer that reads them."""
+"""Filtered: a convolution whose filters are switched for each image, and the layer that reads their outputs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from dyncomp.ops.rows import rows_using, take
 class SwitchProducts:
     """A switch that generated code can run: a linear layer from channel means (B, C) to logits (B, U).
 
-    A unit is used where its logit is above 0; where no logit is, the unit of the greatest is used. With `keep` above 0
-    the top-k units are used instead, k = `keep`; then `reads_magnitudes` and `weighted` hold, too.
+    A unit is used if its logit is above 0; if no logit is, the unit with the greatest is used. With `keep` above 0 the
+    top-k units are used instead, k = `keep`; then `reads_magnitudes` and `weighted` are true, too.
     """
 
     layer: nn.Linear
@@ -36,43 +36,43 @@ class SwitchProducts:
 
     @property
     def weighted(self) -> bool:
-        """Whether the weight of a used unit is ReLU of its logit; else it is 1."""
+        """Whether the weight of a used unit is ReLU of its logit instead of 1."""
         return self.keep > 0
 
 
 class ChannelOrder(Protocol):
-    """The channels of features of which each image has others, side by side in an order of its own."""
+    """The compaction of features in which each image has its own channels, packed in its own order."""
 
     def unsorted(self, features: Tensor) -> Tensor:
-        """Features (B, C, ...) with all channels in their own order, 0 where an image does not have them."""
+        """Scatter features (B, C, ...) to the original order of channels, with 0 in channels that an image lacks."""
 
 
 class Switch(nn.Module, ABC):
     """Decides from pooled features (B, C) which groups of filters an image uses, and with what weight.
 
-    Every image keeps at least one group: a layer without a filter would cut the network.
+    Every image uses at least one group: without filters a layer would have no output.
     """
 
     units: int
 
     @abstractmethod
     def forward(self, pooled: Tensor) -> Decision:
-        """The decision (B, U). A weight outside training is 0 where the unit is not used."""
+        """The decision (B, U). In evaluation the weights of unused units are 0."""
 
     def pool(self, x: Tensor) -> Tensor:
-        """What the switch sees of features (B, C, H, W): each channel's mean, (B, C)."""
+        """The switch's input from features (B, C, H, W): by default channel means, (B, C)."""
         return x.mean(dim=(2, 3))
 
     def products(self) -> SwitchProducts | None:
-        """The switch as one linear layer, where it is no more than that; None for any other switch."""
+        """The switch as one linear layer; None for a switch of another kind."""
         return None
 
     def least(self) -> Tensor:
-        """The fewest units that an image may use, (U,) of 0 and 1: one, unless the switch says otherwise."""
+        """The fewest units that an image may use, (U,) of 0 and 1; by default one unit."""
         return torch.eye(self.units)[0]
 
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
-        """An allowed decision out of wishes (B, U): an image without a unit gets the one of the greatest weight."""
+        """The requested units (B, U); an image without any gets the unit of the greatest weight."""
         used = with_strongest(used, weight)
         return Decision(used, used * weight, weight)
 
@@ -82,11 +82,11 @@ class Filtered(Op):
 
     `producer` is a convolution; `before` and `after` act on each channel by itself (normalisation, activation,
     pooling, depthwise convolution); `consumer` reads the channels: a convolution, a linear layer, or the next Filtered.
-    Where `after` is empty there is no mask: the weight alone shapes the output. A unit is a group of filters that lie
-    side by side. What a used unit costs is its filters' share of the producer, its depthwise part, and its share of
-    the consumer's input: an unused filter saves its own multiply-adds and those of the layer that would read it.
-    Sparse form: images that use the same filters run together, on kernels cut to the filters used, in and out; in a
-    deployed network a fused form runs all images at once wherever that is faster.
+    If `after` is empty there is no mask, only the weight. A unit is a group of adjacent filters. The cost of a used
+    unit is that of its filters in the producer, of its depthwise part, and of the consumer's products with its
+    channels: an unused filter saves its own multiply-adds and those of the layer that reads it. Sparse form: images
+    that use the same filters run together, on kernels cut to these filters, inputs and outputs; in a deployed network a
+    fused form runs all images at once where that is faster.
     """
 
     kept_by = "gathered kernels"
@@ -103,11 +103,11 @@ class Filtered(Op):
         self.consumer = consumer
         self.switch = switch
         if isinstance(consumer, Filtered):
-            object.__setattr__(consumer, "reads", self)  # a plain attribute: the outer op is no part of the inner
+            object.__setattr__(consumer, "reads", self)  # not registered: the outer op is no submodule of the inner
 
     def decide(self, x: Tensor) -> Decision:
-        """The switch's decision from what it sees of x."""
-        pooled = self.switch.pool(x)  # (B, C), or only the channels that there are
+        """The switch's decision, from pooled features."""
+        pooled = self.switch.pool(x)  # (B, C), or fewer channels where the outer op has computed fewer
         channels: Tensor | ChannelOrder | None = self.tape.handed(self.site)
         if isinstance(channels, Tensor):
             whole = pooled.new_zeros(len(pooled), self.producer.in_channels)
@@ -118,7 +118,7 @@ class Filtered(Op):
         return decision
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
-        """All filters for all images."""
+        """Compute all filters for all images."""
         weight = self.per_filter(decision.weight)  # (B, filters)
         y = self.before(self.producer(x))
         y = self.after(y * spread(weight, y))
@@ -128,7 +128,7 @@ class Filtered(Op):
         return output
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
-        """Images with the same filters together."""
+        """Run images that use the same filters together, as one sub-batch."""
         if len(x) == 0:
             return self.dense(x, decision)
         channels: Tensor | ChannelOrder | None = self.tape.taken(self.site)
@@ -152,9 +152,9 @@ class Filtered(Op):
         return y if len(groups) == len(x) else self.moving(_in_order, y, order)
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
-        """One image on kernels cut to its filters: how many those are is a size, which a graph may leave open.
+        """Run one image on kernels cut to its filters, whose number is a dynamic size of the graph.
 
-        Where all images use as many, it is fixed, as more engines ask for.
+        The size is static if all images use the same number of filters; more engines support that.
         """
         channels, products = self.tape.taken(self.site), self.switch.products()
         used = self.per_filter(decision.used)[0]  # (filters,)
@@ -165,10 +165,10 @@ class Filtered(Op):
         return self._on(x, channels, decision, used.topk(products.keep * self.size).indices.sort().values)
 
     def _on(self, x: Tensor, channels: Tensor | None, decision: Decision, active: Tensor) -> Tensor:
-        """The op on images x that all use the filters `active` (filters,); `channels`: which inputs there are."""
+        """Run the op on images x that all use the filters `active` (filters,); `channels`: the input channels of x."""
         y = self.unit(EACH if channels is None else COUPLED, self._narrow, self.producer, x, channels, active)
         y = self.unit(EACH, self._narrow_chain, self.before, y, active)
-        if decision.weight is not decision.used:  # else it is 1 for all that is there
+        if decision.weight is not decision.used:  # else the weight of all active filters is 1
             y = y * spread(self.per_filter(decision.weight).index_select(1, active), y)
         y = self.unit(EACH, self._narrow_chain, self.after, y, active)
         if not isinstance(self.consumer, Filtered):
@@ -177,12 +177,12 @@ class Filtered(Op):
         return self.consumer.on(y, active)
 
     def _active(self, decision: Decision) -> Tensor:
-        """The filters (filters,) that the first of images uses which all use the same."""
+        """The filters (filters,) that the first image uses."""
         active: Tensor = self.moving(rows_using, self.per_filter(decision.used[:1])[0])
         return active
 
     def on(self, x: Tensor, channels: Tensor | ChannelOrder) -> Tensor:
-        """The op on images x that all have the same of its input channels, at these indices (C',), or each its own."""
+        """Run the op on images x that have the input channels `channels` only: indices (C',), or an order per image."""
         tape = self.tape
         tape.hand(self.site, channels)
         try:
@@ -200,7 +200,7 @@ class Filtered(Op):
         return narrowed(module, x, inputs, outputs, self.moving)
 
     def per_filter(self, value: Tensor) -> Tensor:
-        """What (B, U) says of units, of their filters, (B, filters)."""
+        """Repeat values of units (B, U) for each of their filters, (B, filters)."""
         return value.repeat_interleave(self.size, dim=1) if self.size > 1 else value  # (B, filters)
 
     def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
@@ -214,21 +214,21 @@ class Filtered(Op):
         return (None,) * self.units
 
     def least(self) -> Tensor:
-        """What the switch says."""
+        """See `Switch.least`."""
         return self.switch.least()
 
     def always(self) -> Tensor:
-        """None, unless the switch leaves no choice."""
+        """No unit, or all units if the switch requires all."""
         least = self.switch.least()
         return torch.full_like(least, float(bool(least.all())))
 
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
-        """What the switch allows."""
+        """See `Switch.forced`."""
         return self.switch.forced(used, weight)
 
 
 class _RuledSwitch(Switch):
-    """A switch that follows a rule, its weights those of the units in use."""
+    """A switch that follows a rule; used units have the rule's weights."""
 
     def __init__(self, rule: Rule) -> None:
         super().__init__()
@@ -239,12 +239,12 @@ class _RuledSwitch(Switch):
         """See `Switch.forward`."""
         scores = self.rule.scores(pooled)  # (B, U)
         used = with_strongest((scores > 0.5).to(pooled), scores)
-        assert self.rule.weights is not None  # made so
+        assert self.rule.weights is not None  # see Filtered.follow
         return Decision(used, used * self.rule.weights.to(used), used)
 
 
 def alike(used: Tensor) -> list[list[int]]:
-    """The rows of decisions (B, U) in groups that use the same units, in the order of their first rows."""
+    """Group the rows of decisions (B, U) that use the same units, in the order of their first rows."""
     groups: dict[bytes, list[int]] = {}
     for row, units in enumerate((used > 0.5).cpu().numpy()):
         groups.setdefault(units.tobytes(), []).append(row)

@@ -1,4 +1,4 @@
-"""Puts Filtered ops into a chain of layers, wherever one convolution's filters are read by the next layer alone."""
+"""Placement of Filtered ops in a chain of layers, at convolutions whose output is read by the next layer alone."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from dyncomp.ops.channel_subsets import acts_by_channel, flattened
 from dyncomp.ops.filtered import Filtered, Switch
 
 LEAST_SHARE = 0.25
-"""Share of a backbone's blocks in which switches must find a place; with fewer there is next to nothing to save."""
+"""least share of a backbone's blocks that take a switch; with fewer there is too little to save"""
 
 Split = Callable[[Sequence[nn.Module]], tuple[Sequence[nn.Module], Sequence[nn.Module]]]
-"""Which of the layers between a convolution and its reader come before the switch's weight, and which after it."""
+"""Splits the layers between a convolution and its reader into those before and those after the switch's weight."""
 
 
 def all_before(between: Sequence[nn.Module]) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
-    """The weight acts on what the reader would see."""
+    """All layers before the weight, which then multiplies the reader's input."""
     return between, ()
 
 
 def with_switches(
     layers: Iterable[nn.Module], make: Callable[[nn.Conv2d], Switch], split: Split = all_before
 ) -> list[nn.Module]:
-    """The chain of layers, nested Sequentials opened, with a switch by `make` for each convolution that can have one.
+    """The chain of layers, Sequentials flattened, with a switch by `make` for each convolution that can have one.
 
-    That is: one group, and between it and the next convolution or linear layer only what acts on single channels.
+    Such a convolution has one group, and all layers up to the next ungrouped convolution or linear layer act on each
+    channel by itself.
     """
     flat = list(flattened(layers))
     built, index = list[nn.Module](), 0
@@ -41,11 +42,11 @@ def with_switches(
 def switch_backbone(
     backbone: Backbone, make: Callable[[nn.Conv2d], Switch], split: Split = all_before, method: str = "switches"
 ) -> nn.Sequential:
-    """The backbone's chain of layers with a switch by `make` wherever `with_switches` finds a place from block 1 on.
+    """The backbone's chain of layers with switches by `make`, placed by `with_switches` from the first block on.
 
-    In a residual block that is its body alone, as what leaves it is summed with the shortcut. Blocks without a shortcut
-    make one chain with their neighbours and with the layers behind the last block; the stem keeps its filters. Raises
-    CannotAttach, in the name of `method`, where fewer than a quarter of the blocks have a place.
+    In a residual block switches stay within the body, since the shortcut is added to its output. Adjacent blocks
+    without shortcut, and the layers after the last block, form one chain; the stem has no switch. Raises CannotAttach,
+    in the name of `method`, if fewer than a quarter of the blocks take a switch.
     """
     if backbone.multi_scale:
         raise CannotAttach(
@@ -69,7 +70,7 @@ def switch_backbone(
 def _switched(
     layers: Sequence[tuple[str, nn.Module]], make: Callable[[nn.Conv2d], Switch], split: Split
 ) -> Iterator[tuple[str, nn.Module]]:
-    """The layers with switches: each residual body by itself, the layers between residual blocks as one chain."""
+    """The layers with switches: each residual body by itself, layers between residual blocks as one chain."""
     plain: list[tuple[str, nn.Module]] = []
     for name, layer in layers:
         if not isinstance(layer, ResidualBlock):
@@ -85,7 +86,7 @@ def _switched(
 def _joined(
     plain: Sequence[tuple[str, nn.Module]], make: Callable[[nn.Conv2d], Switch], split: Split
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Neighbouring plain layers as one chain under the name of the first."""
+    """Adjacent plain layers as one chain, under the name of the first."""
     if plain:
         yield plain[0][0], nn.Sequential(*with_switches([layer for _, layer in plain], make, split))
 
@@ -97,7 +98,7 @@ def _has(block: nn.Module, producers: set[int]) -> bool:
 def _from(
     flat: list[nn.Module], index: int, make: Callable[[nn.Conv2d], Switch], split: Split
 ) -> tuple[nn.Module, int]:
-    """What stands at `index` with all that hangs on it, and the index behind that."""
+    """The layer at `index`, as a Filtered with its consumers if it can have a switch, and the index after them."""
     producer, reader = flat[index], _reader(flat, index)
     if reader is None or not isinstance(producer, nn.Conv2d):
         return producer, index + 1
@@ -107,7 +108,7 @@ def _from(
 
 
 def _reader(flat: list[nn.Module], index: int) -> int | None:
-    """Where the layer stands that alone reads the filters of the convolution at `index`, each as one of its inputs."""
+    """The index of the only layer that reads the convolution at `index`, one input per filter; None if none does."""
     producer = flat[index]
     if not isinstance(producer, nn.Conv2d) or not _is_whole(producer):
         return None
@@ -121,10 +122,10 @@ def _reader(flat: list[nn.Module], index: int) -> int | None:
 
 
 def _inputs(layer: nn.Module) -> int:
-    """Channels, or features, that a layer reads; a linear one behind a flattened map reads each channel many times."""
+    """The number of channels or features that a layer reads; behind a flattened map, a channel is several features."""
     if isinstance(layer, nn.Conv2d):
         return layer.in_channels
-    assert isinstance(layer, nn.Linear)  # _is_whole said so
+    assert isinstance(layer, nn.Linear)  # by _is_whole
     return layer.in_features
 
 

@@ -1,4 +1,4 @@
-"""Masked: a residual block whose body runs only at some pixels of each image."""
+"""Masked: a residual block whose body runs at some pixels of each image only."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from dyncomp.ops.channel_subsets import flattened, is_depthwise
 from dyncomp.ops.pixels import applied, dilated, neighbourhoods, placed
 
 Size = tuple[int, int]
-"""Height and width in pixels."""
+"""height and width in pixels"""
 
 BY_PIXEL = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Identity)
-"""layers that treat each pixel by itself"""
+"""layers that act on each pixel by itself"""
 
 
 class Masked(Op):
     """y = activation(shortcut(x) + m * body(x)), with m in {0, 1} for each pixel of the output.
 
     (Verelst & Tuytelaars 2020, arXiv:1912.03203, section 3.) `masker` maps x (B, C, H, W) to the probability
-    (B, 1, H', W') that the body runs there. An inner convolution has to run wherever a later one looks, so the units
-    are the output pixels of all convolutions of the body, in order; those of the last are the mask, the others follow
-    from it by dilation. Sparse form: the pixels needed, of all images together, as rows of one matrix product.
+    (B, 1, H', W') that the body runs at an output pixel. The units are the output pixels of all convolutions of the
+    body, in order: those of the last are the mask, and an inner convolution has to run at all pixels that a later one
+    reads, found by dilation of the mask. Sparse form: the needed pixels of all images are rows of one matrix product.
     """
 
-    takes_one_image = False  # pixels of all images run together, however many there are
+    takes_one_image = False  # pixels of all images are gathered together
     kept_by = "gathered pixels"
 
     def __init__(self, block: ResidualBlock, masker: nn.Module, size: Size) -> None:
@@ -47,12 +47,12 @@ class Masked(Op):
         self.units = self.spans[-1].stop
 
     def attach(self, site: str, tapes: Tapes) -> None:
-        """See `Taped.attach`; the body's layers may have been exchanged since the op was made."""
+        """See `Taped.attach`; layers of the body may have been replaced since the op was created."""
         super().attach(site, tapes)
         self.steps = steps_of(self.block.body)
 
     def decide(self, x: Tensor) -> Decision:
-        """Thresholded pixels, and what they need of the inner convolutions. Raises InvalidValue for another size."""
+        """The thresholded mask, and the inner pixels it needs. Raises InvalidValue for features of another size."""
         if x.shape[2:] != self.size:
             raise InvalidValue(
                 f"features of {x.shape[2]} x {x.shape[3]} pixels at {self.site or 'a masked block'}, whose units are "
@@ -65,7 +65,7 @@ class Masked(Op):
         return Decision(used, used, probability)
 
     def _needed(self, mask: Tensor) -> Tensor:
-        """The output pixels of all convolutions that a mask (B, H'*W') needs, (B, U)."""
+        """The output pixels (B, U) of all convolutions that are needed for a mask (B, H'*W')."""
         needed = mask.view(-1, 1, *self.sizes[-1])  # (B, 1, H', W')
         all_needed = [needed]
         for (conv, _), size in zip(self.steps[:0:-1], self.sizes[-2::-1], strict=True):
@@ -74,14 +74,14 @@ class Masked(Op):
         return torch.cat([needed.flatten(1) for needed in reversed(all_needed)], dim=1)
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
-        """The body everywhere, then the mask."""
+        """Run the body at all pixels, then multiply by the mask."""
         span = self.spans[-1]
         residual: Tensor = self.block.body(x)  # (B, C', H', W')
         mask = decision.weight[:, span.start : span.stop].reshape(-1, 1, *self.sizes[-1])
         return self.block.join(residual * mask.to(residual.dtype), self.block.shortcut(x))
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
-        """Each convolution at the pixels that need it."""
+        """Run each convolution at the needed pixels."""
         shortcut: Tensor = self.block.shortcut(x)  # (B, C', H', W')
         y = x
         for (conv, after), span, size in zip(self.steps, self.spans, self.sizes, strict=True):
@@ -93,18 +93,18 @@ class Masked(Op):
         return self.block.join(y, shortcut)
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
-        """The sparse form as it is: what differs from image to image is a size, which a graph may leave open."""
+        """The sparse form: the number of pixels is a dynamic size of the graph."""
         return self.sparse(x, decision)
 
     def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
-        """See `Op.follow`; the rule decides about the output's pixels."""
+        """See `Op.follow`; the rule decides about the output pixels."""
         height, width = self.sizes[-1]
         rule = make(height * width, False)
         self.masker = _RuledMasker(rule, (height, width))
         return rule
 
     def wished(self, decision: Decision) -> Tensor:
-        """The output's pixels, (B, H'*W')."""
+        """The output pixels, (B, H'*W')."""
         return decision.used[:, self.spans[-1].start :]
 
     def unit_parts(self) -> tuple[nn.Module | None, ...]:
@@ -112,18 +112,18 @@ class Masked(Op):
         return (None,) * self.units
 
     def least(self) -> Tensor:
-        """No unit: the body may be left out."""
+        """No unit: the body may be skipped."""
         return torch.zeros(self.units)
 
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
-        """The wished mask (the last convolution's units), and what it needs."""
+        """The requested mask (the units of the last convolution), and the pixels that it needs."""
         span = self.spans[-1]
         used = self._needed(used[:, span.start : span.stop])
         return Decision(used, used, used)
 
 
 class _RuledMasker(Taped):
-    """A masker that follows a rule; it says what learned maskers say."""
+    """A masker that follows a rule; it passes its mask to `Tape.say`, as learned ones pass their probabilities."""
 
     def __init__(self, rule: Rule, size: Size) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class _RuledMasker(Taped):
 
 
 def steps_of(body: nn.Module) -> list[tuple[nn.Conv2d, nn.Sequential]]:
-    """The body as convolutions, each with the layers behind it. Raises ValueError where it is anything else."""
+    """The body as convolutions, each with the pixelwise layers behind it. Raises ValueError for any other body."""
     steps: list[tuple[nn.Conv2d, list[nn.Module]]] = []
     for layer in flattened([body]):
         if isinstance(layer, nn.Conv2d) and _fits(layer):
@@ -151,7 +151,7 @@ def steps_of(body: nn.Module) -> list[tuple[nn.Conv2d, nn.Sequential]]:
 
 
 def _fits(conv: nn.Conv2d) -> bool:
-    """Whether it looks at a square around a pixel, whole or channel by channel."""
+    """Whether the kernel is centred on a pixel, zero-padded and undilated, and has one group or is depthwise."""
     middle = tuple(k // 2 for k in conv.kernel_size)
     odd = all(k % 2 for k in conv.kernel_size) and conv.padding == middle and conv.dilation == (1, 1)
     return odd and conv.padding_mode == "zeros" and (conv.groups == 1 or is_depthwise(conv))

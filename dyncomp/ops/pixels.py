@@ -1,4 +1,4 @@
-"""Convolutions at some pixels only."""
+"""Convolutions at selected pixels."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Pixels = tuple[Tensor, ...]
-"""Image, row and column of each pixel wanted, three times (pixels,)."""
+"""Indices of image, row and column of each selected pixel, three tensors (pixels,)."""
 
 
 def dilated(needed: Tensor, conv: nn.Conv2d, size: tuple[int, int]) -> Tensor:
-    """Which input pixels (B, 1, H, W) a convolution reads for the output pixels `needed` (B, 1, H', W')."""
+    """The mask (B, 1, H, W) of input pixels that a convolution reads for the output pixels `needed` (B, 1, H', W')."""
     at_input = needed
     if conv.stride != (1, 1):
         at_input = needed.new_zeros(needed.shape[0], 1, *size)
@@ -24,8 +24,8 @@ def dilated(needed: Tensor, conv: nn.Conv2d, size: tuple[int, int]) -> Tensor:
 
 
 def applied(conv: nn.Conv2d, seen: Tensor) -> Tensor:
-    """The convolution's output (pixels, O) of what it sees for each pixel (pixels, k*k, C), as one matrix product."""
-    if conv.groups > 1:  # depthwise: a small product for each channel
+    """The convolution's output (pixels, O) for neighbourhoods (pixels, k*k, C), as one matrix product."""
+    if conv.groups > 1:  # depthwise: one small product for each channel
         kernels = conv.weight.flatten(1)[:, :, None]  # (C, k*k, 1)
         y = torch.bmm(seen.permute(2, 0, 1), kernels).squeeze(2).t()  # (pixels, C)
         return y if conv.bias is None else y + conv.bias
@@ -36,13 +36,13 @@ def applied(conv: nn.Conv2d, seen: Tensor) -> Tensor:
 
 
 def placed(pixels: Pixels, values: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """A map (B, O, H, W) that is `values` (pixels, O) at these pixels and 0 elsewhere; `size` is (B, H, W)."""
+    """Scatter `values` (pixels, O) to a map (B, O, H, W) that is 0 at other pixels; `size` is (B, H, W)."""
     y = values.new_zeros(*size, values.shape[1])  # (B, H, W, O)
     return y.index_put_(pixels, values).permute(0, 3, 1, 2)  # channels-last in memory
 
 
 def neighbourhoods(conv: nn.Conv2d, x: Tensor, pixels: Pixels) -> Tensor:
-    """What the convolution sees of x (B, C, H, W) for each output pixel, (pixels, k*k, C); zeros beyond the border."""
+    """Gather the convolution's inputs from x (B, C, H, W) for each output pixel, (pixels, k*k, C), zero-padded."""
     image, row, column = pixels
     (height, width), (stride_y, stride_x) = conv.kernel_size, conv.stride
     pad_y, pad_x = height // 2, width // 2

@@ -1,4 +1,4 @@
-"""Gather and scatter of images, in the memory layout of the batch."""
+"""Gather and scatter of images, which keep the memory layout of the batch."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Features = TypeVar("Features", Tensor, tuple[Tensor, ...])
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether features (B, C, H, W) lie channel by channel within a pixel, and not also in the usual order."""
+    """Whether features (B, C, H, W) are channels-last in memory, and not contiguous as well."""
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def rows_using(used: Tensor) -> Tensor:
-    """Which images use a unit, (rows,); used (B,) is 0 or 1."""
+    """The indices of images that use a unit, (rows,); used (B,) is 0 or 1."""
     return (used > 0.5).nonzero().squeeze(1)
 
 
 def empty_like_layout(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Uninitialised features of another shape (B, C, H, W), in x's layout, type and place."""
+    """Uninitialised features of another shape (B, C, H, W), with memory layout, dtype and device of x."""
     layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 Rows = Tensor | bool
-"""Images of a batch: True for all, False for none (or where there is no image), else their indices."""
+"""Images of a batch: True for all, False for none (and for an empty batch), else their indices."""
 
 
 def images_in(x: Features) -> int:
@@ -45,7 +45,7 @@ def rows_of(used: Tensor, images: int) -> Rows:
 
 
 def rows_of_each(used: Tensor, images: int) -> list[Rows]:
-    """For each unit of a decision (B, U) the images that use it, with one transfer from the device."""
+    """For each unit of a decision (B, U) the images that use it, by a single transfer from the device."""
     _check_one_for_each(used, images)
     if images == 1:
         return [value > 0.5 for value in used.tolist()[0]]
@@ -56,7 +56,7 @@ def rows_of_each(used: Tensor, images: int) -> list[Rows]:
 
 
 def rows_where(chosen: Tensor, images: int) -> Rows:
-    """The images where `chosen` (B,) bool is true, with one transfer from the device."""
+    """The images for which `chosen` (B,) bool is true, by a single transfer from the device."""
     _check_one_for_each(chosen, images)
     if images == 1:
         return bool(chosen.item())
@@ -65,13 +65,13 @@ def rows_where(chosen: Tensor, images: int) -> Rows:
 
 
 def _check_one_for_each(decided: Tensor, images: int) -> None:
-    """Raise ValueError unless there is a decision for each image: code reads and writes where decisions say."""
+    """Raise ValueError unless there is a decision for each image: generated code does not check row indices."""
     if decided.shape[0] != images:
         raise ValueError(f"decisions for {decided.shape[0]} images; give one for each of {images}")
 
 
 def take(x: Features, rows: Tensor) -> Features:
-    """The images at `rows`, in x's own layout (`index_select` alone would return a channels-last batch as NCHW)."""
+    """Gather the images at `rows`, in the layout of x (`index_select` alone would return channels-last x as NCHW)."""
     if isinstance(x, tuple):
         return tuple(take(scale, rows) for scale in x)
     if is_channels_last(x):
@@ -80,10 +80,10 @@ def take(x: Features, rows: Tensor) -> Features:
 
 
 def put(x: Tensor, rows: Tensor, values: Tensor, over: bool = False) -> Tensor:
-    """x (B, ...) with `values` for the images at `rows`, in x's own layout: a copy, or, with `over`, x itself."""
-    x = x if over else x.clone()  # index_copy by itself would return NCHW
+    """Scatter `values` to the images at `rows` of x (B, ...), in the layout of x: into a copy or, if `over`, into x."""
+    x = x if over else x.clone()  # index_copy alone would return NCHW
     values = values.to(x.dtype)
-    if is_channels_last(x):  # as rows of plain memory, which is faster
+    if is_channels_last(x):  # contiguous rows, which are faster
         into, values = x.permute(0, 2, 3, 1), values.permute(0, 2, 3, 1)
         if in_use() and _in_wide_steps(into, values):
             into, values = into.view(_WIDEST), values.view(_WIDEST)
@@ -93,11 +93,11 @@ def put(x: Tensor, rows: Tensor, values: Tensor, over: bool = False) -> Tensor:
 
 
 _WIDEST = torch.complex128
-"""The largest type: `index_copy_` moves one number at a time, whatever it is."""
+"""the widest dtype: `index_copy_` moves one element at a time, of any dtype"""
 
 
 def _in_wide_steps(*tensors: Tensor) -> bool:
-    """Whether (B, H, W, C) tensors of processor memory can be read as numbers of the largest type."""
+    """Whether tensors (B, H, W, C) are on the CPU and can be viewed as the widest dtype."""
     step = _WIDEST.itemsize
     return all(
         t.device.type == "cpu"
