@@ -1,4 +1,4 @@
-"""Thresholds of exits in a row, chosen by what the calibration split shows."""
+"""Thresholds of successive exits, chosen on the calibration split."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from dyncomp.core.trace import Decision, Trace
 from dyncomp.ops.exits import Exit
 
 NEVER, ALWAYS = 1e9, -1e9
-"""Thresholds above and below every score: no image leaves, every image leaves."""
+"""thresholds above and below every score: no image leaves, every image leaves"""
 
 BUDGETS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.2, 1.5, 1.9)
-"""Values of q for budgeted points: some of MSDNet's 0.05, 0.1, ..., 1.95."""
+"""values of q for budgeted points: a subset of MSDNet's 0.05, 0.1, ..., 1.95"""
 
 GRID = 100
-"""Values that a parameter common to all exits is tried at."""
+"""number of values tried for a parameter common to all exits"""
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """K exits in a row and the network's end, as N images of the calibration split meet them; on the CPU.
+    """K successive exits and the network's end, for N images of the calibration split; on the CPU.
 
     scores (K, N): an image leaves at the first exit where its score is above the threshold; right (K + 1, N) bool:
-    whether the answer of that exit, or of the end, is right; macs (K + 1,): what an image costs that leaves there,
-    rising.
+    whether the answer of an exit, or of the end, is right; macs (K + 1,): MACs of an image that leaves there, rising.
     """
 
     scores: Tensor
@@ -40,28 +39,28 @@ class Ladder:
 
     @property
     def images(self) -> int:
-        """N."""
+        """The number of images N."""
         return self.right.shape[1]
 
     def leaves(self, thresholds: Sequence[float]) -> Tensor:
-        """The exit at which each image leaves, (N,) int64 from 0; K is the end."""
+        """The index of the exit at which each image leaves, (N,) int64; K is the end."""
         limits = self.scores.new_tensor(list(thresholds))[:, None]
         out = torch.cat([self.scores > limits, torch.ones(1, self.images, dtype=torch.bool)])  # (K + 1, N)
         return out.int().argmax(dim=0)
 
     def right_answers(self, thresholds: Sequence[float]) -> int:
-        """How many images get the right answer."""
+        """The number of images with the right answer."""
         return int(self.right.gather(0, self.leaves(thresholds)[None]).sum())
 
     def mean_macs(self, thresholds: Sequence[float]) -> float:
-        """What an image costs in the mean."""
+        """Mean MACs per image."""
         return float(self.macs.double()[self.leaves(thresholds)].mean())
 
 
 def ladder(net: Net, seen: Seen) -> Ladder:
-    """The network's exits, each the first in the rest of the one before, as they answered the calibration split.
+    """The ladder of a network whose exits are nested, each the first in the rest of the one before.
 
-    Units that other ops leave to choice are priced as used. Raises ValueError for a network without exits.
+    Units of other ops are priced as used. Raises ValueError for a network without exits.
     """
     sites = exit_sites(net)
     if not sites:
@@ -73,12 +72,12 @@ def ladder(net: Net, seen: Seen) -> Ladder:
 
 
 def exit_sites(net: Net) -> list[str]:
-    """The sites of the network's exits, in the order in which images come by."""
+    """The sites of the network's exits, in order of execution."""
     return [site for site, op in net.sites.items() if isinstance(op, Exit)]
 
 
 def _cumulative_macs(net: Net, sites: Sequence[str]) -> Tensor:
-    """MACs of leaving at each exit and at the end, (K + 1,) float64: prices of as many made-up images."""
+    """MACs of leaving at each exit and at the end, (K + 1,) float64: prices of K + 1 forced decisions."""
     if net.costs is None:
         raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
     count = len(sites) + 1
@@ -96,16 +95,16 @@ def _exact(used: Tensor) -> Decision:
 
 
 def anytime_thresholds(exits: int, at: int) -> list[float]:
-    """Everybody leaves at exit `at`, from 0; at the end if there is no such exit."""
+    """All images leave at the exit of index `at`; at the end if there is no such exit."""
     return [ALWAYS if exit == at else NEVER for exit in range(exits)]
 
 
 def budgeted_thresholds(seen: Ladder, q: float) -> list[float]:
-    """Exit k of K + 1, the end being the last, answers a share proportional to q**k (Huang et al. 2018).
+    """Exit k of K + 1, the end being the last, answers a share of images proportional to q**k (Huang et al. 2018).
 
-    MSDNet's budgeted batch (arXiv:1703.09844, section 5): of the images that are still there, those with the highest
-    scores leave. Shares are met within one image; images of equal score go together, and then the cut is the nearest
-    possible one, the earlier of two.
+    MSDNet's budgeted batch (arXiv:1703.09844, section 5): of the remaining images, those with the highest scores leave.
+    Shares are met to within one image. Images of equal score leave together; the cut is then the nearest possible one,
+    the earlier of two equally near.
     """
     exits = len(seen.scores)
     weights = torch.tensor(q, dtype=torch.float64) ** torch.arange(1, exits + 2)
@@ -114,12 +113,12 @@ def budgeted_thresholds(seen: Ladder, q: float) -> list[float]:
 
 
 def cheapest_thresholds(seen: Ladder, tolerance: float) -> list[float]:
-    """The thresholds of least mean MACs found whose accuracy is at most `tolerance` points below the end's.
+    """Thresholds of low mean MACs whose accuracy is at most `tolerance` points below that of the end.
 
-    Tried are one threshold for all exits, and one share of the images that get to each exit; the cheapest of each kind
-    that keeps the accuracy is opened further, exit by exit, as far as the accuracy allows, until no single exit can be
-    opened more. So the result is never dearer than BranchyNet's grid with one threshold (arXiv:1709.01686), nor than
-    staying to the end.
+    Candidates are one threshold for all exits, one share of the images that reach each exit, and no exit. The
+    thresholds of the cheapest allowed candidate of each kind are lowered, exit by exit, as far as the accuracy allows,
+    until no single one can be lowered. So the result never costs more than BranchyNet's grid with one threshold
+    (arXiv:1709.01686), nor than the network without exits.
     """
     needed = int(seen.right[-1].sum()) - tolerance / 100 * seen.images - 1e-9
     starts = []
@@ -149,7 +148,7 @@ def _one_share(seen: Ladder) -> Iterator[list[float]]:
 
 
 def _opened(seen: Ladder, start: Sequence[float], needed: float, order: Sequence[int]) -> list[float]:
-    """Every exit opened as far as the accuracy allows, in that order, until nothing changes."""
+    """Lower the threshold of each exit as far as the accuracy allows, in that order, until mean MACs stop falling."""
     thresholds, cost = list(start), seen.mean_macs(start)
     while True:
         for exit in order:
@@ -160,12 +159,12 @@ def _opened(seen: Ladder, start: Sequence[float], needed: float, order: Sequence
 
 
 def _lowest(seen: Ladder, thresholds: Sequence[float], exit: int, needed: float) -> float:
-    """The lowest threshold of one exit that keeps `needed` answers right; its own if none lower does."""
+    """The lowest threshold of one exit with at least `needed` right answers; the present one if no lower one does."""
     later = [*([NEVER] * (exit + 1)), *thresholds[exit + 1 :]]
     here = seen.leaves([*thresholds[:exit], *([NEVER] * (len(thresholds) - exit))]) == len(thresholds)  # (N,)
-    stayed = seen.right.gather(0, seen.leaves(later)[None])[0].long()  # (N,) right if it does not leave here
+    stayed = seen.right.gather(0, seen.leaves(later)[None])[0].long()  # (N,) right answers of images that stay
     order = seen.scores[exit][here].argsort(descending=True, stable=True)
-    gain = (seen.right[exit].long() - stayed)[here][order].cumsum(0)  # (n,) for the first 1, 2, ... that leave
+    gain = (seen.right[exit].long() - stayed)[here][order].cumsum(0)  # (n,) if the first 1, 2, ... images leave
     none_leave = seen.right_answers([*thresholds[:exit], NEVER, *thresholds[exit + 1 :]])
     scores = seen.scores[exit][here][order]
     cuts = _cuts(scores)
@@ -174,28 +173,28 @@ def _lowest(seen: Ladder, thresholds: Sequence[float], exit: int, needed: float)
 
 
 def _cut_in_turn(seen: Ladder, wanted: Callable[[int, int], int]) -> list[float]:
-    """Thresholds with which about `wanted(exit, images still there)` images leave at each exit."""
+    """Thresholds with which about `wanted(exit, remaining images)` images leave at each exit."""
     there = torch.ones(seen.images, dtype=torch.bool)
     thresholds = []
     for exit, scores in enumerate(seen.scores):
         falling = scores[there].sort(descending=True).values  # (n,)
         cuts = _cuts(falling)
         beyond = cuts - wanted(exit, len(falling))
-        nearest = cuts[(2 * beyond.abs() + (beyond > 0)).argmin()]  # the earlier of two that are as near
+        nearest = cuts[(2 * beyond.abs() + (beyond > 0)).argmin()]  # the earlier of two equally near ones
         thresholds.append(_between(falling, int(nearest)))
         there &= scores <= thresholds[-1]
     return thresholds
 
 
 def _cuts(falling: Tensor) -> Tensor:
-    """How many of these scores, from the highest, a threshold can let through: not one of two equal ones alone."""
-    falls = torch.ones(len(falling) + 1, dtype=torch.bool)  # at both ends too
+    """The numbers of falling scores that can be above a threshold: equal scores are above it together."""
+    falls = torch.ones(len(falling) + 1, dtype=torch.bool)  # 0 and all scores, too
     falls[1:-1] = falling[1:] < falling[:-1]
     return falls.nonzero().squeeze(1)
 
 
 def _between(falling: Tensor, cut: int) -> float:
-    """The threshold that lets the first `cut` scores through: halfway to the next, as far as numbers allow."""
+    """A threshold below the first `cut` scores: halfway to the next score, or that score if rounding requires it."""
     if cut == 0:
         return NEVER
     if cut == len(falling):
@@ -206,10 +205,10 @@ def _between(falling: Tensor, cut: int) -> float:
 
 
 def exit_points(net: Net, seen: Seen, tolerance: float) -> list[Point]:
-    """The operating points of a network with exits, the default first.
+    """The operating points of a network with exits: default, anytime, budgeted.
 
-    That is the cheapest within `tolerance` points of the end's accuracy. Then come the anytime points, everybody
-    leaving at one exit, or at the end, and the budgeted ones, a share proportional to q**k leaving at exit k.
+    The default is the cheapest point found within `tolerance` points of the end's accuracy. At an anytime point all
+    images leave at one exit, or at the end; at a budgeted point a share proportional to q**k leaves at exit k.
     """
     sites, found = exit_sites(net), ladder(net, seen)
     count = len(sites)

@@ -1,4 +1,4 @@
-"""Exit: a place where an image leaves with an answer, or stays and goes through the rest of the network."""
+"""Exit: an image leaves with the answer of a head, or stays and runs the rest of the network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dyncomp.ops.rows import Rows, images_in, put, rows_where, take
 
 
 class Judge(nn.Module, ABC):
-    """What makes an answer and its score out of what a head gives; an image leaves when the score is high enough."""
+    """Maps a head's output to an answer and its score; an image leaves if the score is high enough."""
 
     @abstractmethod
     def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,7 @@ class Judge(nn.Module, ABC):
 
 
 class Certainty(Judge):
-    """The head's logits are the answer; the score is how sure they are.
+    """The answer is the head's logits, the score is their confidence.
 
     `confidence`: the greatest softmax probability, from 1/Y to 1 (Huang et al. 2018, arXiv:1703.09844). `entropy`:
     minus the entropy of the softmax in nats (Teerapittayanon et al. 2016, arXiv:1709.01686, section III), from -log(Y)
@@ -46,9 +46,9 @@ class Certainty(Judge):
 
 
 class Agreement(Judge):
-    """For voters by majority: the score is the mean probability of the class that all members asked so far vote for.
+    """For majority votes: the score is the mean probability of the class that all members so far vote for.
 
-    Below 0 where they do not agree: then no threshold from 0 to 1 lets the image leave.
+    If members disagree, the score is below 0, and no threshold from 0 to 1 lets the image leave.
     """
 
     def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,11 +60,11 @@ class Agreement(Judge):
 class Exit(Op):
     """y = the head's answer for images that leave, rest(x) for images that stay.
 
-    One unit, the rest of the network, which may hold further exits. An image leaves when its score is above
-    `threshold`, a buffer, so that a checkpoint keeps it. The head's cost is the site's overhead, or, with
-    `head_is_gate=False` (the member of an ensemble, which would run anyway), a part of what surrounds the site.
-    In training everybody stays. In the dense form the answers are said under the site's name, the scores under
-    `<site>.score`. x: features (B, C, H, W), or a tuple of them, one for each scale.
+    One unit, the rest of the network, which may hold further exits. An image leaves if its score is above `threshold`,
+    a buffer, so that checkpoints contain it. The head's cost is the site's overhead; with `head_is_gate=False`, for a
+    member of an ensemble, which runs anyway, it belongs to the scope around the site. In training all images stay.
+    In the dense form answers are passed to `Tape.say` under the site's name, scores under `<site>.score`. x: features
+    (B, C, H, W), or a tuple of them, one for each scale.
     """
 
     units = 1
@@ -100,18 +100,18 @@ class Exit(Op):
         return Decision(used, used, used)
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
-        """The rest on all images, then one of two answers."""
+        """Run the rest on all images, then select one of two answers for each image."""
         answer = self._taken()
         with self.tape.within(decision.used[:, 0]):
             rest: Tensor = self.unit(0, self.rest, x)  # (B, Y)
         return torch.where(decision.used > 0.5, rest, answer.to(rest.dtype))
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
-        """The rest of the network on the images that stay, gathered into a smaller batch."""
+        """Run the rest of the network on the packed batch of the images that stay."""
         return self.join(x, self._taken(), self.moving(rows_where, decision.used[:, 0] > 0.5, images_in(x)))
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
-        """The rest in a branch: see `Op.branched`."""
+        """Run the rest in a conditional branch: see `Op.branched`."""
         answer, scales = self._taken(), (x,) if isinstance(x, Tensor) else x
 
         def run(answer: Tensor, *features: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Exit(Op):
         return either(decision.used[0, 0] > 0.5, self.rest, run, leave, (answer, *scales), self.tape)
 
     def join(self, x: Tensor, answer: Tensor, stay: Rows) -> Tensor:
-        """The answers (B, Y): the given ones of images that leave, the rest of the network's of images that stay."""
+        """The answers (B, Y): `answer` for images that leave, that of the rest of the network for those that stay."""
         if isinstance(stay, bool):
             rest: Tensor = self.unit(0, self.rest, x) if stay else answer
             return rest
@@ -134,7 +134,7 @@ class Exit(Op):
         return y
 
     def _taken(self) -> Tensor:
-        """The head's answer of this pass, which is not kept any longer."""
+        """Take the head's answer of this pass from the tape."""
         answer: Tensor | None = self.tape.taken(self.site)
         if answer is None:
             raise RuntimeError("an exit combined its answers before it decided")
@@ -149,23 +149,23 @@ class Exit(Op):
         return torch.zeros(1)
 
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
-        """The wish as it is."""
+        """The requested decision."""
         return Decision(used, used, used)
 
 
 class Voter(Taped):
-    """A member of an ensemble whose answer combines the answers of all members so far, itself included.
+    """A member of an ensemble; its answer combines the answers of all members so far, its own included.
 
-    `average`: the mean of their softmax probabilities. `majority`: the share of their votes, ties broken by the mean
-    probability. Answers are logarithms, so that softmax gives the shares back. `number` counts from 1.
-    In the dense form a member's own logits are said under its site's name.
+    `average`: the mean of softmax probabilities. `majority`: each class's share of votes, ties broken by the mean
+    probability. Answers are logarithms, so that softmax returns the shares. `number` counts from 1. In the dense form
+    the member's own logits are passed to `Tape.say` under its site's name.
     """
 
     def __init__(self, member: nn.Module, number: int, combine: Literal["average", "majority"]) -> None:
         super().__init__()
         self.member = member
         self.number = number
-        self.begins_afresh = number > 1  # members that began alike would stay alike
+        self.begins_afresh = number > 1  # members with equal initial weights would stay equal
         self.combine = combine
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,23 +176,23 @@ class Voter(Taped):
             votes = torch.zeros_like(shares).scatter(1, shares.argmax(dim=1, keepdim=True), 1.0)
             vote, no_vote = (1 - TIE + TIE * shares.exp()).log(), math.log(TIE) + shares
             shares = torch.where(votes > 0, vote, no_vote)
-        if self.number > 1:  # sums are taken of logarithms, so that no share, however small, becomes 0
+        if self.number > 1:  # logaddexp: no share underflows to 0
             shares = torch.logaddexp(self.tape.recall("votes", shares), shares)
         self.tape.remember("votes", shares)
         return shares - math.log(self.number)
 
     def own(self, x: Tensor) -> Tensor:
-        """The member's own logits (B, Y), without the others."""
+        """The member's own logits (B, Y)."""
         logits: Tensor = self.member(x)
         self.tape.say(self.site, logits)
         return logits
 
 
 class Ensemble(nn.Module):
-    """All members answer for every image, one after the other; the last one combines the answers (see `Voter`).
+    """Runs all members on every image, one after the other; the last one's answer combines all (see `Voter`).
 
-    `only` is the index of the one member that runs in training, None for all of them; evaluation asks all, whatever
-    `only` is. x: images (B, C, H, W), or what a shared trunk made of them.
+    `only`: the index of the one member that runs in training, None for all; in evaluation all members run. x: images
+    (B, C, H, W), or features of a shared trunk.
     """
 
     def __init__(self, members: Sequence[nn.Module], combine: Literal["average", "majority"]) -> None:
@@ -201,7 +201,7 @@ class Ensemble(nn.Module):
         self.only: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """What all members read -> log shares (B, Y)."""
+        """Images or features -> log shares (B, Y)."""
         if self.training and self.only is not None:
             return self.alone(self.only, x)
         *others, last = self.voters
@@ -211,11 +211,11 @@ class Ensemble(nn.Module):
         return answer
 
     def alone(self, index: int, x: Tensor) -> Tensor:
-        """What one member answers by itself, logits (B, Y)."""
+        """The logits (B, Y) of one member."""
         voter = self.voters[index]
         assert isinstance(voter, Voter)
         return voter.own(x)
 
 
 TIE = 1e-3
-"""weight of the probability beside the vote: enough to break ties, too little to turn a vote"""
+"""weight of the probability relative to the vote: it breaks ties, and is too small to change a majority"""

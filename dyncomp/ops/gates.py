@@ -17,15 +17,15 @@ from dyncomp.core.tape import Taped
 
 
 def pooled(x: Tensor) -> Tensor:
-    """Features (B, C, H, W) averaged over space, (B, C); already pooled ones (B, C) as they are."""
+    """Features (B, C, H, W) averaged over space, (B, C); pooled features (B, C) unchanged."""
     return x.mean(dim=(2, 3)) if x.dim() == 4 else x
 
 
 def on_pooled(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-    """A 1x1 convolution or linear layer of features (B, C, H, W) averaged over space, or of pooled ones (B, C); (B, O).
+    """Output (B, O) of a 1x1 convolution or linear layer for spatial means of features (B, C, H, W), or (B, C).
 
-    A matrix product, which is what it is there, in as few calls as there can be: beside small blocks calls are the
-    price of a gate. The mean is a sum whose divisor goes into the product.
+    Computed as a matrix product with as few calls as possible, since beside small blocks the time of a gate is that of
+    its calls. The divisor of the mean is a factor of the product.
     """
     weight = layer.weight.flatten(1)
     if x.dim() == 2 or layer.bias is None or x.dtype != weight.dtype:
@@ -34,21 +34,21 @@ def on_pooled(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
 
 
 def as_chance(logits: Tensor) -> Tensor:
-    """Logits in at least float32: in bfloat16 every chance above 0.998 would be 1, and its policy gradient wrong."""
+    """Logits in at least float32: bfloat16 rounds probabilities above 0.998 to 1, with a wrong policy gradient."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def open_bias(probability: float) -> float:
-    """The logit at which a gate is open with that probability."""
+    """The logit at which a gate opens with that probability."""
     return math.log(probability / (1 - probability))
 
 
 @dataclass(frozen=True)
 class Products:
-    """A gate, or a router, that generated code can run: linear layers or 1x1 convolutions on channel means (B, C).
+    """A gate or router that generated code can run: linear layers or 1x1 convolutions on channel means (B, C).
 
-    `relus` says behind which of them is ReLU. An LSTM cell stands behind the first, if any; the tape keeps its state by
-    the names that `RecurrentGate` gives it. A router's logits are divided by `temperature`, and squashed.
+    `relus`: for each layer, whether ReLU follows. `cell`: an LSTM cell behind the first layer; its state is on the tape
+    under the keys of `RecurrentGate`. `squash`: applied to a router's logits divided by `temperature`.
     """
 
     layers: Sequence[nn.Conv2d | nn.Linear]
@@ -61,8 +61,8 @@ class Products:
 class Router(nn.Module):
     """Pooled features -> one linear layer -> sigmoid or softmax(z / temperature), (B, K), for mixing K experts.
 
-    CondConv's routing function is the sigmoid one (Yang et al. 2019, arXiv:1904.04971, eq. 2); softmax is the variant
-    of its Table 3. Weights start as Glorot uniform, biases at zero, as TensorFlow's dense layer does.
+    Sigmoid is CondConv's routing function (Yang et al. 2019, arXiv:1904.04971, eq. 2), softmax the variant of its Table
+    3. Initial weights are Glorot uniform, biases zero, as in TensorFlow's dense layer.
     """
 
     def __init__(self, channels: int, experts: int, softmax: bool, temperature: float) -> None:
@@ -74,7 +74,7 @@ class Router(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def products(self) -> Products:
-        """The router as layers on channel means."""
+        """The router as linear layers on channel means."""
         return Products((self.linear,), (False,), None, "softmax" if self.softmax else "sigmoid", self.temperature)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,9 +88,9 @@ class Router(nn.Module):
 class Attention(nn.Module):
     """Pooled features -> linear, ReLU, linear -> softmax(z / temperature), (B, K), for mixing K experts.
 
-    DY-CNN's attention (Chen et al. 2020, arXiv:1912.03458, section 3.2): a quarter of the channels in between, at least
-    four. Their biases begin at 1, so that none is silent for all images (an interpretation: with few of them, an
-    attention that begins silent stays a plain average). Stages lower `temperature` to 1, which a built network has.
+    DY-CNN's attention (Chen et al. 2020, arXiv:1912.03458, section 3.2): the hidden layer has a quarter of the
+    channels, at least four. Its initial biases are 1, so that no hidden unit is 0 for all images (an interpretation: if
+    a small hidden layer starts dead, the attention stays uniform). Stages lower `temperature` to 1, its default.
     """
 
     def __init__(self, channels: int, experts: int) -> None:
@@ -101,9 +101,9 @@ class Attention(nn.Module):
         self.temperature = 1.0
 
     def products(self) -> Products:
-        """The router as layers on channel means."""
+        """The router as linear layers on channel means."""
         hidden, _, last = self.layers
-        assert isinstance(hidden, nn.Linear) and isinstance(last, nn.Linear)  # as it was built
+        assert isinstance(hidden, nn.Linear) and isinstance(last, nn.Linear)  # see __init__
         return Products((hidden, last), (True, False), None, "softmax", self.temperature)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,34 +113,35 @@ class Attention(nn.Module):
 
 
 class Gate(Taped, ABC):
-    """A gate of one unit whose decision is read from logits, so that use needs no probability.
+    """A gate of one unit, decided by its logits, so that the sparse form needs no probability.
 
-    It opens where the second logit is above the first one, or a single one above 0.
+    The gate opens if the second of two logits is above the first, or if a single logit is above 0.
     """
 
     def products(self) -> Products | None:
-        """The gate as layers on channel means, where it is no more than that; None for any other gate.
+        """The gate as linear layers on channel means; None for a gate of another kind.
 
-        A subclass that computes other logits overrides it. Asked once: it depends on the gate's parts alone.
+        Called once, so the result depends on the gate's layers alone. A subclass that computes other logits overrides
+        the method.
         """
         return None
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
-        """Features (B, C, H, W) -> (B, 1) or (B, 2), at least float32, without noise."""
+        """Features (B, C, H, W) -> logits (B, 1) or (B, 2), at least float32, without noise."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Probability (B, 1) that features (B, C, H, W) go through the body."""
+        """Probability (B, 1) that the body runs for features (B, C, H, W)."""
         return chance(self.logits(x))
 
 
 def chance(logits: Tensor) -> Tensor:
-    """The probability (B, 1) of logits (B, 1), or of the second of two (B, 2)."""
+    """The probability (B, 1) that a gate with logits (B, 1) or (B, 2) opens."""
     return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1:]
 
 
 def opens(logits: Tensor) -> Tensor:
-    """Where a gate of these logits (B, 1) or (B, 2) opens, (B, 1) bool."""
+    """Whether a gate with logits (B, 1) or (B, 2) opens, (B, 1) bool."""
     if logits.shape[1] == 1:
         return logits > 0
     if logits.shape[1] != 2:
@@ -152,8 +153,8 @@ class FeedForwardGate(Gate):
     """SkipNet's FFGate-I (`deep=True`) and FFGate-II (Wang et al. 2018, arXiv:1711.09485, section 3.1 and its code).
 
     I: max-pool 2, conv3x3, conv3x3 of stride 2, average pool, 1x1 conv to two logits, softmax. II: one conv3x3 of
-    stride 2 in place of the first three. Output: (B, 1). `start` is the probability with which it begins open (an
-    interpretation: the paper does not say how its gates start; a gate that starts half closed rarely opens again).
+    stride 2 in place of the first three. Output: (B, 1). `start`: initial probability to be open (an interpretation:
+    the paper does not give the initial state; a gate that starts half closed rarely opens again).
     """
 
     def __init__(self, channels: int, deep: bool, start: float) -> None:
@@ -175,7 +176,7 @@ class Concrete(nn.Module):
     """Logits (B, U) to probabilities; in training with logistic noise, sigmoid((logits + noise) / temperature).
 
     The binary concrete distribution, or Gumbel-softmax of two (Maddison et al. 2017, arXiv:1611.00712; Jang et al.
-    2017, arXiv:1611.01144): thresholded at 1/2 it is a fair draw from sigmoid(logits). Stages set
+    2017, arXiv:1611.01144): thresholded at 1/2, it is a sample from Bernoulli(sigmoid(logits)). Stages set
     `temperature` and `noisy`; evaluation has neither noise nor temperature.
     """
 
@@ -203,8 +204,8 @@ def _conv(channels: int, stride: int) -> list[nn.Module]:
 class RecurrentGate(Gate):
     """SkipNet's recurrent gate (Wang et al. 2018, section 3.1): pool, 1x1 conv to 10, LSTM(10, 10), linear, sigmoid.
 
-    The projection belongs to its block; `cell` and `head` are shared by all blocks, and the LSTM's state travels with
-    each image from gate to gate, starting at zero. Input (B, C, H, W), output (B, 1).
+    Every block has its own projection; `cell` and `head` are shared by all blocks. The LSTM's state is passed from gate
+    to gate for each image, initially zero. Input (B, C, H, W), output (B, 1).
     """
 
     def __init__(self, channels: int, cell: nn.LSTMCell, head: nn.Linear) -> None:
@@ -218,7 +219,7 @@ class RecurrentGate(Gate):
         return Products((self.projection, self.head), (False, False), self.cell)
 
     def logits(self, x: Tensor) -> Tensor:
-        """See `Gate.logits`; moves the images' state on."""
+        """See `Gate.logits`; updates the LSTM's state on the tape."""
         embedded = on_pooled(self.projection, x).to(x.dtype)  # (B, 10)
         hidden, memory = (self.tape.recall(key, embedded) for key in ("hidden", "memory"))
         hidden, memory = self.cell(embedded, (hidden, memory))
@@ -228,7 +229,7 @@ class RecurrentGate(Gate):
 
 
 def shared_recurrence(size: int, start: float) -> tuple[nn.LSTMCell, nn.Linear]:
-    """The LSTM cell and the head that all of a network's recurrent gates share; gates begin open with `start`."""
+    """An LSTM cell and a head for all recurrent gates of a network; `start`: initial probability to be open."""
     cell, head = nn.LSTMCell(size, size), nn.Linear(size, 1)
     nn.init.constant_(head.bias, open_bias(start))
     return cell, head
@@ -242,12 +243,12 @@ class RuledGate(Gate):
         self.rule = rule
 
     def logits(self, x: Tensor) -> Tensor:
-        """Features (B, C, H, W) -> 1 or -1, (B, 1)."""
+        """Features (B, C, H, W) -> logits 1 or -1, (B, 1)."""
         logits: Tensor = 2 * self.rule(x) - 1
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """1 or 0, (B, 1); said under the gate's name, as learned gates say their chances."""
+        """1 or 0, (B, 1); passed to `Tape.say` under the gate's name, as learned gates pass their probabilities."""
         used: Tensor = self.rule(x)
         self.tape.say(self.site, used)
         return used

@@ -1,4 +1,4 @@
-"""Masker: a gate on pooled features whose training draws by Gumbel noise."""
+"""Masker: a gate on pooled features that is trained with Gumbel noise."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dyncomp.ops.gates import Concrete, Gate, Products, as_chance, on_pooled
 
 
 class Masker(Gate):
-    """Global average pool -> (1x1 conv to `hidden`, batch norm, ReLU) -> 1x1 conv to two logits -> the second's chance.
+    """Global average pool -> (1x1 conv to `hidden`, batch norm, ReLU) -> 1x1 conv to two logits -> softmax.
 
-    With hidden 16 it is ConvNet-AIG's gate (Veit & Belongie 2018, arXiv:1711.11503, section 3.2), without hidden layer
-    LASNet's masker for whole layers (Han et al. 2022, arXiv:2210.06223). In training the two logits get Gumbel noise
-    through `noise` (of two, only their difference counts: see `Concrete`), and the chances without noise are said under
-    the gate's name (`chances_said` collects them). `biases` are the logits that it starts with, and `std` the deviation
-    of the weights that it starts with; None: as the layer has them by itself.
+    With 16 hidden channels it is ConvNet-AIG's gate (Veit & Belongie 2018, arXiv:1711.11503, section 3.2), without
+    hidden layer LASNet's masker for whole layers (Han et al. 2022, arXiv:2210.06223). The output is the probability of
+    the second logit. In training `noise` adds Gumbel noise to the difference of the logits (see `Concrete`), and
+    probabilities without noise are passed to `Tape.say` under the gate's name; `chances_said` collects them. `biases`:
+    initial biases of the logits; `std`: standard deviation of the head's initial weights, None for the layer's default.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Masker(Gate):
             self.head.bias.copy_(torch.tensor(biases))  # type: ignore[union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Chance (B, 1) that features (B, C, H, W) go through the body; noisy in training."""
+        """Probability (B, 1) that the body runs for features (B, C, H, W); noisy in training."""
         skip, run = self.logits(x).chunk(2, dim=1)
         logits = run - skip  # (B, 1)
         if self.tape.listens:
@@ -51,7 +51,7 @@ class Masker(Gate):
         return as_chance(on_pooled(self.head, self._hidden(x)))  # (B, 2)
 
     def products(self) -> Products | None:
-        """See `Gate.products`; None while there is a normalisation between them."""
+        """See `Gate.products`; None while the batch norm is not folded."""
         hidden = [layer for layer in self.hidden if type(layer) is not nn.Identity]
         if not all(isinstance(layer, nn.Conv2d | nn.ReLU) for layer in hidden):
             return None
@@ -59,9 +59,9 @@ class Masker(Gate):
         return Products((*convolutions, self.head), (*[True] * len(convolutions), False))
 
     def _hidden(self, x: Tensor) -> Tensor:
-        """The hidden layer, if there is one, on features (B, C, H, W) averaged over space, (B, hidden)."""
+        """The hidden layer's output for features (B, C, H, W) averaged over space, (B, hidden); without one, x."""
         layers = self.hidden._modules.values()
-        if any(isinstance(layer, nn.BatchNorm2d) for layer in layers):  # called, so that it is seen and can be folded
+        if any(isinstance(layer, nn.BatchNorm2d) for layer in layers):  # as modules, so that folding observes the calls
             maps: Tensor = self.hidden(x.mean(dim=(2, 3), keepdim=True))
             return maps.flatten(1)
         for layer in layers:
@@ -70,12 +70,12 @@ class Masker(Gate):
 
 
 def chances_said(output: Output) -> Tensor:
-    """The chances without noise that the maskers of all gates said in this pass, (B, gates), in the sites' order."""
+    """The probabilities without noise of all maskers in a pass, (B, gates), in the order of sites."""
     return torch.cat([output.said[f"{site}.gate"] for site in output.trace], dim=1)
 
 
 def set_noise(net: Net, temperature: float, noisy: bool) -> None:
-    """Give all maskers' noise that temperature, or take it away."""
+    """Set the temperature of all maskers' noise, and whether there is noise."""
     for module in net.modules():
         if isinstance(module, Masker):
             module.noise.temperature, module.noise.noisy = temperature, noisy

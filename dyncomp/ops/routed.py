@@ -1,4 +1,4 @@
-"""Routed: branches of which each image takes some."""
+"""Routed: top-k of several branches for each image."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dyncomp.ops.rows import Rows, images_in, put, rows_of_each, take
 
 
 class Routed(Op):
-    """y = sum over branches j of w_j * branch_j(x), over the `most` best branches of each image (top-k).
+    """y = sum of w_j * branch_j(x) over the top-k branches j of each image, k = `most`.
 
-    `gate` maps x to scores (B, U), which softmax turns into chances. The weights are the chances of the branches
-    used, made to add up to 1. With `soft`, training weighs all branches by their chances (Ioannou et al. 2016,
-    arXiv:1603.01250, section 3), while `used` stays the hard choice that is priced; between 0 and 1 it is the share of
-    the soft weights, the rest are those of use, and a stage may move it from one to the other. A unit is a branch; all
-    branches give features of one shape. In training the scores are said under the site's name.
+    `gate` maps x to scores (B, U), and softmax maps scores to probabilities. The weights are the probabilities of the
+    used branches, normalised to sum 1. With `soft` = 1 the weights in training are the probabilities of all branches
+    (Ioannou et al. 2016, arXiv:1603.01250, section 3), while `used`, which is priced, stays the hard choice; `soft`
+    between 0 and 1 interpolates between the two kinds of weights, and a stage may change it. A unit is a branch; all
+    branches have outputs of one shape. In training the scores are passed to `Tape.say` under the site's name.
     """
 
     def __init__(self, branches: Sequence[nn.Module], gate: nn.Module, most: int, soft: float) -> None:
@@ -34,7 +34,7 @@ class Routed(Op):
         self.soft = soft
 
     def decide(self, x: Tensor) -> Decision:
-        """The best `most` branches of each image."""
+        """The top-k branches of each image."""
         scores = self.gate(x)
         scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores  # (B, U)
         self.tape.say(self.site, scores)
@@ -47,7 +47,7 @@ class Routed(Op):
         return Decision(used, weight, chances)
 
     def dense(self, x: Tensor, decision: Decision) -> Tensor:
-        """Every branch on all images, summed by weight."""
+        """Run every branch on all images, and sum the weighted outputs."""
         y: Tensor | None = None
         for unit, branch in enumerate(self.branches):
             with self.tape.within(decision.used[:, unit]):
@@ -58,19 +58,19 @@ class Routed(Op):
         return y
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
-        """Each branch on its images, packed into a batch of their own."""
+        """Run each branch on the packed batch of its images."""
         y: Tensor | None = None
         for unit, rows in enumerate(self.moving(rows_of_each, decision.used, images_in(x))):
             if isinstance(rows, bool) and not rows:
                 continue
             term = self._weighed(unit, x, rows, decision.weight)
             y = self.moving(_added, y, rows, term, len(decision.used))
-        if y is None:  # an empty batch: any branch gives the right shape
+        if y is None:  # an empty batch: every branch has an output of the right shape
             y = self.unit(0, self.branches[0], x)
         return y
 
     def branched(self, x: Tensor, decision: Decision) -> Tensor:
-        """As many branches as an image takes, each picked in the graph: see `Op.branched`."""
+        """Run the top-k branches, each selected by conditional operators: see `Op.branched`."""
         if self.most == self.units:
             return self.dense(x, decision)
         picked = decision.used.topk(self.most, dim=1).indices[0]  # (most,)
@@ -83,7 +83,7 @@ class Routed(Op):
         return y
 
     def _picked(self, index: Tensor, first: int, x: Tensor) -> Tensor:
-        """The output of the branch at `index` (), which is none of those before `first`."""
+        """The output of the branch at `index` (), where index >= `first`."""
         if first == self.units - 1:
             output: Tensor = self.branches[first](x)
             return output
@@ -98,7 +98,7 @@ class Routed(Op):
         return either(index == first, self.branches, run, others, (x, index), self.tape)
 
     def _weighed(self, unit: int, x: Tensor, rows: Rows, weight: Tensor) -> Tensor:
-        """The branch's share for these images."""
+        """The branch's weighted output for the images at `rows`."""
         if isinstance(rows, bool):
             output = self.unit(unit, self.branches[unit], x)
         else:
@@ -109,8 +109,8 @@ class Routed(Op):
         return term
 
     def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
-        """See `Op.follow`; of the branches those are taken whose scores are the greatest."""
-        rule = make(self.units, self.most > 1)  # the share of a single branch is 1 whatever its weight
+        """See `Op.follow`; the top-k branches by the rule's scores are used."""
+        rule = make(self.units, self.most > 1)  # a single branch has weight 1
         self.gate = _RuledScores(rule, self.most)
         return rule
 
@@ -123,18 +123,18 @@ class Routed(Op):
         return torch.eye(self.units)[0]
 
     def always(self) -> Tensor:
-        """None, unless all branches are taken."""
+        """No branch, or all if every image uses all."""
         return torch.full((self.units,), float(self.most == self.units))
 
     def forced(self, used: Tensor, weight: Tensor) -> Decision:
-        """The wish, weights made to add up to 1; an image without a branch gets the one of the greatest weight."""
+        """The requested branches, weights normalised to sum 1; an image without any gets the one of greatest weight."""
         used = with_strongest(used, weight)
         shares = _shares((weight + 1e-3) * used)
         return Decision(used, shares, shares)
 
 
 class _RuledScores(nn.Module):
-    """Scores of branches by a rule: the softmax over the branches taken gives the rule's weights, as shares."""
+    """Scores of branches by a rule; their softmax over the used branches is the rule's weights, normalised to sum 1."""
 
     def __init__(self, rule: Rule, most: int) -> None:
         super().__init__()
@@ -151,13 +151,13 @@ class _RuledScores(nn.Module):
 
 
 NEVER = 100.0
-"""by how much a score lies below those of branches that a rule takes; of their chances nothing is left"""
+"""minus the score of a branch that a rule does not use; its probability is then 0 but for rounding"""
 
 
 def harden(net: Net, progress: float, at_last: float) -> None:
-    """Move all weights from soft ones to those of use between a quarter and three quarters of a stage.
+    """Set `soft` of all Routed ops: 1 up to a quarter of a stage, then linear to 0 at three quarters of it.
 
-    `at_last` is the share of the soft ones that stays.
+    `at_last` is the lower bound of `soft`.
     """
     for op in net.sites.values():
         assert isinstance(op, Routed)
@@ -173,18 +173,18 @@ def _column(weight: Tensor, unit: int, like: Tensor) -> Tensor:
 
 
 def _added(y: Tensor | None, rows: Rows, term: Tensor, images: int) -> Tensor:
-    """The sum so far (images, ...), None at first, with a branch's share for the images at `rows`."""
+    """Add a branch's weighted output for the images at `rows` to the sum y (images, ...), which is None at first."""
     if isinstance(rows, bool):
         if y is None:
             return term
         return y + term if torch.is_grad_enabled() else y.add_(term)
     if y is not None:
         return y.index_add(0, rows, term) if torch.is_grad_enabled() else y.index_add_(0, rows, term)
-    return put(_zeros(term, images), rows, term, over=True)  # the zeros are new memory
+    return put(_zeros(term, images), rows, term, over=True)  # the zeros are a new tensor
 
 
 def _zeros(like: Tensor, images: int) -> Tensor:
-    """Zeros for that many images, in `like`'s own layout."""
+    """Zeros for `images` images, in the memory layout of `like`."""
     return (
         torch.zeros_like(like[:1])
         .expand(images, *like.shape[1:])
