@@ -19,7 +19,7 @@ from dyncomp.core.trace import Decision
 def measure_costs(net: Net, images: Tensor) -> Costs:
     """Count the MACs of each unit and each gate in a pass of the first image of `images`, with every unit on.
 
-    The pass is in the sparse form, which is the one deployed. Costs are always measured, never given by a formula.
+    The pass is sparse, as in a deployed network. Costs are always measured, never given by a method's own formula.
     """
     image = images[:1]
     with evaluating(net), MacCounter() as counter:

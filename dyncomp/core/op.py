@@ -41,7 +41,7 @@ class Op(Taped, ABC):
     """whether the decision is learnt; false for a threshold that is chosen after training"""
 
     judges_frames = False
-    """whether the op has one unit, and an image that does not use it counts as a frame without an answer"""
+    """whether an image that does not use the op's only unit counts as a frame without an answer"""
 
     takes_one_image = True
     """whether `branched` takes one image at a time, as a form with conditional operators does"""

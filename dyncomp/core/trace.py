@@ -18,7 +18,7 @@ class Decision:
     """One site's decision for a batch: which units each image uses, and with what weight.
 
     All three tensors are (B, U). `used` is 0 or 1 and determines the price; it may carry a straight-through gradient.
-    `weight` multiplies a unit's share in the output. `probability` is that with which a sampling gate uses the unit.
+    `weight` multiplies a unit's share in the output. `probability`: the probability that a sampling gate uses the unit.
     """
 
     used: Tensor

@@ -1,4 +1,4 @@
-"""The mixing weights of a pass, and their way from a Mixed op to its layers."""
+"""The mixing weights of a pass, which a Mixed op hands to its layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search for blocks of a backbone that take an op, with errors for backbones without such blocks."""
+"""Selection of a backbone's blocks that can take an op."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dense, sparse and routed form of a residual block whose body images may skip, for all ops that skip blocks."""
+"""Dense, sparse and routed forms of a residual block whose body can be skipped, for all ops that skip blocks."""
 
 from __future__ import annotations
 
