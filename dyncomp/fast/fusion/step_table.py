@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dyncomp.core.counter import active_counters
 from dyncomp.fast import codegen
 from dyncomp.fast.codegen import SequenceArgument, StepWord
 from dyncomp.fast.memory import for_code
@@ -88,7 +89,7 @@ class Table:
 
     def run(self, threads: int) -> None:
         """Run all steps on `threads` threads; one by one while MACs are counted, so that each reports its own."""
-        if not torch._C._len_torch_dispatch_stack():
+        if not (torch._C._len_torch_dispatch_stack() and active_counters()):
             self._sequence.call(threads, self._given)
             return
         for code, start in self._steps:
