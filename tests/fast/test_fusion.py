@@ -207,6 +207,23 @@ def test_the_code_that_is_timed_is_counted(name: str, ran: list[bool], monkeypat
         assert not counter.uncounted
 
 
+@pytest.mark.parametrize("name", ["filters in blocks", "filters, layer by layer", "weighted filters"])
+@torch.inference_mode()
+def test_a_consumer_without_code_reads_the_used_filters_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch)
+    with torch.inference_mode(False):
+        net = made(name)
+    x = features(5)
+    wanted = one_by_one(net, x)
+    monkeypatch.setattr(SwitchedFilters, "code_to_read", lambda self, image: None)
+    with torch.inference_mode(False):
+        net = copy.deepcopy(net)  # prepares its runs again
+    with MacCounter() as counter:
+        found = net(x, sparse=True, record=False).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+    assert counter.total == int(net(x, sparse=True).macs().sum())
+
+
 @torch.inference_mode()
 def test_an_image_too_many_is_counted(ran: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted fault: blocks run the last of their images twice."""

@@ -119,8 +119,10 @@ class SwitchedFilters:
         maps = y[:, :, None, None] if isinstance(self.consumer, nn.Linear) else y  # (B, C, H, W)
         code = self.code_to_read(maps.shape[1:]) if self.consumer.weight.dtype == y.dtype else None
         if code is None:
-            output: Tensor = self.consumer(there.unsorted(y))
-            return output
+            used = [there.order[i, :count] for i, count in enumerate(there.counts.tolist())]
+            return torch.cat(
+                [narrowed(self.consumer, y[i : i + 1, : len(which)], which, None, _now) for i, which in enumerate(used)]
+            )
         read = code.pick(maps, there, None)
         return read.flatten(1) if isinstance(self.consumer, nn.Linear) else read
 
