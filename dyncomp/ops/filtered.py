@@ -43,6 +43,10 @@ class SwitchProducts:
 class ChannelOrder(Protocol):
     """The compaction of features in which each image has its own channels, packed in its own order."""
 
+    @property
+    def used(self) -> Tensor:
+        """The channels that each image has, (B, C) of 0 and 1, in the original order."""
+
     def unsorted(self, features: Tensor) -> Tensor:
         """Scatter features (B, C, ...) to the original order of channels, with 0 in channels that an image lacks."""
 
@@ -128,14 +132,17 @@ class Filtered(Op):
         return output
 
     def sparse(self, x: Tensor, decision: Decision) -> Tensor:
-        """Run images that use the same filters together, as one sub-batch."""
+        """Run images that use the same filters, and have the same channels, together, as one sub-batch."""
         if len(x) == 0:
             return self.dense(x, decision)
-        channels: Tensor | ChannelOrder | None = self.tape.taken(self.site)
-        if channels is not None and not isinstance(channels, Tensor):
-            x, channels = self.moving(channels.unsorted, x), None
-        groups = self.moving(alike, decision.used) if len(x) > 1 else [[0]]
-        if len(groups) == 1:
+        handed: Tensor | ChannelOrder | None = self.tape.taken(self.site)
+        kinds, there = decision.used, None
+        channels = handed if isinstance(handed, Tensor) else None
+        if handed is not None and not isinstance(handed, Tensor):  # each image has its own
+            x, there = self.moving(handed.unsorted, x), handed.used
+            kinds = torch.cat([kinds, there.to(kinds)], dim=1)  # (B, U + C)
+        groups = self.moving(alike, kinds) if len(x) > 1 else [[0]]
+        if len(groups) == 1 and there is None:
             return self._on(x, channels, decision, self._active(decision))
         order = torch.tensor([row for group in groups for row in group], device=x.device)  # (B,)
         parts, start = list[Tensor](), 0
@@ -146,8 +153,11 @@ class Filtered(Op):
                 return value[group[0] : group[0] + 1] if len(group) == 1 else take(value, rows)
 
             with self.tape.narrow(rows):
-                some = self.moving(decision.map, here)
-                parts.append(self._on(self.moving(here, x), channels, some, self._active(some)))
+                some, part = self.moving(decision.map, here), self.moving(here, x)
+                if there is not None:
+                    channels = self.moving(rows_using, there[group[0]])  # (C',)
+                    part = self.moving(torch.index_select, part, 1, channels)
+                parts.append(self._on(part, channels, some, self._active(some)))
         y: Tensor = self.moving(torch.cat, parts)
         return y if len(groups) == len(x) else self.moving(_in_order, y, order)
 

@@ -21,9 +21,10 @@ from dyncomp.fast import codegen, deployed, disabled
 from dyncomp.fast.fusion import Run, blocks
 from dyncomp.fast.fusion.part import Filling
 from dyncomp.fast.fusion.step_table import Table
+from dyncomp.fast.layers.compaction import Compaction
 from dyncomp.fast.layers.convolution import FusedSequential
 from dyncomp.fast.layers.switched_filters import SwitchedFilters
-from dyncomp.fast.tuning import in_turn
+from dyncomp.fast.tuning import by_last_ways, in_turn
 from dyncomp.ops import Filtered, Gated, Mixed, Switch, SwitchProducts
 from dyncomp.ops.experts import ExpertConv2d
 from dyncomp.ops.gates import FeedForwardGate, Gate, Products, Router, on_pooled
@@ -220,6 +221,29 @@ def test_a_consumer_without_code_reads_the_used_filters_alone(name: str, monkeyp
         net = copy.deepcopy(net)  # prepares its runs again
     with MacCounter() as counter:
         found = net(x, sparse=True, record=False).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+    assert counter.total == int(net(x, sparse=True).macs().sum())
+
+
+@torch.inference_mode()
+def test_an_op_without_code_reads_the_channels_of_each_image_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The op before it runs generated code, which compacts channels; a hook keeps this one to torch's operators."""
+    with torch.inference_mode(False):
+        net = made("filters, layer by layer")
+    x = features(5)
+    wanted = one_by_one(net, x)
+    inner = next(op for op in net.sites.values() if isinstance(op, Filtered) and op.reads is not None)
+    inner.producer.register_forward_hook(lambda *given: None)
+    handed, sparse = list[object](), Filtered.sparse
+
+    def noted(op: Filtered, x: Tensor, decision: Decision) -> Tensor:
+        handed.append(op.tape.handed(op.site))
+        return sparse(op, x, decision)
+
+    monkeypatch.setattr(Filtered, "sparse", noted)
+    with by_last_ways(), MacCounter() as counter:
+        found = net(x, sparse=True, record=False).logits
+    assert any(isinstance(each, Compaction) for each in handed)
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
     assert counter.total == int(net(x, sparse=True).macs().sum())
 
@@ -455,7 +479,13 @@ def test_a_fresh_network_compiles_whole() -> None:
 
 def test_without_code_of_our_own_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dyncomp.fast.fusion.program.able_to_make_code", lambda: False)
-    monkeypatch.setattr(codegen, "pooling_for", lambda plan: pytest.fail("code was made"))
+    compiled = codegen.compiled
+
+    def but_pooling(program: codegen.Program) -> codegen.Code:
+        assert not isinstance(program, codegen.Pooling)
+        return compiled(program)
+
+    monkeypatch.setattr(codegen, "compiled", but_pooling)
     net = made("zeros in the shortcut")
     with torch.inference_mode():
         net(features(2), sparse=True, record=False)
