@@ -10,6 +10,9 @@ from torch import Tensor
 
 from dyncomp.fast.memory import empty
 
+OWN_KERNELS = "own kernels"
+"""purpose of the memory in which each thread of generated code mixes or cuts the kernels of an image"""
+
 _replacements = itertools.count()
 
 

@@ -68,6 +68,11 @@ def chosen(key: Hashable, able: Callable[[], Mapping[str, W]], trial: Callable[[
     return way
 
 
+def code_pays(key: Hashable, trial: Callable[[bool], Any]) -> bool:
+    """Whether generated code is faster than the layers; `trial(whether)` runs the code or the layers. See `chosen`."""
+    return chosen(key, lambda: {"layers": False, "generated": True}, trial)
+
+
 def power_of_two(count: int) -> int:
     """The smallest power of two that is at least `count`; 0 for 0. Batches of similar size share a choice by it."""
     return 1 << (count - 1).bit_length() if count else 0

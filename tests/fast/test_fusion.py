@@ -96,7 +96,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code of our own wherever there is some, whatever a trial says."""
     for module in ("layers.residual_body", "layers.convolution"):
-        monkeypatch.setattr(f"dyncomp.fast.{module}.chosen", lambda key, able, trial: True)
+        monkeypatch.setattr(f"dyncomp.fast.{module}.code_pays", lambda key, trial: True)
     monkeypatch.setattr("dyncomp.fast.mixing.chooser.chosen", lambda key, able, trial: list(able().values())[-1])
 
 

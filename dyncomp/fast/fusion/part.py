@@ -15,7 +15,7 @@ from dyncomp.fast.codegen import Argument
 from dyncomp.fast.fusion.step_table import Given, Table, TableBuilder
 from dyncomp.fast.layers.compiled import CompiledConvolution
 from dyncomp.fast.memory import empty, for_code
-from dyncomp.fast.scratch import scratch
+from dyncomp.fast.scratch import OWN_KERNELS, scratch
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def double_buffer(*sizes: int) -> Iterator[Need]:
 def constant_arguments(loaded: CompiledConvolution) -> dict[int, int | str]:
     """Arguments of a convolution's code that are the same in every pass."""
     given: dict[int, int | str] = {Argument.WEIGHTS: loaded.weights.data_ptr(), Argument.BIAS: loaded.bias.data_ptr()}
-    given |= {Argument.SCRATCH: "direct"} if loaded.plan.scratch else {}
+    given |= {Argument.SCRATCH: OWN_KERNELS} if loaded.plan.scratch else {}
     return given | {Argument.SHARES: "shares"} if loaded.plan.experts else given
 
 
@@ -147,7 +147,7 @@ def fits(loaded: CompiledConvolution, x: Tensor) -> bool:
 
 def mixing(loaded: CompiledConvolution) -> Need:
     """Scratch memory, for each thread, in which kernels are mixed or cut."""
-    return Need("direct", loaded.plan.scratch, by_thread=True)
+    return Need(OWN_KERNELS, loaded.plan.scratch, by_thread=True)
 
 
 def step(builder: TableBuilder, code: codegen.Code, given: Given) -> int:

@@ -16,7 +16,7 @@ from dyncomp.fast.memory import for_code
 from dyncomp.fast.mixing.generated import WHOLE, Picks, can_read, new_output, plan_for, zeros
 from dyncomp.fast.parameters.copies import copied
 from dyncomp.fast.parameters.tracked import numbers_of, state_of
-from dyncomp.fast.scratch import scratch
+from dyncomp.fast.scratch import OWN_KERNELS, scratch
 from dyncomp.ops.kernels import Geometry
 
 SIZES = 8
@@ -86,7 +86,7 @@ class CompiledConvolution:
             if some is not None:
                 some.check(len(x), channels)
         bias = self.bias if wanted is None else for_code(wanted.sorted(self.bias))  # (B, O)
-        own = scratch("direct", x, count * self.plan.scratch)
+        own = scratch(OWN_KERNELS, x, count * self.plan.scratch)
         given = {
             Argument.X: x.data_ptr(),
             Argument.Y: y.data_ptr(),

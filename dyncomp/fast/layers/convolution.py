@@ -16,7 +16,7 @@ from dyncomp.core.hooks import Heard
 from dyncomp.fast.layers.compiled import CodeCache, CompiledConvolution
 from dyncomp.fast.mixing import generated
 from dyncomp.fast.mixing.generated import WHOLE, Picks
-from dyncomp.fast.tuning import chosen, power_of_two
+from dyncomp.fast.tuning import code_pays, power_of_two
 from dyncomp.ops.kernels import Geometry
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -46,7 +46,7 @@ class TunedConv2d(Heard, nn.Conv2d):
         if loaded is None:
             return None
         key = ("conv", self.kind, relu, power_of_two(len(x)), x.shape[1:], x.dtype, torch.get_num_threads())
-        pays = chosen(key, _either, lambda code: self._directly(x, relu) if code else self._by_torch(x, relu))
+        pays = code_pays(key, lambda code: self._directly(x, relu) if code else self._by_torch(x, relu))
         return loaded if pays else None
 
     def _directly(self, x: Tensor, relu: bool) -> Tensor:
@@ -99,10 +99,6 @@ _next = count()
 def number_of(kind: Any) -> int:
     """A number for each kind, cheap to compare where the kind itself is not."""
     return _numbers.setdefault(kind, next(_next))
-
-
-def _either() -> dict[str, bool]:
-    return {"torch": False, "direct": True}
 
 
 class FusedLayers(Protocol):

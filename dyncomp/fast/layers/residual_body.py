@@ -16,7 +16,7 @@ from dyncomp.fast.layers.compiled import ALL, CompiledConvolution, RowList
 from dyncomp.fast.layers.convolution import FusedSequential, TunedConv2d, has_no_listeners, number_of
 from dyncomp.fast.mixing import generated
 from dyncomp.fast.parameters.submodules import Submodules
-from dyncomp.fast.tuning import chosen, power_of_two
+from dyncomp.fast.tuning import code_pays, power_of_two
 
 
 class GeneratedBody:
@@ -63,8 +63,7 @@ class GeneratedBody:
         if code is None or (len(x), *code.chain[-1].output) != shortcut.shape:
             return None
         key = ("body", self.kind, power_of_two(images), x.shape[1:], x.dtype, torch.get_num_threads())
-        pays = chosen(key, _either, lambda directly: _try(code if directly else layers, x, images))
-        return code if pays else None
+        return code if code_pays(key, lambda runs: _try(code if runs else layers, x, images)) else None
 
     def _code(self, image: torch.Size) -> BodyCode | None:
         """The code for images (C, H, W) with the current weights; None where there is none."""
@@ -88,10 +87,6 @@ class GeneratedBody:
     def __getstate__(self) -> dict[str, Any]:
         """Without the generated code, which is generated again where the copy is used."""
         return {name: value for name, value in vars(self).items() if name != "kind"} | {"_codes": {}}
-
-
-def _either() -> dict[str, bool]:
-    return {"layers": False, "direct": True}
 
 
 def _try(way: Callable[[Tensor], Tensor], x: Tensor, images: int) -> None:

@@ -20,7 +20,7 @@ from dyncomp.fast.codegen import Argument
 from dyncomp.fast.memory import empty, for_code
 from dyncomp.fast.parameters.copies import copied
 from dyncomp.fast.parameters.tracked import versioned
-from dyncomp.fast.scratch import scratch
+from dyncomp.fast.scratch import OWN_KERNELS, scratch
 from dyncomp.fast.tuning import is_watched
 from dyncomp.ops.kernels import Geometry
 from dyncomp.ops.mixture import Mixing, plainly
@@ -105,7 +105,7 @@ class GeneratedForm:
         step = 0 if bias is None else plan.shape.outputs
         bias = zeros(plan.shape.outputs, x.dtype) if bias is None else for_code(bias.contiguous())
         y = new_output(x, len(x), plan.shape)
-        own = scratch("direct", x, count * plan.scratch)
+        own = scratch(OWN_KERNELS, x, count * plan.scratch)
         given = {
             Argument.X: x.data_ptr(),
             Argument.Y: y.data_ptr(),
