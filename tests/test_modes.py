@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -264,9 +265,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     before = codegen.Code.call
 
-    def call(code: codegen.Code, count: int, packed: codegen.Arguments) -> None:
+    def call(code: codegen.Code, *given: Any, **more: Any) -> None:
         calls.append(type(code).__name__)
-        before(code, count, packed)
+        before(code, *given, **more)
 
     monkeypatch.setattr(codegen.Code, "call", call)
     return calls

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -144,9 +145,9 @@ def _noting(seen: Seen) -> Iterator[None]:
     """Note whether generated code runs inside, and whether layers run in one go."""
     code_runs, call, ran, runs = codegen.Code.call, Run.__call__, [], []
 
-    def noted(code: codegen.Code, count: int, packed: codegen.Arguments) -> None:
+    def noted(code: codegen.Code, *given: Any, **more: Any) -> None:
         ran.append(True)
-        code_runs(code, count, packed)
+        code_runs(code, *given, **more)
 
     def asked(one: Run, x: Tensor) -> Tensor | None:
         y = call(one, x)

@@ -9,6 +9,9 @@ from typing import TypeVar
 
 V = TypeVar("V")
 
+untimed: ContextVar[bool] = ContextVar("untimed", default=False)
+"""whether equal forms are taken without a trial of which is fastest: where a pass is run to be counted"""
+
 
 @contextmanager
 def during(variable: ContextVar[V], value: V) -> Iterator[None]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any, Final, Literal, Protocol
 
@@ -181,6 +181,8 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if self.pauses:
+            return func(*args, **kwargs)
         formula = _formula(func._overloadpacket)
         if formula is None and not is_free(func):
             with self:  # a composite operator counts as the operators that it calls
@@ -207,36 +209,41 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not is_free(func):
             self.uncounted[name] += 1
 
-    def add(self, operator: str, macs: int) -> None:
-        """Add a call of an operator and its MACs to the current scope."""
-        self.calls[self._scopes[-1]] += 1
+    def add(self, operator: str, macs: int, calls: int = 1) -> None:
+        """Add calls of an operator and their MACs to the current scope."""
+        self.calls[self._scopes[-1]] += calls
         self.by_scope[self._scopes[-1]] += macs
         self.by_operator[operator] += macs
 
 
 def active_counters() -> list[MacCounter]:
     """The active counters of this thread, without paused ones."""
-    depth = torch._C._len_torch_dispatch_stack()
-    modes = (torch._C._get_dispatch_stack_at(level) for level in range(depth))
-    return [mode for mode in modes if isinstance(mode, MacCounter) and not mode.pauses]
+    if not torch._C._len_torch_dispatch_stack():
+        return []
+    return [mode for mode in _modes() if isinstance(mode, MacCounter) and not mode.pauses]
 
 
 def is_only_counted() -> bool:
     """Whether counters are the only active dispatch modes of this thread; generated code may run then."""
-    depth = torch._C._len_torch_dispatch_stack()
-    modes = (torch._C._get_dispatch_stack_at(level) for level in range(depth))
-    return not depth or all(isinstance(mode, MacCounter) for mode in modes)
+    return not torch._C._len_torch_dispatch_stack() or all(isinstance(mode, MacCounter) for mode in _modes())
 
 
-def report(operator: str, macs: int) -> None:
-    """Add the MACs of work that is no operator of torch to the active counters."""
+def _modes() -> list[Any]:
+    return [torch._C._get_dispatch_stack_at(level) for level in range(torch._C._len_torch_dispatch_stack())]
+
+
+def report(operator: str, macs: int, calls: int = 1) -> None:
+    """Add the calls and MACs of work that is no operator of torch to the active counters."""
     for counter in active_counters():
-        counter.add(operator, macs)
+        counter.add(operator, macs, calls)
 
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """Within the context, active counters are paused: for trials, and for copies that later passes share."""
+    """Within the context, active counters are paused: for trials, and for copies that later passes share.
+
+    Where no other dispatch mode is active, operators run at the speed that they have without a counter.
+    """
     counters = active_counters()
     if not counters:
         yield
@@ -244,7 +251,7 @@ def uncounted() -> Iterator[None]:
     for counter in counters:
         counter.pauses += 1
     try:
-        with no_dispatch():
+        with no_dispatch() if is_only_counted() else nullcontext():
             yield
     finally:
         for counter in counters:

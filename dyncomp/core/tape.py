@@ -110,7 +110,7 @@ class Tape:
 
     def _force(self, forced: Decision, like: Tensor) -> Decision:
         def here(value: Tensor) -> Tensor:
-            value = value if self.rows is None else value[self.rows]
+            value = value if self.rows is None else value.to(self.rows.device)[self.rows]
             return value.to(like)
 
         return forced.map(here)
@@ -200,4 +200,9 @@ class Taped(nn.Module):
 
 
 def _sum(a: Decision, b: Decision) -> Decision:
-    return Decision(a.used + b.used, a.weight + b.weight, a.probability + b.probability)
+    """The sum of two decisions; what is the same tensor in both stays one tensor."""
+    used = a.used + b.used
+    weight = used if a.weight is a.used and b.weight is b.used else a.weight + b.weight
+    if a.probability is a.used and b.probability is b.used:
+        return Decision(used, weight, used)
+    return Decision(used, weight, a.probability + b.probability)

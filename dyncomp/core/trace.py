@@ -105,8 +105,9 @@ def _lean(decision: Decision) -> Decision:
 
 
 def _joined(parts: Sequence[Decision]) -> Decision:
-    """Concatenate decisions of successive batches; if each holds one tensor three times, so does the result."""
+    """Concatenate decisions of successive batches; what is the same tensor in all of them stays one tensor."""
     used = torch.cat([d.used for d in parts])
-    if all(d.weight is d.used and d.probability is d.used for d in parts):
-        return Decision(used, used, used)
-    return Decision(used, torch.cat([d.weight for d in parts]), torch.cat([d.probability for d in parts]))
+    weight = used if all(d.weight is d.used for d in parts) else torch.cat([d.weight for d in parts])
+    if all(d.probability is d.used for d in parts):
+        return Decision(used, weight, used)
+    return Decision(used, weight, torch.cat([d.probability for d in parts]))

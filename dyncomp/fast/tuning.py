@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from dyncomp.core.context import during
+from dyncomp.core.context import during, untimed
 from dyncomp.core.counter import is_only_counted, uncounted
 from dyncomp.core.locks import making
 
@@ -33,8 +33,8 @@ _LAST = -1
 def fastest(key: Hashable, ways: Mapping[str, Callable[[], Any]]) -> str:
     """The name of the fastest of `ways`, timed at the first call with this key.
 
-    While operators are watched (see `is_watched`) nothing can be timed, and it is the way that was chosen for this key
-    before, if `ways` has it, else the first.
+    While operators are watched (see `is_watched`), or where no trial is wanted (`dyncomp.core.context.untimed`), it is
+    the way that was chosen for this key before, if `ways` has it, else the first.
     """
     first = next(iter(ways))
     if len(ways) == 1 or torch.compiler.is_compiling():
@@ -44,7 +44,7 @@ def fastest(key: Hashable, ways: Mapping[str, Callable[[], Any]]) -> str:
         turn[0] += turn[0] != _LAST
         return list(ways)[turn[0] % len(ways)]
     if key not in _choices:
-        if not is_only_counted():
+        if is_watched() or untimed.get():
             return first
         with making:  # one trial at a time: concurrent trials would distort each other's times
             if key not in _choices:
@@ -57,7 +57,7 @@ def chosen(key: Hashable, able: Callable[[], Mapping[str, W]], trial: Callable[[
 
     `key` has to contain all that `able` depends on, except whether operators are watched: the cache is not used then.
     """
-    remembers = _turn.get() is None and not is_watched()
+    remembers = _turn.get() is None and not is_watched() and not untimed.get()
     if remembers and key in _ways:
         found: W = _ways[key]
         return found

@@ -68,8 +68,13 @@ def flattened(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
 def acts_by_channel(module: nn.Module) -> bool:
     """Whether a layer acts on each channel by itself, so that channels can be left out."""
     if isinstance(module, nn.Conv2d):
-        return is_depthwise(module)
+        return is_depthwise(module) and pads_with_zeros(module)
     return isinstance(module, BY_CHANNEL)
+
+
+def pads_with_zeros(conv: nn.Conv2d) -> bool:
+    """Whether a convolution pads with zeros by numbers of pixels, as `narrowed` does."""
+    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 def is_depthwise(conv: nn.Conv2d) -> bool:
@@ -100,7 +105,7 @@ def _convolution(conv: nn.Conv2d, x: Tensor, inputs: Channels, outputs: Channels
         groups = weight.shape[0]
     else:
         weight = _cut_both(conv.weight, outputs, inputs, move)
-    assert not isinstance(conv.padding, str)  # no backbone has that
+    assert not isinstance(conv.padding, str)  # see `pads_with_zeros`
     if type(groups) is not int:  # in a graph; its convolutions need a static number of groups
         geometry = Geometry(conv.stride, conv.padding, conv.dilation, groups)  # type: ignore[arg-type]
         return by_columns(x, weight[None], None if bias is None else bias[None], geometry)

@@ -47,6 +47,10 @@ class ChannelOrder(Protocol):
     def used(self) -> Tensor:
         """The channels that each image has, (B, C) of 0 and 1, in the original order."""
 
+    @property
+    def order(self) -> Tensor:
+        """The channel at each position of the features, (B, C) int64: first those that an image has, ascending."""
+
     def unsorted(self, features: Tensor) -> Tensor:
         """Scatter features (B, C, ...) to the original order of channels, with 0 in channels that an image lacks."""
 
@@ -136,11 +140,12 @@ class Filtered(Op):
         if len(x) == 0:
             return self.dense(x, decision)
         handed: Tensor | ChannelOrder | None = self.tape.taken(self.site)
-        kinds, there = decision.used, None
+        kinds = decision.used
+        there: ChannelOrder | None = None
         channels = handed if isinstance(handed, Tensor) else None
         if handed is not None and not isinstance(handed, Tensor):  # each image has its own
-            x, there = self.moving(handed.unsorted, x), handed.used
-            kinds = torch.cat([kinds, there.to(kinds)], dim=1)  # (B, U + C)
+            there = handed
+            kinds = torch.cat([kinds, there.used.to(kinds)], dim=1)  # (B, U + C)
         groups = self.moving(alike, kinds) if len(x) > 1 else [[0]]
         if len(groups) == 1 and there is None:
             return self._on(x, channels, decision, self._active(decision))
@@ -155,8 +160,8 @@ class Filtered(Op):
             with self.tape.narrow(rows):
                 some, part = self.moving(decision.map, here), self.moving(here, x)
                 if there is not None:
-                    channels = self.moving(rows_using, there[group[0]])  # (C',)
-                    part = self.moving(torch.index_select, part, 1, channels)
+                    count = int(there.used[group[0]].sum())
+                    channels, part = there.order[group[0], :count], part[:, :count]  # (C',), (b, C', H, W)
                 parts.append(self._on(part, channels, some, self._active(some)))
         y: Tensor = self.moving(torch.cat, parts)
         return y if len(groups) == len(x) else self.moving(_in_order, y, order)

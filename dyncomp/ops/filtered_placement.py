@@ -8,7 +8,7 @@ from torch import nn
 
 from dyncomp.core.backbone import Backbone, ResidualBlock, chain
 from dyncomp.errors import CannotAttach
-from dyncomp.ops.channel_subsets import acts_by_channel, flattened
+from dyncomp.ops.channel_subsets import acts_by_channel, flattened, pads_with_zeros
 from dyncomp.ops.filtered import Filtered, Switch
 
 LEAST_SHARE = 0.25
@@ -130,5 +130,7 @@ def _inputs(layer: nn.Module) -> int:
 
 
 def _is_whole(layer: nn.Module) -> bool:
-    """Whether each output reads all inputs."""
-    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    """Whether each output reads all inputs, and kernels may be cut: a convolution pads with zeros, by numbers."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1 and pads_with_zeros(layer)
+    return isinstance(layer, nn.Linear)

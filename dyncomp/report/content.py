@@ -29,7 +29,7 @@ CONVENTIONS = (
     ("claimed", "The static network's MACs by the MACs that the gates' decisions price."),
     (
         "executed",
-        "The static network's MACs by those of the operators that really ran, in the sparse form.",
+        "The static network's MACs by those that really ran in the network that is timed.",
     ),
     (
         "realised",

@@ -184,7 +184,7 @@ def _speedup(rows: pd.DataFrame, suffix: str, setting: str) -> Bars | None:
     cells = named.drop_duplicates("key")
     series = [
         _series("claimed (by the gates)", "claimed", cells, "speedup_claimed", labels),
-        _series("executed (by the operators)", "executed", cells, "speedup_executed", labels),
+        _series("executed (by what ran)", "executed", cells, "speedup_executed", labels),
     ]
     for size, group in named[named["speedup_realised"].notna()].groupby("batch_size"):
         name = f"realised, batch of {size}"

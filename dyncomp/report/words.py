@@ -146,7 +146,7 @@ def _arithmetic(cells: pd.DataFrame) -> str:
     claimed, executed = cells["speedup_claimed"].mean(), cells["speedup_executed"].mean()
     text = f"at {n.fixed(share, 0, ' %')} of its multiply-adds (claimed {n.ratio(claimed)}, "
     if executed < 0.95 * claimed:
-        return f"{text}but the operators that ran only {n.ratio(executed)})"
+        return f"{text}but what ran only {n.ratio(executed)})"
     return f"{text}executed {n.ratio(executed)})"
 
 

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 from dyncomp import build
-from dyncomp.core import Decision, Net, ResidualBlock, measure_costs
+from dyncomp.core import Decision, Net, ResidualBlock, Trace, measure_costs
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.decisions import random
 from dyncomp.fast import codegen, deployed, disabled
@@ -206,6 +206,25 @@ def test_the_code_that_is_timed_is_counted(name: str, ran: list[bool], monkeypat
         assert counter.total == priced
         assert counter.by_operator["dyncomp.convolution"] > priced / 2
         assert not counter.uncounted
+
+
+@pytest.mark.parametrize("name", [name for name in SPECS if "filters" in name or "form" in name])
+@torch.inference_mode()
+def test_runs_follow_the_decisions_of_a_trace(name: str, ran: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do where executed MACs are counted by the decisions of an evaluation."""
+    always(monkeypatch)
+    with torch.inference_mode(False):
+        net = made(name)
+    x = features(5)
+    with disabled():
+        traces = [net(part, sparse=True).trace.lean() for part in (x[:3], x[3:])]
+    ran.clear()
+    net(x, sparse=True, record=False)
+    wanted = list(ran)
+    ran.clear()
+    net(x, sparse=True, record=False, decisions=Trace.join(traces))
+    assert ran == wanted
+    assert any(ran)
 
 
 @pytest.mark.parametrize("name", ["filters in blocks", "filters, layer by layer", "weighted filters"])

@@ -10,8 +10,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dyncomp.core.counter import MacCounter
+from dyncomp import build
+from dyncomp.core import measure_costs
+from dyncomp.core.counter import MacCounter, uncounted
+from dyncomp.fast import by_last_ways, codegen
 from dyncomp.fast import tuning as tuner
+from dyncomp.fast.deploy import folded
 from dyncomp.fast.shape_key import shape_key
 from dyncomp.ops.experts import ExpertConv2d
 from dyncomp.ops.mixture import Mix, Mixture
@@ -96,6 +100,22 @@ def test_nothing_is_tried_while_operators_are_watched(clock: Clock) -> None:
     assert tuner.fastest("key", ways) == "b"
     with FlopCounterMode(display=False):
         assert tuner.fastest("key", ways) == "b"
+
+
+def test_costs_are_measured_without_a_trial() -> None:
+    net = build("condconv", "cifar_resnet8(width=0.5)", classes=5, image_size=16)
+    before = tuner.choices()
+    measure_costs(net, torch.zeros(1, 3, 16, 16))
+    assert tuner.choices() == before
+
+
+def test_code_reports_nothing_in_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codegen.Convolution, "macs", lambda program, given: pytest.fail("asked for its MACs"))
+    layer, x = nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    ready = folded(layer, x)
+    with torch.no_grad(), MacCounter() as counter, uncounted(), by_last_ways():
+        ready(x)
+    assert counter.total == 0
 
 
 def test_a_trial_is_not_counted() -> None:

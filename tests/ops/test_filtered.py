@@ -147,3 +147,19 @@ def test_images_with_filter_sets_of_their_own_keep_order_and_layout(which: list[
     assert is_channels_last(sparse.logits)
     assert count_executed_macs(net, x) == int(sparse.macs().sum())
     torch.testing.assert_close(deployed(net)(x).logits, dense.logits, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("given", [{"padding_mode": "reflect"}, {"padding": "same"}])
+@pytest.mark.parametrize("place", ["producer", "depthwise", "reader"])
+def test_convolutions_that_cannot_be_cut_have_no_switch(place: str, given: dict[str, str]) -> None:
+    padded = {"padding": 1, **given}
+    layers = {
+        "producer": nn.Conv2d(3, 4, 3, padding=1),
+        "depthwise": nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        "reader": nn.Conv2d(4, 5, 3, padding=1),
+    }
+    assert any(isinstance(layer, Filtered) for layer in with_switches(layers.values(), Open))
+    plain = layers[place]
+    layers[place] = nn.Conv2d(plain.in_channels, plain.out_channels, 3, groups=plain.groups, **padded)  # type: ignore[arg-type]
+    chain = with_switches(layers.values(), Open)
+    assert not any(isinstance(layer, Filtered) for layer in chain)

@@ -149,7 +149,7 @@ def test_an_invalid_timing_is_neither_faster_nor_slower(
 def test_masked_not_skipped_is_said(empty: Store) -> None:
     static_cell(empty)
     skipnet_cell(empty, speedup_executed=1.0)
-    assert "(claimed 1.54x, but the operators that ran only 1.00x)" in text_of(empty)
+    assert "(claimed 1.54x, but what ran only 1.00x)" in text_of(empty)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from llvmlite import binding, ir
 
-from dyncomp.core.counter import GENERATED, report
+from dyncomp.core.counter import GENERATED, active_counters, report
 from dyncomp.core.locks import making
 from dyncomp.fast.codegen.emit import INT, INT32, POINTER, VOID, Emitter, Number, Value, integer
 from dyncomp.fast.codegen.machine import this_machine, threads
@@ -54,16 +54,17 @@ class Code:
             packed[index] = value
         return packed
 
-    def call(self, count: int, packed: Arguments, overhead: Overhead | None = None) -> None:
+    def call(self, count: int, packed: Arguments, overhead: Overhead | None = None, calls: int = 1) -> None:
         """Run the code on `count` of torch's threads, with packed arguments, and report its MACs to counters.
 
-        `overhead` runs the report of the MACs that mix kernels, which are a site's overhead.
+        `overhead` runs the report of the MACs that mix kernels, which are a site's overhead. `calls` is what counters
+        add to the number of calls: 0 for a later part of what is one call otherwise.
         """
-        if torch._C._len_torch_dispatch_stack():
-            report(_NAME, self.program.macs(packed))
+        if active_counters():
+            report(_NAME, self.program.macs(packed), calls)
             mixing = self.program.mixing_macs(packed)
             if mixing:
-                (overhead or _plainly)(report, _NAME, mixing)
+                (overhead or _plainly)(report, _NAME, mixing, 0)
         team = threads()
         assert team is not None  # without threads, no code is compiled
         if torch._C._autograd._profiler_enabled():

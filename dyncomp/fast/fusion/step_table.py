@@ -89,12 +89,13 @@ class Table:
 
     def run(self, threads: int) -> None:
         """Run all steps on `threads` threads; one by one while MACs are counted, so that each reports its own."""
-        if not (torch._C._len_torch_dispatch_stack() and active_counters()):
+        if not active_counters():
             self._sequence.call(threads, self._given)
             return
-        for code, start in self._steps:
+        for index, (code, start) in enumerate(self._steps):
             first = self._words.ctypes.data + self._words.itemsize * start
-            code.call(threads, (ctypes.c_int64 * code.parameters).from_address(first))
+            given = (ctypes.c_int64 * code.parameters).from_address(first)
+            code.call(threads, given, calls=int(index == 0))  # the sequence is one call
 
 
 class Tables(threading.local):

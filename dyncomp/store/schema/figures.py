@@ -182,8 +182,8 @@ class Computed(Spending, total=False):
     executed_macs: Annotated[
         int,
         Key(
-            "of the operators and generated code that ran for all test images in the network that is timed; not "
-            "`priced_macs`: a bug",
+            "of the operators and generated code that ran for all test images in the network that is timed, by the "
+            "decisions that are priced; not `priced_macs`: a bug; `warnings` say where its own decisions differ",
             "MACs",
             when=FINISHED,
         ),

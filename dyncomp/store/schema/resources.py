@@ -73,8 +73,8 @@ class GapRecord(TypedDict):
     parts_ms: Annotated[PartsRecord, Key("what `method_ms` is made of")]
     stopwatch_slowdown: Annotated[float, Key("time under the stopwatch by time without it", "ratio")]
     call_us: Annotated[float, Key("a call that does nothing", "microseconds")]
-    calls: Annotated[float, Key("operators that the method calls for a batch", "calls")]
-    calls_static: Annotated[float, Key("operators that the plain backbone calls", "calls")]
+    calls: Annotated[float, Key("operators and generated code that the method calls for a batch", "calls")]
+    calls_static: Annotated[float, Key("operators and generated code that the plain backbone calls", "calls")]
     macs: Annotated[float, Key("mean of an image of these batches", "MACs")]
     flops: Annotated[float, Key("twice `macs`", "FLOPs")]
 
