@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dyncomp.core.counter import GENERATED_NAME
 from dyncomp.store import Store
 
 RESULTS = Path(__file__).parent / "results" / "priced_equals_executed.md"
@@ -63,7 +64,7 @@ def row_of(cell: Mapping[str, Any]) -> dict[str, str]:
         "priced": f"{priced:,}",
         "executed": f"{executed:,}",
         "equal": "yes" if priced == executed else f"no, {executed - priced:+,}",
-        "generated": f"{cell['executed_by_operator'].get('dyncomp.convolution', 0) / executed:.0%}",
+        "generated": f"{cell['executed_by_operator'].get(GENERATED_NAME, 0) / executed:.0%}",
         "unknown": ", ".join(cell["uncounted_operators"]) or "none",
     }
 

@@ -25,7 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 GENERATED: Final = "dyncomp::convolution"
-"""name of generated code in a profile by operator; counters write it with a dot, like names of operators"""
+"""name of generated code in a profile by operator"""
+GENERATED_NAME: Final = GENERATED.replace("::", ".")
+"""the same in a count by operator, where names of operators have a dot"""
 
 EACH: Final = "each"
 COUPLED: Final = "coupled"
@@ -121,7 +123,7 @@ def kind_of(name: str) -> Kind | None:
 
     None, too, for a composite operator, which has no cost of its own.
     """
-    if name == GENERATED.replace("::", "."):  # generated code reports its MACs
+    if name == GENERATED_NAME:  # generated code reports its MACs
         return "priced"
     namespace, _, operator = name.partition(".")
     packet = getattr(getattr(torch.ops, namespace, None), operator, None)

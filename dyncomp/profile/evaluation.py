@@ -64,14 +64,12 @@ def count_executed(net: Net, split: Split, trace: Trace | None = None) -> Execut
 
     With a trace, a network and its deployed copy run the same units even where rounding tips a gate.
     """
-    executed, start = Executed(), 0
+    if trace is None:
+        return sum((execute_and_count(net, images) for images, _, _ in in_batches(net, split)), Executed())
     gates = [site for site, op in net.sites.items() if not bool(op.always().all())]  # others leave nothing to force
-    for images, _, _ in in_batches(net, split):
-        decisions = None if trace is None else trace.select(torch.arange(start, start + len(images)))
-        forced = None if decisions is None else {site: decisions[site] for site in gates}
-        executed += execute_and_count(net, images, forced)
-        start += len(images)
-    return executed
+    batches = _with_trace(net, split, trace)
+    forced = ((images, {site: part[site] for site in gates}) for images, _, part in batches)
+    return sum((execute_and_count(net, *given) for given in forced), Executed())
 
 
 def accuracy_with_exchanged_routes(net: Net, split: Split, trace: Trace, seed: int) -> float:
@@ -80,15 +78,20 @@ def accuracy_with_exchanged_routes(net: Net, split: Split, trace: Trace, seed: i
     The routes as a set, and so their price, stay the same; what goes is that an image has its own. No loss means that
     the gates might as well not look at the image.
     """
-    order = torch.randperm(trace.images, generator=torch.Generator().manual_seed(seed))
-    exchanged, right, start = trace.select(order), 0, 0
+    order, right = torch.randperm(trace.images, generator=torch.Generator().manual_seed(seed)), 0
     with torch.inference_mode():
-        for images, labels, _ in in_batches(net, split):
-            index = torch.arange(start, start + len(images))
-            output = net(images, sparse=True, decisions=exchanged.select(index), record=False)
+        for images, labels, part in _with_trace(net, split, trace.select(order)):
+            output = net(images, sparse=True, decisions=part, record=False)
             right += int((output.logits.argmax(1).cpu() == labels).sum())
-            start += len(images)
     return 100 * right / trace.images
+
+
+def _with_trace(net: Net, split: Split, trace: Trace) -> Iterator[tuple[Tensor, Tensor, Trace]]:
+    """Images and labels of a split's batches, as `in_batches` gives them, and their part of a trace of the split."""
+    start = 0
+    for images, labels, _ in in_batches(net, split):
+        yield images, labels, trace.select(torch.arange(start, start + len(images)))
+        start += len(images)
 
 
 def in_batches(net: Net, split: Split, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

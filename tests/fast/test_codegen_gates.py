@@ -100,7 +100,7 @@ def test_a_gate_lists_the_images_it_opens_for(name: str, images: int, vector_byt
         GateArgument.ROWS: rows,
         GateArgument.COUNT: counts,
     }
-    given = {argument: tensor.data_ptr() for argument, tensor in memory_of.items()} | {GateArgument.IMAGES: images}
+    given = codegen.addresses(memory_of) | {GateArgument.IMAGES: images}
     code = codegen.compiled(plan)
     for threads in (1, 2):
         held = gate.hidden.clone(), gate.memory.clone()
@@ -132,7 +132,7 @@ def test_a_router_shares_out(squash: Squash) -> None:
         GateArgument.SCRATCH: sums,
         GateArgument.SHARES: shares,
     }
-    given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+    given = codegen.addresses(memory)
     codegen.compiled(plan).run(2, given | {GateArgument.IMAGES: 5})
     torch.testing.assert_close(shares, wanted, rtol=0, atol=1e-13)
 

@@ -38,7 +38,7 @@ def found(plan: GradientPlan, x: Tensor, mixed: Tensor, shares: Tensor, grad: Te
         GradientArgument.OF_SHARES: of_shares,
         GradientArgument.SCRATCH: own,
     }
-    given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+    given = codegen.addresses(memory)
     codegen.compiled(codegen.Gradient(plan)).run(threads, given | {GradientArgument.IMAGES: len(x)})
     return of_packed, of_shares.sum((0, 3))
 
@@ -107,7 +107,7 @@ def test_kernels_are_brought_into_order_and_back(name: str, vectors: str) -> Non
     for result, order in ((packed, Order(plan, plan.inputs)), (back, Order(plan, plan.inputs, back=True))):
         kernel = lying if result is packed else back
         memory = {OrderArgument.KERNELS: kernel, OrderArgument.PACKED: packed, OrderArgument.INPUTS: inputs}
-        given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+        given = codegen.addresses(memory)
         codegen.compiled(order).run(torch.get_num_threads(), given)
     assert torch.equal(packed, wanted)
     assert torch.equal(back, lying)

@@ -77,7 +77,7 @@ class Switched:
         }
         if self.overruled is not None:
             memory |= {SwitchArgument.FORCED: self.overruled, SwitchArgument.FORCED_WEIGHTS: self.forced_weights}
-        given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+        given = codegen.addresses(memory)
         codegen.compiled(plan).run(threads, given | {SwitchArgument.IMAGES: images})
         return outputs, counts, shifts, scales
 
@@ -167,6 +167,6 @@ def test_outputs_are_scaled_and_shifted_in_place(relu: bool) -> None:
     wanted = y * scales[:, None] + shifts[:, None]
     plan = Epilogue(37, 6, DOUBLE, here, relu)
     memory = {EpilogueArgument.Y: y, EpilogueArgument.SCALES: scales, EpilogueArgument.SHIFTS: shifts}
-    given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+    given = codegen.addresses(memory)
     codegen.compiled(plan).run(2, given | {EpilogueArgument.IMAGES: 3})
     torch.testing.assert_close(y, wanted.relu() if relu else wanted, rtol=0, atol=1e-14)

@@ -5,7 +5,7 @@ each image while they stay in cache, gathers images from a batch and scatters re
 """
 
 from dyncomp.fast.codegen.activation import Activation, ActivationArgument
-from dyncomp.fast.codegen.build import Arguments, Code, Program, compiled
+from dyncomp.fast.codegen.build import Arguments, Code, Program, addresses, compiled
 from dyncomp.fast.codegen.convolution import Convolution
 from dyncomp.fast.codegen.emit import Number
 from dyncomp.fast.codegen.epilogue import Epilogue, EpilogueArgument
@@ -50,6 +50,7 @@ __all__ = [
     "StepWord",
     "SwitchArgument",
     "SwitchPlan",
+    "addresses",
     "compiled",
     "groups_of",
     "this_machine",

@@ -12,14 +12,14 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from llvmlite import binding, ir
+from torch import Tensor
 
-from dyncomp.core.counter import GENERATED, active_counters, report
+from dyncomp.core.counter import GENERATED, GENERATED_NAME, active_counters, report
 from dyncomp.core.locks import making
 from dyncomp.fast.codegen.emit import INT, INT32, POINTER, VOID, Emitter, Number, Value, integer
 from dyncomp.fast.codegen.machine import this_machine, threads
 
 _ENTRY = "entry"
-_NAME = GENERATED.replace("::", ".")
 
 Arguments = ctypes.Array[ctypes.c_int64]
 """Counts and addresses, as code reads them."""
@@ -61,10 +61,10 @@ class Code:
         add to the number of calls: 0 for a later part of what is one call otherwise.
         """
         if active_counters():
-            report(_NAME, self.program.macs(packed), calls)
+            report(GENERATED_NAME, self.program.macs(packed), calls)
             mixing = self.program.mixing_macs(packed)
             if mixing:
-                (overhead or _plainly)(report, _NAME, mixing, 0)
+                (overhead or _plainly)(report, GENERATED_NAME, mixing, 0)
         team = threads()
         assert team is not None  # without threads, no code is compiled
         if torch._C._autograd._profiler_enabled():
@@ -146,6 +146,11 @@ def compiled(program: Program) -> Code:
         engine.add_object_file(written)
         engine.finalize_object()
     return Code(engine.get_function_address(_ENTRY), engine, len(program.arguments), program)
+
+
+def addresses(memory: Mapping[Key, Tensor]) -> dict[Key, int]:
+    """Arguments of code: the addresses of tensors, which have to outlive the call."""
+    return {argument: tensor.data_ptr() for argument, tensor in memory.items()}
 
 
 def integers(address: int, count: int) -> Sequence[int]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from dyncomp.core.counter import uncounted
-from dyncomp.fast.codegen.build import compiled
+from dyncomp.fast.codegen.build import addresses, compiled
 from dyncomp.fast.codegen.convolution import Convolution
 from dyncomp.fast.codegen.emit import Number
 from dyncomp.fast.codegen.machine import this_machine
@@ -49,7 +49,7 @@ def _agrees(depthwise: bool) -> bool:
         Argument.BIAS: bias,
         Argument.SCRATCH: scratch,
     }
-    given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+    given = addresses(memory)
     compiled(Convolution(plan)).run(1, given | {Argument.IMAGES: len(x)})
     own = torch.einsum("bk,koihw->boihw", shares, kernels)
     groups = channels if depthwise else 1

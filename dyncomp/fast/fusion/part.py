@@ -72,11 +72,13 @@ class Forceable:
             table.fill(self.slot, 0)
             return ()
         decision = tape.given(self.op.site, x)
-        numbers, weights = for_code((decision.used - 0.5).contiguous()), for_code(decision.weight.contiguous())
-        table.fill(self.slot, numbers.data_ptr())
+        read = {self.slot: decision.used - 0.5}  # (B, U)
         if self.weight_slot is not None:
-            table.fill(self.weight_slot, weights.data_ptr())
-        return numbers, weights
+            read[self.weight_slot] = decision.weight
+        held = {slot: for_code(values.contiguous()) for slot, values in read.items()}
+        for slot, values in held.items():
+            table.fill(slot, values.data_ptr())
+        return tuple(held.values())
 
 
 class Part(ABC):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dyncomp.fast import codegen
-from dyncomp.fast.codegen import GradientArgument, OrderArgument
+from dyncomp.fast.codegen import GradientArgument, OrderArgument, addresses
 from dyncomp.fast.memory import empty, for_code
 from dyncomp.fast.mixing.generated import GeneratedForm, keeps_layout, plan_for, serves_training
 from dyncomp.fast.scratch import scratch
@@ -54,7 +54,7 @@ class Packing:
         if kernels.numel() != self.numbers or packed.numel() != self.numbers:
             raise ValueError(f"{kernels.numel()} numbers of experts where the code was made for {self.numbers}")
         memory = {OrderArgument.KERNELS: kernels, OrderArgument.PACKED: packed, OrderArgument.INPUTS: self.inputs}
-        code.run(torch.get_num_threads(), {argument: tensor.data_ptr() for argument, tensor in memory.items()})
+        code.run(torch.get_num_threads(), addresses(memory))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ class GeneratedTrainingForm:
             GradientArgument.OF_SHARES: of_weight,
             GradientArgument.SCRATCH: own,
         }
-        given = {argument: tensor.data_ptr() for argument, tensor in memory.items()}
+        given = addresses(memory)
         self.gradient.run(threads, given | {GradientArgument.IMAGES: len(x)})
         return of_weight.sum((0, 3)), self.packing.unpack(of_packed, experts)
 

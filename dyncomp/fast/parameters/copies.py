@@ -35,10 +35,8 @@ def copied(parameter: Tensor, purpose: Hashable, make: Callable[[Tensor], Tensor
     """
     track_parameter(parameter)
     state = state_of(parameter)
-    if not state:  # changes of an inference tensor are not detected
-        return make(numbers_of(parameter))
     copies = _known(parameter)
-    if copies is None or copies.state != state:
+    if copies is None or copies.state != state or not state:  # changes of an inference tensor are not detected
         copies = _Copies(state, numbers_of(parameter))
         if isinstance(parameter, Tracked):
             parameter.copies = copies
