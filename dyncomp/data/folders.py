@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from dyncomp._cache import cache_folder
 from dyncomp.errors import DataNotFound
 
 ENVIRONMENT_VARIABLE = "DYNCOMP_DATA"
@@ -27,8 +28,7 @@ def data_folders(data_dir: Path | None = None) -> list[Path]:
         (f"${ENVIRONMENT_VARIABLE}", os.environ.get(ENVIRONMENT_VARIABLE) or None),
     ]
     folders = [_existing(source, Path(given)) for source, given in named if given is not None]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [*folders, cache / "dyncomp"]
+    return [*folders, cache_folder()]
 
 
 def _existing(source: str, folder: Path) -> Path:

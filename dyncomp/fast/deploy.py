@@ -33,6 +33,7 @@ from dyncomp.ops.gated import Gated
 from dyncomp.ops.mixed import Mixed
 
 
+@torch.inference_mode(False)  # a copy made in that mode could not be watched for changes
 def deployed(net: Net) -> Net:
     """Return a faster copy for inference, with the same decisions, prices and, up to rounding, logits.
 
@@ -72,6 +73,7 @@ def deployed(net: Net) -> Net:
     return ready
 
 
+@torch.inference_mode(False)  # a copy made in that mode could not be watched for changes
 def plainly_folded(net: Net) -> Net:
     """Return a copy folded as in `deployed` whose layers stay torch's own: for exported graphs and other engines.
 
@@ -113,6 +115,7 @@ def _answers(net: Net, image: Tensor, sparse: bool) -> tuple[Tensor, dict[str, T
     return output.logits, dict(output.said)
 
 
+@torch.inference_mode(False)  # a copy made in that mode could not be watched for changes
 def folded(model: nn.Module, *example: Any) -> nn.Module:
     """As `deployed`, for any module: a copy in evaluation mode; `example` holds the arguments of one call.
 

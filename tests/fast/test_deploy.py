@@ -248,6 +248,13 @@ def by_hand(net: Net, x: Tensor) -> tuple[Tensor, Tensor]:
     return linear(flat(pool(torch.cat(maps)))), weight
 
 
+def test_a_copy_made_in_inference_mode_is_as_one_made_outside() -> None:
+    net = build("skipnet", "cifar_resnet8", classes=5, image_size=16)
+    with torch.inference_mode():
+        ready, module = deployed(net), folded(net.model, torch.randn(1, 3, 16, 16))
+    assert not any(parameter.is_inference() for made in (ready, module) for parameter in made.parameters())
+
+
 def test_a_network_without_costs_cannot_be_deployed() -> None:
     net = network(experts(True))
     net.costs = None

@@ -17,9 +17,12 @@ from torch import Tensor
 from dyncomp.core.counter import GENERATED, GENERATED_NAME, active_counters, report
 from dyncomp.core.locks import making
 from dyncomp.fast.codegen.emit import INT, INT32, POINTER, VOID, Emitter, Number, Value, integer
-from dyncomp.fast.codegen.machine import this_machine, threads
+from dyncomp.fast.codegen.machine import Machine, this_machine, threads
+from dyncomp.fast.codegen.object_cache import object_code
 
 _ENTRY = "entry"
+_CODE_LEVEL, _PASS_LEVEL = 3, 2
+"""LLVM's levels of optimisation: of code generation, and of passes over the IR"""
 
 Arguments = ctypes.Array[ctypes.c_int64]
 """Counts and addresses, as code reads them."""
@@ -127,25 +130,41 @@ class Program(ABC):
 
 @cache
 def compiled(program: Program) -> Code:
-    """The machine code of a program."""
+    """The machine code of a program: from the user's cache (see `object_cache.py`), or made now."""
     here = this_machine()
     assert here is not None  # callers have checked
     with making:  # a fork waits for this lock, but not for LLVM's own
         module = ir.Module()
         module.triple = binding.get_default_triple()
         program.emit(module)
-        target = binding.Target.from_default_triple()
-        aim = target.create_target_machine(cpu=here.name, features=here.features, opt=3)
-        parsed = binding.parse_assembly(str(module))
-        parsed.verify()
-        builder = binding.create_pass_builder(aim, binding.create_pipeline_tuning_options(speed_level=2))
-        builder.getModulePassManager().run(parsed, builder)
+        ir_text = str(module)
         # The engine is given the object code only: the IR that it was compiled from takes a megabyte.
-        written = binding.ObjectFileRef.from_data(aim.emit_object(parsed))
-        engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target.create_target_machine())
-        engine.add_object_file(written)
+        written = object_code(f"{_compiler(here)}\n{ir_text}", lambda: _translated(ir_text, here))
+        engine = binding.create_mcjit_compiler(
+            binding.parse_assembly(""), binding.Target.from_default_triple().create_target_machine()
+        )
+        engine.add_object_file(binding.ObjectFileRef.from_data(written))
         engine.finalize_object()
     return Code(engine.get_function_address(_ENTRY), engine, len(program.arguments), program)
+
+
+def _compiler(here: Machine) -> str:
+    """Everything that object code depends on beside the IR: the compiler, its options, and the processor."""
+    version = ".".join(str(part) for part in binding.llvm_version_info)
+    return f"LLVM {version} -O{_CODE_LEVEL}, passes {_PASS_LEVEL}, {here.name} {here.features}"
+
+
+def _translated(ir_text: str, here: Machine) -> bytes:
+    """IR as object code for a processor."""
+    aim = binding.Target.from_default_triple().create_target_machine(
+        cpu=here.name, features=here.features, opt=_CODE_LEVEL
+    )
+    parsed = binding.parse_assembly(ir_text)
+    parsed.verify()
+    builder = binding.create_pass_builder(aim, binding.create_pipeline_tuning_options(speed_level=_PASS_LEVEL))
+    builder.getModulePassManager().run(parsed, builder)
+    made: bytes = aim.emit_object(parsed)
+    return made
 
 
 def addresses(memory: Mapping[Key, Tensor]) -> dict[Key, int]:
