@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -121,37 +121,33 @@ def _train_and_measure(
         cell.method.inherit(net, sources_of(cell, store), batches)
     logs = train(net, group.splits.train, cell.method.stages(), group.recipe, group.seed, report, cell.spent)
     trained: schema.Trained = {"train_seconds": time.perf_counter() - begin, "stages": [_stage(log) for log in logs]}
-    measured, images = measure(net, cell)
+    measured, images = measure(net, cell, [warning for log in logs for warning in log.warnings])
     if strict_macs:
         check_priced(measured["uncounted_operators"])
-    if cell.role != "control":  # whose gates decide as they are told
-        measured["warnings"] = [*measured["warnings"], *(warning for log in logs for warning in log.warnings)]
     save_checkpoint(net, store.checkpoint_path(cell.key), {"identity": cell.identity, **facts_of(net)})
     return trained, measured, images
 
 
-def measure(net: Net, cell: Cell) -> tuple[schema.Measured, schema.ImageColumns]:
+def measure(net: Net, cell: Cell, of_training: Sequence[str] = ()) -> tuple[schema.Measured, schema.ImageColumns]:
     """What a trained network does on the splits: accuracy, gates, MACs, operating points, streams; and image by image.
 
     All of it follows from the weights and the data: a later call on the same weights gives the same, except which
-    operators ran, which depends on the machine. Raises BadAnswer.
+    operators ran, which depends on the machine. `of_training` are the warnings of its training. Raises BadAnswer.
     """
-    splits = cell.group.splits
-    _check(net, cell)
+    group, splits = cell.group, cell.group.splits
+    few = _test_images(cell, CHECKED).to(group.device, memory_format=torch.channels_last)
+    check_network(net, few, splits.classes, "test images")
     points = _points(net, cell)
     test = evaluate(net, splits.test)
-    answers, warnings = _answers(net, cell, test)
+    answers, of_gates = _answers(net, cell, test)
     figures, doubts = _mac_figures(net, cell, test)
-    warnings += doubts
-    chosen: schema.Chosen = {"tuned": choices(), "points": points, "streams": _streams(net, cell)}
+    # the gates of a control decide as they are told: nothing in them is worth a warning
+    warnings = doubts if cell.role == "control" else [*of_gates, *doubts, *of_training]
+    chosen: schema.Chosen = {"tuned": choices(), "points": points, "streams": None}
+    judges = [site for site, op in net.sites.items() if op.judges_frames]
+    if splits.streams is not None and judges:
+        chosen["streams"] = stream_figures(net, judges[0], splits.test, splits.streams, group.seed)
     return {**answers, "warnings": warnings, **figures, **chosen}, _images(test)
-
-
-def _check(net: Net, cell: Cell) -> None:
-    """Raises BadAnswer where the answers to test images cannot be measured."""
-    group = cell.group
-    images = _test_images(cell, CHECKED).to(group.device, memory_format=torch.channels_last)
-    check_network(net, images, group.splits.classes, "test images")
 
 
 def _test_images(cell: Cell, count: int) -> Tensor:
@@ -168,14 +164,6 @@ def _points(net: Net, cell: Cell) -> list[schema.PointRecord]:
     splits = cell.group.splits
     points = cell.method.points(net, observe(net, splits.calibration))
     return measure_points(net, splits.test, points) if points else []
-
-
-def _streams(net: Net, cell: Cell) -> schema.StreamsRecord | None:
-    """What a network that judges frames makes of streams of them; None where there are none, or nobody judges."""
-    splits, judges = cell.group.splits, [site for site, op in net.sites.items() if op.judges_frames]
-    if splits.streams is None or not judges:
-        return None
-    return stream_figures(net, judges[0], splits.test, splits.streams, cell.group.seed)
 
 
 def _stage(log: StageLog) -> schema.StageRecord:
@@ -198,7 +186,6 @@ def _answers(net: Net, cell: Cell, test: Evaluation) -> tuple[schema.Answers, li
     calibration = evaluate(net, splits.calibration)
     health = gate_health(net, test.trace, calibration.trace)
     exchanged = accuracy_with_exchanged_routes(net, splits.test, test.trace, cell.group.seed) if test.trace else None
-    warnings = [] if cell.role == "control" else warnings_of(health)
     answers: schema.Answers = {
         "params": sum(p.numel() for p in net.parameters()),
         "sites": len(net.sites),
@@ -209,7 +196,7 @@ def _answers(net: Net, cell: Cell, test: Evaluation) -> tuple[schema.Answers, li
         "gates": gate_records(health),
         "route_exchange_top1": exchanged,
     }
-    return answers, warnings
+    return answers, warnings_of(health)
 
 
 def _mac_figures(net: Net, cell: Cell, test: Evaluation) -> tuple[schema.Computed, list[str]]:

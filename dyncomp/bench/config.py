@@ -80,20 +80,18 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InvalidValue(f"config file {path} cannot be read: {error.strerror}; {_GIVE}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidValue(f"config file {path} is not TOML: {' '.join(str(error).split())}; {_GIVE}") from error
-    return {_known(key, path): value for key, value in table.items()}
+    options, known = {}, [field.name for field in fields(Config)]
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise UnknownName.among("option", name, known, f"(in config file {path})")
+        options[name] = value
+    return options
 
 
 def fit_option(name: str, value: Any) -> Any:
     """A value as the option of that name holds it. Raises InvalidValue."""
     return _FITS[name](value, name.replace("_", "-"))
-
-
-def _known(key: str, path: Path) -> str:
-    names = [field.name for field in fields(Config)]
-    name = key.replace("-", "_")
-    if name not in names:
-        raise UnknownName.among("option", name, names, f"(in config file {path})")
-    return name
 
 
 def _text(value: Any, option: str) -> str:

@@ -21,7 +21,7 @@ from dyncomp.errors import InvalidValue
 from dyncomp.registry import BACKBONES, DATASETS, METHODS
 from dyncomp.spec import full_spec, name_of, spec_of
 from dyncomp.store import cell_key
-from dyncomp.store.schema import IdentityRecord, RecipeRecord, Role, SourcesRecord
+from dyncomp.store.schema import IdentityRecord, RecipeRecord, Role
 from dyncomp.train import Recipe
 
 
@@ -114,14 +114,19 @@ class Cell:
         group = self.group
         sources = {name: cell.key for name, cell in self.sources.items()}
         checkpoints = {name: _hash(path) for name, path in self.checkpoints.items()}
+        recipe = asdict(group.recipe) | {"milestones": list(group.recipe.milestones)}  # its keys are the fields
         identity: IdentityRecord = {
             "method": full_spec(self.method),
             "backbone": full_spec(group.backbone),
             "dataset": full_spec(group.dataset),
-            "source": self._source,
+            "source": {
+                "method": METHODS.entry(name_of(self.method)).source_hash,
+                "backbone": BACKBONES.entry(name_of(group.backbone)).source_hash,
+                "dataset": DATASETS.entry(name_of(group.dataset)).source_hash,
+            },
             "seed": group.seed,
             "budget": group.budget,
-            "recipe": _recipe_record(group.recipe),
+            "recipe": cast(RecipeRecord, recipe),
             "device": group.device.type,
             "version": __version__,
         }
@@ -130,14 +135,6 @@ class Cell:
         if checkpoints:
             identity["checkpoints"] = checkpoints
         return identity
-
-    @property
-    def _source(self) -> SourcesRecord:
-        return {
-            "method": METHODS.entry(name_of(self.method)).source_hash,
-            "backbone": BACKBONES.entry(name_of(self.group.backbone)).source_hash,
-            "dataset": DATASETS.entry(name_of(self.group.dataset)).source_hash,
-        }
 
     @cached_property
     def key(self) -> str:
@@ -156,10 +153,6 @@ class Cell:
     def __str__(self) -> str:
         group = self.group
         return f"{spec_of(self.method)} on {spec_of(group.backbone)}, {spec_of(group.dataset)}, seed {group.seed}"
-
-
-def _recipe_record(recipe: Recipe) -> RecipeRecord:
-    return cast(RecipeRecord, asdict(recipe) | {"milestones": list(recipe.milestones)})  # its keys are the fields
 
 
 def _hash(path: Path) -> str:

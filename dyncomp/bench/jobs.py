@@ -160,17 +160,8 @@ class _SideBySide:
         if any(source.key in {one.key for one in self.left} for source in cell.sources.values()):
             self.left.append(cell)
             return
-        try:
-            child = Child(work, self._job(cell))
-        except Failed:  # no process can be started here
-            self.left.append(cell)
-            return
-        self.at_work[child] = _AtWork(cell, now())
-        self.all.started(cell)
-
-    def _job(self, cell: Cell) -> Job:
         config = self.all.config
-        return Job(
+        job = Job(
             identity=cell.identity,
             key=cell.key,
             device=str(cell.group.device),
@@ -184,6 +175,13 @@ class _SideBySide:
             threads=max(1, torch.get_num_threads() // self.jobs),
             environment=dict(os.environ),
         )
+        try:
+            child = Child(work, job)
+        except Failed:  # no process can be started here
+            self.left.append(cell)
+            return
+        self.at_work[child] = _AtWork(cell, now())
+        self.all.started(cell)
 
     def _hear(self, child: Child) -> None:
         """One message: progress, the record, None where the cell could not be made, or the process's end."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -44,8 +43,16 @@ def memory_figures(net: Net, cell: Cell, checkpoint: Path, apart: Apart) -> Memo
     images = sample(group.splits.test, BATCH_SIZE)[0].to(group.device, memory_format=torch.channels_last)
 
     def rise(name: str) -> int:
-        arguments = _jobs(cell, checkpoint)[name]
-        with _in_file(*arguments.pop("sample")) as path:
+        arguments: dict[str, Any] = {"checkpoint": str(checkpoint), "device": str(group.device)}
+        arguments["plugins"] = asdict(known_plugins())
+        split, count = group.splits.test, BATCH_SIZE
+        if name == "training":
+            split, count = group.splits.train, group.recipe.batch_size
+            arguments["recipe"] = asdict(group.recipe)
+        batch, labels = sample(split, count)
+        with TemporaryDirectory(prefix="dyncomp-") as folder:
+            path = str(Path(folder) / "images.safetensors")
+            save_file({"images": batch.contiguous(), "labels": labels}, path)
             return apart.rise_bytes(f"{__name__}:{name}", {**arguments, "images": path})
 
     return {
@@ -75,15 +82,6 @@ def figures_of(net: nn.Module, passes: Callable[[], object], rise: Callable[[str
         "memory_mib_inference": mib("inference", lambda: rise("inference")),
         "memory_mib_training": mib("training", lambda: rise("training")),
         "memory_error": "; ".join(errors) or None,
-    }
-
-
-def _jobs(cell: Cell, checkpoint: Path) -> dict[str, dict[str, Any]]:
-    splits, recipe = cell.group.splits, cell.group.recipe
-    shared = {"checkpoint": str(checkpoint), "device": str(cell.group.device), "plugins": asdict(known_plugins())}
-    return {
-        "inference": {**shared, "sample": sample(splits.test, BATCH_SIZE)},
-        "training": {**shared, "sample": sample(splits.train, recipe.batch_size), "recipe": asdict(recipe)},
     }
 
 
@@ -132,14 +130,6 @@ def sample(split: Split, count: int) -> tuple[Tensor, Tensor]:
     batch = next(iter(split.batches(min(count, len(split)))))
     again = torch.arange(count) % len(batch.labels)
     return batch.images[again], batch.labels[again]
-
-
-@contextmanager
-def _in_file(images: Tensor, labels: Tensor) -> Iterator[str]:
-    with TemporaryDirectory(prefix="dyncomp-") as folder:
-        path = str(Path(folder) / "images.safetensors")
-        save_file({"images": images.contiguous(), "labels": labels}, path)
-        yield path
 
 
 def _loaded(checkpoint: str, device: str, plugins: Mapping[str, Any]) -> tuple[Net, Method]:

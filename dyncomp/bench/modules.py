@@ -140,25 +140,21 @@ def memory_of_module(model: str | nn.Module, batch: Tensor) -> MemoryFigures:
     module = load_module(model) if isinstance(model, str) else model
     ask = asked(module.to(batch.device).eval())
     where = "" if isinstance(model, str) else ", measured in the program's own process: give the module by a name"
+    arguments = {"batch_size": len(batch), "image_shape": list(batch.shape[1:]), "device": str(batch.device)}
     with Apart() as apart:
+
+        def rise(name: str) -> int:
+            if isinstance(model, str):
+                return apart.rise_bytes(f"{__name__}:{name}", {"model": model, **arguments})
+            work = {"inference": inference_of, "training": training_of}[name]
+            return rise_bytes(work(copy.deepcopy(model), batch))
+
         return {
             "memory_batch_size": len(batch),
             "memory_batch_size_training": len(batch),
             "memory_of": OF[batch.device.type] + where,
-            **figures_of(module, lambda: ask(batch), _rise(model, batch, apart)),
+            **figures_of(module, lambda: ask(batch), rise),
         }
-
-
-def _rise(model: str | nn.Module, batch: Tensor, apart: Apart) -> Callable[[str], int]:
-    arguments = {"batch_size": len(batch), "image_shape": list(batch.shape[1:]), "device": str(batch.device)}
-
-    def rise(name: str) -> int:
-        if isinstance(model, str):
-            return apart.rise_bytes(f"{__name__}:{name}", {"model": model, **arguments})
-        work = {"inference": inference_of, "training": training_of}[name]
-        return rise_bytes(work(copy.deepcopy(model), batch))
-
-    return rise
 
 
 def with_shapes(module: nn.Module, name: str) -> nn.Module:

@@ -17,7 +17,7 @@ from dyncomp.bench.group import Cell, Group
 from dyncomp.bench.names import LADDER, check_names, named_in, specs_in
 from dyncomp.core import Method, Net
 from dyncomp.core.initial import PLAIN_METHOD
-from dyncomp.data import Dataset, load
+from dyncomp.data import load
 from dyncomp.errors import CannotAttach, DyncompError, in_one_line
 from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry
 from dyncomp.spec import Spec, full_spec, name_of, spec_of
@@ -120,19 +120,15 @@ def _groups(config: Config, device: torch.device) -> Iterator[list[Group]]:
     init = Path(config.init) if config.init else None
     for dataset in _create_all(DATASETS, specs_in(DATASETS, config.dataset)):
         backbones = _create_all(BACKBONES, specs_in(BACKBONES, config.backbone or dataset.default_backbone))
-        recipe = replace(Recipe.tuned(_epochs(config, dataset)), **config.recipe)
+        named = dataset.quick_epochs if config.budget == "quick" else dataset.standard_epochs
+        epochs = float(named) if config.epochs is None else config.epochs
+        recipe = replace(Recipe.tuned(epochs), **config.recipe)
         splits = {seed: load(dataset, data_dir, seed) for seed in config.seeds}
         for backbone in backbones:
             yield [
                 Group(backbone, dataset, splits[seed], seed, device, config.budget, recipe, init)
                 for seed in config.seeds
             ]
-
-
-def _epochs(config: Config, dataset: Dataset) -> float:
-    if config.epochs is not None:
-        return config.epochs
-    return float(dataset.quick_epochs if config.budget == "quick" else dataset.standard_epochs)
 
 
 def _try_to_build(cells: Sequence[Cell], named: Collection[str]) -> dict[str, LeftOut]:

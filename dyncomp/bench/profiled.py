@@ -91,8 +91,13 @@ class Profile:
         yield "parameters", f"{self.params:,} ({n.significant(self.memory.get('params_mib'))} MiB)"
         yield from _trained(self.trained)
         yield "MACs", f"{n.macs(self.macs)} per image, FLOPs {n.macs(self.flops)} (2 per MAC)"
-        yield "  of them", ", ".join(self._shares()) or n.MISSING
-        yield "not counted", self._uncounted()
+        most_first = sorted(self.macs_by_operator.items(), key=lambda item: -item[1])
+        shares = ((name, 100 * macs / self.macs if self.macs else None) for name, macs in most_first)
+        listed = ", ".join(f"{name.removeprefix('aten.')} {n.percent(share)}" for name, share in shares)
+        yield "  of them", listed or n.MISSING
+        calls = ", ".join(f"{name} ({count} calls)" for name, count in sorted(self.uncounted.items()))
+        known = "nothing: every operator that ran has a known cost"
+        yield "not counted", f"{calls}: no cost formula, so their MACs are missing" if calls else known
         if self.operators is not None:
             yield "time", _times(self.operators)
         for number, one in enumerate(self.latency):
@@ -101,16 +106,6 @@ class Profile:
         yield from _resources(self.memory)
         yield from (("warning", text) for text in self.warnings)
         yield from (("error", text) for text in self.errors)
-
-    def _shares(self) -> Iterator[str]:
-        for name, macs in sorted(self.macs_by_operator.items(), key=lambda item: -item[1]):
-            yield f"{name.removeprefix('aten.')} {n.percent(100 * macs / self.macs if self.macs else None)}"
-
-    def _uncounted(self) -> str:
-        if not self.uncounted:
-            return "nothing: every operator that ran has a known cost"
-        calls = ", ".join(f"{name} ({count} calls)" for name, count in sorted(self.uncounted.items()))
-        return f"{calls}: no cost formula, so their MACs are missing"
 
 
 def _times(operators: OperatorsRecord) -> str:

@@ -41,7 +41,7 @@ from dyncomp.profile import (
 from dyncomp.profile.apart import Apart
 from dyncomp.profile.sanity import check_module
 from dyncomp.samples import verdict
-from dyncomp.store.schema import EnergyFigures, Figures, Measured, OperatorsRecord, Taken
+from dyncomp.store.schema import EnergyFigures, Measured, OperatorsRecord, Taken
 
 T = TypeVar("T")
 
@@ -67,36 +67,31 @@ def profile_checkpoint(
     cell = cell_of(path, place, Path(data_dir) if data_dir else None)
     net, errors = rebuild(path, place)[0], list[str]()
     figures, _ = _tried(lambda: measure(net, cell), errors) or (Measured(), None)
+    splits = cell.group.splits
     timed, unfolded = as_timed(net)
-    latency = _latency(timed, cell.group.splits.test, sizes, cell.group.seed)
+    latency = _latency(timed, splits.test, sizes, cell.group.seed)
     with Apart() as apart:
         memory: Taken = {**memory_figures(net, cell, path, apart), **energy_of_cell(net, cell)}
+    audited = next(iter(splits.test.batches(min(AUDITED, len(splits.test))))).images
+    audited = audited.to(place, memory_format=torch.channels_last)
     changed = [f"{what} is not as the run had it: figures may differ" for what in changed_since(path, cell)]
-    splits = cell.group.splits
+    ran = figures.get("executed_by_operator", {})
     return Profile(
         name=str(cell),
         image_shape=(splits.in_channels, splits.image_size, splits.image_size),
         device=str(place),
         images="test images",
         params=sum(p.numel() for p in net.parameters()),
-        **_macs_in(figures),
-        operators=_operators(timed, _drawn(cell.group.splits.test, place), figures.get("uncounted_calls", {}), errors),
+        macs=figures.get("macs"),
+        macs_by_operator={name: macs / figures["images"] for name, macs in ran.items()},
+        uncounted=figures.get("uncounted_calls", {}),
+        operators=_operators(timed, audited, figures.get("uncounted_calls", {}), errors),
         latency=latency,
         memory=memory,
         trained=figures,
         errors=(*errors, *_failed(latency, memory)),
         warnings=(*figures.get("warnings", ()), *changed, *_said(unfolded)),
     )
-
-
-def _macs_in(figures: Figures) -> dict[str, Any]:
-    """What a profile says of MACs, an image's mean, from a record's figures; None where there are none."""
-    ran = figures.get("executed_by_operator", {})
-    return {
-        "macs": figures.get("macs"),
-        "macs_by_operator": {name: macs / figures["images"] for name, macs in ran.items()},
-        "uncounted": figures.get("uncounted_calls", {}),
-    }
 
 
 def profile_model(
@@ -122,8 +117,11 @@ def profile_model(
     few, many = (modules.noise(count, shape, place) for count in (COUNTED, max(sizes)))
     _tried(lambda: check_module(modules.asked(module), few, f"{COUNTED} images of noise"), errors)
     timed, unfolded = _as_timed(module, few[:1])
-    latency = _latency(timed, _as_split(many), sizes, seed=0)
-    memory = _taken(name if importable else module, module, many)
+    labels, mean, std = torch.zeros(len(many), dtype=torch.long), torch.zeros(shape[0]), torch.ones(shape[0])
+    latency = _latency(timed, ImageSplit(many.cpu(), labels, mean, std), sizes, seed=0)
+    # of energy nothing where the module does not run
+    energy = _tried(lambda: energy_figures(modules.asked(module), [many]), []) or EnergyFigures()
+    memory: Taken = {**modules.memory_of_module(name if importable else module, many), **energy}
     return Profile(
         name=name,
         image_shape=shape,
@@ -139,22 +137,11 @@ def profile_model(
     )
 
 
-def _taken(named: nn.Module | str, module: nn.Module, images: Tensor) -> Taken:
-    """Memory and energy; of energy nothing where the module does not run."""
-    energy = _tried(lambda: energy_figures(modules.asked(module), [images]), []) or EnergyFigures()
-    return {**modules.memory_of_module(named, images), **energy}
-
-
 def _operators(net: Net, images: Tensor, uncounted: Mapping[str, int], errors: list[str]) -> OperatorsRecord | None:
     """The time by operator, for a profile; None where the network does not run."""
     with evaluating(net):
         audit = _tried(lambda: audit_operators(net, [images], sorted(uncounted)), errors)
     return None if audit is None else audit.as_record()
-
-
-def _drawn(split: Split, device: torch.device) -> Tensor:
-    images = next(iter(split.batches(min(AUDITED, len(split))))).images
-    return images.to(device, memory_format=torch.channels_last)
 
 
 def _as_timed(module: nn.Module, image: Tensor) -> tuple[Net, str | None]:
@@ -187,12 +174,6 @@ def _counted(module: nn.Module, images: Tensor) -> dict[str, Any]:
             return {"macs": None, "macs_by_operator": {}, "uncounted": {}}
     by_operator = {name: macs / len(images) for name, macs in counter.by_operator.items()}
     return {"macs": counter.total / len(images), "macs_by_operator": by_operator, "uncounted": dict(counter.uncounted)}
-
-
-def _as_split(images: Tensor) -> Split:
-    channels = images.shape[1]
-    labels = torch.zeros(len(images), dtype=torch.long)
-    return ImageSplit(images.cpu(), labels, torch.zeros(channels), torch.ones(channels))
 
 
 def _latency(net: Net, split: Split, batch_sizes: Sequence[int], seed: int) -> tuple[Latency, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from dyncomp.bench.energy import energy_of_cell
 from dyncomp.bench.events import Listener, ResourcesStarted
@@ -25,19 +26,19 @@ def add_resources(cells: Sequence[Cell], store: Store, apart: Apart, tell: Liste
 
     Memory is measured in the processes of `apart`. A run that is stopped in between goes on here.
     """
-    lacking = [cell for cell in cells if _lacks(cell, store)]
+    records = ((cell, store.cell(cell.key)) for cell in cells)
+    lacking = [cell for cell, record in records if record is not None and "operators" not in record]
     if not lacking:
         return
     reference = next((cell for cell in cells if cell.role == "static"), None)
-    plain = None if reference is None else _plain(reference, store)
+    plain: Net | None = None  # the plain backbone in the form in which it is timed
+    if reference is not None:
+        net = _trained(reference, store)
+        with suppress(Exception):  # its own figures tell of it
+            plain = as_timed(net)[0]
     for number, cell in enumerate(lacking, 1):
         tell(ResourcesStarted(cell, number, len(lacking)))
         store.add_to_cell(cell.key, _resources(cell, plain, store, apart))
-
-
-def _lacks(cell: Cell, store: Store) -> bool:
-    record = store.cell(cell.key)
-    return record is not None and "operators" not in record
 
 
 def _resources(cell: Cell, plain: Net | None, store: Store, apart: Apart) -> Resources:
@@ -60,15 +61,6 @@ def _resources(cell: Cell, plain: Net | None, store: Store, apart: Apart) -> Res
             "resources_at": now(),
             "resources_environment": environment(cell.group.device),
         }
-
-
-def _plain(reference: Cell, store: Store) -> Net | None:
-    """The plain backbone in the form in which it is timed; None where it cannot be had."""
-    net = _trained(reference, store)
-    try:
-        return as_timed(net)[0]
-    except Exception:  # its own figures tell of it
-        return None
 
 
 def _trained(cell: Cell, store: Store) -> Net:

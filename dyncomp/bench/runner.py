@@ -55,7 +55,12 @@ def _run(config: Config, tell: Listener) -> Outcome | None:
     jobs = jobs_for(plan.cells, config)
     store = Store.create(folder, {**config.as_record(), "left_out": [one.as_record() for one in plan.left_out]})
     wanted = _wanted(plan, store, config.force)
-    _compare(plan, store)
+    for (
+        cell
+    ) in plan.cells:  # the record of an earlier run, which only began with the cell, says that it is compared now
+        record = store.cell(cell.key)
+        if record is not None and record["role"] != cell.role:
+            store.add_to_cell(cell.key, {"role": cell.role})
     tell(_planned(plan, wanted))
     failed = run_cells(wanted, store, config, jobs, tell)
     if config.strict_macs:
@@ -122,14 +127,6 @@ def _wanted(plan: Plan, store: Store, force: bool) -> list[Cell]:
     for cell in plan.cells:
         want(cell)
     return list(wanted.values())
-
-
-def _compare(plan: Plan, store: Store) -> None:
-    """Let the records of an earlier run, in which a cell was only begun with, say that it is compared now."""
-    for cell in plan.cells:
-        record = store.cell(cell.key)
-        if record is not None and record["role"] != cell.role:
-            store.add_to_cell(cell.key, {"role": cell.role})
 
 
 def _finished(cell: Cell, store: Store) -> bool:

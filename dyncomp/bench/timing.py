@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,7 +18,6 @@ from dyncomp.bench.stamp import now
 from dyncomp.errors import InvalidValue
 from dyncomp.fast import is_enabled
 from dyncomp.profile import (
-    LatencyRounds,
     Setting,
     Team,
     Timed,
@@ -83,11 +82,6 @@ def said_what_to_do() -> Iterator[None]:
         raise InvalidValue(f"{error}; remove the file, and the same command trains that cell again") from error
 
 
-def _until(config: Config, networks: int) -> Until:
-    usual = SECONDS_STANDARD if config.budget == "standard" else min(SECONDS, TOGETHER_S / networks)
-    return Until(config.latency_width / 100, usual if config.latency_seconds is None else config.latency_seconds)
-
-
 def _forms(cells: Sequence[Cell], store: Store, compiled: bool) -> list[Timed]:
     plugins, device = known_plugins(), str(cells[0].group.device)
     forms = []
@@ -95,23 +89,22 @@ def _forms(cells: Sequence[Cell], store: Store, compiled: bool) -> list[Timed]:
         path = store.checkpoint_path(cell.key).resolve()
         with said_what_to_do():
             read_facts(path)
-        for form in forms_of(_decides(store, cell), compiled):
+        record = store.cell(cell.key)
+        decides = record is not None and record["sites"] > 0
+        for form in forms_of(decides, compiled):
             name = name_of_form(cell.key, form.name)
             forms.append(Timed(name, partial(timed_form, path, device, plugins, form)))
     return forms
 
 
-def _decides(store: Store, cell: Cell) -> bool:
-    """Whether its network has sites, and so two forms."""
-    record = store.cell(cell.key)
-    return record is not None and record["sites"] > 0
-
-
 def _timed(cells: Sequence[Cell], key: str, batch_size: int, team: Team, config: Config) -> TimingContent:
-    group, until, started_at = cells[0].group, _until(config, len(team.names)), now()
+    group, started_at = cells[0].group, now()
+    usual = SECONDS_STANDARD if config.budget == "standard" else min(SECONDS, TOGETHER_S / len(team.names))
+    until = Until(config.latency_width / 100, usual if config.latency_seconds is None else config.latency_seconds)
     reference = next((cell.key for cell in cells if cell.role == "static"), None)
     measured = measure_latency(team, group.splits.test, batch_size, group.seed, until, reference)
-    rounds, load = measured.rounds, measured.load
+    rounds, load, errors = measured.rounds, measured.load, measured.errors
+    beside = fastest_form(rounds, reference) if reference and reference in rounds.samples_ms else None
     return {
         "key": key,
         "cells": [cell.key for cell in cells],
@@ -129,22 +122,15 @@ def _timed(cells: Sequence[Cell], key: str, batch_size: int, team: Team, config:
         "distinct_rounds": rounds.distinct,
         "rounds": {name: rounds.count(name) for name in rounds.samples_ms},
         "samples_ms": rounds.samples_ms,
-        "verdicts": _verdicts(measured, reference),
+        "verdicts": {name: verdict(rounds, name, load, beside) for name in rounds.samples_ms},
         "load": {"processors": load.processors, "own": load.own, "others": load.others, "average": load.average},
         "seconds": measured.seconds,
-        "errors": {name: error for name, error in measured.errors.items() if not is_compiled(name)},
-        "not_compiled": _not_compiled(measured.errors),
+        "errors": {name: error for name, error in errors.items() if not is_compiled(name)},
+        "not_compiled": {
+            name: error.removeprefix("NotCompiled: ")  # else the error's own name would say it twice
+            for name, error in errors.items()
+            if is_compiled(name)
+        },
         "environment": environment(group.device),
         "started_at": started_at,
     }
-
-
-def _verdicts(measured: LatencyRounds, reference: str | None) -> dict[str, str]:
-    rounds = measured.rounds
-    beside = fastest_form(rounds, reference) if reference and reference in rounds.samples_ms else None
-    return {name: verdict(rounds, name, measured.load, beside) for name in rounds.samples_ms}
-
-
-def _not_compiled(errors: Mapping[str, str]) -> dict[str, str]:
-    """Why forms were not compiled, by name; the error's own name would say it twice."""
-    return {name: error.removeprefix("NotCompiled: ") for name, error in errors.items() if is_compiled(name)}

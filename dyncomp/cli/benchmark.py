@@ -78,22 +78,17 @@ def benchmark(
         "strict_macs": strict_macs,
         "dry_run": dry_run,
     }
-    raise typer.Exit(_run({key: value for key, value in given.items() if value is not None}, config))
-
-
-def _run(given: dict[str, Any], config_file: Path | None) -> int:
-    """The exit status: 1 if a cell failed."""
     from dyncomp.bench import Config, check_names, read_config
 
-    config = Config(**(read_config(config_file) if config_file else {}) | given)
-    check_names(config)
+    in_file: dict[str, Any] = read_config(config) if config else {}
+    options = Config(**in_file | {key: value for key, value in given.items() if value is not None})
+    check_names(options)
     from dyncomp.bench import run  # torch is imported here, after the options were checked
     from dyncomp.cli.progress import watching
     from dyncomp.cli.result import show_result
 
     with watching() as tell:
-        outcome = run(config, tell)
-    if outcome is None:
-        return 0
-    show_result(outcome.store)
-    return 1 if outcome.failed else 0
+        outcome = run(options, tell)
+    if outcome is not None:
+        show_result(outcome.store)
+    raise typer.Exit(1 if outcome is not None and outcome.failed else 0)

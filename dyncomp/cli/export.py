@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -44,11 +43,10 @@ def export(
     from dyncomp.bench import export_checkpoint  # torch is imported here, after the options were checked
 
     written, exported = export_checkpoint(checkpoint, format, routed, output)
-    typer.echo(f"{written}: {_in_words(exported.facts)}")
-
-
-def _in_words(facts: Mapping[str, Any]) -> str:
+    facts = exported.facts
     if facts["form"] == "dense":
-        return "the dense form: right for every image and batch; every unit runs, so nothing is saved"
-    images = "one image at a time" if facts["one_image"] else "any batch"
-    return f"the routed form: {' and '.join(facts['routes'])}, {images}"
+        said = "the dense form: right for every image and batch; every unit runs, so nothing is saved"
+    else:
+        images = "one image at a time" if facts["one_image"] else "any batch"
+        said = f"the routed form: {' and '.join(facts['routes'])}, {images}"
+    typer.echo(f"{written}: {said}")

@@ -53,27 +53,18 @@ def _guarded(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Run and exit: what the user can mend is one line and status 2, an interruption status 130, a warning one line."""
     with warnings.catch_warnings():
         warnings.showwarning = _warnings_in_one_line()
-        status = _status(app, arguments)
+        try:
+            status = app(arguments, standalone_mode=False)
+        except (DyncompError, UsageError) as error:
+            # a usage error knows its option only when formatted
+            text = error.format_message() if isinstance(error, UsageError) else str(error)  # type: ignore[attr-defined]
+            print(f"error: {' '.join(text.split())}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+        if status == INTERRUPTED:
+            print("interrupted; finished cells are kept, the same command goes on from there", file=sys.stderr)
     sys.exit(status)
-
-
-def _status(app: typer.Typer, arguments: Sequence[str]) -> Any:
-    try:
-        status = app(arguments, standalone_mode=False)
-    except (DyncompError, UsageError) as error:
-        print(f"error: {_text(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        status = INTERRUPTED
-    if status == INTERRUPTED:
-        print("interrupted; finished cells are kept, the same command goes on from there", file=sys.stderr)
-    return status
-
-
-def _text(error: Exception) -> str:
-    """An error as one line; a usage error knows its option only when formatted."""
-    text = error.format_message() if isinstance(error, UsageError) else str(error)  # type: ignore[attr-defined]
-    return " ".join(text.split())
 
 
 def _warnings_in_one_line() -> Callable[..., None]:

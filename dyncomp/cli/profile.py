@@ -61,10 +61,19 @@ def profile(
         if checkpoint is None:
             found = _of_model(model, input_, sizes, device)
         else:
-            found = _of_checkpoint(checkpoint, sizes, device, data_dir)
+            if not checkpoint.is_file():
+                raise InvalidValue(
+                    f"{checkpoint}: no such file; give a checkpoint of a run (OUTPUT/checkpoints/KEY.safetensors)"
+                )
+            from dyncomp.bench import profile_checkpoint
+
+            found = profile_checkpoint(checkpoint, sizes, device, data_dir)
     typer.echo(str(found))
     if json is not None:
-        _write(found, json)
+        from dyncomp.store import write_atomically
+        from dyncomp.store.files import json_bytes
+
+        write_atomically({json: json_bytes(found.as_dict())})
     raise typer.Exit(1 if found.errors else 0)
 
 
@@ -79,22 +88,3 @@ def _of_model(model: str, given: str, sizes: tuple[int, ...], device: str) -> Pr
     from dyncomp.bench import profile_model  # torch is imported here, after the options were checked
 
     return profile_model(model, (int(shape[1]), int(shape[2]), int(shape[3])), sizes, device or "auto")
-
-
-def _of_checkpoint(checkpoint: Path, sizes: tuple[int, ...], device: str, data_dir: Path | None) -> Profile:
-    from dyncomp.errors import InvalidValue
-
-    if not checkpoint.is_file():
-        raise InvalidValue(
-            f"{checkpoint}: no such file; give a checkpoint of a run (OUTPUT/checkpoints/KEY.safetensors)"
-        )
-    from dyncomp.bench import profile_checkpoint
-
-    return profile_checkpoint(checkpoint, sizes, device, data_dir)
-
-
-def _write(found: Profile, path: Path) -> None:
-    from dyncomp.store import write_atomically
-    from dyncomp.store.files import json_bytes
-
-    write_atomically({path: json_bytes(found.as_dict())})

@@ -56,19 +56,13 @@ class Plain:
         if isinstance(event, CellTrains):
             if event.progress.warning:
                 self._print(f"{mark} warning: {event.progress.warning}")
-            if self._came_soon(event):
-                return
+            now, key = time.monotonic(), event.cell.key
+            if now - self.last.get(key, 0.0) < PLAIN_EVERY_S and event.progress.done < 1:
+                return  # a line about it came a moment ago; the last one of a training is printed anyway
+            self.last[key] = now
         if isinstance(event, CellStarted):
             self.last[event.cell.key] = time.monotonic()
         self._print(in_words(event, mark))
-
-    def _came_soon(self, event: CellTrains) -> bool:
-        """Whether a line about this cell was printed a moment ago; the last one of a training is printed anyway."""
-        now, key = time.monotonic(), event.cell.key
-        if now - self.last.get(key, 0.0) < PLAIN_EVERY_S and event.progress.done < 1:
-            return True
-        self.last[key] = now
-        return False
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

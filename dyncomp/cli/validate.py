@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dyncomp.conformance import CheckList, Result
+    from dyncomp.conformance import CheckList
 
 WIDTH = 100
 
@@ -31,18 +31,12 @@ def validate(
     ] = None,
 ) -> None:
     """Check that a method keeps what every method promises; say what fails, and how to mend it."""
+    from dyncomp.cli.target import methods_of
+    from dyncomp.registry import BACKBONES
     from dyncomp.registry import include_path as include
 
     for path in include_path or ():
         include(path)
-    raise typer.Exit(_run(target, backbone))
-
-
-def _run(target: str, backbone: str) -> int:
-    """The exit status: 1 if a check failed."""
-    from dyncomp.cli.target import methods_of
-    from dyncomp.registry import BACKBONES
-
     if backbone:
         BACKBONES.check(backbone)
     specs = methods_of(target)
@@ -53,7 +47,7 @@ def _run(target: str, backbone: str) -> int:
         typer.echo("\n".join(in_words(found)))
         failed, checked = failed + len(found.failed), checked + len(found.results)
     typer.echo(f"{failed} of {checked} checks failed" if failed else f"all {checked} checks hold")
-    return 1 if failed else 0
+    raise typer.Exit(1 if failed else 0)
 
 
 def _begin(spec: str) -> None:
@@ -66,23 +60,19 @@ def in_words(found: CheckList) -> Iterator[str]:
     """The lines of a check list: a mark and a promise for each check, under a failed one what failed and a hint."""
     yield f"{found.spec} on {found.backbone}" if found.backbone else found.spec
     passed, failed = _marks()
-    said: dict[str, str] = {}
+    said: dict[str, str] = {}  # messages, each with the check that has said it first
     for result in found.results:
         name = "" if result.passed else f" [{result.check}]"
         yield _wrapped(f"  {passed if result.passed else failed} ", result.promise + name)
-        if not result.passed:
-            yield from _reasons(result, said)
+        if result.passed:
+            continue
+        if result.message in said:
+            yield _wrapped("      failed: ", f"as under {said[result.message]}; mend that first")
+            continue
+        said[result.message] = result.check
+        yield _wrapped("      failed: ", result.message)
+        yield _wrapped("      mend:   ", result.hint)
     yield ""
-
-
-def _reasons(result: Result, said: dict[str, str]) -> Iterator[str]:
-    """What failed, once: `said` holds the check that has said so before."""
-    if result.message in said:
-        yield _wrapped("      failed: ", f"as under {said[result.message]}; mend that first")
-        return
-    said[result.message] = result.check
-    yield _wrapped("      failed: ", result.message)
-    yield _wrapped("      mend:   ", result.hint)
 
 
 def _wrapped(head: str, text: str) -> str:

@@ -96,11 +96,6 @@ def _validate_example(spec: str, backbone: str) -> CheckList:
         return CheckList(spec, "", (_failed("builds", f"`examples` of the class holds {spec!r}: {error}"),))
 
 
-def _candidates() -> list[str]:
-    """The registered backbones' examples, the favourite before the others, then the least work first."""
-    return sorted(backbone_examples(), key=lambda name: name != FAVOURITE)
-
-
 def _given(method: Method, backbone: str) -> Case:
     case = Case(method, backbone)
     if refusal := _refusal(case):
@@ -114,7 +109,7 @@ def _smallest(method: Method) -> Case | str:
     refusal = _refusal(case)
     if refusal is None:
         return case
-    candidates = _candidates()
+    candidates = sorted(backbone_examples(), key=lambda name: name != FAVOURITE)  # then the least work first
     for name in candidates:
         case = Case(method, name)
         if _refusal(case) is None:
@@ -158,7 +153,11 @@ def _tried(name: str, run: Callable[[], object], source: Source) -> Result:
     except (NotConforming, DyncompError) as error:
         return _failed(name, str(error))
     except (Exception, SystemExit) as error:
-        found = _failed(name, _with_its_place(error, source))
+        # told with the last line of the method's own file on the way there, or the last of all
+        frames = list(traceback.extract_tb(error.__traceback__))
+        own = [frame for frame in frames if source.file and Path(frame.filename) == source.file]
+        frame = (own or frames)[-1]
+        found = _failed(name, f"{show(Path(frame.filename))}:{frame.lineno}: {in_one_line(error)}")
         return replace(found, hint=RAISED) if name in CHECKS else found
     return Result(name, _promise(name), passed=True)
 
@@ -170,11 +169,3 @@ def _failed(name: str, message: str) -> Result:
 def _promise(name: str) -> str:
     """A check's promise: its docstring's first line."""
     return FOUNDATIONS.get(name) or (CHECKS[name].__doc__ or "").strip().split("\n")[0]
-
-
-def _with_its_place(error: BaseException, source: Source) -> str:
-    """An exception, with the last line of the method's own file on the way there, or the last of all."""
-    frames = list(traceback.extract_tb(error.__traceback__))
-    own = [frame for frame in frames if source.file and Path(frame.filename) == source.file]
-    frame = (own or frames)[-1]
-    return f"{show(Path(frame.filename))}:{frame.lineno}: {in_one_line(error)}"

@@ -19,7 +19,10 @@ WAYS = ("its own decisions", "random decisions")
 def deployment_changes_nothing(case: Case) -> None:
     """Made ready for use, normalisations folded, the network decides, costs and answers as before."""
     net, images = stirred(case.net), case.images()
-    ready = _deployed(net)
+    try:
+        ready = deployed(net)
+    except CannotDeploy as error:
+        raise NotConforming(str(error)) from error
     if list(ready.sites) != list(net.sites) or ready.parents != net.parents:
         raise NotConforming(f"deployed, the sites are {list(ready.sites)}, before {list(net.sites)}")
     if measure_costs(ready, images[:1]) != net.costs:
@@ -28,13 +31,6 @@ def deployment_changes_nothing(case: Case) -> None:
         if way in case.ways:
             _same(net, ready, images, case.ways[way], way)
     _same_in_use(ready, images)
-
-
-def _deployed(net: Net) -> Net:
-    try:
-        return deployed(net)
-    except CannotDeploy as error:
-        raise NotConforming(str(error)) from error
 
 
 def _same(net: Net, ready: Net, images: Tensor, forced: Forced, way: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import torch
@@ -41,7 +40,8 @@ def _check_stage(case: Case, stage: Stage) -> None:
     for batch in range(BATCHES):
         if silent:
             _backward(case, net, stage, batch)
-            silent -= _moved(net, stage, silent)
+            gradients = [(name, net.get_parameter(name).grad) for name in silent]
+            silent -= {name for name, gradient in gradients if gradient is not None and bool(gradient.any())}
     if silent:
         raise NotConforming(f"stage {stage.name}: the gradient of {min(silent)} is zero throughout")
 
@@ -79,8 +79,3 @@ def _backward(case: Case, net: Net, stage: Stage, batch: int) -> None:
             raise NotConforming(f"stage {stage.name}: {name} gets no finite gradient")
         if not stage.trains(name) and gradient is not None:
             raise NotConforming(f"stage {stage.name}: {name} gets a gradient but is not claimed")
-
-
-def _moved(net: Net, stage: Stage, names: Iterable[str]) -> set[str]:
-    gradients = ((name, net.get_parameter(name).grad) for name in names)
-    return {name for name, gradient in gradients if gradient is not None and bool(gradient.any())}

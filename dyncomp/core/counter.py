@@ -115,7 +115,10 @@ def is_free(operator: torch._ops.OpOverload) -> bool:
     if namespace != "aten":  # an operator of another library may do anything, whatever its name
         return False
     name = name.removesuffix("_")  # the in-place variant is free, too
-    return name in _FREE or _is_view(name)
+    if name in _FREE:
+        return True
+    packet = getattr(torch.ops.aten, name, None)
+    return packet is not None and any(getattr(packet, form).is_view for form in packet.overloads())
 
 
 def kind_of(name: str) -> Kind | None:
@@ -132,11 +135,6 @@ def kind_of(name: str) -> Kind | None:
     if _formula(packet) is not None:
         return "priced"
     return "free" if any(is_free(getattr(packet, form)) for form in packet.overloads()) else None
-
-
-def _is_view(name: str) -> bool:
-    packet = getattr(torch.ops.aten, name, None)
-    return packet is not None and any(getattr(packet, form).is_view for form in packet.overloads())
 
 
 class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -192,24 +190,14 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if parts is not NotImplemented:
                 return parts
         output = func(*args, **kwargs)
-        self._add(func, formula, args, kwargs, output)
-        return output
-
-    def _add(
-        self,
-        func: Any,
-        formula: Callable[..., int] | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        output: Any,
-    ) -> None:
         name = str(func._overloadpacket)
         if formula is not None:
             self.add(name, int(formula(*args, **kwargs, out_val=output)) // 2)
-            return
+            return output
         self.calls[self._scopes[-1]] += 1
         if not is_free(func):
             self.uncounted[name] += 1
+        return output
 
     def add(self, operator: str, macs: int, calls: int = 1) -> None:
         """Add calls of an operator and their MACs to the current scope."""

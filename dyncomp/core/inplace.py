@@ -28,11 +28,9 @@ def makes_new(module: nn.Module) -> bool:
     A subclass of one of torch's layers counts only if it declares `makes_new_output`, a subclass of Sequential, which
     runs its layers in order, only if it declares `is_chain`.
     """
-    while isinstance(module, nn.Sequential) and _is_chain(module) and len(module):
+    while isinstance(module, nn.Sequential) and len(module):
+        if type(module) is not nn.Sequential and not getattr(type(module), "is_chain", False):
+            break
         module = module[-1]
     known = type(module) in MAKERS or getattr(type(module), "makes_new_output", False)
     return known and not (module._forward_hooks or "forward" in vars(module))
-
-
-def _is_chain(module: nn.Sequential) -> bool:
-    return type(module) is nn.Sequential or bool(getattr(type(module), "is_chain", False))

@@ -93,12 +93,20 @@ class Net(Usable):
     ) -> Output:
         """Logits (B, Y) and trace of images (B, C, H, W). `meter` receives which part of which site runs.
 
-        Raises ValueError for decisions of unknown sites or of a wrong shape. Once costs are known, raises InvalidValue
-        for anything but floating-point images with the network's channels.
+        Raises ValueError for decisions of unknown sites or of a wrong shape, RuntimeError for a sparse pass in
+        training, CannotExport for one in a tracer. Once costs are known, raises InvalidValue for anything but
+        floating-point images with the network's channels.
         """
         if self.costs is not None and torch._C._get_tracing_state() is None:  # in a tracer, sizes may be tensors
             _check_images(images, self.costs.image_shape)
-        sparse = self._is_sparse(sparse)
+        sparse = not self.training if sparse is None else sparse
+        if sparse and self.training:
+            raise RuntimeError("the sparse form is for evaluation: call net.eval() first")
+        if sparse and self.sites and freezes_routes():
+            raise CannotExport(
+                "traced in the sparse form, the network would send every image down the route of this one; write it by "
+                "`dyncomp export` or dyncomp.export.export_network, or trace net(images, sparse=False).logits"
+            )
         if decisions:
             self._check(decisions, len(images))
         tape = Tape(images.shape[0], sparse, record, decisions, self.sampling, meter)
@@ -112,20 +120,12 @@ class Net(Usable):
             self._tapes.current = outer
         if not record:
             return Output(logits, Trace({}, {}, tape.images), self.costs, tape.said)
-        again, trace = self._again(images, sparse), self._trace(tape, logits)
-        return Output(logits, trace, self.costs, tape.said, again, images.shape[1:])
-
-    def _is_sparse(self, asked: bool | None) -> bool:
-        """Whether the pass is sparse. Raises RuntimeError if it is so in training, CannotExport if so in a tracer."""
-        sparse = not self.training if asked is None else asked
-        if sparse and self.training:
-            raise RuntimeError("the sparse form is for evaluation: call net.eval() first")
-        if sparse and self.sites and freezes_routes():
-            raise CannotExport(
-                "traced in the sparse form, the network would send every image down the route of this one; write it by "
-                "`dyncomp export` or dyncomp.export.export_network, or trace net(images, sparse=False).logits"
-            )
-        return sparse
+        for site, op in self.sites.items():
+            if site not in tape.decisions:  # no image reached the site
+                nothing = logits.new_zeros(tape.images, op.units)
+                tape.decisions[site] = Decision(nothing, nothing, nothing)
+        trace = Trace({site: tape.decisions[site] for site in self.sites}, self.parents, tape.images)
+        return Output(logits, trace, self.costs, tape.said, self._again(images, sparse), images.shape[1:])
 
     def _check_type(self, images: Tensor) -> None:
         """Raise InvalidValue if the dtype of images differs from that of the parameters, and autocast is off."""
@@ -164,13 +164,6 @@ class Net(Usable):
                 raise ValueError(
                     f"{site}: decisions of shape {tuple(decision.used.shape)}; give (images, units) = {wanted}"
                 )
-
-    def _trace(self, tape: Tape, logits: Tensor) -> Trace:
-        for site, op in self.sites.items():
-            if site not in tape.decisions:  # no image reached the site
-                nothing = logits.new_zeros(tape.images, op.units)
-                tape.decisions[site] = Decision(nothing, nothing, nothing)
-        return Trace({site: tape.decisions[site] for site in self.sites}, self.parents, tape.images)
 
 
 def _check_images(images: Tensor, wanted: tuple[int, ...]) -> None:

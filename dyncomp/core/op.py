@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dyncomp.core.counter import MOVING, Part
 from dyncomp.core.graphs import graph_form, is_traced
 from dyncomp.core.rules import Rule
-from dyncomp.core.tape import Tape, Taped
+from dyncomp.core.tape import Taped
 from dyncomp.core.trace import Decision
 from dyncomp.errors import CannotAttach, CannotExport
 
@@ -127,17 +127,14 @@ class Op(Taped, ABC):
 
     def settled(self, x: Tensor) -> Decision:
         """The decision in effect for features x, the gate's own or a forced one; the tape notes it."""
-        tape = self.tape
-        return tape.settle(self.site, self._decided(x, tape))
-
-    def _decided(self, x: Tensor, tape: Tape) -> Decision:
+        tape, features = self.tape, x[0] if isinstance(x, tuple) else x
         if self.training and self.site in tape.forced and not self.decides_anyway:
-            return tape.given(self.site, x[0] if isinstance(x, tuple) else x)  # without running the gate
+            return tape.settle(self.site, tape.given(self.site, features))  # without running the gate
         decision: Decision = self.overhead(self.decide, x)
-        given, wanted = decision.used.shape, ((x[0] if isinstance(x, tuple) else x).shape[0], self.units)
+        given, wanted = decision.used.shape, (features.shape[0], self.units)
         if given != wanted:
             raise ValueError(f"{self.site}: decided {tuple(given)}; a decision is for (images, units) = {wanted}")
-        return decision
+        return tape.settle(self.site, decision)
 
     def overhead(self, run: Callable[..., Any], *inputs: Any) -> Any:
         """Run a function, its cost metered as the site's overhead."""

@@ -80,15 +80,12 @@ def price(costs: Costs, trace: Trace) -> Tensor:
     total = torch.full((trace.images,), float(costs.always), dtype=torch.float64, device=device)
     for site, cost in costs.sites.items():
         used = trace[site].used.double()  # (B, U)
-        macs = cost.overhead + _used_macs(cost.units, used)
+        macs: Tensor | float = cost.overhead
+        if len(set(cost.units)) != 1:
+            macs = macs + used @ used.new_tensor(cost.units)
+        elif cost.units[0]:  # units of equal cost need no copy to the device
+            macs = macs + used.sum(dim=1) * cost.units[0]
         if cost.reads is not None:
             macs = macs + cost.coupled * used.sum(dim=1) * trace[cost.reads].used.double().sum(dim=1)
         total = total + trace.reach(site) * macs
     return total
-
-
-def _used_macs(units: tuple[int, ...], used: Tensor) -> Tensor | float:
-    """MACs of the units that each image uses, (B,); units of equal cost need no copy to the device."""
-    if len(set(units)) == 1:
-        return used.sum(dim=1) * units[0] if units[0] else 0.0
-    return used @ used.new_tensor(units)

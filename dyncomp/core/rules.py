@@ -68,18 +68,18 @@ class Coin(Rule):
 
     def scores(self, like: Tensor) -> Tensor:
         """Scores from a uniform u and the rate r: above 1/2 where u < r, hence with probability r."""
-        uniform, rates = self._uniform(like), self.rates.clamp(1e-6, 1 - 1e-6)  # (B, U), (U,)
+        if self.training:
+            uniform = torch.rand(like.shape[0], self.units, device=like.device).to(self.rates)  # (B, U)
+        else:
+            nothing = torch.zeros(like.shape[0], 1, dtype=torch.long, device=like.device)
+            seeds = self.tape.recall(SEEDS, nothing)  # (B, 1)
+            units = torch.arange(self.units, device=like.device) * 40503 + crc32(self.site.encode())  # (U,)
+            uniform = (_mixed(seeds + units) / MODULUS).to(self.rates)  # (B, U)
+        rates = self.rates.clamp(1e-6, 1 - 1e-6)  # (U,)
         used = 1 - uniform / rates / 2
         unused = (1 - (uniform - rates) / (1 - rates)) / 2
         drawn = torch.where(uniform < rates, used, unused)
         return torch.where((self.rates > 0) & (self.rates < 1), drawn, self.rates)
-
-    def _uniform(self, like: Tensor) -> Tensor:
-        if self.training:
-            return torch.rand(like.shape[0], self.units, device=like.device).to(self.rates)
-        seeds = self.tape.recall(SEEDS, torch.zeros(like.shape[0], 1, dtype=torch.long, device=like.device))  # (B, 1)
-        units = torch.arange(self.units, device=like.device) * 40503 + crc32(self.site.encode())  # (U,)
-        return (_mixed(seeds + units) / MODULUS).to(self.rates)  # (B, U)
 
 
 class Seeds(Taped):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.core.counter import Meter
-from dyncomp.core.trace import Decision
+from dyncomp.core.trace import Decision, combined
 from dyncomp.errors import CannotExport
 
 
@@ -96,7 +96,12 @@ class Tape:
 
     def given(self, site: str, like: Tensor) -> Decision:
         """The decision that is forced at the site, for the current images, in the dtype of `like`."""
-        return self._force(self.forced[site], like)
+
+        def here(value: Tensor) -> Tensor:
+            value = value if self.rows is None else value.to(self.rows.device)[self.rows]
+            return value.to(like)
+
+        return self.forced[site].map(here)
 
     def settle(self, site: str, decision: Decision) -> Decision:
         """The decision in effect at the site: the forced one, else the gate's own. A recording pass notes it."""
@@ -105,15 +110,8 @@ class Tape:
         if self.recording:
             noted, here = self.decisions.get(site), decision.map(self._spread)
             # a site that runs on sub-batches decides once for each; rows outside the sub-batch are zero
-            self.decisions[site] = here if noted is None else _sum(noted, here)
+            self.decisions[site] = here if noted is None else combined([noted, here], lambda pair: pair[0] + pair[1])
         return decision
-
-    def _force(self, forced: Decision, like: Tensor) -> Decision:
-        def here(value: Tensor) -> Tensor:
-            value = value if self.rows is None else value.to(self.rows.device)[self.rows]
-            return value.to(like)
-
-        return forced.map(here)
 
     def _spread(self, value: Tensor) -> Tensor:
         if self.rows is None:
@@ -197,12 +195,3 @@ class Taped(nn.Module):
         """The tape of the current pass in this thread; see `Tapes`. It ends with the pass: do not store it."""
         tape: Tape = self._tapes.current
         return tape
-
-
-def _sum(a: Decision, b: Decision) -> Decision:
-    """The sum of two decisions; what is the same tensor in both stays one tensor."""
-    used = a.used + b.used
-    weight = used if a.weight is a.used and b.weight is b.used else a.weight + b.weight
-    if a.probability is a.used and b.probability is b.used:
-        return Decision(used, weight, used)
-    return Decision(used, weight, a.probability + b.probability)

@@ -86,12 +86,16 @@ class Trace(Mapping[str, Decision]):
     def join(traces: Sequence[Trace]) -> Trace:
         """Concatenate the traces of successive batches."""
         first = traces[0]
-        joined = {site: _joined([trace[site] for trace in traces]) for site in first}
+        joined = {site: combined([trace[site] for trace in traces], torch.cat) for site in first}
         return Trace(joined, first.parents, sum(t.images for t in traces))
 
     def lean(self) -> Trace:
         """A trace that takes less memory: `used` as bool, weights that differ from `used`, and no probabilities."""
-        return Trace({site: _lean(d) for site, d in self.items()}, self.parents, self.images)
+        lean: dict[str, Decision] = {}
+        for site, d in self.items():
+            used = d.used.detach() > 0.5
+            lean[site] = Decision(used, used if d.weight is d.used else d.weight.detach(), used)
+        return Trace(lean, self.parents, self.images)
 
     def to(self, device: torch.device | str) -> Trace:
         """The same decisions on another device, without their autograd graph."""
@@ -99,15 +103,10 @@ class Trace(Mapping[str, Decision]):
         return Trace(moved, self.parents, self.images)
 
 
-def _lean(decision: Decision) -> Decision:
-    used = decision.used.detach() > 0.5
-    return Decision(used, used if decision.weight is decision.used else decision.weight.detach(), used)
-
-
-def _joined(parts: Sequence[Decision]) -> Decision:
-    """Concatenate decisions of successive batches; what is the same tensor in all of them stays one tensor."""
-    used = torch.cat([d.used for d in parts])
-    weight = used if all(d.weight is d.used for d in parts) else torch.cat([d.weight for d in parts])
+def combined(parts: Sequence[Decision], combine: Callable[[list[Tensor]], Tensor]) -> Decision:
+    """Apply `combine` to the tensors of several decisions; what is the same tensor in all of them stays one tensor."""
+    used = combine([d.used for d in parts])
+    weight = used if all(d.weight is d.used for d in parts) else combine([d.weight for d in parts])
     if all(d.probability is d.used for d in parts):
         return Decision(used, weight, used)
-    return Decision(used, weight, torch.cat([d.probability for d in parts]))
+    return Decision(used, weight, combine([d.probability for d in parts]))

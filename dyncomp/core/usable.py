@@ -74,7 +74,18 @@ class Usable(nn.Module):
         with torch.inference_mode():
             batch = batch.contiguous(memory_format=torch.channels_last)  # the layout of deployed kernels
             logits: Tensor = self(batch, sparse=True, record=False).logits
-            _check(logits, card)
+            if logits.shape[1] != len(card.classes):
+                raise InvalidValue(
+                    f"the network tells {logits.shape[1]} classes, and its card names {len(card.classes)}; set "
+                    "net.card = dataclasses.replace(net.card, classes=(...)), one name for each class"
+                )
+            # answers with NaN, or without a finite maximum
+            wrong = logits.isnan().any(dim=1) | (logits == math.inf).any(dim=1) | (logits == -math.inf).all(dim=1)
+            if bool(wrong.any()):
+                raise InvalidValue(
+                    f"the network's answers to {int(wrong.sum())} of {len(logits)} images are no finite numbers; give "
+                    "images of finite numbers, and check that the network's parameters are finite"
+                )
             confidence, chosen = logits.float().softmax(dim=1).max(dim=1)
         names = [card.classes[label] for label in chosen.tolist()]
         return [Prediction(name, value) for name, value in zip(names, confidence.tolist(), strict=True)]
@@ -94,8 +105,13 @@ class Usable(nn.Module):
                     "or what preprocess makes of them"
                 )
             return self._moved(images)
-        prepare, single = card.preparation(), not _is_several(images)
-        each = [images] if single else images
+        prepare = card.preparation()
+        if isinstance(images, np.ndarray | Tensor):
+            several = images.ndim == 4
+        else:
+            single = str | bytes | bytearray | memoryview | Image.Image
+            several = isinstance(images, Sequence) and not isinstance(images, single)
+        each = images if several else [images]
         prepared = [prepare(image) for image in each]  # type: ignore[arg-type,union-attr]
         return self._moved(torch.stack(prepared)) if prepared else torch.empty(0)
 
@@ -112,30 +128,6 @@ class Usable(nn.Module):
         return self.card
 
 
-def _check(logits: Tensor, card: Card) -> None:
-    """Raise InvalidValue for logits (B, Y) with a wrong number of classes, with NaN, or without a finite maximum."""
-    if logits.shape[1] != len(card.classes):
-        raise InvalidValue(
-            f"the network tells {logits.shape[1]} classes, and its card names {len(card.classes)}; set net.card = "
-            "dataclasses.replace(net.card, classes=(...)), one name for each class"
-        )
-    wrong = logits.isnan().any(dim=1) | (logits == math.inf).any(dim=1) | (logits == -math.inf).all(dim=1)
-    if bool(wrong.any()):
-        raise InvalidValue(
-            f"the network's answers to {int(wrong.sum())} of {len(logits)} images are no finite numbers; give images "
-            "of finite numbers, and check that the network's parameters are finite"
-        )
-
-
 def _are_pixels(images: Tensor) -> bool:
     """Whether all values are from 0 to 1, and not all 0: a normalised image has values below 0."""
     return bool(images.numel()) and 0 <= float(images.min()) <= float(images.max()) <= 1 and bool(images.any())
-
-
-def _is_several(images: object) -> bool:
-    """Whether `images` is a batch or a sequence of images, not a single one."""
-    if isinstance(images, np.ndarray):
-        return images.ndim == 4
-    if isinstance(images, Tensor):
-        return images.dim() == 4
-    return isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview | Image.Image)

@@ -45,10 +45,22 @@ def export_network(
     free_path(path, kind)
     kind.check_installed()
     kind.check_imports()
-    graph, images = graph_of(net, routed), _images(net)
+    graph = graph_of(net, routed)
+    assert net.costs is not None  # else there were no graph
+    draw, like = torch.Generator().manual_seed(0), next(net.parameters())
+    images = torch.randn(_IMAGES, *net.costs.image_shape, generator=draw, dtype=torch.float64).to(like)  # (B, C, H, W)
     with evaluating(net):
         wanted = net(images, sparse=True, record=False).logits.cpu().numpy()
-    facts = _facts(net, graph, wanted, about)
+    facts = {
+        **about,
+        "form": graph.form,
+        "one_image": graph.one_image,
+        "routes": list(graph.routes),
+        "image_shape": list(net.costs.image_shape),
+        "classes": wanted.shape[1],
+        "dtype": str(wanted.dtype),
+        "dyncomp": __version__,
+    }
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
             unfinished = Path(folder) / path.name
@@ -59,20 +71,6 @@ def export_network(
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({one_line(error)}); give another --output") from error
     return load_exported(path)
-
-
-def _facts(net: Net, graph: Graph, wanted: NDArray[Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    assert net.costs is not None  # else there were no graph
-    return {
-        **about,
-        "form": graph.form,
-        "one_image": graph.one_image,
-        "routes": list(graph.routes),
-        "image_shape": list(net.costs.image_shape),
-        "classes": wanted.shape[1],
-        "dtype": str(wanted.dtype),
-        "dyncomp": __version__,
-    }
 
 
 def _write(kind: Format, graph: Graph, facts: Mapping[str, Any], path: Path) -> None:
@@ -113,13 +111,6 @@ def free_path(path: Path, kind: Format) -> None:
     for file in kind.files(path):
         if file.exists() or file.is_symlink():
             raise OutputError(f"{file} exists, and nothing is written over; remove it, or give another --output")
-
-
-def _images(net: Net) -> torch.Tensor:
-    """A few random images, (B, C, H, W)."""
-    assert net.costs is not None
-    draw, like = torch.Generator().manual_seed(0), next(net.parameters())
-    return torch.randn(_IMAGES, *net.costs.image_shape, generator=draw, dtype=torch.float64).to(like)
 
 
 def _compare(found: NDArray[Any], wanted: NDArray[Any], kind: Format) -> None:

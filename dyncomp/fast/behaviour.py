@@ -20,9 +20,6 @@ def runs_as(op: object, kind: type[Op]) -> bool:
 
 @cache
 def _class_runs_as(own: type[Op], kind: type[Op]) -> bool:
-    behaviour = {name for base in (kind, Op) for name, value in vars(base).items() if _is_behaviour(name, value)}
-    return all(getattr(own, name) is getattr(kind, name) for name in behaviour)
-
-
-def _is_behaviour(name: str, value: object) -> bool:
-    return isinstance(value, FunctionType | property) and name not in DECLARED
+    members = (member for base in (kind, Op) for member in vars(base).items())
+    methods = (name for name, value in members if isinstance(value, FunctionType | property))
+    return all(getattr(own, name) is getattr(kind, name) for name in methods if name not in DECLARED)

@@ -38,7 +38,11 @@ def batch_norms(model: nn.Module) -> list[str]:
 
 def fold_all(model: nn.Module, run: Callable[[], Any]) -> None:
     """Fold normalisations and remove layers that do nothing, in place; `run` runs the model on example input."""
-    plain = [module for module in model.modules() if _is_plain(module)]
+    plain = [
+        module
+        for module in model.modules()
+        if not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    ]
     layers = [module for module in plain if type(module) in FOLDS]
     norms = [module for module in plain if isinstance(module, NORMS) and _is_fixed(module)]
     with evaluating(model):
@@ -60,11 +64,6 @@ def _keep_outputs(model: nn.Module) -> None:
     for module in model.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether a module has no forward hooks and no `forward` set on the instance."""
-    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _is_fixed(norm: BatchNorm) -> bool:

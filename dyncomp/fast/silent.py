@@ -20,15 +20,13 @@ def gated(op: Gated, x: Tensor) -> Tensor | None:
     """
     if not op.tape.silent or torch.is_grad_enabled() or not isinstance(op.gate, Gate):
         return None
-    return skip_sparse(op, 0, op.block, x, _open_rows(op.gate.logits(x), len(x)), op.form)
-
-
-def _open_rows(logits: Tensor, images: int) -> Rows:
-    """The images whose gate opens by these logits; a single image's logits are read once and compared in Python."""
-    if images == len(logits) == 1:
+    logits = op.gate.logits(x)
+    if len(x) == len(logits) == 1:  # a single image's logits are read once and compared in Python
         first, *others = logits.tolist()[0]
-        return bool(others[0] > first) if others else bool(first > 0)
-    return rows_where(opens(logits)[:, 0], images)
+        rows: Rows = bool(others[0] > first) if others else bool(first > 0)
+    else:
+        rows = rows_where(opens(logits)[:, 0], len(x))
+    return skip_sparse(op, 0, op.block, x, rows, op.form)
 
 
 def mixed(op: Mixed, x: Tensor) -> Tensor | None:

@@ -114,31 +114,24 @@ def choices() -> dict[str, str]:
 
 
 def _try(ways: Mapping[str, Callable[[], Any]]) -> str:
-    with uncounted(), _unseen():
-        return _fastest_of(ways)
-
-
-def _unseen() -> AbstractContextManager[Any]:
-    """Context in which the caller's saved-tensor hooks do not see what a trial saves for its backward pass."""
-    if not torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]  # then there are no such hooks
-        return nullcontext()
-    return torch.autograd.graph.saved_tensors_hooks(_itself, _itself)
+    # the caller's saved-tensor hooks must not see what a trial saves for its backward pass
+    unseen: AbstractContextManager[Any] = nullcontext()
+    if torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]  # else there are no such hooks
+        unseen = torch.autograd.graph.saved_tensors_hooks(_itself, _itself)
+    with uncounted(), unseen:
+        first = {name: _seconds(run) for name, run in ways.items()}  # warms up, and finds ways that are far too slow
+        bar = max(_PATIENCE_S, _HOPELESS * min(first.values()))
+        # a slow way gets a second call, which has no one-time work
+        left = {name: run for name, run in ways.items() if first[name] <= bar or _seconds(run) <= bar}
+        best = dict.fromkeys(left, float("inf"))
+        for _ in range(_ROUNDS):
+            for name, run in left.items():
+                best[name] = min(best[name], _seconds(run))
+    return min(best, key=best.__getitem__)
 
 
 def _itself(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
-
-
-def _fastest_of(ways: Mapping[str, Callable[[], Any]]) -> str:
-    first = {name: _seconds(run) for name, run in ways.items()}  # warms up, and finds ways that are far too slow
-    bar = max(_PATIENCE_S, _HOPELESS * min(first.values()))
-    # a slow way gets a second call, which has no one-time work
-    left = {name: run for name, run in ways.items() if first[name] <= bar or _seconds(run) <= bar}
-    best = dict.fromkeys(left, float("inf"))
-    for _ in range(_ROUNDS):
-        for name, run in left.items():
-            best[name] = min(best[name], _seconds(run))
-    return min(best, key=best.__getitem__)
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -68,30 +68,21 @@ def ladder(net: Net, seen: Seen) -> Ladder:
     answers = [*(seen.said[site] for site in sites), seen.logits]
     right = torch.stack([answer.argmax(dim=1) == seen.labels for answer in answers])  # (K + 1, N)
     scores = torch.stack([seen.said[f"{site}.score"] for site in sites])  # (K, N)
-    return Ladder(scores, right, _cumulative_macs(net, sites))
+    if net.costs is None:
+        raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
+    count = len(sites) + 1
+    decisions = {}  # of K + 1 images, which leave at each exit and at the end
+    for site, op in net.sites.items():
+        wish = torch.ones(count, op.units, dtype=torch.float64)
+        if site in sites:
+            wish[sites.index(site)] = 0.0
+        decisions[site] = Decision(wish, wish, wish) if site in sites else op.forced(wish, wish)
+    return Ladder(scores, right, price(net.costs, Trace(decisions, net.parents, count)))
 
 
 def exit_sites(net: Net) -> list[str]:
     """The sites of the network's exits, in order of execution."""
     return [site for site, op in net.sites.items() if isinstance(op, Exit)]
-
-
-def _cumulative_macs(net: Net, sites: Sequence[str]) -> Tensor:
-    """MACs of leaving at each exit and at the end, (K + 1,) float64: prices of K + 1 forced decisions."""
-    if net.costs is None:
-        raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
-    count = len(sites) + 1
-    decisions = {}
-    for site, op in net.sites.items():
-        wish = torch.ones(count, op.units, dtype=torch.float64)
-        if site in sites:
-            wish[sites.index(site)] = 0.0
-        decisions[site] = _exact(wish) if site in sites else op.forced(wish, wish)
-    return price(net.costs, Trace(decisions, net.parents, count))
-
-
-def _exact(used: Tensor) -> Decision:
-    return Decision(used, used, used)
 
 
 def anytime_thresholds(exits: int, at: int) -> list[float]:

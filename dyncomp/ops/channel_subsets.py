@@ -99,12 +99,14 @@ BY_CHANNEL = (
 
 
 def _convolution(conv: nn.Conv2d, x: Tensor, inputs: Channels, outputs: Channels, move: Move) -> Tensor:
-    bias, groups = _cut_or_none(conv.bias, outputs, move), 1
+    bias, kernel, groups = _cut_or_none(conv.bias, outputs, move), conv.weight, 1
     if is_depthwise(conv):
-        weight = _cut(conv.weight, outputs, 0, move)
+        weight = _cut(kernel, outputs, 0, move)
         groups = weight.shape[0]
+    elif inputs is None or outputs is None or kernel.shape[2:].numel() == 1 or not kernel.is_contiguous():
+        weight = _cut(_cut(kernel, outputs, 0, move), inputs, 1, move)
     else:
-        weight = _cut_both(conv.weight, outputs, inputs, move)
+        weight = move(_pairs, kernel, outputs, inputs)
     assert not isinstance(conv.padding, str)  # see `pads_with_zeros`
     if type(groups) is not int:  # in a graph; its convolutions need a static number of groups
         geometry = Geometry(conv.stride, conv.padding, conv.dilation, groups)  # type: ignore[arg-type]
@@ -132,15 +134,8 @@ def _are_all(channels: Tensor, count: int) -> bool:
     return type(channels.shape[0]) is int and channels.shape[0] == count
 
 
-def _cut_both(weight: Tensor, outputs: Channels, inputs: Channels, move: Move) -> Tensor:
-    """Cut a kernel (O, I, K, K) to outputs and inputs; a contiguous one by one gather of (output, input) pairs."""
-    if inputs is None or outputs is None or weight.shape[2:].numel() == 1 or not weight.is_contiguous():
-        return _cut(_cut(weight, outputs, 0, move), inputs, 1, move)
-    cut: Tensor = move(_pairs, weight, outputs, inputs)
-    return cut
-
-
 def _pairs(weight: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
+    """Cut a contiguous kernel (O, I, K, K) to outputs and inputs, by one gather of (output, input) pairs."""
     pairs = (outputs[:, None] * weight.shape[1] + inputs).view(-1)  # (outputs * inputs,)
     return (
         weight.view(-1, *weight.shape[2:])

@@ -94,14 +94,12 @@ class ExpertLayer(nn.Module, ABC):
 
     def mixing(self, mix: Mix) -> Mixing:
         """The layer's kernels, to be mixed by `mix`, and its mixed biases."""
-        return Mixing(mix.weight, self.weight, self.kernel_shape, mix.overhead, self._bias(mix))
-
-    def _bias(self, mix: Mix) -> Tensor | None:
-        """Each image's bias, (B, O)."""
-        if self.bias is None:
-            return None if self.shift is None else self.shift.expand(mix.weight.shape[0], -1)
-        mixed: Tensor = mix.overhead(torch.mm, mix.weight, self.bias)
-        return mixed if self.shift is None else mixed + self.shift
+        bias: Tensor | None = None  # (B, O)
+        if self.bias is not None:
+            bias = mix.overhead(torch.mm, mix.weight, self.bias)
+        if self.shift is not None:
+            bias = self.shift.expand(mix.weight.shape[0], -1) if bias is None else bias + self.shift
+        return Mixing(mix.weight, self.weight, self.kernel_shape, mix.overhead, bias)
 
     def by_outputs(self, x: Tensor, mix: Mix, together: bool) -> Tensor:
         """Run every expert on the whole batch, and mix outputs; `together`: all experts in one call."""
@@ -146,21 +144,19 @@ class ExpertLayer(nn.Module, ABC):
         """The layer's output for features x, with each image's own mixture of experts."""
         recording = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         held = _held((self.weight, self.bias)) if recording else ()
-        y = self._forward(x)
-        del held  # the graph of y holds the nodes from now on
-        return y
-
-    def _forward(self, x: Tensor) -> Tensor:
         mix = self.mixture.mix
         if graph_form() == "routed":
-            return in_graph(x, self.mixing(mix), self.geometry)
-        if mix.dense and is_traced():  # the other ways contain the batch size as a constant
-            return self.by_outputs(x, mix, together=False)
-        if not mix.dense or self.mixture.mode == "kernels":
-            return self.by_kernels(x, mix)
-        ways = self._ways()
-        way = None if _chooser is None else _chooser.way(self, x, mix, ways)
-        return (way or next(iter(ways.values())))(self, x, mix)
+            y = in_graph(x, self.mixing(mix), self.geometry)
+        elif mix.dense and is_traced():  # the other ways contain the batch size as a constant
+            y = self.by_outputs(x, mix, together=False)
+        elif not mix.dense or self.mixture.mode == "kernels":
+            y = self.by_kernels(x, mix)
+        else:
+            ways = self._ways()
+            way = None if _chooser is None else _chooser.way(self, x, mix, ways)
+            y = (way or next(iter(ways.values())))(self, x, mix)
+        del held  # the graph of y holds the nodes from now on
+        return y
 
     def _ways(self) -> dict[str, Way]:
         """The equal ways that the mode allows, by name; unbound functions, since equal layers share a choice."""

@@ -57,7 +57,11 @@ def switch_backbone(
     first = next(index for index, (name, _) in enumerate(layers) if name in backbone.blocks)
     switched = chain([*layers[:first], *_switched(layers[first:], make, split)])
     producers = {id(op.producer) for op in switched.modules() if isinstance(op, Filtered)}
-    found = [name for name, block in layers if name in backbone.blocks and _has(block, producers)]
+    found = [
+        name
+        for name, block in layers
+        if name in backbone.blocks and any(id(layer) in producers for layer in block.modules())
+    ]
     if len(found) < LEAST_SHARE * len(backbone.blocks):
         raise CannotAttach(
             f"{method}: in {len(found)} of {len(backbone.blocks)} blocks of {backbone.name} a convolution's filters "
@@ -91,10 +95,6 @@ def _joined(
         yield plain[0][0], nn.Sequential(*with_switches([layer for _, layer in plain], make, split))
 
 
-def _has(block: nn.Module, producers: set[int]) -> bool:
-    return any(id(layer) in producers for layer in block.modules())
-
-
 def _from(
     flat: list[nn.Module], index: int, make: Callable[[nn.Conv2d], Switch], split: Split
 ) -> tuple[nn.Module, int]:
@@ -114,19 +114,12 @@ def _reader(flat: list[nn.Module], index: int) -> int | None:
         return None
     for later in range(index + 1, len(flat)):
         layer = flat[later]
-        if _is_whole(layer):
-            return later if _inputs(layer) == producer.out_channels else None
+        if _is_whole(layer):  # behind a flattened map, a channel is several features
+            inputs = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
+            return later if inputs == producer.out_channels else None
         if not acts_by_channel(layer):
             return None
     return None
-
-
-def _inputs(layer: nn.Module) -> int:
-    """The number of channels or features that a layer reads; behind a flattened map, a channel is several features."""
-    if isinstance(layer, nn.Conv2d):
-        return layer.in_channels
-    assert isinstance(layer, nn.Linear)  # by _is_whole
-    return layer.in_features
 
 
 def _is_whole(layer: nn.Module) -> bool:

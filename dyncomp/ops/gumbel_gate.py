@@ -48,7 +48,13 @@ class Masker(Gate):
 
     def logits(self, x: Tensor) -> Tensor:
         """See `Gate.logits`."""
-        return as_chance(on_pooled(self.head, self._hidden(x)))  # (B, 2)
+        layers = self.hidden._modules.values()
+        if any(isinstance(layer, nn.BatchNorm2d) for layer in layers):  # as modules, so that folding observes the calls
+            x = self.hidden(x.mean(dim=(2, 3), keepdim=True)).flatten(1)  # (B, hidden)
+        else:
+            for layer in layers:
+                x = on_pooled(layer, x) if isinstance(layer, nn.Conv2d) else in_place(layer, x)
+        return as_chance(on_pooled(self.head, x))  # (B, 2)
 
     def products(self) -> Products | None:
         """See `Gate.products`; None while the batch norm is not folded."""
@@ -57,16 +63,6 @@ class Masker(Gate):
             return None
         convolutions = [layer for layer in hidden if isinstance(layer, nn.Conv2d)]
         return Products((*convolutions, self.head), (*[True] * len(convolutions), False))
-
-    def _hidden(self, x: Tensor) -> Tensor:
-        """The hidden layer's output for features (B, C, H, W) averaged over space, (B, hidden); without one, x."""
-        layers = self.hidden._modules.values()
-        if any(isinstance(layer, nn.BatchNorm2d) for layer in layers):  # as modules, so that folding observes the calls
-            maps: Tensor = self.hidden(x.mean(dim=(2, 3), keepdim=True))
-            return maps.flatten(1)
-        for layer in layers:
-            x = on_pooled(layer, x) if isinstance(layer, nn.Conv2d) else in_place(layer, x)
-        return x
 
 
 def chances_said(output: Output) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,13 @@ class Masked(Op):
         self.masker = masker
         self.size = torch.Size(size)
         self.steps = steps_of(block.body)
-        self.sizes = list(_sizes([conv for conv, _ in self.steps], size))
-        self.spans = list(_spans(self.sizes))
+        self.sizes: list[Size] = []
+        self.spans: list[range] = []
+        for conv, _ in self.steps:  # size and units of each convolution's output
+            size = (-(-size[0] // conv.stride[0]), -(-size[1] // conv.stride[1]))
+            first = self.spans[-1].stop if self.spans else 0
+            self.sizes.append(size)
+            self.spans.append(range(first, first + size[0] * size[1]))
         self.units = self.spans[-1].stop
 
     def attach(self, site: str, tapes: Tapes) -> None:
@@ -155,18 +160,3 @@ def _fits(conv: nn.Conv2d) -> bool:
     middle = tuple(k // 2 for k in conv.kernel_size)
     odd = all(k % 2 for k in conv.kernel_size) and conv.padding == middle and conv.dilation == (1, 1)
     return odd and conv.padding_mode == "zeros" and (conv.groups == 1 or is_depthwise(conv))
-
-
-def _sizes(convs: Sequence[nn.Conv2d], size: Size) -> Iterator[Size]:
-    """Height and width of each convolution's output."""
-    for conv in convs:
-        size = (-(-size[0] // conv.stride[0]), -(-size[1] // conv.stride[1]))
-        yield size
-
-
-def _spans(sizes: Sequence[Size]) -> Iterator[range]:
-    """The units of each convolution."""
-    start = 0
-    for height, width in sizes:
-        yield range(start, start + height * width)
-        start += height * width

@@ -46,9 +46,8 @@ class Planned(Op):
         if sampling:
             probability = probability * (1 - 2 * self.bound) + self.bound
         decision = hard_decision(probability, sampling)
-        return self._kept_before(decision) if self.training and self.first_free else decision
-
-    def _kept_before(self, decision: Decision) -> Decision:
+        if not (self.training and self.first_free):
+            return decision
         kept = torch.arange(self.units, device=decision.used.device) < self.first_free  # (U,)
         return decision.map(lambda value: torch.where(kept, torch.ones_like(value), value))
 

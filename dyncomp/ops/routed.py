@@ -61,9 +61,16 @@ class Routed(Op):
         """Run each branch on the packed batch of its images."""
         y: Tensor | None = None
         for unit, rows in enumerate(self.moving(rows_of_each, decision.used, images_in(x))):
-            if isinstance(rows, bool) and not rows:
-                continue
-            term = self._weighed(unit, x, rows, decision.weight)
+            weight = decision.weight
+            if isinstance(rows, bool):
+                if not rows:
+                    continue
+                term = self.unit(unit, self.branches[unit], x)
+            else:
+                weight = weight.index_select(0, rows)
+                with self.tape.narrow(rows):
+                    term = self.unit(unit, self.branches[unit], self.moving(take, x, rows))
+            term = term * _column(weight, unit, term)
             y = self.moving(_added, y, rows, term, len(decision.used))
         if y is None:  # an empty batch: every branch has an output of the right shape
             y = self.unit(0, self.branches[0], x)
@@ -96,17 +103,6 @@ class Routed(Op):
             return self._picked(index, first + 1, x)
 
         return either(index == first, self.branches, run, others, (x, index), self.tape)
-
-    def _weighed(self, unit: int, x: Tensor, rows: Rows, weight: Tensor) -> Tensor:
-        """The branch's weighted output for the images at `rows`."""
-        if isinstance(rows, bool):
-            output = self.unit(unit, self.branches[unit], x)
-        else:
-            weight = weight.index_select(0, rows)
-            with self.tape.narrow(rows):
-                output = self.unit(unit, self.branches[unit], self.moving(take, x, rows))
-        term: Tensor = output * _column(weight, unit, output)
-        return term
 
     def follow(self, make: Callable[[int, bool], Rule]) -> Rule:
         """See `Op.follow`; the top-k branches by the rule's scores are used."""
@@ -180,17 +176,7 @@ def _added(y: Tensor | None, rows: Rows, term: Tensor, images: int) -> Tensor:
         return y + term if torch.is_grad_enabled() else y.add_(term)
     if y is not None:
         return y.index_add(0, rows, term) if torch.is_grad_enabled() else y.index_add_(0, rows, term)
-    return put(_zeros(term, images), rows, term, over=True)  # the zeros are a new tensor
-
-
-def _zeros(like: Tensor, images: int) -> Tensor:
-    """Zeros for `images` images, in the memory layout of `like`."""
-    return (
-        torch.zeros_like(like[:1])
-        .expand(images, *like.shape[1:])
-        .contiguous(
-            memory_format=torch.channels_last
-            if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
-            else torch.contiguous_format
-        )
-    )
+    is_last = term.dim() == 4 and term.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    zeros = torch.zeros_like(term[:1]).expand(images, *term.shape[1:]).contiguous(memory_format=layout)
+    return put(zeros, rows, term, over=True)  # the zeros are a new tensor

@@ -38,7 +38,20 @@ class Apart:
     def rise_bytes(self, job: str, arguments: Mapping[str, Any]) -> int:
         """How far the job's memory rose while it ran: see `peak.rise_bytes`. Raises NotMeasured."""
         request = {"job": job, "arguments": arguments, "path": sys.path, "threads": torch.get_num_threads()}
-        answer = json.loads(self._asked(json.dumps(request).encode() + b"\n"))
+        server = self._server = self._server or _started()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            server.stdin.write(json.dumps(request).encode() + b"\n")
+            ready, _, _ = select.select([server.stdout], [], [], self.patience_s)
+            line = server.stdout.readline() if ready else b""
+        except OSError:
+            ready, line = [server.stdout], b""
+        if not line:
+            self.close()
+            what = "the process that measures memory ended" if ready else f"it took longer than {self.patience_s:g} s"
+            raise NotMeasured(what)
+        answer = json.loads(line)
         if "error" in answer:
             raise NotMeasured(answer["error"])
         return int(answer["bytes"])
@@ -60,22 +73,6 @@ class Apart:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _asked(self, request: bytes) -> bytes:
-        server = self._server = self._server or _started()
-        assert server.stdin is not None
-        assert server.stdout is not None
-        try:
-            server.stdin.write(request)
-            ready, _, _ = select.select([server.stdout], [], [], self.patience_s)
-            answer = server.stdout.readline() if ready else b""
-        except OSError:
-            ready, answer = [server.stdout], b""
-        if not answer:
-            self.close()
-            what = "the process that measures memory ended" if ready else f"it took longer than {self.patience_s:g} s"
-            raise NotMeasured(what)
-        return answer
 
 
 def _started() -> subprocess.Popen[bytes]:

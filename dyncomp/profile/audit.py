@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -98,16 +98,13 @@ def audit_operators(net: Net, batches: Sequence[Tensor], uncounted: Collection[s
         return 1000 * (time.perf_counter() - begin)
 
     run()
-    wall_ms, events = _profiled(run, batches[0].is_cuda)
-    return Audit(tuple(by_operator(events, uncounted, batches[0].is_cuda)), wall_ms, len(batches[0]), len(batches))
-
-
-def _profiled(run: Callable[[], float], cuda: bool) -> tuple[float, Iterable[FunctionEvent]]:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its library talks on standard error
+    cuda = batches[0].is_cuda
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as profiler:
         wall_ms = run()
-    return wall_ms, profiler.events() or ()
+    operators = by_operator(profiler.events() or (), uncounted, cuda)
+    return Audit(tuple(operators), wall_ms, len(batches[0]), len(batches))
 
 
 def by_operator(events: Iterable[FunctionEvent], uncounted: Collection[str], cuda: bool) -> list[OperatorTime]:

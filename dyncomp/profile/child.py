@@ -65,18 +65,16 @@ class Child:
                 raise Failed(f"TimeoutError: no answer for {patience_s:g} s; its process was ended")
             return self.pipe.recv()
         except (EOFError, OSError):
-            raise Failed(f"its process ended: {self._how_it_ended()}") from None
+            self._process.join(5)
+            code = self._process.exitcode
+            how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+            raise Failed(f"its process ended: {how}") from None
 
     def end(self) -> None:
         """End the process at once: it holds nothing that could be lost."""
         self._process.kill()
         self._process.join()
         self.pipe.close()
-
-    def _how_it_ended(self) -> str:
-        self._process.join(5)
-        code = self._process.exitcode
-        return f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
 
 
 def _begin(fast: bool, target: Callable[..., None], pipe: Connection, *arguments: Any) -> None:

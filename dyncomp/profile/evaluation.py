@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,16 +47,12 @@ def evaluate(net: Net, split: Split) -> Evaluation:
             labels.append(batch_labels)
             predictions.append(output.logits.argmax(1))
             traces.append(output.trace.lean())
-        macs, trace = _priced(net, traces)
+        assert net.costs is not None  # `build` measures them
+        starts = range(0, len(traces), PRICED_AT_ONCE)  # many batches at once, as calls are what pricing costs
+        joined = [Trace.join(traces[start : start + PRICED_AT_ONCE]) for start in starts]
+        macs = torch.cat([price(net.costs, trace).round().long() for trace in joined]).cpu()
+        trace = Trace.join([trace.to("cpu") for trace in joined])
     return Evaluation(torch.cat(labels), torch.cat(predictions).cpu(), macs, trace)
-
-
-def _priced(net: Net, traces: Sequence[Trace]) -> tuple[Tensor, Trace]:
-    """MACs (N,) int64 and trace of all batches; priced for many at once, as calls are what pricing costs."""
-    assert net.costs is not None  # `build` measures them
-    joined = [Trace.join(traces[start : start + PRICED_AT_ONCE]) for start in range(0, len(traces), PRICED_AT_ONCE)]
-    macs = torch.cat([price(net.costs, trace).round().long() for trace in joined])
-    return macs.cpu(), Trace.join([trace.to("cpu") for trace in joined])
 
 
 def count_executed(net: Net, split: Split, trace: Trace | None = None) -> Executed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,28 +98,22 @@ class Runner:
         varies = self.form.sparse and bool(self.net.sites)
         self._pass = torch.compile(self._plain, dynamic=varies)
         before = counters["stats"]["unique_graphs"]
-        with torch.inference_mode():
-            self(self._some_images(FEW if varies else 1))
-        self.facts["graph_breaks"] = max(0, counters["stats"]["unique_graphs"] - before - 1)
-
-    def _some_images(self, count: int) -> Tensor:
         assert self.net.costs is not None  # `deployed` said so
-        some = next(self.net.parameters())
-        images = torch.rand(count, *self.net.costs.image_shape, generator=torch.Generator().manual_seed(0))
-        return images.to(some).contiguous(memory_format=torch.channels_last)
+        shape = (FEW if varies else 1, *self.net.costs.image_shape)
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(next(self.net.parameters()))
+        with torch.inference_mode():
+            self(images.contiguous(memory_format=torch.channels_last))
+        self.facts["graph_breaks"] = max(0, counters["stats"]["unique_graphs"] - before - 1)
 
 
 def _reason(error: BaseException) -> str:
     """Why a form was not compiled; by name, as the errors of torch.compile are no part of torch's interface."""
-    chain = list(_chain(error))
-    if any(type(one).__name__ == "InvalidCxxCompiler" for one in chain):
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None:  # the error and its causes
+        chain.append(one)
+        one = one.__cause__ or getattr(one, "inner_exception", None)
+    if any(type(each).__name__ == "InvalidCxxCompiler" for each in chain):
         return "not compiled: no C++ compiler"
     cause = chain[-1]
     return f"not compiled: {type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and its causes."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or getattr(error, "inner_exception", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
@@ -44,41 +44,41 @@ class GateHealth:
 
 def gate_health(net: Net, test: Trace, calibration: Trace) -> list[GateHealth]:
     """The health of every unit of every site."""
-    return [unit for site in net.sites for unit in _site_health(net, site, test, calibration)]
-
-
-def _site_health(net: Net, site: str, test: Trace, calibration: Trace) -> Iterator[GateHealth]:
     assert net.costs is not None  # `build` measures them
-    op, cost = net.sites[site], net.costs.sites[site]
-    on_test, on_calibration = (trace.executed(site).double().mean(0).tolist() for trace in (test, calibration))
-    per_unit = net.costs.of_units(site) - sum(cost.units)  # what is coupled to another site's units, shared out
-    for unit, always in enumerate(op.always().tolist()):
-        yield GateHealth(
-            site,
-            unit,
-            rate_test=on_test[unit],
-            rate_calibration=on_calibration[unit],
-            input_dependence=_entropy(on_test[unit]),
-            overhead_macs=cost.overhead,
-            unit_macs=cost.units[unit] + per_unit // op.units,
-            skippable=not always,
-        )
+    health: list[GateHealth] = []
+    for site, op in net.sites.items():
+        cost = net.costs.sites[site]
+        on_test, on_calibration = (trace.executed(site).double().mean(0).tolist() for trace in (test, calibration))
+        per_unit = net.costs.of_units(site) - sum(cost.units)  # what is coupled to another site's units, shared out
+        health += [
+            GateHealth(
+                site,
+                unit,
+                rate_test=on_test[unit],
+                rate_calibration=on_calibration[unit],
+                input_dependence=_entropy(on_test[unit]),
+                overhead_macs=cost.overhead,
+                unit_macs=cost.units[unit] + per_unit // op.units,
+                skippable=not always,
+            )
+            for unit, always in enumerate(op.always().tolist())
+        ]
+    return health
 
 
 def warnings_of(health: Sequence[GateHealth]) -> list[str]:
     """One line for each unit that never varies on the calibration split, though it may; few for a site of many."""
-    return [line for _, gates in groupby(health, key=lambda gate: gate.site) for line in _warnings_of_site(list(gates))]
-
-
-def _warnings_of_site(gates: Sequence[GateHealth]) -> Iterator[str]:
-    site, count = gates[0].site, len(gates)
-    for state in ("always on", "always off"):
-        stuck = [gate.unit for gate in gates if gate.stuck == state]
-        if len(stuck) > FEW:
-            yield f"gate {site}: {len(stuck)} of {count} units are {state} on the calibration split"
-        else:
-            names = (f"{site} unit {unit}" if count > 1 else site for unit in stuck)
-            yield from (f"gate {name} is {state} on the calibration split" for name in names)
+    lines = []
+    for site, group in groupby(health, key=lambda gate: gate.site):
+        gates = list(group)
+        for state in ("always on", "always off"):
+            stuck = [gate.unit for gate in gates if gate.stuck == state]
+            names = [f"{site} unit {unit}" if len(gates) > 1 else site for unit in stuck]
+            if len(stuck) > FEW:
+                lines.append(f"gate {site}: {len(stuck)} of {len(gates)} units are {state} on the calibration split")
+            else:
+                lines += [f"gate {name} is {state} on the calibration split" for name in names]
+    return lines
 
 
 def gate_records(health: Sequence[GateHealth]) -> list[GateRecord]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -81,8 +80,11 @@ def measure_latency(
     device. A network that fails, hangs or dies is left out and its error kept; a batch is never made smaller.
     """
     turns = _Turns(team.ready(), dict(team.errors))
-    batches = _batch_count(batch_size)
-    with _shared(_draw(split, batches * batch_size, seed)) as path:
+    batches = min(MOST_BATCHES, max(LEAST_BATCHES, MOST_IMAGES // batch_size))
+    images = _draw(split, batches * batch_size, seed)
+    with TemporaryDirectory(prefix="dyncomp-") as folder:
+        path = Path(folder) / "images.npy"  # (N, H, W, C), which all processes map: channels last, in memory once
+        np.save(path, images.permute(0, 2, 3, 1).contiguous().numpy())
         turns.warm(path, batch_size, batches)
         begin = account(team.processes())
         started = time.perf_counter()
@@ -193,10 +195,6 @@ def _per_round(passes_ms: list[float], batches: int) -> int:
     return int(2 ** math.floor(math.log2(wanted)))
 
 
-def _batch_count(batch_size: int) -> int:
-    return min(MOST_BATCHES, max(LEAST_BATCHES, MOST_IMAGES // batch_size))
-
-
 def _draw(split: Split, wanted: int, seed: int) -> Tensor:
     """(wanted, C, H, W) images in an order that `seed` gives; a split that is too small comes round again."""
     drawn: list[Tensor] = []
@@ -206,12 +204,3 @@ def _draw(split: Split, wanted: int, seed: int) -> Tensor:
             break
         drawn.append(next(iter(split.batches(min(len(split), missing), epoch=epoch, seed=seed))).images)
     return torch.cat(drawn)
-
-
-@contextmanager
-def _shared(images: Tensor) -> Iterator[Path]:
-    """A file of (N, H, W, C) that all processes map: the images lie in memory once, channels last."""
-    with TemporaryDirectory(prefix="dyncomp-") as folder:
-        path = Path(folder) / "images.npy"
-        np.save(path, images.permute(0, 2, 3, 1).contiguous().numpy())
-        yield path

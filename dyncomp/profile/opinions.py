@@ -54,7 +54,9 @@ def second_opinions(net: Net, image: Tensor) -> OpinionsRecord:
             found["differences"] = differences(ours.by_operator, found["by_operator"])
             return found
         except Exception as error:  # whatever another's counter does must not cost the cell
-            return {"error": _one_line(error)}
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            dots = "..." if len(text) > _ERROR_LENGTH else ""
+            return {"error": f"could not count: {text[:_ERROR_LENGTH]}{dots}"}
 
     return {
         "macs": own["macs"],
@@ -106,11 +108,6 @@ def _by_family(counts: Mapping[str, int]) -> Counter[str]:
 def _told(by_operator: Mapping[str, int]) -> OpinionRecord:
     total = sum(by_operator.values())
     return {"macs": total, "flops": 2 * total, "by_operator": {name: n for name, n in by_operator.items() if n}}
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"could not count: {text[:_ERROR_LENGTH]}{'...' if len(text) > _ERROR_LENGTH else ''}"
 
 
 class _Sparse(nn.Module):

@@ -7,6 +7,7 @@ import gc
 import resource
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,34 +37,30 @@ def rise_bytes(work: Work) -> int:
     warm-up has given back; on a GPU the allocator's peak. Where the system cannot reset its peak (it can on Linux), a
     higher peak of the warm-up counts too.
     """
-    return _on_gpu(work) if work.device.startswith("cuda") else _resident(work)
+    if work.device.startswith("cuda"):
+        before = torch.cuda.memory_allocated(work.device)
+        work.warm_up()
+        torch.cuda.synchronize(work.device)
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats(work.device)
+        work.run()
+        torch.cuda.synchronize(work.device)
+        return torch.cuda.max_memory_allocated(work.device) - before
+    _give_back()
+    before = _status("VmRSS") or _peak()
+    work.warm_up()
+    _give_back()
+    if _CLEAR_REFS.exists():
+        with suppress(OSError):  # not allowed here: the peak since the process began stays
+            _CLEAR_REFS.write_text(_RESET_PEAK)
+    work.run()
+    return max(0, _peak() - before)
 
 
 def load_libraries() -> None:
     """Import what is imported when first needed, with the first optimizer and code: 200 MiB that are no network's."""
     torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
     available()
-
-
-def _on_gpu(work: Work) -> int:
-    before = torch.cuda.memory_allocated(work.device)
-    work.warm_up()
-    torch.cuda.synchronize(work.device)
-    gc.collect()
-    torch.cuda.reset_peak_memory_stats(work.device)
-    work.run()
-    torch.cuda.synchronize(work.device)
-    return torch.cuda.max_memory_allocated(work.device) - before
-
-
-def _resident(work: Work) -> int:
-    _give_back()
-    before = _now()
-    work.warm_up()
-    _give_back()
-    _reset_peak()
-    work.run()
-    return max(0, _peak() - before)
 
 
 def _give_back() -> None:
@@ -73,18 +70,6 @@ def _give_back() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
         if trim is not None:
             trim(0)
-
-
-def _reset_peak() -> None:
-    if _CLEAR_REFS.exists():
-        try:
-            _CLEAR_REFS.write_text(_RESET_PEAK)
-        except OSError:  # not allowed here: the peak since the process began stays
-            return
-
-
-def _now() -> int:
-    return _status("VmRSS") or _peak()
 
 
 def _peak() -> int:

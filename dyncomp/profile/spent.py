@@ -105,11 +105,8 @@ def _correlation(macs: Numbers, difficulty: Numbers) -> tuple[float, float, floa
         return None
     found = spearmanr(macs, difficulty)
     r = float(found.statistic)
-    return r, *_interval(r, len(macs)), float(found.pvalue)
-
-
-def _interval(r: float, images: int) -> tuple[float, float]:
-    if abs(r) >= 1:
-        return r, r
-    half = Z95 * math.sqrt((1 + r**2 / 2) / (images - 3))
-    return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
+    low = high = r
+    if abs(r) < 1:
+        half = Z95 * math.sqrt((1 + r**2 / 2) / (len(macs) - 3))
+        low, high = math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
+    return r, low, high, float(found.pvalue)

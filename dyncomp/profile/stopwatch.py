@@ -73,14 +73,12 @@ class Stopwatch:
             self._mark(self._stack[-1] if self._stack else None)
 
     def _mark(self, scope: Scope) -> None:
-        self._marks.append((self._now(), scope))
-
-    def _now(self) -> Any:
         if not self.cuda:
-            return time.perf_counter_ns()
+            self._marks.append((time.perf_counter_ns(), scope))
+            return
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
-        return event
+        self._marks.append((event, scope))
 
 
 def call_ms(device: torch.device) -> float:

@@ -49,13 +49,16 @@ def stream_figures(net: Net, site: str, split: Split, streams: Streams, seed: in
         raise ValueError(f"{site!r} judges no frames; the sites with one unit are {', '.join(ones) or 'none'}")
     count = len(split)
     own = _run(net, site, split, finish=False)
-    everything = _finished(net, site, split)
+    everything = _run(net, site, split, finish=True)
+    assert net.costs is not None  # frames have been priced
+    everything = replace(everything, macs=everything.macs - net.costs.sites[site].overhead)  # without a judge
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     kept = torch.zeros(count, dtype=torch.bool).index_fill(0, order[: int(own.answered.sum())], True)
+    dropped = Answers(kept, everything.right & kept, everything.macs * kept)  # the others were never looked at
     return {
         "gate": policy_figures(own, everything.right, streams),
         "finish_all": policy_figures(everything, everything.right, streams),
-        "random": policy_figures(_only(everything, kept), everything.right, streams),
+        "random": policy_figures(dropped, everything.right, streams),
     }
 
 
@@ -138,18 +141,6 @@ def _frames_until(event: Tensor) -> Tensor:
 def _macs_until(macs: Tensor, frames: Tensor, length: int) -> Tensor:
     """(S,) MACs of each stream's first `frames` (S,) frames."""
     return macs.view(-1, length).cumsum(1).gather(1, frames[:, None] - 1).squeeze(1)
-
-
-def _finished(net: Net, site: str, split: Split) -> Answers:
-    """Every frame finished, without a judge."""
-    answers = _run(net, site, split, finish=True)
-    assert net.costs is not None  # frames have been priced
-    return replace(answers, macs=answers.macs - net.costs.sites[site].overhead)
-
-
-def _only(answers: Answers, kept: Tensor) -> Answers:
-    """Of these answers those `kept` (N,) bool; the other frames were never looked at."""
-    return Answers(kept, answers.right & kept, answers.macs * kept)
 
 
 def _run(net: Net, site: str, split: Split, finish: bool) -> Answers:

@@ -112,12 +112,7 @@ def answer_of(bench: Bench, name: str, arguments: Sequence[Any]) -> tuple[bool, 
         return True, getattr(bench, name)(*arguments)
     except Exception as error:
         said = in_one_line(error)
-    _free(bench.device)
-    return False, said
-
-
-def _free(device: torch.device) -> None:
-    """Give back what a pass that failed has left, so that a smaller batch may find room."""
-    gc.collect()
-    if device.type == "cuda":
+    gc.collect()  # what a pass that failed has left is given back, so that a smaller batch may find room
+    if bench.device.type == "cuda":
         torch.cuda.empty_cache()
+    return False, said

@@ -126,7 +126,8 @@ class Content:
 def content(reading: Reading, frame: pd.DataFrame) -> Content:
     """Everything that a report says about a folder, but the plots."""
     shown = timings_of([cell["key"] for cell in reading.cells], reading.timings, reading.statics)
-    done = [cell for cell in _in_order(reading, frame) if cell["status"] == "ok"]
+    places = {key: place for place, key in enumerate(dict.fromkeys(frame["key"]))}
+    done = sorted((cell for cell in reading.cells if cell["status"] == "ok"), key=lambda cell: places[cell["key"]])
     return Content(
         sentences=tuple(words_of(reading, frame)),
         table=results_table(frame),
@@ -142,11 +143,6 @@ def content(reading: Reading, frame: pd.DataFrame) -> Content:
         environment=tuple(_environment(reading, shown)),
         conventions=CONVENTIONS,
     )
-
-
-def _in_order(reading: Reading, frame: pd.DataFrame) -> list[CellRecord]:
-    places = {key: place for place, key in enumerate(dict.fromkeys(frame["key"]))}
-    return sorted(reading.cells, key=lambda cell: places[cell["key"]])
 
 
 def _warnings(cells: Iterable[CellRecord]) -> Iterable[tuple[str, str]]:

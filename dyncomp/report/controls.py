@@ -34,20 +34,6 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Control:
-    """What came out of a control of a method, and by how much the method is better, if that can be told."""
-
-    network: Network
-    difference: Difference | None
-
-    @property
-    def is_beaten(self) -> bool:
-        """Whether the method is better than the control by more than the interval."""
-        found = self.difference
-        return found is not None and found.distinguishable and found.points > 0
-
-
-@dataclass(frozen=True)
 class Setting:
     """The cells of one data set, backbone, budget and device; `rows` are those of `results` that are ok."""
 
@@ -108,13 +94,14 @@ class Setting:
         low, high, share = found
         return self._contrast([(1.0, own), (share - 1, low), (-share, high)])
 
-    def control(self, spec: str, method: str) -> Control | None:
+    def control(self, spec: str, method: str) -> Network | None:
         """The control of that method, `fixed` or `random`, of a network; None where there is none."""
         cells = self.rows[(self.rows["method"] == method) & (self.rows["control_of"] == spec)]
-        if cells.empty:
-            return None
-        network = self.networks[str(cells["spec"].iloc[0])]
-        return Control(network, self._contrast([(1.0, self.networks[spec]), (-1.0, network)]))
+        return None if cells.empty else self.networks[str(cells["spec"].iloc[0])]
+
+    def over(self, spec: str, other: Network) -> Difference | None:
+        """By how much a network is better than another one; None where that cannot be told."""
+        return self._contrast([(1.0, self.networks[spec]), (-1.0, other)])
 
     def _contrast(self, weighted: Sequence[tuple[float, Network]]) -> Difference | None:
         seeds = set.intersection(*(set(network.keys) for _, network in weighted))
@@ -138,50 +125,43 @@ def settings(reading: Reading, frame: pd.DataFrame) -> Iterator[Setting]:
         yield Setting(rows, reading)
 
 
-def clauses_of(setting: Setting, spec: str) -> Iterator[str]:
-    """What the controls say of a method, for its sentence."""
-    difference = setting.over_static(spec)
-    if difference is not None:
-        yield f"{_compared(difference)} static nets of equal multiply-adds"
-    for method in CHANCE:
-        control = setting.control(spec, method)
-        if control is not None:
-            yield _verdict(setting.networks[spec], control, method)
-
-
-def _compared(difference: Difference) -> str:
-    if not difference.distinguishable:
-        return f"{_signed(difference)}, not distinguishable from"
-    size = f"{n.fixed(abs(difference.points), 1)} ± {n.fixed(difference.margin, 1)} points"
-    return f"{size} {'above' if difference.points > 0 else 'below'}"
-
-
-def _signed(difference: Difference) -> str:
-    return f"{n.points(difference.points)} ± {n.fixed(difference.margin, 1)} points"
-
-
-def _verdict(own: Network, control: Control, method: str) -> str:
-    word = (BETTER if control.is_beaten else CHANCE)[method]
-    cost = control.network.macs / own.macs
-    at = "" if abs(cost - 1) <= NEAR else f" at {n.fixed(100 * cost, 0, ' %')} of its multiply-adds"
-    by = f", {_signed(control.difference)}" if control.difference is not None else ""
-    return f"{word} ({n.percent(control.network.top1)}{at}{by})"
-
-
 def columns(setting: Setting, spec: str) -> dict[str, Any]:
     """What `results.csv` says of a method's controls; empty for what has none."""
     found: dict[str, Any] = {}
-    network = setting.networks[spec]
-    at = setting.static_at(network.macs)
+    at = setting.static_at(setting.networks[spec].macs)
     if at is not None:
         found["static_top1_at_equal_macs"] = at[0]
     differences = {"static_at_equal_macs": setting.over_static(spec)}
     for method in CHANCE:
         control = setting.control(spec, method)
         if control is not None:
-            found[f"{method}_top1"], found[f"{method}_macs"] = control.network.top1, control.network.macs
-            differences[method] = control.difference
+            found[f"{method}_top1"], found[f"{method}_macs"] = control.top1, control.macs
+            differences[method] = setting.over(spec, control)
     for name, difference in differences.items():
         if difference is not None:
             found[f"over_{name}_points"], found[f"over_{name}_margin"] = difference.points, difference.margin
     return found
+
+
+def clauses_of(setting: Setting, spec: str) -> Iterator[str]:
+    """What the controls say of a method, for its sentence: its `columns`, which its rows hold, in words."""
+    own = setting.rows[setting.rows["spec"] == spec].iloc[0]
+    points, margin = own["over_static_at_equal_macs_points"], own["over_static_at_equal_macs_margin"]
+    if abs(points) > margin:
+        size = f"{n.fixed(abs(points), 1)} ± {n.fixed(margin, 1)} points"
+        yield f"{size} {'above' if points > 0 else 'below'} static nets of equal multiply-adds"
+    elif not n.missing(points):
+        yield f"{_signed(points, margin)}, not distinguishable from static nets of equal multiply-adds"
+    for method in CHANCE:
+        top1, points, margin = own[f"{method}_top1"], own[f"over_{method}_points"], own[f"over_{method}_margin"]
+        if n.missing(top1):
+            continue
+        word = (BETTER if points > margin else CHANCE)[method]
+        cost = own[f"{method}_macs"] / setting.networks[spec].macs
+        at = "" if abs(cost - 1) <= NEAR else f" at {n.fixed(100 * cost, 0, ' %')} of its multiply-adds"
+        by = "" if n.missing(points) else f", {_signed(points, margin)}"
+        yield f"{word} ({n.percent(top1)}{at}{by})"
+
+
+def _signed(points: float, margin: float) -> str:
+    return f"{n.points(points)} ± {n.fixed(margin, 1)} points"

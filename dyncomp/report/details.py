@@ -57,12 +57,16 @@ def place(cell: CellRecord) -> str:
 def detail(cell: CellRecord) -> Detail:
     """What the record of a finished cell says."""
     paper = cell["paper"]
+    link = paper if paper.startswith("https://") else None
+    if paper.startswith("arXiv:"):
+        link = f"https://arxiv.org/abs/{paper.removeprefix('arXiv:')}"
+    spread = (cell["macs"], cell["macs_p5"], cell["macs_p50"], cell["macs_p95"], cell["macs_max"])
     facts = (
         ("parameters", n.significant(cell["params"])),
         ("top-1, test", n.percent(cell["top1"])),
         ("top-1, calibration", n.percent(cell["top1_calibration"])),
         ("top-1, routes exchanged", n.percent(cell["route_exchange_top1"])),
-        ("per image: mean, p5, p50, p95, max", _spread(cell)),
+        ("per image: mean, p5, p50, p95, max", ", ".join(map(n.both, spread))),
         ("always run", n.both(cell["macs_always"])),
         ("with every unit on", n.both(cell["macs_full"])),
         ("routes", f"{cell['routes']} over {cell['images']} test images"),
@@ -74,7 +78,7 @@ def detail(cell: CellRecord) -> Detail:
     return Detail(
         title=title(cell),
         paper=paper,
-        link=_link(paper),
+        link=link,
         facts=(*facts, *spent_facts(cell), *counted, *resources(cell)),
         gates=gate_table(cell["gates"]),
         stages=stage_table(cell["stages"]),
@@ -84,18 +88,6 @@ def detail(cell: CellRecord) -> Detail:
         operators=operator_table(cell.get("operators")),
         warnings=tuple(warnings_of(cell)),
     )
-
-
-def _spread(cell: CellRecord) -> str:
-    spread = (cell["macs"], cell["macs_p5"], cell["macs_p50"], cell["macs_p95"], cell["macs_max"])
-    return ", ".join(map(n.both, spread))
-
-
-def _link(paper: str) -> str | None:
-    """Where an arXiv number or a plain address leads; None for anything else."""
-    if paper.startswith("arXiv:"):
-        return f"https://arxiv.org/abs/{paper.removeprefix('arXiv:')}"
-    return paper if paper.startswith("https://") else None
 
 
 def warnings_of(cell: CellRecord) -> list[str]:

@@ -139,9 +139,20 @@ def _histogram(rows: pd.DataFrame, suffix: str, setting: str, reading: Reading) 
         return None
     macs = {name: np.concatenate(parts) for name, parts in samples.items()}
     scale, unit = n.macs_unit(float(max(values.max() for values in macs.values())))
-    edges = _edges([*macs.values(), rows["macs_static"].dropna().astype(float).to_numpy()], scale)
-    drawn = [_row(name, macs[name] / scale, described[name], edges) for name in macs]
-    static = rows["macs_static"].dropna()
+    static = rows["macs_static"].dropna().astype(float)
+    costs = [*macs.values(), *([static.to_numpy()] if len(static) else [])]
+    top = max(float(values.max()) for values in costs) / scale
+    edges = [float(edge) for edge in np.linspace(0.0, 1.05 * top, BINS + 1)]  # so that half the MACs look like half
+    drawn = [
+        Row(
+            label=name,
+            method=described[name]["method"],
+            static=described[name]["role"] == "static",
+            counts=tuple(int(count) for count in np.histogram(values / scale, bins=edges)[0]),
+            mean=float((values / scale).mean()),
+        )
+        for name, values in macs.items()
+    ]
     return Histogram(
         name=f"macs_per_image{suffix}",
         title="Multiply-adds spent per image",
@@ -150,27 +161,6 @@ def _histogram(rows: pd.DataFrame, suffix: str, setting: str, reading: Reading) 
         edges=tuple(edges),
         rows=tuple(drawn),
         reference=float(static.mean()) / scale if len(static) else None,
-    )
-
-
-def _edges(samples: Sequence[Any], scale: float) -> list[float]:
-    """Shared bins from zero, so that half the arithmetic looks like half."""
-    import numpy as np
-
-    top = max(float(values.max()) for values in samples if len(values)) / scale
-    return [float(edge) for edge in np.linspace(0.0, 1.05 * top, BINS + 1)]
-
-
-def _row(label: str, values: Any, cell: Any, edges: Sequence[float]) -> Row:
-    import numpy as np
-
-    counts, _ = np.histogram(values, bins=edges)
-    return Row(
-        label=label,
-        method=cell["method"],
-        static=cell["role"] == "static",
-        counts=tuple(int(count) for count in counts),
-        mean=float(values.mean()),
     )
 
 

@@ -45,7 +45,8 @@ def _scatter(figure: Scatter, colour: Mapping[str, str]) -> Description:
         axis = _axis(place)
         data += [_ladder(panel, axis, place == 0)] if panel.ladder else []
         data += [_trace(point, axis, place == 0, colour) for point in panel.points]
-        titles = {f"xaxis{axis}": _x_title(panel), f"yaxis{axis}": figure.y_label}
+        x_title = "; ".join(text for text in (panel.x_label, panel.title) if text)
+        titles = {f"xaxis{axis}": x_title, f"yaxis{axis}": figure.y_label}
         layout |= {name: {"title": {"text": text}} for name, text in titles.items()}
         crosses += _cross(panel, axis)
     return {"data": data, "layout": layout, "height": 120 + 340 * count}
@@ -67,10 +68,6 @@ def _ladder(panel: Panel, axis: str, legend: bool) -> Description:
         "marker": {"size": 5, "color": STATIC_SHOWN},
         "hovertemplate": "%{x:.4g}, %{y:.2f} %<extra>static net</extra>",
     }
-
-
-def _x_title(panel: Panel) -> str:
-    return "; ".join(text for text in (panel.x_label, panel.title) if text)
 
 
 def _trace(point: Any, axis: str, legend: bool, colour: Mapping[str, str]) -> Description:
@@ -113,11 +110,16 @@ def _histogram(figure: Histogram, colour: Mapping[str, str]) -> Description:
     count = len(figure.rows)
     width = figure.edges[1] - figure.edges[0]
     middles = [edge + width / 2 for edge in figure.edges[:-1]]
+    shapes: list[Description] = []
+    if figure.reference is not None:
+        line = {"color": STATIC_SHOWN, "width": 1, "dash": "dash"}
+        where = {"x0": figure.reference, "x1": figure.reference, "y0": 0, "y1": 1, "yref": "paper"}
+        shapes.append({"type": "line", "line": line, **where})
     layout: Description = {
         "grid": {"rows": count, "columns": 1, "roworder": "top to bottom"},
         "xaxis": {"title": {"text": figure.x_label}, "range": [0, figure.edges[-1]]},
         "bargap": 0,
-        "shapes": _reference(figure),
+        "shapes": shapes,
     }
     layout |= {f"yaxis{_axis(place)}": {"title": {"text": "images"}} for place in range(count)}
     data = [
@@ -134,14 +136,6 @@ def _histogram(figure: Histogram, colour: Mapping[str, str]) -> Description:
         for place, row in enumerate(figure.rows)
     ]
     return {"data": data, "layout": layout, "height": 130 + 120 * count}
-
-
-def _reference(figure: Histogram) -> Sequence[Description]:
-    if figure.reference is None:
-        return []
-    line = {"color": STATIC_SHOWN, "width": 1, "dash": "dash"}
-    where = {"x0": figure.reference, "x1": figure.reference, "y0": 0, "y1": 1, "yref": "paper"}
-    return [{"type": "line", "line": line, **where}]
 
 
 def _bars(figure: Bars) -> Description:

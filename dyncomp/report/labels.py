@@ -100,15 +100,12 @@ def write_labels(axes: Any, labels: Sequence[Label], lines: Sequence[Box]) -> No
     for text, (x, y), box in zip(texts, anchors, boxes, strict=True):
         text.set_in_layout(False)
         text.set_position(((box.left - x) / unit, (box.bottom - y) / unit))
-        _lead(axes, text, ((box.nearest(x, y)[0] - x) / unit, (box.nearest(x, y)[1] - y) / unit))
-
-
-def _lead(axes: Any, text: Any, offset: tuple[float, float]) -> None:
-    """A thin line from a point to its label, where the label had to go far."""
-    if math.hypot(*offset) > FAR - 1:
-        line = {"arrowstyle": "-", "color": text.get_color(), "linewidth": 0.6, "shrinkB": 4}
-        at = {"xytext": offset, "textcoords": "offset points", "arrowprops": line}
-        axes.annotate("", text.xy, **at).set_in_layout(False)
+        near_x, near_y = box.nearest(x, y)
+        offset = ((near_x - x) / unit, (near_y - y) / unit)
+        if math.hypot(*offset) > FAR - 1:  # a thin line from the point, where the label had to go far
+            line = {"arrowstyle": "-", "color": text.get_color(), "linewidth": 0.6, "shrinkB": 4}
+            lead = axes.annotate("", text.xy, xytext=offset, textcoords="offset points", arrowprops=line)
+            lead.set_in_layout(False)
 
 
 def _text(axes: Any, label: Label) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dyncomp.report.labels import Box, Label, write_labels
@@ -39,16 +39,13 @@ def draw(figure: Figure, colour: Mapping[str, str]) -> dict[str, bytes]:
 
     style: Any = STYLE
     with matplotlib.rc_context(style):
-        drawn = _drawn(figure, colour)
+        if isinstance(figure, Scatter):
+            drawn = _scatter(figure, colour)
+        elif isinstance(figure, Histogram):
+            drawn = _histogram(figure, colour)
+        else:
+            drawn = _bars(figure)
         return {"png": _saved(drawn, "png"), "svg": _saved(drawn, "svg")}
-
-
-def _drawn(figure: Figure, colour: Mapping[str, str]) -> Any:
-    if isinstance(figure, Scatter):
-        return _scatter(figure, colour)
-    if isinstance(figure, Histogram):
-        return _histogram(figure, colour)
-    return _bars(figure)
 
 
 def _saved(drawn: Any, form: str) -> bytes:
@@ -106,13 +103,6 @@ def _of(item: Any, colour: Mapping[str, str]) -> str:
     return STATIC_COLOUR if item.static else colour[item.method]
 
 
-def _means(panel: Panel) -> str:
-    several = any(not math.isnan(point.y_std) for point in panel.points)
-    said = ["bars: standard deviation over seeds"] if several else []
-    said += ["grey line: static nets of several sizes"] if panel.ladder else []
-    return "; ".join(said)
-
-
 def _panel(axes: Any, panel: Panel, colour: Mapping[str, str]) -> None:
     for point in panel.points:
         if point.static:
@@ -136,7 +126,11 @@ def _panel(axes: Any, panel: Panel, colour: Mapping[str, str]) -> None:
             elinewidth=1,
             zorder=3,
         )
-    texts = (panel.x_label, panel.title, _means(panel))
+    texts = [panel.x_label, panel.title]
+    if any(not math.isnan(point.y_std) for point in panel.points):
+        texts.append("bars: standard deviation over seeds")
+    if panel.ladder:
+        texts.append("grey line: static nets of several sizes")
     axes.set_xlabel("; ".join(text for text in texts if text))
     axes.margins(0.18)
 
@@ -170,7 +164,8 @@ def _bars(figure: Bars) -> Any:
         heights = [line + (place + 0.5) * thick - 0.4 for line in range(lines)]
         shown = [0.0 if math.isnan(value) else value for value in series.values]
         axes.barh(heights, shown, 0.92 * thick, color=bar_colour(figure, place), label=series.name)
-        ends += [_bar_end(axes, *bar) for bar in zip(heights, *_bounds(figure, place), strict=True)]
+        bars = zip(heights, series.values, series.low, series.high, strict=True)
+        ends += [_bar_end(axes, *bar) for bar in bars]
     axes.axvline(1.0, color=STATIC_COLOUR, linestyle="--", linewidth=1, zorder=1)
     axes.set_yticks(range(lines), figure.labels)
     axes.grid(False, axis="y")
@@ -179,11 +174,6 @@ def _bars(figure: Bars) -> Any:
     axes.set_xlabel(figure.x_label)
     drawing.legend(loc="outside lower left", ncols=min(3, len(figure.series)))
     return drawing
-
-
-def _bounds(figure: Bars, place: int) -> Sequence[Sequence[float]]:
-    series = figure.series[place]
-    return series.values, series.low, series.high
 
 
 def _bar_end(axes: Any, height: float, value: float, low: float, high: float) -> float:

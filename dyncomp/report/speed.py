@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHORT_OF_CLAIM = 0.9
+OTHERS = {"same": "no faster", "slower": "slower", "invalid": "no valid timing"}
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,15 @@ def speed(rows: pd.DataFrame) -> str:
     speeds = [speed_of(int(size), group) for size, group in timed.groupby("batch_size")]
     claimed = float(rows["speedup_claimed"].mean())
     faster = sorted((s for s in speeds if s.kind == "faster"), key=lambda s: -s.ratio)
-    others = [_others(speeds, kind) for kind in OTHERS]
-    rest = n.listed([text for text in others if text])
+    others = []
+    for kind, said in OTHERS.items():
+        measured = " measured" if kind == "invalid" else ""
+        sizes = [f"{s.batch_size} ({n.ratio(s.ratio)}{measured})" for s in speeds if s.kind == kind]
+        others += [f"{said} at batch {n.listed(sizes)}"] if sizes else []
+    rest = n.listed(others)
     if not faster:
         return f", {'but' if claimed > 1 else 'and'} {rest}"
     short = faster[0].ratio < SHORT_OF_CLAIM * claimed
     gained = n.listed([f"{n.ratio(s.ratio)} faster at batch {s.batch_size}" for s in faster])
     text = f", {'but only' if short else 'and'} {gained}"
     return f"{text} {'and' if short else 'but'} {rest}" if rest else text
-
-
-OTHERS = {"same": "no faster", "slower": "slower", "invalid": "no valid timing"}
-
-
-def _others(speeds: list[Speed], kind: str) -> str:
-    chosen = [s for s in speeds if s.kind == kind]
-    if not chosen:
-        return ""
-    sizes = n.listed([f"{s.batch_size} ({n.ratio(s.ratio)}{' measured' * (kind == 'invalid')})" for s in chosen])
-    return f"{OTHERS[kind]} at batch {sizes}"

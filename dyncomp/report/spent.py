@@ -7,13 +7,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from dyncomp.report import numbers as n
-from dyncomp.report.tables import Table, row_of
+from dyncomp.report.tables import Table, both, row_of
 from dyncomp.samples import in_words, is_invalid
 from dyncomp.store.schema import (
     CellRecord,
     ClassRecord,
     GapRecord,
-    OperatorRecord,
     OperatorsRecord,
     OpinionRecord,
     OpinionsRecord,
@@ -54,15 +53,16 @@ def class_table(classes: Sequence[ClassRecord]) -> Table | None:
         half = MOST_CLASSES // 2
         rows = [*rows[:half], *rows[-half:]]
     headers = ("class", "images", "MACs", "FLOPs", "top-1")
-    return Table(headers, tuple(row_of(*_class(row)) for row in rows))
-
-
-def _class(row: ClassRecord) -> Iterable[tuple[str, Any]]:
-    yield row["class"], row["class"]
-    yield n.fixed(row["images"], 0), row["images"]
-    yield n.macs(row["macs"]), row["macs"]
-    yield n.macs(2 * row["macs"]), 2 * row["macs"]
-    yield n.percent(row["top1"]), row["top1"]
+    cells = [
+        row_of(
+            (row["class"], row["class"]),
+            (n.fixed(row["images"], 0), row["images"]),
+            *both(row["macs"]),
+            (n.percent(row["top1"]), row["top1"]),
+        )
+        for row in rows
+    ]
+    return Table(headers, tuple(cells))
 
 
 def operator_table(operators: OperatorsRecord | None) -> Table | None:
@@ -73,15 +73,16 @@ def operator_table(operators: OperatorsRecord | None) -> Table | None:
     for kind, text in KINDS.items():
         share = 100 * operators["shares"][kind]
         rows.append(row_of(("all", ""), (text, text), ("", ""), (n.fixed(share, 1, " %"), share)))
-        rows += [row_of(*_operator(entry, text)) for entry in operators["top"][kind]]
+        rows += [
+            row_of(
+                (entry["operator"], entry["operator"]),
+                (text, text),
+                (n.fixed(entry["calls"], 0), entry["calls"]),
+                (n.fixed(100 * entry["share"], 1, " %"), 100 * entry["share"]),
+            )
+            for entry in operators["top"][kind]
+        ]
     return Table(("operator", "kind", "calls", "share of operators' time"), tuple(rows))
-
-
-def _operator(entry: OperatorRecord, kind: str) -> Iterable[tuple[str, Any]]:
-    yield entry["operator"], entry["operator"]
-    yield kind, kind
-    yield n.fixed(entry["calls"], 0), entry["calls"]
-    yield n.fixed(100 * entry["share"], 1, " %"), 100 * entry["share"]
 
 
 def gap_table(cells: Iterable[CellRecord], frame: pd.DataFrame | None = None) -> Table | None:
@@ -108,17 +109,12 @@ def _gap(cell: CellRecord, gap: GapRecord, realised: float | None) -> Iterable[t
         yield n.fixed(share, 0, " %"), share
     whole = 100 * gap["method_ms"] / gap["static_ms"]
     yield n.fixed(whole, 0, " %"), whole
-    yield n.ratio(100 / whole), 100 / whole
-    told = _relied_on(gap, 100 / whole, realised)
-    yield told, told
-
-
-def _relied_on(gap: GapRecord, ratio: float, realised: float | None) -> str:
-    """The verdict on the passes; where they contradict the timing, that."""
+    ratio = 100 / whole
+    yield n.ratio(ratio), ratio
     told = str(gap.get("verdict") or n.MISSING)  # records of former versions have none
-    if n.missing(realised) or not realised or 1 / APART < ratio / realised < APART or is_invalid(told):
-        return told
-    return in_words([f"the timing says {n.ratio(realised)}"])
+    if not n.missing(realised) and realised and not is_invalid(told) and not 1 / APART < ratio / realised < APART:
+        told = in_words([f"the timing says {n.ratio(realised)}"])
+    yield told, told
 
 
 def facts(cell: CellRecord) -> Iterator[tuple[str, str]]:
@@ -126,7 +122,9 @@ def facts(cell: CellRecord) -> Iterator[tuple[str, str]]:
     if cell["macs_std"] and None not in (cell["macs_right"], cell["macs_wrong"]):
         yield "MACs of images answered rightly, wrongly", f"{n.both(cell['macs_right'])}, {n.both(cell['macs_wrong'])}"
     if (r := cell.get("macs_difficulty_rank_correlation")) is not None:
-        yield "rank correlation of MACs with difficulty", f"{n.fixed(r, 2)} ({_bounds(cell)})"
+        low, high = cell["macs_difficulty_rank_correlation_low"], cell["macs_difficulty_rank_correlation_high"]
+        interval = f"95 % interval {n.fixed(low, 2)} to {n.fixed(high, 2)}"
+        yield "rank correlation of MACs with difficulty", f"{n.fixed(r, 2)} ({interval})"
     if opinions := cell.get("second_opinions"):
         for name, text in COUNTERS.items():
             yield f"one image by {text}", _opinion(opinions[name], opinions)
@@ -146,11 +144,6 @@ def _opinion(theirs: OpinionRecord, ours: OpinionsRecord) -> str:
     share = n.points(100 * (theirs["macs"] / ours["macs"] - 1)) if ours["macs"] else n.MISSING
     parts = n.listed([f"{name} {'+' if macs > 0 else '-'}{n.macs(abs(macs))}" for name, macs in apart.items()])
     return f"{text}; {share} %, by {parts}"
-
-
-def _bounds(cell: CellRecord) -> str:
-    low, high = cell["macs_difficulty_rank_correlation_low"], cell["macs_difficulty_rank_correlation_high"]
-    return f"95 % interval {n.fixed(low, 2)} to {n.fixed(high, 2)}"
 
 
 def clauses(cells: pd.DataFrame, records: Sequence[CellRecord]) -> Iterator[str]:

@@ -77,11 +77,7 @@ def results_of(reading: Reading) -> pd.DataFrame:
             frame[name] = pd.to_numeric(frame[name])
         if name in COUNTS:
             frame[name] = frame[name].round().astype("Int64")
-    return _with_controls(frame, reading)
-
-
-def _with_controls(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
-    """The table with what controls say of each method, the same in all of its rows: means over the seeds."""
+    # what controls say of a method is a mean over its seeds, and stands in all of its rows
     for setting in settings(reading, frame):
         methods = setting.rows[setting.rows["role"] == "method"]
         for spec in methods["spec"].unique():
@@ -99,27 +95,12 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _rows(cell: CellRecord, reading: Reading) -> list[dict[str, Any]]:
-    shared = _labels(cell)
+    shared = _copied(cell, (*LABELS, "role", "control_of", "error", "key"))
+    shared["warnings"] = "; ".join(cell["warnings"]) or None
     if cell["status"] != "ok":
         return [shared]
-    shared |= _measured(cell)
-    found = latency.timed(cell["key"], reading.timings, reading.statics)
-    return [
-        shared
-        | {"batch_size": timing.batch_size, **latency.columns(timing)}
-        | ({"error": timing.error} if timing.error else {})
-        for timing in found
-    ] or [shared]
-
-
-def _labels(cell: CellRecord) -> dict[str, Any]:
-    named = _copied(cell, (*LABELS, "role", "control_of", "error", "key"))
-    return named | {"warnings": "; ".join(cell["warnings"]) or None}
-
-
-def _measured(cell: CellRecord) -> dict[str, Any]:
     gates, operators = cell["gates"], cell.get("operators")
-    return _copied(cell, [name for name in COLUMNS if name not in TEXTS]) | {
+    shared |= _copied(cell, [name for name in COLUMNS if name not in TEXTS]) | {
         "flops": 2 * cell["macs"],
         "executed_macs_per_image": cell["executed_macs"] / cell["images"],
         "time_share_free": operators["shares"]["free"] if operators else None,
@@ -128,6 +109,13 @@ def _measured(cell: CellRecord) -> dict[str, Any]:
         "gates_always_on": sum(gate["always_on"] for gate in gates),
         "gates_always_off": sum(gate["always_off"] for gate in gates),
     }
+    found = latency.timed(cell["key"], reading.timings, reading.statics)
+    return [
+        shared
+        | {"batch_size": timing.batch_size, **latency.columns(timing)}
+        | ({"error": timing.error} if timing.error else {})
+        for timing in found
+    ] or [shared]
 
 
 def _copied(cell: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -33,15 +33,12 @@ class Table:
 def results_table(frame: pd.DataFrame) -> Table:
     """The columns of `results.csv` that people compare; every row of it."""
     shown = [*_columns(frame)]
-    frame = frame.assign(share=_share(frame), interval=[_interval(row) for row in frame.iloc])
+    share = 100 * frame["macs"] / frame["macs_static"].astype("Float64").astype(float)
+    frame = frame.assign(share=share, interval=[_interval(row) for row in frame.iloc])
     rows = [
         tuple(Cell(write(row[name]), _sortable(row[name])) for _, name, write in shown) for _, row in frame.iterrows()
     ]
     return Table(tuple(header for header, _, _ in shown), tuple(rows))
-
-
-def _share(frame: pd.DataFrame) -> pd.Series:
-    return 100 * frame["macs"] / frame["macs_static"].astype("Float64").astype(float)
 
 
 def _interval(row: pd.Series) -> str:

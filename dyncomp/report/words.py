@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dyncomp.report import numbers as n
 from dyncomp.report.controls import Setting, clauses_of, settings
@@ -72,21 +72,22 @@ def _named(rows: pd.DataFrame) -> tuple[str, ...]:
 def _told(own: pd.DataFrame, static: pd.DataFrame, reading: Reading, setting: Setting | None) -> tuple[str, bool]:
     done = own[own["status"] == "ok"]
     if done.empty:
-        return f"failed: {_first(own['error'])}.", True
+        error = next((str(error) for error in own["error"] if not n.missing(error)), "no error was recorded")
+        return f"failed: {error.rstrip('.')}.", True
     cells = done.drop_duplicates("key")
-    is_static = own["role"].iloc[0] == "static"
-    clauses = [_static(cells, done)] if is_static else [*_method(cells, done, static, reading)]
-    if not is_static and setting is not None:
-        clauses[1:1] = clauses_of(setting, str(cells["spec"].iloc[0]))
+    if own["role"].iloc[0] == "static":
+        said = [_static(cells, done)]
+    else:
+        said = [f"{_against(cells, static, reading)} {_arithmetic(cells)}{speed(done)}"]
+        if setting is not None:
+            said += clauses_of(setting, str(cells["spec"].iloc[0]))
+        said += [*_gates(cells), *_exchange(cells)]
+        keys = set(cells["key"])
+        said += clauses(cells, [cell for cell in reading.cells if cell["key"] in keys])
     failures = own["key"].nunique() - len(cells)
     if failures:
-        clauses.append(f"{failures} of {own['key'].nunique()} seeds failed")
-    return "; ".join(clauses) + ".", False
-
-
-def _first(values: Iterable[Any]) -> str:
-    text = next((str(value) for value in values if not n.missing(value)), "no error was recorded")
-    return text.rstrip(".")
+        said.append(f"{failures} of {own['key'].nunique()} seeds failed")
+    return "; ".join(said) + ".", False
 
 
 def _static(cells: pd.DataFrame, rows: pd.DataFrame) -> str:
@@ -98,14 +99,6 @@ def _static(cells: pd.DataFrame, rows: pd.DataFrame) -> str:
     cost = f"{n.macs(cells['macs'].mean())} multiply-adds per image"
     timing = f", {n.listed(times)}" if times else ""
     return f"{_accuracy(cells)} with {cost}{timing}: what the others are measured against"
-
-
-def _method(cells: pd.DataFrame, rows: pd.DataFrame, static: pd.DataFrame, reading: Reading) -> Iterable[str]:
-    yield f"{_against(cells, static, reading)} {_arithmetic(cells)}{speed(rows)}"
-    yield from _gates(cells)
-    yield from _exchange(cells)
-    keys = set(cells["key"])
-    yield from clauses(cells, [cell for cell in reading.cells if cell["key"] in keys])
 
 
 def _accuracy(cells: pd.DataFrame) -> str:

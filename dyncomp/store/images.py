@@ -24,7 +24,12 @@ def parquet_bytes(images: Mapping[str, Any]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    _check(images)
+    if set(images) != set(COLUMNS):
+        given = ", ".join(sorted(images)) or "none"
+        raise InvalidValue(f"per-image columns are {', '.join(COLUMNS)}; given: {given}")
+    lengths = {name: len(images[name]) for name in COLUMNS}
+    if len(set(lengths.values())) != 1:
+        raise InvalidValue(f"per-image columns must be equally long; given: {lengths}")
     table = pa.table(
         {
             name: pa.array(
@@ -37,15 +42,6 @@ def parquet_bytes(images: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def _check(images: Mapping[str, Any]) -> None:
-    if set(images) != set(COLUMNS):
-        given = ", ".join(sorted(images)) or "none"
-        raise InvalidValue(f"per-image columns are {', '.join(COLUMNS)}; given: {given}")
-    lengths = {name: len(images[name]) for name in COLUMNS}
-    if len(set(lengths.values())) != 1:
-        raise InvalidValue(f"per-image columns must be equally long; given: {lengths}")
 
 
 def read_parquet(path: Path) -> pd.DataFrame:

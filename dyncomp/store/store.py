@@ -205,9 +205,6 @@ class Store:
             text = self.config_path.read_bytes() if self.config_path.is_file() else b""
         if not names:
             return {}
-        return self._ours(text)
-
-    def _ours(self, text: bytes) -> dict[str, Any]:
         try:
             config = json.loads(text)
             version = config["dyncomp_output"]

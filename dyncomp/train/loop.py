@@ -114,7 +114,7 @@ class _Training:
         self.device = _device(net)
         self.batches = _endless(split, recipe, seed, first_epoch)
         self.optimizer: Optimizer | None = None
-        self.probe = self._images(next(iter(split.batches(min(PROBE, len(split))))))
+        self.probe = images_of(next(iter(split.batches(min(PROBE, len(split))))), self.device)
 
     def run(self, stage: Stage, steps: int, curve: Curve) -> StageLog:
         """Train one stage."""
@@ -129,7 +129,9 @@ class _Training:
 
     def _steps(self, net: Net, stage: Stage, steps: int, curve: Curve) -> None:
         low = trains_in_bfloat16(net, self.probe[:1])
-        learning = _hold_all_but(net, stage)
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(stage.trains(name))
+        learning = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
         optimizer = self._optimizer(learning, stage)
         schedule = LambdaLR(optimizer, lambda step: self.recipe.factor(curve.begin + step, curve.steps, curve.rises))
         self.clock.start(stage.name, steps, watch=GateWatch(net, self.probe))
@@ -168,13 +170,10 @@ class _Training:
         net.sampling = stage.sampling
         return net
 
-    def _images(self, batch: Batch) -> Tensor:
-        return images_of(batch, self.device)
-
     def _forward(self, net: Net, stage: Stage, progress: float, low: bool) -> tuple[Tensor, Tensor]:
         batch = next(self.batches)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
-            output = net(self._images(batch))
+            output = net(images_of(batch, self.device))
         loss = stage.loss(output, batch.labels.to(self.device), progress)
         return loss, output.share().detach().mean()
 
@@ -201,13 +200,6 @@ def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     with torch.random.fork_rng(list(gpus)):
         torch.manual_seed(seed)
         yield
-
-
-def _hold_all_but(net: Net, stage: Stage) -> dict[str, nn.Parameter]:
-    """Let the stage's parameters learn, and only them; returns them by name."""
-    for name, parameter in net.named_parameters():
-        parameter.requires_grad_(stage.trains(name))
-    return {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
 
 
 def _apportion(total: int, stages: Sequence[Stage]) -> list[int]:

@@ -20,17 +20,11 @@ def trains_in_bfloat16(net: Net, image: Tensor) -> bool:
     """
     if image.is_cuda:
         return bool(torch.cuda.is_bf16_supported())
-    return _cpu_multiplies_bfloat16() and not _strides_over_one_pixel(net, image)
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def _strides_over_one_pixel(net: Net, image: Tensor) -> bool:
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return False
     with evaluating(net), _Watch() as watch:
         net(image, sparse=False, record=False)
-    return bool(watch.seen)
+    return not watch.seen
 
 
 class _Watch(TorchDispatchMode):

@@ -26,14 +26,10 @@ class GateWatch:
         """The warning at the end of an epoch; "" where all is well."""
         if not self.sites:
             return ""
-        before, self.routes = self.routes, self._count()
+        with evaluating(self.net), torch.autocast(self.images.device.type, enabled=False):
+            trace = self.net(self.images, sparse=False).trace  # decides as the sparse form does, and faster
+        before, self.routes = self.routes, trace.distinct(self.sites)
         if self.routes > 1 or (before == 1 and not last):
             return ""
         event = "have collapsed" if before > 1 else "never varied"
         return f"stage {stage}: the gates {event}: in epoch {epoch} all {len(self.images)} images take the same route"
-
-    def _count(self) -> int:
-        with evaluating(self.net), torch.autocast(self.images.device.type, enabled=False):
-            trace = self.net(self.images, sparse=False).trace  # decides as the sparse form does, and faster
-        routes: int = trace.distinct(self.sites)
-        return routes

@@ -66,8 +66,10 @@ class Code:
         if active_counters():
             report(GENERATED_NAME, self.program.macs(packed), calls)
             mixing = self.program.mixing_macs(packed)
-            if mixing:
-                (overhead or _plainly)(report, GENERATED_NAME, mixing, 0)
+            if mixing and overhead is not None:
+                overhead(report, GENERATED_NAME, mixing, 0)
+            elif mixing:
+                report(GENERATED_NAME, mixing, 0)
         team = threads()
         assert team is not None  # without threads, no code is compiled
         if torch._C._autograd._profiler_enabled():
@@ -77,16 +79,14 @@ class Code:
             team.run(self.address, packed, count)
 
 
-def _plainly(run: Callable[..., Any], *inputs: Any) -> Any:
-    return run(*inputs)
-
-
 class Entry(Emitter):
     """Emits the function that every thread runs, with access to its arguments and its share of the work."""
 
     def __init__(self, module: ir.Module, number: Number) -> None:
         super().__init__(ir.Function(module, ir.FunctionType(VOID, [POINTER]), _ENTRY), number)
-        asked = (ir.Function(module, ir.FunctionType(INT32, []), f"omp_get_{what}") for what in _ASKED)
+        asked = (
+            ir.Function(module, ir.FunctionType(INT32, []), f"omp_get_{what}") for what in ("thread_num", "num_threads")
+        )
         self.thread, self.threads = (self.sext(self.call(function, []), INT) for function in asked)
 
     def barrier(self) -> None:
@@ -104,9 +104,6 @@ class Entry(Emitter):
         first = self.sdiv(self.mul(total, self.thread), self.threads)
         end = self.sdiv(self.mul(total, self.add(self.thread, integer(1))), self.threads)
         return first, end
-
-
-_ASKED = ("thread_num", "num_threads")
 
 
 class Program(ABC):
@@ -138,20 +135,17 @@ def compiled(program: Program) -> Code:
         module.triple = binding.get_default_triple()
         program.emit(module)
         ir_text = str(module)
-        # The engine is given the object code only: the IR that it was compiled from takes a megabyte.
-        written = object_code(f"{_compiler(here)}\n{ir_text}", lambda: _translated(ir_text, here))
+        # object code depends on the compiler, its options and the processor, beside the IR
+        version = ".".join(str(part) for part in binding.llvm_version_info)
+        compiler = f"LLVM {version} -O{_CODE_LEVEL}, passes {_PASS_LEVEL}, {here.name} {here.features}"
+        # the engine is given the object code only: the IR that it was compiled from takes a megabyte
+        written = object_code(f"{compiler}\n{ir_text}", lambda: _translated(ir_text, here))
         engine = binding.create_mcjit_compiler(
             binding.parse_assembly(""), binding.Target.from_default_triple().create_target_machine()
         )
         engine.add_object_file(binding.ObjectFileRef.from_data(written))
         engine.finalize_object()
     return Code(engine.get_function_address(_ENTRY), engine, len(program.arguments), program)
-
-
-def _compiler(here: Machine) -> str:
-    """Everything that object code depends on beside the IR: the compiler, its options, and the processor."""
-    version = ".".join(str(part) for part in binding.llvm_version_info)
-    return f"LLVM {version} -O{_CODE_LEVEL}, passes {_PASS_LEVEL}, {here.name} {here.features}"
 
 
 def _translated(ir_text: str, here: Machine) -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from dyncomp.fast.codegen.dense import Dense, Part
 from dyncomp.fast.codegen.emit import INT, Value, integer
 from dyncomp.fast.codegen.piece import Argument, Range
@@ -40,7 +38,8 @@ class Compaction(Dense):
         before = part.index if self.plan.picks_inputs else self.add(part.index, part.channel)
         source = self.total(self.given[Argument.WEIGHTS], (before, self.plan.lanes * self.size))
         scratch, below = self.given[Argument.SCRATCH], 0
-        for panel in _narrower(self.panel):
+        for count in range(1, len(self.panel.lanes) + 1):  # the panel's first vector, its first two, and so on
+            panel = Panel(self.panel.lanes[:count], self.panel.pixels, self.panel.first)
             fits = (
                 self.icmp_signed(">", kept, integer(below)),
                 self.icmp_signed("<=", kept, integer(panel.outputs)),
@@ -52,9 +51,3 @@ class Compaction(Dense):
 
     def _list(self, argument: Argument) -> Value:
         return self.pointer(self.given[argument])
-
-
-def _narrower(panel: Panel) -> Iterator[Panel]:
-    """Panels of the first vector, of the first two vectors, and so on."""
-    for count in range(1, len(panel.lanes) + 1):
-        yield Panel(panel.lanes[:count], panel.pixels, panel.first)

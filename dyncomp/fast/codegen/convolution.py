@@ -184,11 +184,7 @@ class _Division(Entry):
                 if not self.plan.picks_outputs:
                     weights = max(1, self.plan.experts) * self.plan.inputs * size
                     given[Argument.WEIGHTS] = self.total(given[Argument.WEIGHTS], (output, weights))
-                for what in (Argument.Y, Argument.BIAS, *self._also()):
+                for what in (Argument.Y, Argument.BIAS, *([Argument.X] if self.plan.shape.depthwise else [])):
                     given[what] = self.add(given[what], offset)
                 self.call(self.pieces[first.lanes], [*given, *bounds, offset])
             before = behind
-
-    def _also(self) -> list[Argument]:
-        """Further arguments that are offset to the panel's first output."""
-        return [Argument.X] if self.plan.shape.depthwise else []

@@ -46,23 +46,18 @@ class _Finish(Entry):
 
     def emit(self) -> None:
         """Loop over the pixels of all images."""
-        images = self.argument(EpilogueArgument.IMAGES)
-        self.loop(*self.share(self.mul(images, integer(self.plan.pixels))), self._pixel)
-        self.ret_void()
-
-    def _pixel(self, pixel: Value) -> None:
-        image = self.sdiv(pixel, integer(self.plan.pixels))
-        y, *rows = (
-            self.at(self.pointer(self.argument(which)), (index, self.plan.outputs))
-            for which, index in (
-                (EpilogueArgument.Y, pixel),
-                (EpilogueArgument.SCALES, image),
-                (EpilogueArgument.SHIFTS, image),
-            )
-        )
         widths = pieces(self.plan.outputs, self.plan.machine.vector_bytes // self.number.dtype.itemsize)
-        for lanes, offset in zip(widths, starts(widths), strict=True):
-            here = self.at(y, integer(offset))
-            scale, shift = (self.vector(self.at(row, integer(offset)), lanes) for row in rows)
-            value = self.fadd(self.fmul(self.vector(here, lanes), scale), shift)
-            self.write(self.relu(value) if self.plan.relu else value, here)
+
+        def pixel(p: Value) -> None:
+            image = self.sdiv(p, integer(self.plan.pixels))
+            places = (EpilogueArgument.Y, p), (EpilogueArgument.SCALES, image), (EpilogueArgument.SHIFTS, image)
+            y, *rows = (self.at(self.pointer(self.argument(which)), (i, self.plan.outputs)) for which, i in places)
+            for lanes, offset in zip(widths, starts(widths), strict=True):
+                here = self.at(y, integer(offset))
+                scale, shift = (self.vector(self.at(row, integer(offset)), lanes) for row in rows)
+                value = self.fadd(self.fmul(self.vector(here, lanes), scale), shift)
+                self.write(self.relu(value) if self.plan.relu else value, here)
+
+        images = self.argument(EpilogueArgument.IMAGES)
+        self.loop(*self.share(self.mul(images, integer(self.plan.pixels))), pixel)
+        self.ret_void()

@@ -110,17 +110,13 @@ class _Gate(Means):
                 self._cell(image, plan.cell, weights, values, free)
                 weights = self.at(weights, integer((plan.cell.inputs + 1) * plan.cell.outputs))
         last = [self.load_element(self.at(values, integer(o))) for o in range(plan.layers[-1].outputs)]
-        if plan.shares:
-            self._share_out(image, last)
-        else:
+        if not plan.shares:
             self._open(image, last)
-
-    def _share_out(self, image: Value, numbers: Sequence[Value]) -> None:
-        shares = list(numbers)
-        if self.plan.squash is not None:
-            shares = self._softmax(shares) if self.plan.squash == "softmax" else list(map(self._sigmoid, shares))
-        there = self.at(self.pointer(self.given[GateArgument.SHARES]), (image, len(shares)))
-        for index, number in enumerate(shares):
+            return
+        if plan.squash is not None:
+            last = self._softmax(last) if plan.squash == "softmax" else list(map(self._sigmoid, last))
+        there = self.at(self.pointer(self.given[GateArgument.SHARES]), (image, len(last)))
+        for index, number in enumerate(last):
             self.write(number, self.at(there, integer(index)))
 
     def _softmax(self, logits: Sequence[Value]) -> list[Value]:

@@ -55,21 +55,17 @@ class _Division(Entry):
         counts = [panels * places for _, panels in self.plan.blocks]
         first, end = self.share(integer(sum(counts)))
         for (block, _), before, count in zip(self.plan.blocks, starts(counts), counts, strict=True):
-            made, here = self._code_of(block), (self.sub(at, integer(before)) for at in (first, end))
+            here = (self.sub(at, integer(before)) for at in (first, end))
             own = self.larger(integer(0), next(here)), self.smaller(next(here), integer(count))
-            self.loop(*own, partial(self._call, block, made))
+            self.loop(*own, partial(self._call, block))
         self.ret_void()
 
-    def _code_of(self, block: Block) -> ir.Function:
-        """The function of a block, shared by all blocks of the same size."""
-
-        def write(made: ir.Function) -> None:
-            _Block(made, self.plan, block, self.micro).emit()
-
-        return self.functions.once(("block", block.panel.lanes, block.segment, block.channels), _PARAMETERS, write)
-
-    def _call(self, block: Block, made: ir.Function, task: Value) -> None:
-        """Call a block's function for one task: a panel, a kernel row and a step of the channels."""
+    def _call(self, block: Block, task: Value) -> None:
+        """Call the function of blocks of this size for one task: a panel, a kernel row and a step of the channels."""
+        size = block.panel.lanes, block.segment, block.channels
+        made = self.functions.once(
+            ("block", *size), len(GradientArgument) + 1, lambda own: _Block(own, self.plan, block, self.micro).emit()
+        )
         plan, steps, wide = self.plan.plan, self.plan.steps, block.panel.outputs
         place, step = self.sdiv(task, integer(steps)), self.srem(task, integer(steps))
         rows = integer(self.shape.kernel[0])
@@ -89,9 +85,6 @@ class _Division(Entry):
         for what, offset in offsets.items():
             given[what] = self.total(given[what], (offset, self.size))
         self.call(made, [*given, row])
-
-
-_PARAMETERS = len(GradientArgument) + 1
 
 
 class _Block(Emitter):
@@ -192,6 +185,7 @@ class _Block(Emitter):
     def _take_up(self, first: Value, end: Value, tap: int) -> None:
         """Reduce the images' kernel gradients of a tap into experts and shares, a few channels at a time."""
         block, together, channels = self.weights, IMAGES, self.plan.channels_close(self.weights.panel)
+        numbers = self.plan.plan.experts * self.size  # bytes of an image's shares
         whole = self.total(first, (self.sdiv(self.sub(end, first), integer(together)), together))
 
         def some(channel: Value) -> None:
@@ -202,18 +196,14 @@ class _Block(Emitter):
 
             def images(image: Value, together: int) -> None:
                 own = self._own(self.sub(image, first), tap, channel)
-                self.call(self.micro.take_up(block, together), [own, *kernels, *self._shares(image), count])
+                shares = self.total(self.given[GradientArgument.SHARES], (image, numbers))
+                of_shares = self.total(self.given[GradientArgument.OF_SHARES], (image, numbers * self.plan.plan.lanes))
+                self.call(self.micro.take_up(block, together), [own, *kernels, shares, of_shares, count])
 
             self.loop(first, whole, lambda image: images(image, together), together)
             self.loop(whole, end, lambda image: images(image, 1))
 
         self.loop(integer(0), integer(block.channels), some, channels)
-
-    def _shares(self, image: Value) -> list[Value]:
-        """Addresses of an image's shares and of their gradient."""
-        numbers = self.plan.plan.experts * self.size
-        shares = self.total(self.given[GradientArgument.SHARES], (image, numbers))
-        return [shares, self.total(self.given[GradientArgument.OF_SHARES], (image, numbers * self.plan.plan.lanes))]
 
     def _kernels(self, what: GradientArgument, tap: int, channel: Value) -> Value:
         """Address of the experts' weights, or of their gradients, for a tap, from a channel on."""

@@ -30,19 +30,12 @@ class GradientMicro(Functions):
         pixel times the elements of x that tap `kx` reads for it; added to `out` if `goes_on`. Meanwhile one cache line
         per pixel is prefetched: `soon` is the address for the first pixel, `column` and `row` are strides in bytes.
         """
-
-        def write(made: ir.Function) -> None:
-            _Sums(made, self.plan, panel, channels).emit(kx)
-
-        return self.once(("sums", panel.lanes, channels, kx), 9, write)
+        key = ("sums", panel.lanes, channels, kx)
+        return self.once(key, 9, lambda made: _Sums(made, self.plan, panel, channels).emit(kx))
 
     def side_by_side(self, panel: Panel) -> ir.Function:
         """f(gradient, out, first, behind): pack a panel of the gradient of output rows `first` to `behind` - 1."""
-
-        def write(made: ir.Function) -> None:
-            _SideBySide(made, self.plan, panel).emit()
-
-        return self.once(("lay", panel.lanes), 4, write)
+        return self.once(("lay", panel.lanes), 4, lambda made: _SideBySide(made, self.plan, panel).emit())
 
     def take_up(self, block: Block, images: int) -> ir.Function:
         """f(own, experts, of_experts, shares, of_shares, inputs): reduce kernel gradients of some inputs of a block.
@@ -50,12 +43,8 @@ class GradientMicro(Functions):
         For each of `images` images, add the kernel gradient times the share to `of_experts`, and the inner product of
         kernel gradient and expert to `of_shares`, as one partial sum per lane.
         """
-
-        def write(made: ir.Function) -> None:
-            _TakeUp(made, self.plan, block, images).emit()
-
         key = ("take", block.panel.lanes, self.plan.of_image(block), images)
-        return self.once(key, 6, write)
+        return self.once(key, 6, lambda made: _TakeUp(made, self.plan, block, images).emit())
 
 
 class _Sums(Emitter):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -73,15 +72,15 @@ class GradientPlan:
     @cached_property
     def blocks(self) -> list[tuple[Block, int]]:
         """(block, number of panels that have it) for all blocks that differ in more than the panel's position."""
-        return [(block, count) for panel, count in self.plan.equal_panels for block in self._of_panel(panel)]
-
-    def _of_panel(self, panel: Panel) -> Iterator[Block]:
-        before = 0
-        for segment in self.segments:
-            wide = self._channels(panel, segment)
-            for first in range(0, segment.channels, wide):
-                yield Block(panel, segment, before, first, min(wide, segment.channels - first))
-            before += self.plan.shape.kernel[0] * self.steps * len(segment.taps) * segment.channels
+        found = list[tuple[Block, int]]()
+        for panel, count in self.plan.equal_panels:
+            before = 0
+            for segment in self.segments:
+                wide = self._channels(panel, segment)
+                for first in range(0, segment.channels, wide):
+                    found.append((Block(panel, segment, before, first, min(wide, segment.channels - first)), count))
+                before += self.plan.shape.kernel[0] * self.steps * len(segment.taps) * segment.channels
+        return found
 
     def _channels(self, panel: Panel, segment: Segment) -> int:
         """Channels of a block: as many tiles as stay in the L2 cache, and few enough that all threads have tasks."""

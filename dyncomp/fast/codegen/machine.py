@@ -32,29 +32,28 @@ class Machine:
 
 @cache
 def this_machine() -> Machine | None:
-    """The processor of this process; None where its vectors or torch's OpenMP library are not supported."""
+    """The processor of this process; None where its vectors or torch's OpenMP library are not supported.
+
+    Supported vectors are those of AVX-512F, AVX2 with FMA, and NEON.
+    """
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     try:
         features = binding.get_host_cpu_features()
     except RuntimeError:  # LLVM does not know this processor
         return None
-    vectors = _vectors(features)
-    if vectors is None or threads() is None:
+    if features.get("avx512f"):
+        vectors = 64, 32  # bytes and number of the registers
+    elif features.get("avx2") and features.get("fma"):
+        vectors = 32, 16
+    elif features.get("neon"):
+        vectors = 16, 32
+    else:
+        return None
+    if threads() is None:
         return None
     has_compress = all(features.get(name) for name in ("avx512f", "avx512vl"))
     return Machine(*vectors, binding.get_host_cpu_name(), features.flatten(), has_compress)
-
-
-def _vectors(features: dict[str, bool]) -> tuple[int, int] | None:
-    """Bytes and number of vector registers; None without AVX-512F, AVX2 with FMA, or NEON."""
-    if features.get("avx512f"):
-        return 64, 32
-    if features.get("avx2") and features.get("fma"):
-        return 32, 16
-    if features.get("neon"):
-        return 16, 32
-    return None
 
 
 class _Team(threading.local):

@@ -51,11 +51,10 @@ class Micro(Functions):
         `first`: y starts at the bias plus the residual (0: none). `last`: apply ReLU. A plan that picks has two more
         arguments: the number of channels, and the address of their indices, which is read if only inputs are picked.
         """
-
-        def write(made: ir.Function) -> None:
-            _Multiply(made, self.plan, panel, pixels.count).emit(segment, pixels)
-
-        return self.once(("multiply", panel.lanes, segment, pixels), 9 if self.plan.picks else 7, write)
+        key, parameters = ("multiply", panel.lanes, segment, pixels), 9 if self.plan.picks else 7
+        return self.once(
+            key, parameters, lambda made: _Multiply(made, self.plan, panel, pixels.count).emit(segment, pixels)
+        )
 
     def cut(self, panel: Panel, segment: Segment) -> ir.Function:
         """f(source, out, outputs, kept, inputs, count): gather the weights of outputs and inputs that an image uses.
@@ -63,11 +62,7 @@ class Micro(Functions):
         `outputs` and `inputs` list `kept` and `count` indices; `inputs` is not read where all inputs are used. `out`
         receives, for each tap of the segment and each input, the panel's outputs, with 0 after the `kept` ones.
         """
-
-        def write(made: ir.Function) -> None:
-            Cut(made, self.plan, panel).emit(segment)
-
-        return self.once(("cut", panel.lanes, segment), 6, write)
+        return self.once(("cut", panel.lanes, segment), 6, lambda made: Cut(made, self.plan, panel).emit(segment))
 
     def slide(self, panel: Panel, pixels: Pixels) -> ir.Function:
         """f(x, weights, y, bias, residual, lowest, behind, relu): `pixels` of y of a depthwise convolution.
@@ -75,19 +70,12 @@ class Micro(Functions):
         `lowest` and `behind` (exclusive) bound the kernel rows that read inside the map; x is the address that kernel
         row `lowest` reads, `weights` the address of the weights of kernel row 0.
         """
-
-        def write(made: ir.Function) -> None:
-            _Slide(made, self.plan, panel, pixels.count).emit(pixels)
-
-        return self.once(("slide", panel.lanes, pixels), 8, write)
+        key = ("slide", panel.lanes, pixels)
+        return self.once(key, 8, lambda made: _Slide(made, self.plan, panel, pixels.count).emit(pixels))
 
     def mix(self, panel: Panel, images: int) -> ir.Function:
         """f(experts, shares, out, inputs): mix the weights of `images` images, each `plan.largest_segment` inputs."""
-
-        def write(made: ir.Function) -> None:
-            _Mix(made, self.plan, panel, images).emit()
-
-        return self.once(("mix", panel.lanes, images), 4, write)
+        return self.once(("mix", panel.lanes, images), 4, lambda made: _Mix(made, self.plan, panel, images).emit())
 
 
 class _Sums(Emitter):
@@ -149,7 +137,7 @@ class _Multiply(_Sums):
             with begin:
                 self.begin()
             with go_on:
-                self.each(self._resume)
+                self.each(lambda total, i, lanes: self.store(self.vector(self.at(self.y, integer(i)), lanes), total))
         for tap, (kx, seen) in enumerate(zip(segment.taps, pixels.seen, strict=True)):
             if any(seen):
                 self._tap(
@@ -157,14 +145,13 @@ class _Multiply(_Sums):
                 )
         self.end(last)
 
-    def _resume(self, total: Value, index: int, lanes: int) -> None:
-        self.store(self.vector(self.at(self.y, integer(index)), lanes), total)
-
     def _tap(self, input_: int, kx: int, seen: Sequence[bool]) -> None:
         wide = self.plan.step(self.panel)
+        listed = self.plan.picks_inputs and not self.plan.picks_outputs
 
         def channel(c: Value) -> None:
-            weights, pixel = self.weights_at((self._row(c), wide), integer(input_ * wide)), self.at(self.x, c)
+            row = self.load_int(self.pointer(self.made.args[8]), c) if listed else c  # index among the tap's inputs
+            weights, pixel = self.weights_at((row, wide), integer(input_ * wide)), self.at(self.x, c)
             for m, sums in enumerate(self.sums):
                 if seen[m]:
                     value = self.load_element(self.at(pixel, integer(self.column(m, kx))))
@@ -175,12 +162,6 @@ class _Multiply(_Sums):
 
         count = self.made.args[7] if self.plan.picks else integer(self.plan.channels_per_call)
         self.loop(integer(0), count, channel)
-
-    def _row(self, channel: Value) -> Value:
-        """Index, among the inputs of a tap, of a channel of x."""
-        if self.plan.picks_inputs and not self.plan.picks_outputs:
-            return self.load_int(self.pointer(self.made.args[8]), channel)
-        return channel
 
 
 class _Slide(_Sums):
@@ -216,18 +197,18 @@ class _Mix(Emitter):
         self.shares = [[self.load_element(place) for place in image] for image in at]
 
     def emit(self) -> None:
-        self.loop(integer(0), self.made.args[3], self._input)
-        self.ret_void()
-
-    def _input(self, index: Value) -> None:
         count, wide = self.plan.experts, self.panel.outputs
-        for lanes, offset in zip(self.panel.lanes, starts(self.panel.lanes), strict=True):
-            source = self.at(self.experts, (index, count * wide), integer(count * offset))
-            experts = [self.vector(self.at(source, integer(k * lanes)), lanes) for k in range(count)]
-            for i, share in enumerate(self.shares):
-                total = self.fmul(experts[0], self.broadcast(share[0], lanes))
-                for expert, number in zip(experts[1:], share[1:], strict=True):
-                    total = self.multiply_add(expert, self.broadcast(number, lanes), total)
-                self.write(
-                    total, self.at(self.out, (index, wide), integer(i * self.plan.largest_segment * wide + offset))
-                )
+        of_image = self.plan.largest_segment * wide
+
+        def input_(index: Value) -> None:
+            for lanes, offset in zip(self.panel.lanes, starts(self.panel.lanes), strict=True):
+                source = self.at(self.experts, (index, count * wide), integer(count * offset))
+                experts = [self.vector(self.at(source, integer(k * lanes)), lanes) for k in range(count)]
+                for i, share in enumerate(self.shares):
+                    total = self.fmul(experts[0], self.broadcast(share[0], lanes))
+                    for expert, number in zip(experts[1:], share[1:], strict=True):
+                        total = self.multiply_add(expert, self.broadcast(number, lanes), total)
+                    self.write(total, self.at(self.out, (index, wide), integer(i * of_image + offset)))
+
+        self.loop(integer(0), self.made.args[3], input_)
+        self.ret_void()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 from llvmlite import ir
 
@@ -53,35 +53,31 @@ class _Ordering(Entry):
     def emit(self) -> None:
         for panel, alike in self.plan.equal_panels:
             for lanes, offset in zip(panel.lanes, starts(panel.lanes), strict=True):
-                self.loop(*self.share(integer(alike * self.plan.experts)), self._vectors(panel, lanes, offset))
+                self.loop(*self.share(integer(alike * self.plan.experts)), partial(self._vector, panel, lanes, offset))
         self.ret_void()
 
-    def _vectors(self, panel: Panel, lanes: int, offset: int) -> Callable[[Value], None]:
-        """The loop body for one expert of one panel: it moves a vector of outputs for every input."""
+    def _vector(self, panel: Panel, lanes: int, offset: int, task: Value) -> None:
+        """Move a vector of outputs, of one expert of one panel, for every input."""
         experts, inputs = self.plan.experts, self.plan.inputs
+        expert, index = self.srem(task, integer(experts)), self.sdiv(task, integer(experts))
+        output = self.total(integer(panel.first), (index, panel.outputs))
+        here = (expert, self.plan.shape.outputs * inputs), (output, self.order.apart)
+        kernel = self.at(self.kernels, *here, integer(offset * self.order.apart))
+        packed = self.at(self.packed, (output, experts * inputs), (expert, lanes), integer(experts * offset))
 
-        def move(task: Value) -> None:
-            expert, index = self.srem(task, integer(experts)), self.sdiv(task, integer(experts))
-            output = self.total(integer(panel.first), (index, panel.outputs))
-            here = (expert, self.plan.shape.outputs * inputs), (output, self.order.apart)
-            kernel = self.at(self.kernels, *here, integer(offset * self.order.apart))
-            packed = self.at(self.packed, (output, experts * inputs), (expert, lanes), integer(experts * offset))
+        def some(first: Value, lanes: range) -> None:
+            def input_(n: Value) -> None:
+                there = self.at(kernel, self.load_int(self.inputs, n))
+                self._move(there, self.at(packed, (n, experts * panel.outputs)), lanes)
 
-            def some(first: Value, lanes: range) -> None:
-                def input_(n: Value) -> None:
-                    there = self.at(kernel, self.load_int(self.inputs, n))
-                    self._move(there, self.at(packed, (n, experts * panel.outputs)), lanes)
+            self.loop(first, self.smaller(self.add(first, integer(_INPUTS)), integer(inputs)), input_)
 
-                self.loop(first, self.smaller(self.add(first, integer(_INPUTS)), integer(inputs)), input_)
+        def parts(first: Value) -> None:
+            wide = lanes if self.order.apart == 1 else _LANES
+            for lane in range(0, lanes, wide):
+                some(first, range(lane, min(lane + wide, lanes)))
 
-            def parts(first: Value) -> None:
-                wide = lanes if self.order.apart == 1 else _LANES
-                for lane in range(0, lanes, wide):
-                    some(first, range(lane, min(lane + wide, lanes)))
-
-            self.loop(integer(0), integer(inputs), parts, _INPUTS)
-
-        return move
+        self.loop(integer(0), integer(inputs), parts, _INPUTS)
 
     def _move(self, kernel: Value, packed: Value, lanes: range) -> None:
         if self.order.apart == 1:

@@ -38,12 +38,9 @@ class Pooling(Program):
     @property
     def output_size(self) -> tuple[int, int]:
         """Height and width of the output."""
-        height, width = (self._places(n) for n in self.size)
+        around, step = 2 * self.padding - self.window, self.stride
+        height, width = ((n + around) // step + 1 if self.whole else -(-n // step) for n in self.size)
         return height, width
-
-    def _places(self, pixels: int) -> int:
-        room = pixels + 2 * self.padding - self.window
-        return room // self.stride + 1 if self.whole else -(-pixels // self.stride)
 
     arguments = Argument
 
@@ -71,22 +68,22 @@ class _Pooling(Entry):
         top, bottom = self._window(self.srem(row, integer(rows)), self.plan.size[0])
         before = self.mul(image, integer(self.plan.size[0]))  # rows of x
         lines = self.add(before, top), self.add(before, bottom)
-        self.loop(integer(0), integer(columns), lambda column: self._pixel(row, column, lines))
+        zeros, nothing = (integer(self.plan.channels), integer(self.plan.outputs)), ir.Constant(self.number.type, 0.0)
+
+        def pixel(column: Value) -> None:
+            seen = self._window(column, self.plan.size[1])
+            there = self.at(self.y, (self.total((row, columns), column), self.plan.outputs))
+            for index in range(0, len(self.vectors), _TOGETHER):
+                self._some(self.vectors[index : index + _TOGETHER], lines, seen, there)
+            self.loop(*zeros, lambda o: self.write(nothing, self.at(there, o)))
+
+        self.loop(integer(0), integer(columns), pixel)
 
     def _window(self, place: Value, pixels: int) -> tuple[Value, Value]:
         """First pixel of a clipped window, and its end (exclusive)."""
         first = self.total((place, self.plan.stride), integer(-self.plan.padding))
         behind = self.smaller(integer(pixels), self.add(first, integer(self.plan.window)))
         return self.larger(integer(0), first), behind
-
-    def _pixel(self, row: Value, column: Value, lines: tuple[Value, Value]) -> None:
-        plan = self.plan
-        columns = self._window(column, plan.size[1])
-        there = self.at(self.y, (self.total((row, plan.output_size[1]), column), plan.outputs))
-        for index in range(0, len(self.vectors), _TOGETHER):
-            self._some(self.vectors[index : index + _TOGETHER], lines, columns, there)
-        zeros, nothing = (integer(plan.channels), integer(plan.outputs)), ir.Constant(self.number.type, 0.0)
-        self.loop(*zeros, lambda o: self.write(nothing, self.at(there, o)))
 
     def _some(
         self, vectors: list[tuple[int, int]], lines: tuple[Value, Value], columns: tuple[Value, Value], out: Value

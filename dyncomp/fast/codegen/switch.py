@@ -97,15 +97,12 @@ class _Switch(Means):
         """Channel means, logits and choices, with a barrier after each of the first two."""
         groups = groups_of(self.plan.units, self.plan.lanes)
         self.sum_up(magnitudes=self.plan.magnitudes)
-        self.loop(*self.share(self.images), self._means)
+        self.loop(*self.share(self.images), lambda image: self.mean_to(image, self.sums_of(image)))
         self.barrier()
         self.loop(*self.share(self.mul(self.images, integer(len(groups)))), lambda task: self._logits(task, groups))
         self.barrier()
         self.loop(*self.share(self.images), self._choose)
         self.ret_void()
-
-    def _means(self, image: Value) -> None:
-        self.mean_to(image, self.sums_of(image))
 
     def _logits(self, task: Value, groups: list[list[int]]) -> None:
         """Compute the logits of one group of an image's units."""

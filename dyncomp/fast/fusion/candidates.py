@@ -38,20 +38,14 @@ Place = Deciding | ResidualBlock | nn.MaxPool2d | LayerGroup
 def places_of_run(layers: Sequence[nn.Module]) -> list[Place] | None:
     """The places of a run made of these layers, Sequentials opened; None where the layers cannot form a run."""
     leaves = [leaf for layer in layers for leaf in layers_in_order(layer)]
-    places = _places_of(leaves) if leaves else None
-    alike = len({(type(op), getattr(op, "form", None)) for op in deciding(places or ())}) < 2
-    return places if places and alike else None
-
-
-def _places_of(layers: Sequence[nn.Module]) -> list[Place] | None:
-    """The places for consecutive layers; None where a layer cannot be part of a run."""
-    found, index = list[Place](), 0
-    while index < len(layers):
-        place, index = _from(layers, index)
+    places, index = list[Place](), 0
+    while index < len(leaves):
+        place, index = _from(leaves, index)
         if place is None:
             return None
-        found.append(place)
-    return found
+        places.append(place)
+    alike = len({(type(op), getattr(op, "form", None)) for op in deciding(places)}) < 2
+    return places if places and alike else None
 
 
 def _from(layers: Sequence[nn.Module], index: int) -> tuple[Place | None, int]:

@@ -116,18 +116,15 @@ class Site:
         relu = self.behind.relu and not self.weighted
         step(builder, self.convolution.code, {**given, Argument.Y: turns.next(), Argument.RELU: int(relu)})
         if self.weighted:
-            self._scale_and_shift(builder, turns.here)
+            plan, (channels, height, width) = self.convolution.plan, self.convolution.output
+            epilogue = codegen.Epilogue(channels, height * width, plan.number, plan.machine, self.behind.relu)
+            given = {
+                EpilogueArgument.Y: turns.here,
+                EpilogueArgument.IMAGES: "images",
+                EpilogueArgument.SCALES: "scales",
+                EpilogueArgument.SHIFTS: "shifts",
+            }
+            builder.step(codegen.compiled(epilogue), given)
         for pool in self.behind.pools:
             source = turns.here
             pool.add(builder, Position(0, source, turns.next()))
-
-    def _scale_and_shift(self, builder: TableBuilder, features: str) -> None:
-        plan, (channels, height, width) = self.convolution.plan, self.convolution.output
-        epilogue = codegen.Epilogue(channels, height * width, plan.number, plan.machine, self.behind.relu)
-        given: dict[int, int | str] = {
-            EpilogueArgument.Y: features,
-            EpilogueArgument.IMAGES: "images",
-            EpilogueArgument.SCALES: "scales",
-            EpilogueArgument.SHIFTS: "shifts",
-        }
-        builder.step(codegen.compiled(epilogue), given)

@@ -19,18 +19,15 @@ Stretch = tuple[int, int, Sequence[Place]]
 def find_runs(model: nn.Module) -> None:
     """Give each `FusedSequential` the stretches of its layers that can run in one call."""
     for module in model.modules():
-        if type(module) is FusedSequential and not module.joins_relus:
-            module.fused = _runs(list(module))
-
-
-def _runs(layers: Sequence[nn.Module]) -> dict[int, list[Run]]:
-    """Runs by the index of their first layer: the longest ones and, if these do not pay off, runs of blocks alone."""
-    runs = dict[int, list[Run]]()
-    for first, end, places in (*_stretches(layers, 0, len(layers)), *_of_blocks(layers)):
-        known = any(len(run.layers) == end - first for run in runs.get(first, ()))
-        if not known and (len(places) > 1 or _is_block(places[0])):
-            runs.setdefault(first, []).append(Run(layers[first:end]))
-    return runs
+        if type(module) is not FusedSequential or module.joins_relus:
+            continue
+        layers, runs = list(module), dict[int, list[Run]]()
+        # the longest runs and, if these do not pay off, runs of blocks alone
+        for first, end, places in (*_stretches(layers, 0, len(layers)), *_of_blocks(layers)):
+            known = any(len(run.layers) == end - first for run in runs.get(first, ()))
+            if not known and (len(places) > 1 or _is_block(places[0])):
+                runs.setdefault(first, []).append(Run(layers[first:end]))
+        module.fused = runs
 
 
 def _stretches(layers: Sequence[nn.Module], first: int, end: int) -> Iterator[Stretch]:

@@ -67,13 +67,21 @@ class RunTable:
     def run(self, x: Tensor, threads: int) -> Tensor:
         """The layers' output for x; it is x itself where nothing else reads x and all parts work in place."""
         table: Table = self._tables.own
-        x = self._first(x)
+        if not self._keeps_input:
+            block = block_of(self._first_place)  # type: ignore[arg-type]  # only blocks overwrite their input
+            if not (block.reads_alone is True and block.may_overwrite):
+                x = for_code(x.clone())  # something else reads it
         y = x if self._last is None else self._last.new(x)
         asked = [change(table, x) for change in self._changes]  # the tensors live until the code has run
         forced = self._force(table, x)
         remembered = None if self._recurrent is None else self._recall(x, self._recurrent)
         # from here on no user code runs in this thread until the code has used the table
-        self._fill(table, x, threads)
+        images, held = x.shape[0], replaced()
+        if table.filled != (images, threads, held):  # else the buffers of the last pass fit and are still allocated
+            for need in self._needs:
+                need.fill(table, x, threads)
+            table.fill("images", images)
+            table.filled = images, threads, replaced()
         table.fill("input", x.data_ptr())
         table.fill("output", y.data_ptr())
         if remembered is not None:
@@ -100,22 +108,6 @@ class RunTable:
         table.forced = forced
         return [one.fill(table, x) for one in self._forceable]
 
-    def _fill(self, table: Table, x: Tensor, threads: int) -> None:
-        """Allocate scratch memory, unless the buffers of the last pass fit and are still allocated."""
-        images, held = x.shape[0], replaced()
-        if table.filled != (images, threads, held):
-            for need in self._needs:
-                need.fill(table, x, threads)
-            table.fill("images", images)
-            table.filled = images, threads, replaced()
-
-    def _first(self, x: Tensor) -> Tensor:
-        """The first map: x, or a copy of x where the run overwrites it and something else reads it."""
-        if self._keeps_input:
-            return x
-        block = block_of(self._first_place)  # type: ignore[arg-type]  # only blocks overwrite their input
-        return x if block.reads_alone is True and block.may_overwrite else for_code(x.clone())
-
     @staticmethod
     def _recall(x: Tensor, recurrent: Block) -> tuple[Tape, Tensor, Tensor]:
         """The pass's tape, and the state of recurrent gates (hidden, memory), which the code updates in place.
@@ -135,7 +127,11 @@ class RunTable:
 def part_of(place: Place, x: Tensor) -> Part | None:
     """The part for a place, on features like x; None where there is no code that pays off."""
     if isinstance(place, LayerGroup):
-        return _of_several(place.layers, x)
+        first, last = place.layers[0], place.layers[-1]
+        if isinstance(first, TunedConv2d):
+            return Convolution.of(first, isinstance(last, nn.ReLU), x)
+        assert isinstance(last, nn.Linear)  # by construction in `candidates._from`
+        return Classifier.of(last, x)
     if isinstance(place, nn.MaxPool2d):
         return Pool.of(place, x.shape[1:], x.dtype)
     if isinstance(place, Filtered):
@@ -145,14 +141,6 @@ def part_of(place: Place, x: Tensor) -> Part | None:
     if isinstance(place, ResidualBlock) and mixed_layers_of(place.body):
         return MixedLayers.of(place, x)
     return Block.of(place, x)
-
-
-def _of_several(layers: Sequence[nn.Module], x: Tensor) -> Part | None:
-    first, last = layers[0], layers[-1]
-    if isinstance(first, TunedConv2d):
-        return Convolution.of(first, isinstance(last, nn.ReLU), x)
-    assert isinstance(last, nn.Linear)  # by construction in `candidates._from`
-    return Classifier.of(last, x)
 
 
 def _most(needs: Iterable[Need]) -> list[Need]:

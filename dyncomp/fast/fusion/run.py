@@ -6,7 +6,7 @@ image that is the difference between a few microseconds per block and a few doze
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,11 +49,11 @@ class _PreparedLayers:
         if self._op is None:
             return True
         tape = self._op.tape
-        return tape.logits_only and tape.rows is None and (not tape.forced or self._follows(tape.forced))
-
-    def _follows(self, forced: Mapping[str, Decision]) -> bool:
-        """Whether code can follow the forced decisions: it has a place for the weights that are forced with them."""
-        return all(_can_follow(op, forced[op.site]) for op in self._ops if op.site in forced)
+        if not tape.logits_only or tape.rows is not None:
+            return False
+        return not tape.forced or all(
+            _can_follow(op, tape.forced[op.site]) for op in self._ops if op.site in tape.forced
+        )
 
     def serves(self, x: Tensor) -> bool:
         """Whether generated code can run on x, judged by the first layer with weights."""
@@ -77,6 +77,7 @@ class _PreparedLayers:
 
 
 def _can_follow(op: Op, forced: Decision) -> bool:
+    """Whether code can follow a forced decision: it has a place for the weights that are forced with it."""
     if isinstance(op, Filtered):
         products = op.switch.products()
         return products is not None and (products.weighted or forced.weight is forced.used)

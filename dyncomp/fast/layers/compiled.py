@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -81,7 +81,11 @@ class CompiledConvolution:
         of the code.
         """
         x, y, count = x.contiguous(memory_format=torch.channels_last), self.new(x), torch.get_num_threads()
-        self._check_image(x)
+        shape = self.plan.shape
+        if x.shape[1:] != (shape.x_channels, *shape.size) or x.dtype != self.weights.dtype:
+            raise ValueError(
+                f"code for images {(shape.x_channels, *shape.size)} was given {tuple(x.shape)} of {x.dtype}"
+            )
         for some, channels in ((there, x.shape[1]), (wanted, y.shape[1])):
             if some is not None:
                 some.check(len(x), channels)
@@ -153,13 +157,6 @@ class CompiledConvolution:
         shape = self.plan.shape
         return shape.x_channels * shape.size[0] * shape.size[1], self.output.numel(), self.weights.dtype
 
-    def _check_image(self, x: Tensor) -> None:
-        shape = self.plan.shape
-        if x.shape[1:] != (shape.x_channels, *shape.size) or x.dtype != self.weights.dtype:
-            raise ValueError(
-                f"code for images {(shape.x_channels, *shape.size)} was given {tuple(x.shape)} of {x.dtype}"
-            )
-
 
 class CodeCache:
     """A layer's code for images of up to `SIZES` sizes."""
@@ -205,12 +202,10 @@ def load(
         parameters = tuple(numbers_of(parameter) for parameter in (weight, bias) if parameter is not None)
         shift = zeros(len(weight), weight.dtype) if bias is None else for_code(bias.detach().clone())
         groups = plan.shape.groups
-        weights = copied(weight, plan.layout_key, lambda all_: _packed(plan, all_.chunk(groups)))
+        weights = copied(
+            weight, plan.layout_key, lambda all_: for_code(torch.cat([plan.packed(one) for one in all_.chunk(groups)]))
+        )
     output = torch.Size((len(weight), *plan.shape.output_size))
     return CompiledConvolution(
         plan, codegen.compiled(codegen.Convolution(plan)), weights, shift, state_of(weight, bias), parameters, output
     )
-
-
-def _packed(plan: codegen.Plan, groups: Sequence[Tensor]) -> Tensor:
-    return for_code(torch.cat([plan.packed(one) for one in groups]))

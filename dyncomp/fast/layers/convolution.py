@@ -165,25 +165,20 @@ def with_tuned_layers(model: nn.Module) -> nn.Module:
 
 
 def _exchanged(module: nn.Module, known: dict[nn.Module, nn.Module]) -> nn.Module:
-    if module not in known:
-        for name, child in module._modules.items():
-            if child is not None:
-                module._modules[name] = _exchanged(child, known)
-        known[module] = _exchange(module)
-    return known[module]
-
-
-def _exchange(module: nn.Module) -> nn.Module:
-    if "forward" in vars(module):
-        return module
-    if type(module) is nn.Conv2d and "weight" in module._parameters:
-        return _with_state(TunedConv2d, module)
-    if type(module) is nn.Sequential:
-        made = _with_state(FusedSequential, module)
-        made.fused = {}
-        made.joins_relus = any(type(one) is TunedConv2d and type(other) is nn.ReLU for one, other in pairwise(made))
-        return made
-    return module
+    if module in known:
+        return known[module]
+    for name, child in module._modules.items():
+        if child is not None:
+            module._modules[name] = _exchanged(child, known)
+    made, kind = module, None if "forward" in vars(module) else type(module)
+    if kind is nn.Conv2d and "weight" in module._parameters:
+        made = _with_state(TunedConv2d, module)
+    elif kind is nn.Sequential:
+        made = chain = _with_state(FusedSequential, module)
+        chain.fused = {}
+        chain.joins_relus = any(type(one) is TunedConv2d and type(other) is nn.ReLU for one, other in pairwise(chain))
+    known[module] = made
+    return made
 
 
 def _with_state(kind: type[Layer], layer: nn.Module) -> Layer:

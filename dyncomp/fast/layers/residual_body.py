@@ -63,7 +63,14 @@ class GeneratedBody:
         if code is None or (len(x), *code.chain[-1].output) != shortcut.shape:
             return None
         key = ("body", self.kind, power_of_two(images), x.shape[1:], x.dtype, torch.get_num_threads())
-        return code if code_pays(key, lambda runs: _try(code if runs else layers, x, images)) else None
+
+        def trial(runs: bool) -> None:
+            batch = torch.ones(images, *x.shape[1:], dtype=x.dtype, device=x.device)
+            y = (code if runs else layers)(batch.contiguous(memory_format=torch.channels_last))
+            if not runs:
+                (y + y).relu()  # the code includes the sum and the ReLU
+
+        return code if code_pays(key, trial) else None
 
     def _code(self, image: torch.Size) -> BodyCode | None:
         """The code for images (C, H, W) with the current weights; None where there is none."""
@@ -87,13 +94,6 @@ class GeneratedBody:
     def __getstate__(self) -> dict[str, Any]:
         """Without the generated code, which is generated again where the copy is used."""
         return {name: value for name, value in vars(self).items() if name != "kind"} | {"_codes": {}}
-
-
-def _try(way: Callable[[Tensor], Tensor], x: Tensor, images: int) -> None:
-    batch = torch.ones(images, *x.shape[1:], dtype=x.dtype, device=x.device)
-    y = way(batch.contiguous(memory_format=torch.channels_last))
-    if not isinstance(way, BodyCode):
-        (y + y).relu()  # the code includes the sum and the ReLU
 
 
 @dataclass(frozen=True, eq=False)

@@ -95,7 +95,8 @@ class SwitchedFilters:
         """The producer and the ReLU behind it, in the faster of the two ways."""
         key = ("filters", self.producer.kind, there is None, power_of_two(len(x)), x.shape[1:], x.dtype)
         half = partial(half_of, len(x), self.producer.out_channels, x)
-        way = chosen((*key, torch.get_num_threads()), _ways, lambda way: way(self, x, there, half()))
+        ways = {"one by one": SwitchedFilters._one_by_one, "at once": SwitchedFilters._at_once}
+        way = chosen((*key, torch.get_num_threads()), lambda: ways, lambda way: way(self, x, there, half()))
         return way(self, x, there, wanted)
 
     def _at_once(self, x: Tensor, there: Compaction | None, wanted: Compaction) -> Tensor:
@@ -137,10 +138,6 @@ class SwitchedFilters:
     def __getstate__(self) -> dict[str, Any]:
         """Without the generated code, which is generated again where the copy is used."""
         return vars(self) | {"_linear": CodeCache()}
-
-
-def _ways() -> dict[str, Callable[[SwitchedFilters, Tensor, Compaction | None, Compaction], Tensor]]:
-    return {"one by one": SwitchedFilters._one_by_one, "at once": SwitchedFilters._at_once}
 
 
 def _now(run: Callable[..., Any], *given: Any) -> Any:

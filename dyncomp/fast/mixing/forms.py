@@ -27,20 +27,18 @@ def of_convolution(x: Tensor, mixing: Mixing, geometry: Geometry) -> Mapping[str
     if not _tiles_pay(x):
         return plain_convolutions(x, mixing, geometry)
     unfolds = kernels.unfolded_numbers(x[:1], mixing.shape, geometry) * power_of_two(len(x)) * x.element_size() <= LARGE
-    fitting = _Fitting(
-        x.shape[0] > 1, _several_tiles(mixing), can_pack(x, mixing.experts), can_multiply(x, mixing.experts), unfolds
-    )
+    experts = mixing.experts
+    # whether the kernels fill more than one small tile; the same for all batches that share a choice
+    several_tiles = power_of_two(len(mixing.weight)) * experts.shape[1:].numel() * experts.element_size() > SMALL
+    fitting = _Fitting(x.shape[0] > 1, several_tiles, can_pack(x, experts), can_multiply(x, experts), unfolds)
     forms = _tiled_convolutions(mixing.shape, geometry, fitting)
-    form = _generated(x, mixing, geometry) if has_generator() else None
-    return forms if form is None else {**forms, "generated": form}
-
-
-def _generated(x: Tensor, mixing: Mixing, geometry: Geometry) -> Form | None:
-    """The form by generated code; None where there is none for x at present."""
+    if not has_generator():
+        return forms
     from dyncomp.fast.mixing.generated import of_mixing  # needs llvmlite
     from dyncomp.fast.mixing.generated_training import of_training
 
-    return of_mixing(x, mixing, geometry) or of_training(x, mixing, geometry)
+    form = of_mixing(x, mixing, geometry) or of_training(x, mixing, geometry)
+    return forms if form is None else {**forms, "generated": form}
 
 
 @dataclass(frozen=True)
@@ -89,13 +87,6 @@ def of_linear(layer: ExpertLayer, x: Tensor, mixing: Mixing) -> Mapping[str, For
 def _tiles_pay(x: Tensor) -> bool:
     """Whether tiles may pay: on a CPU, with large caches and cheap calls; a compiler or tracer gets whole kernels."""
     return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch._C._get_tracing_state())
-
-
-def _several_tiles(mixing: Mixing) -> bool:
-    """Whether the kernels fill more than one small tile; the same for all batches that share a choice."""
-    return (
-        power_of_two(mixing.weight.shape[0]) * mixing.experts.shape[1:].numel() * mixing.experts.element_size() > SMALL
-    )
 
 
 def _tiled_pointwise(geometry: Geometry, form: Tiled, x: Tensor, mixing: Mixing) -> Tensor:

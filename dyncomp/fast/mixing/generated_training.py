@@ -133,54 +133,39 @@ def of_training(x: Tensor, mixing: Mixing, geometry: Geometry) -> GeneratedTrain
     """The form for features x; None where there is none at present, or too little work for it to pay."""
     if not keeps_layout(x) or not serves_training(x, mixing.experts) or not torch.is_grad_enabled():
         return None
-    if not takes_turns() and not _pays(x, mixing, geometry):
-        return None
+    if not takes_turns():
+        height, width = places(x, mixing.shape, geometry)
+        if len(x) * height * width * mixing.experts.shape[1:].numel() < _WORTH:
+            return None
     return _form(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts), torch.get_num_threads())
-
-
-def _pays(x: Tensor, mixing: Mixing, geometry: Geometry) -> bool:
-    height, width = places(x, mixing.shape, geometry)
-    return len(x) * height * width * mixing.experts.shape[1:].numel() >= _WORTH
 
 
 @cache
 def _form(
     image: torch.Size, kernel: torch.Size, geometry: Geometry, dtype: torch.dtype, experts: int, threads: int
 ) -> GeneratedTrainingForm | None:
-    plan, back = plan_for(image, kernel, geometry, dtype, experts), None
-    around = _turned(geometry, kernel)
-    if plan is not None and around is not None:
-        turned = torch.Size((image[0], kernel[0] // geometry.groups, *kernel[2:]))
-        back = plan_for(torch.Size((kernel[0], *plan.shape.output_size)), turned, around, dtype, experts)
-    if plan is None or back is None:
+    plan, g = plan_for(image, kernel, geometry, dtype, experts), geometry
+    padding = [far * (side - 1) - pad for far, side, pad in zip(g.dilation, kernel[2:], g.padding, strict=True)]
+    if plan is None or g.stride != (1, 1) or min(padding) < 0:
         return None
-    taps, gradient = kernel[2] * kernel[3], codegen.GradientPlan(plan, threads)
+    # the convolution that maps the gradient of y to that of x, by flipped kernels
+    turned = torch.Size((image[0], kernel[0] // g.groups, *kernel[2:]))
+    around = Geometry((1, 1), (padding[0], padding[1]), g.dilation, g.groups)
+    back = plan_for(torch.Size((kernel[0], *plan.shape.output_size)), turned, around, dtype, experts)
+    if back is None:
+        return None
+    taps, which, gradient = kernel[2] * kernel[3], back.inputs_in_order, codegen.GradientPlan(plan, threads)
+    inputs = which // taps * image[0] * taps + (taps - 1 - which % taps)  # positions in the kernel that is not flipped
     return GeneratedTrainingForm(
         GeneratedForm(plan, codegen.compiled(codegen.Convolution(plan))),
         _packing(plan, plan.inputs, plan.inputs_in_order),
         GeneratedForm(back, codegen.compiled(codegen.Convolution(back))),
-        _packing(back, taps, _inputs_turned(back, image[0] * taps)),
+        _packing(back, taps, inputs),
         gradient,
         codegen.compiled(codegen.Gradient(gradient)),
     )
 
 
-def _turned(geometry: Geometry, kernel: torch.Size) -> Geometry | None:
-    """Geometry of the convolution that maps the gradient of y to that of x; None where there is none."""
-    g = geometry
-    padding = [far * (side - 1) - pad for far, side, pad in zip(g.dilation, kernel[2:], g.padding, strict=True)]
-    if g.stride != (1, 1) or min(padding) < 0:
-        return None
-    return Geometry((1, 1), (padding[0], padding[1]), g.dilation, g.groups)
-
-
 def _packing(plan: codegen.Plan, apart: int, inputs: Tensor) -> Packing:
     there, back = (codegen.compiled(codegen.Order(plan, apart, back)) for back in (False, True))
     return Packing(there, back, for_code(inputs), plan.experts * plan.shape.outputs * plan.inputs)
-
-
-def _inputs_turned(back: codegen.Plan, apart: int) -> Tensor:
-    """Positions of a flipped kernel's inputs in the original kernel, whose outputs are `apart` numbers apart."""
-    taps = back.shape.kernel[0] * back.shape.kernel[1]
-    which = back.inputs_in_order
-    return which // taps * apart + (taps - 1 - which % taps)

@@ -156,18 +156,12 @@ def _works() -> bool:
         return False
     try:
         with uncounted(), torch.inference_mode(False), torch.no_grad():
-            return _agrees()
+            geometry, draw = Geometry((1, 1), (1, 1), (1, 1), 1), torch.Generator().manual_seed(0)
+            x = torch.randn(3, 5, 8, 8, generator=draw).contiguous(memory_format=torch.channels_last)
+            experts, weight = torch.randn(2, 6, 45, generator=draw), torch.rand(3, 2, generator=draw)
+            mixing = Mixing(weight, experts, torch.Size((6, 5, 3, 3)))
+            ours, kernels = Packed(geometry).forward(x, mixing, limit=1 << 12), mixing.whole()
+            plain = [convolve(x[i : i + 1], kernels[i], None, geometry) for i in range(3)]
+            return torch.allclose(ours, torch.cat(plain), rtol=1e-4, atol=1e-4)
     except (RuntimeError, TypeError):
         return False
-
-
-def _agrees() -> bool:
-    geometry = Geometry((1, 1), (1, 1), (1, 1), 1)
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 5, 8, 8, generator=draw).contiguous(memory_format=torch.channels_last)
-    experts, weight = torch.randn(2, 6, 45, generator=draw), torch.rand(3, 2, generator=draw)
-    mixing = Mixing(weight, experts, torch.Size((6, 5, 3, 3)))
-    ours = Packed(geometry).forward(x, mixing, limit=1 << 12)
-    kernels = mixing.whole()
-    plain = [convolve(x[i : i + 1], kernels[i], None, geometry) for i in range(3)]
-    return torch.allclose(ours, torch.cat(plain), rtol=1e-4, atol=1e-4)

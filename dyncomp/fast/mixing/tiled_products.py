@@ -7,7 +7,6 @@ gradients of a tile's kernels to those of the experts at once, so no tensor of B
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,13 +108,10 @@ def _multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
     if onednn.multiplies(left, right):
         sizes = power_of_two(len(left)), *left.shape[1:], right.shape[2]
         key = ("product", *sizes, left.stride(2) == 1, right.stride(2) == 1, torch.get_num_threads())
-        chosen(key, _ways_to_multiply, lambda way: way(left, right, torch.empty_like(out)))(left, right, out)
+        ways = {"together": _multiply_together, "by oneDNN": _multiply_by_onednn}
+        chosen(key, lambda: ways, lambda way: way(left, right, torch.empty_like(out)))(left, right, out)
     else:
         _multiply_together(left, right, out)
-
-
-def _ways_to_multiply() -> dict[str, Callable[[Tensor, Tensor, Tensor], None]]:
-    return {"together": _multiply_together, "by oneDNN": _multiply_by_onednn}
 
 
 def _multiply_together(left: Tensor, right: Tensor, out: Tensor) -> None:
@@ -159,27 +155,23 @@ class Images(Product):
 
     def backward(self, x: Tensor, grad: Tensor, gradients: Gradients, limit: int) -> None:
         """The backward pass of a convolution per image; a tile's kernels are mixed again."""
-        mixing = gradients.mixing
+        mixing, g = gradients.mixing, self.geometry
+        needed = [gradients.x is not None, gradients.of_kernels, False]
         for images, outputs in tiles(mixing, limit, split=False):
             kernels = mixed_kernels(mixing, images, outputs)  # (b, O, N)
             flat = scratch("gradient", kernels, kernels.numel())
             of_kernels = flat.view_as(kernels)
             for i, kernel in enumerate(kernels, images.start):
                 one = slice(i, i + 1)
-                of_x, of_kernel = self._back(x[one], grad[one], kernel.view(mixing.shape), gradients)
+                own = grad[one], x[one], kernel.view(mixing.shape)
+                given = (*own, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, needed)
+                of_x, of_kernel, _ = torch.ops.aten.convolution_backward(*given)  # each None where it is not needed
                 if gradients.x is not None:
                     gradients.x[one] = of_x
                 if gradients.of_kernels:
                     of_kernels[i - images.start] = of_kernel.reshape(kernel.shape)
             if gradients.of_kernels:
                 gradients.add(of_kernels, images, outputs)
-
-    def _back(self, x: Tensor, grad: Tensor, kernel: Tensor, gradients: Gradients) -> tuple[Tensor, Tensor]:
-        g = self.geometry
-        needed = [gradients.x is not None, gradients.of_kernels, False]
-        given = (grad, x, kernel, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, needed)
-        of_x, of_kernel, _ = torch.ops.aten.convolution_backward(*given)
-        return of_x, of_kernel  # each None where it is not needed
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ for all images, the kernel rows of a few output channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -43,12 +43,9 @@ def mixed(weight: Tensor, experts: Tensor) -> Tensor:
     """`weight` (b, K) times `experts` (K, n), (b, n), in memory that the next call may overwrite."""
     if len(weight) > 1 and experts.is_contiguous() and onednn.multiplies(weight, experts):
         key = ("mixing", power_of_two(len(weight)), *experts.shape, torch.get_num_threads())
-        return chosen(key, _ways_to_mix, lambda way: way(weight, experts))(weight, experts)
+        ways = {"in place": _mixed_in_place, "by oneDNN": _mixed_by_onednn}
+        return chosen(key, lambda: ways, lambda way: way(weight, experts))(weight, experts)
     return _mixed_in_place(weight, experts)
-
-
-def _ways_to_mix() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    return {"in place": _mixed_in_place, "by oneDNN": _mixed_by_onednn}
 
 
 def _mixed_in_place(weight: Tensor, experts: Tensor) -> Tensor:

@@ -35,7 +35,11 @@ def copied(parameter: Tensor, purpose: Hashable, make: Callable[[Tensor], Tensor
     """
     track_parameter(parameter)
     state = state_of(parameter)
-    copies = _known(parameter)
+    copies: _Copies | None = None
+    if isinstance(parameter, Tracked):
+        copies = parameter.copies
+    elif parameter in _copies:
+        copies = _copies[parameter]
     if copies is None or copies.state != state or not state:  # changes of an inference tensor are not detected
         copies = _Copies(state, numbers_of(parameter))
         if isinstance(parameter, Tracked):
@@ -46,11 +50,3 @@ def copied(parameter: Tensor, purpose: Hashable, make: Callable[[Tensor], Tensor
         with uncounted(), torch.inference_mode(False), torch.no_grad():
             copies.by_purpose[purpose] = make(numbers_of(parameter))
     return copies.by_purpose[purpose]
-
-
-def _known(parameter: Tensor) -> _Copies | None:
-    if isinstance(parameter, Tracked):
-        own: _Copies | None = parameter.copies
-        return own
-    known: _Copies | None = _copies[parameter] if parameter in _copies else None  # noqa: SIM401 (untyped)
-    return known

@@ -50,9 +50,8 @@ class Snapshot:
         if self._untracked and list(map(_address, self._untracked)) != self._addresses:
             return False
         # both counters are global: they change when any tracked tensor's memory is handed out or replaced
-        return (times_handed_out() == 0 and self._replaced == times_replaced()) or self._is_so_at_a_closer_look()
-
-    def _is_so_at_a_closer_look(self) -> bool:
+        if times_handed_out() == 0 and self._replaced == times_replaced():
+            return True
         replaced, some = times_replaced(), [tensor for tensor in self._then if tensor is not None]
         if list(map(_address, some)) != list(map(_address, self._aliases)):
             return False

@@ -63,13 +63,11 @@ def _section(kind: Any, names: Iterable[str], mark: str) -> Iterator[str]:
     yield from (f"{mark} {title_of(kind).capitalize()}", "", inspect.getdoc(kind) or "", "")
     yield "| key | type | unit | what it says | there | older |"
     yield "|---|---|---|---|---|---|"
-    yield from (_row(name, *keys_of(kind)[name]) for name in names)
+    for name in names:
+        hint, key = keys_of(kind)[name]
+        cells = (f"`{name}`", in_words(hint, _link), key.unit, key.meaning, key.when.words, _older(key))
+        yield f"| {' | '.join(cells)} |"
     yield ""
-
-
-def _row(name: str, hint: Any, key: Key) -> str:
-    cells = (f"`{name}`", in_words(hint, _link), key.unit, key.meaning, key.when.words, _older(key))
-    return f"| {' | '.join(cells)} |"
 
 
 def _link(title: str) -> str:
