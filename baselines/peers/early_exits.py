@@ -2,12 +2,12 @@
 
     python -m baselines.peers.early_exits CHECKPOINT [--seconds 20] [--dry]
 
-CHECKPOINT is one of a run of `early_exit`, with convolutional features and the criterion `confidence`. Both packages run
-the same layers, heads, weights and thresholds. earlyon (0.3) takes one image at a time, or a batch, all of whose images
-leave at the first exit at which each of them is sure enough; ours sends every image out on its own. `plain` is the same
-network without its heads, by torch, channels-last. A row has the median milliseconds per image over passes through the
-first 256 test images, the median over rounds of plain's time by the engine's, the accuracy on these images, and the
-share of images whose class is that of ours at batch 1.
+CHECKPOINT is one of a run of `early_exit` by the criterion `confidence`. Both packages run the same layers, heads,
+weights and thresholds. earlyon (0.3) takes one image at a time, or a batch, all of whose images leave at the first exit
+at which each of them is sure enough; ours sends every image out on its own. `plain` is the same network without its
+heads, by torch, channels-last. A row has the median milliseconds per image over passes through the first 256 test
+images, the median over rounds of plain's time by the engine's, the accuracy on these images, and the share of images
+whose class is that of ours at batch 1. `benchmarks.ops.early_exit` compares the two where leaving is drawn by lot.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def unrolled(net: Net) -> tuple[nn.Sequential, Mapping[str, Exit]]:
     layers, exits, module = nn.Sequential(), dict[str, Exit](), net.model
     while True:
         following = None
-        for name, child in module.named_children():
+        for child in module.children():
             if isinstance(child, Exit):
                 exits[str(len(layers) - 1)] = following = child
             else:
