@@ -131,7 +131,7 @@ def _panel(axes: Any, panel: Panel, colour: Mapping[str, str]) -> None:
         texts.append("bars: standard deviation over seeds")
     if panel.ladder:
         texts.append("grey line: static nets of several sizes")
-    axes.set_xlabel("; ".join(text for text in texts if text))
+    axes.set_xlabel("\n".join(text for text in texts if text))  # one line of them all is wider than the axes
     axes.margins(0.18)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dyncomp.report import results
+from dyncomp.report import plots, results
 from dyncomp.report.figures import figures, slug
 from dyncomp.report.interactive import describe
 from dyncomp.report.labels import Box, place
@@ -112,6 +113,23 @@ def test_files_are_the_same_each_time_and_readable(seeds: Store) -> None:
         assert Image.open(io.BytesIO(first["png"])).width >= 1000
         assert ElementTree.fromstring(first["svg"]).tag == "{http://www.w3.org/2000/svg}svg"
         assert b"<dc:date>" not in first["svg"]
+
+
+def test_no_label_is_cut_off(seeds: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawings = []
+    monkeypatch.setattr(plots, "_saved", lambda drawn, form: drawings.append(drawn) or b"")
+    for figure in figures_of(seeds).values():
+        if isinstance(figure, Scatter):
+            panels = [replace(panel, ladder=((1.0, 90.0), (2.0, 91.0))) for panel in figure.panels]
+            figure = replace(figure, panels=tuple(panels))
+        plots.draw(figure, colours(results(seeds)["method"]))
+    assert drawings
+    for drawing in drawings:
+        drawing.canvas.draw()
+        for axes in drawing.axes:
+            for label in (axes.xaxis.label, axes.yaxis.label):
+                box = label.get_window_extent()
+                assert box.x0 >= 0 and box.x1 <= drawing.bbox.x1, label.get_text()
 
 
 def test_text_from_records_is_not_taken_for_mathematics(empty: Store) -> None:
