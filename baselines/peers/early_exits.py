@@ -12,7 +12,6 @@ whose class is that of ours at batch 1. `benchmarks.ops.early_exit` compares the
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,8 @@ from earlyon.core.wrappers import EarlyExitWrapper
 from torch import Tensor, nn
 
 import dyncomp
-from benchmarks.ops._common import Options, begin, conditions, take_turns
+from baselines.peers._rows import write
+from benchmarks.ops._common import Options, begin, take_turns
 from dyncomp.core import Net
 from dyncomp.data import load
 from dyncomp.ops.exits import Exit
@@ -111,15 +111,9 @@ def main() -> None:
                         "faster_than_plain": f"{median(ratios):.3g}",
                         "top1": f"{100 * float((found == first.labels).float().mean()):.2f}",
                         "same_class": f"{float((found == wanted).float().mean()):.4f}",
-                        "conditions": conditions(given),
                     }
                 )
-                print(*rows[-1].values())
-    if not given.dry:
-        with Path(__file__).with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-            written = csv.DictWriter(file, rows[0], lineterminator="\n")
-            written.writeheader()
-            written.writerows(rows)
+    write(rows, Path(__file__).with_suffix(".csv"), given)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ same name stands beside torchvision's where timm is.
 from __future__ import annotations
 
 import copy
-import csv
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -22,7 +21,8 @@ import torch
 from torch import Tensor
 
 import dyncomp
-from benchmarks.ops._common import Options, Way, begin, conditions, take_turns
+from baselines.peers._rows import write
+from benchmarks.ops._common import Options, Way, begin, take_turns
 from dyncomp.errors import DyncompError
 from dyncomp.export import export_network
 
@@ -91,14 +91,7 @@ def main() -> None:
         for batch in BATCHES
         for row in measure(backbone, channels, side, batch, options.seconds)
     ]
-    about = {"conditions": conditions(options)}
-    for row in rows:
-        print(*row.values())
-    if not options.dry:
-        with Path(__file__).with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-            written = csv.DictWriter(file, [*rows[0], *about], lineterminator="\n")
-            written.writeheader()
-            written.writerows(row | about for row in rows)
+    write(rows, Path(__file__).with_suffix(".csv"), options)
 
 
 if __name__ == "__main__":

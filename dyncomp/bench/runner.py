@@ -55,9 +55,7 @@ def _run(config: Config, tell: Listener) -> Outcome | None:
     jobs = jobs_for(plan.cells, config)
     store = Store.create(folder, {**config.as_record(), "left_out": [one.as_record() for one in plan.left_out]})
     wanted = _wanted(plan, store, config.force)
-    for (
-        cell
-    ) in plan.cells:  # the record of an earlier run, which only began with the cell, says that it is compared now
+    for cell in plan.cells:  # a cell that an earlier run only began with is compared now, and its record says so
         record = store.cell(cell.key)
         if record is not None and record["role"] != cell.role:
             store.add_to_cell(cell.key, {"role": cell.role})

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dyncomp.core import Net, execute_and_count
 from dyncomp.core.graphs import one_route
 from dyncomp.core.modes import evaluating
+from dyncomp.errors import in_one_line
 from dyncomp.fast import disabled
 from dyncomp.store.schema import OpinionRecord, OpinionsRecord
 
@@ -54,9 +55,7 @@ def second_opinions(net: Net, image: Tensor) -> OpinionsRecord:
             found["differences"] = differences(ours.by_operator, found["by_operator"])
             return found
         except Exception as error:  # whatever another's counter does must not cost the cell
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            dots = "..." if len(text) > _ERROR_LENGTH else ""
-            return {"error": f"could not count: {text[:_ERROR_LENGTH]}{dots}"}
+            return {"error": f"could not count: {in_one_line(error, _ERROR_LENGTH)}"}
 
     return {
         "macs": own["macs"],

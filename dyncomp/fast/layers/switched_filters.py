@@ -95,8 +95,11 @@ class SwitchedFilters:
         """The producer and the ReLU behind it, in the faster of the two ways."""
         key = ("filters", self.producer.kind, there is None, power_of_two(len(x)), x.shape[1:], x.dtype)
         half = partial(half_of, len(x), self.producer.out_channels, x)
-        ways = {"one by one": SwitchedFilters._one_by_one, "at once": SwitchedFilters._at_once}
-        way = chosen((*key, torch.get_num_threads()), lambda: ways, lambda way: way(self, x, there, half()))
+        way = chosen(
+            (*key, torch.get_num_threads()),
+            lambda: {"one by one": SwitchedFilters._one_by_one, "at once": SwitchedFilters._at_once},
+            lambda way: way(self, x, there, half()),
+        )
         return way(self, x, there, wanted)
 
     def _at_once(self, x: Tensor, there: Compaction | None, wanted: Compaction) -> Tensor:

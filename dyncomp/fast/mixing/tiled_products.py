@@ -108,8 +108,12 @@ def _multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
     if onednn.multiplies(left, right):
         sizes = power_of_two(len(left)), *left.shape[1:], right.shape[2]
         key = ("product", *sizes, left.stride(2) == 1, right.stride(2) == 1, torch.get_num_threads())
-        ways = {"together": _multiply_together, "by oneDNN": _multiply_by_onednn}
-        chosen(key, lambda: ways, lambda way: way(left, right, torch.empty_like(out)))(left, right, out)
+        way = chosen(
+            key,
+            lambda: {"together": _multiply_together, "by oneDNN": _multiply_by_onednn},
+            lambda way: way(left, right, torch.empty_like(out)),
+        )
+        way(left, right, out)
     else:
         _multiply_together(left, right, out)
 

@@ -43,8 +43,12 @@ def mixed(weight: Tensor, experts: Tensor) -> Tensor:
     """`weight` (b, K) times `experts` (K, n), (b, n), in memory that the next call may overwrite."""
     if len(weight) > 1 and experts.is_contiguous() and onednn.multiplies(weight, experts):
         key = ("mixing", power_of_two(len(weight)), *experts.shape, torch.get_num_threads())
-        ways = {"in place": _mixed_in_place, "by oneDNN": _mixed_by_onednn}
-        return chosen(key, lambda: ways, lambda way: way(weight, experts))(weight, experts)
+        way = chosen(
+            key,
+            lambda: {"in place": _mixed_in_place, "by oneDNN": _mixed_by_onednn},
+            lambda way: way(weight, experts),
+        )
+        return way(weight, experts)
     return _mixed_in_place(weight, experts)
 
 
