@@ -14,7 +14,7 @@ from dyncomp.core import Net, ResidualBlock, measure_costs
 from dyncomp.errors import CannotAttach
 from dyncomp.ops import Gated, Mixed, Router, Switch
 from dyncomp.ops.gates import FeedForwardGate
-from dyncomp.ops.gumbel_gate import Masker
+from dyncomp.ops.gumbel_gate import GumbelGate
 from dyncomp.ops.shrink import Shrink
 
 TOGETHER = 50
@@ -189,7 +189,7 @@ def _block(body: Sequence[nn.Module], shortcut: nn.Module | None = None) -> Resi
     return ResidualBlock(nn.Sequential(*body), shortcut or nn.Identity(), nn.ReLU())
 
 
-def _gate(width: int, draw: Random) -> Masker:
-    made = Masker(width, draw.choice([None, 4]), (0.0, 0.0))
+def _gate(width: int, draw: Random) -> GumbelGate:
+    made = GumbelGate(width, draw.choice([None, 4]), (0.0, 0.0))
     nn.init.normal_(made.head.weight, std=3.0)
     return made

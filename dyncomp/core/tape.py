@@ -120,7 +120,7 @@ class Tape:
         return whole.index_copy(0, self.rows, value)
 
     @contextmanager
-    def narrow(self, rows: Tensor) -> Iterator[None]:
+    def restricted_to(self, rows: Tensor) -> Iterator[None]:
         """Within the context, ops see only these rows of the current batch."""
         outer = self.rows
         self.rows = rows if outer is None else outer[rows]

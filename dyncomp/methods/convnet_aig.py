@@ -14,7 +14,7 @@ from dyncomp.core.losses import cross_entropy
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.ops import Gated
 from dyncomp.ops.balance import binary_information
-from dyncomp.ops.gumbel_gate import Masker, chances_said, set_noise
+from dyncomp.ops.gumbel_gate import GumbelGate, chances_said, set_noise
 from dyncomp.ops.placement import residual_blocks
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -75,7 +75,7 @@ class ConvNetAIG(Method):
             )
         for (name, block), target in zip(blocks.items(), targets, strict=True):
             if target is not None:
-                backbone.swap(name, Gated(block, Masker(block.in_channels, HIDDEN, BIASES), form="residual"))
+                backbone.swap(name, Gated(block, GumbelGate(block.in_channels, HIDDEN, BIASES), form="residual"))
         return backbone
 
     def _targets(self, blocks: Sequence[ResidualBlock]) -> list[float | None]:

@@ -64,7 +64,7 @@ class DynConv(Method):
         for name in names:
             block, (channels, height, width) = backbone.part(name), inputs[name]
             assert isinstance(block, ResidualBlock)
-            masker = Masker(channels, _stride(block), self.temperature)
+            masker = MaskUnit(channels, _stride(block), self.temperature)
             backbone.swap(name, Masked(block, masker, (height, width)))
         return backbone
 
@@ -104,10 +104,10 @@ START = 0.8
 """probability with which pixels begin to run"""
 
 
-class Masker(Taped):
+class MaskUnit(Taped):
     """(B, C, H, W) -> (B, 1, H', W'): the probability that the block runs at each pixel of its output (section 3.2).
 
-    Noisy in training; then the probabilities without noise (B, H'*W') are said under the masker's name.
+    Noisy in training; then the probabilities without noise (B, H'*W') are said under the unit's name.
     """
 
     def __init__(self, channels: int, stride: int, temperature: float) -> None:

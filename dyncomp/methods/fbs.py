@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dyncomp.core import Backbone, Decision, Method, Net, Output, Source, Stage, pretrained
 from dyncomp.core.losses import cross_entropy
-from dyncomp.ops import Filtered, Switch, SwitchProducts
+from dyncomp.ops import Filtered, Switch, SwitchDescription
 from dyncomp.ops.balance import binary_information
 from dyncomp.ops.channel_subsets import Shift
 from dyncomp.ops.filtered_placement import switch_backbone
@@ -128,9 +128,9 @@ class Saliency(Switch):
         """(B, C, H, W) -> each channel's mean absolute value, (B, C)."""
         return x.abs().mean(dim=(2, 3))
 
-    def products(self) -> SwitchProducts:
-        """See `Switch.products`."""
-        return SwitchProducts(self.linear, self.kept)
+    def description(self) -> SwitchDescription:
+        """See `Switch.description`."""
+        return SwitchDescription(self.linear, self.kept)
 
     def forward(self, pooled: Tensor) -> Decision:
         """The filters of the greatest gamma, with gamma as weight, for magnitudes (B, C)."""

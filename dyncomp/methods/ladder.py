@@ -8,7 +8,7 @@ from functools import cache
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dyncomp.core import Backbone, BackboneFamily, Method
 from dyncomp.core.counter import MacCounter
@@ -58,7 +58,7 @@ class Ladder(Method):
         def cost(rung: BackboneFamily) -> int:
             return cost_of(rung, classifier.out_features, shape)
 
-        whole = macs_of(backbone, torch.zeros(1, *shape))
+        whole = cost(family)
         wanted = self.macs * whole
         rung = nearest(rungs, wanted, cost)
         if abs(cost(rung) - wanted) > WITHIN * wanted or cost(rung) == whole:
@@ -88,12 +88,8 @@ def nearest(rungs: Sequence[BackboneFamily], wanted: float, cost: Callable[[Back
 def cost_of(family: BackboneFamily, classes: int, shape: tuple[int, int, int]) -> int:
     """Multiply-adds of a family's network for one image of that shape (C, H, W), counted without computing anything."""
     with torch.random.fork_rng([]), torch.device("meta"):
-        return macs_of(family.make(classes, *shape[:2]), torch.zeros(1, *shape))
-
-
-def macs_of(backbone: Backbone, image: Tensor) -> int:
-    """Multiply-adds of a network for one image (1, C, H, W)."""
-    with evaluating(backbone), MacCounter() as counter:
-        backbone(image)
+        rung, image = family.make(classes, *shape[:2]), torch.zeros(1, *shape)
+    with evaluating(rung), MacCounter() as counter:
+        rung(image)
     macs: int = counter.by_operator.total()
     return macs

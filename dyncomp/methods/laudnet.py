@@ -15,7 +15,7 @@ from dyncomp.core.losses import cross_entropy, divergence, outside_of_bounds
 from dyncomp.core.teaching import TEACHER, teach
 from dyncomp.ops import Gated
 from dyncomp.ops.balance import binary_information
-from dyncomp.ops.gumbel_gate import Masker, chances_said, set_noise
+from dyncomp.ops.gumbel_gate import GumbelGate, chances_said, set_noise
 from dyncomp.ops.placement import residual_blocks
 from dyncomp.registry import register_method
 from dyncomp.spec import option
@@ -31,13 +31,13 @@ class LAUDNet(Method):
     """Skips residual blocks of a trained network image by image, which its own static form teaches meanwhile.
 
     LASNet (arXiv:2210.06223) and LAUDNet unify dynamic pixels, channels and layers; this is the layer mode. Each
-    block's masker reads its pooled input: one 1x1 convolution to two logits, hard Gumbel-softmax in training with a
+    block's gate reads its pooled input: one 1x1 convolution to two logits, hard Gumbel-softmax in training with a
     temperature falling exponentially from 5 to 0.1, argmax in use. A trained plain backbone is fine-tuned by
     cross-entropy + `weight` * ((share - target)^2 + bounds) + `distillation` * KD, where KD is the divergence from that
     backbone, frozen, at temperature 4 (Hinton et al. 2015, arXiv:1503.02531), times 16. So its gain over the static net
     is partly the distillation's. The official code fine-tunes at a fifth of the rate of training from nothing.
 
-    Against collapse: it starts from a net that works, with open maskers, and the bounds hold each block's rate at the
+    Against collapse: it starts from a net that works, with open gates, and the bounds hold each block's rate at the
     target and let go along a squared cosine over the first third of the training.
     """
 
@@ -49,7 +49,7 @@ class LAUDNet(Method):
     distillation: float = option(0.5, "weight of the distillation from the static net", ge=0.0)
     balance: float = option(0.0, "weight of the mutual information of image and decision (not the paper's)", ge=0.0)
     quiet: float = option(0.0, "share of the training, at its end, without noise (the paper: none)", ge=0.0, le=1.0)
-    hidden: int = option(0, "channels inside a masker, with batch norm and ReLU; 0: the paper's single layer", ge=0)
+    hidden: int = option(0, "channels inside a gate, with batch norm and ReLU; 0: the paper's single layer", ge=0)
     learning_rate: float = option(0.2, "of the fine-tuning, as a factor on the recipe's", gt=0.0)
     pretraining: float = option(0.5, "share of the budget that trains the plain backbone beforehand", gt=0.0, lt=1.0)
 
@@ -57,8 +57,8 @@ class LAUDNet(Method):
         """See `Method.build`."""
         backbone = new()
         for name, block in residual_blocks(backbone, "laudnet").items():
-            masker = Masker(block.in_channels, self.hidden or None, BIASES, std=None)
-            backbone.swap(name, Gated(block, masker, form="residual"))
+            gate = GumbelGate(block.in_channels, self.hidden or None, BIASES, std=None)
+            backbone.swap(name, Gated(block, gate, form="residual"))
         return backbone
 
     def sources(self) -> Mapping[str, Source]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dyncomp.core import Backbone, Decision, Method, Net, Output, Source, Stage, pretrained
 from dyncomp.core.losses import cross_entropy, off_budget
 from dyncomp.core.op import with_strongest
-from dyncomp.ops import Switch, SwitchProducts
+from dyncomp.ops import Switch, SwitchDescription
 from dyncomp.ops.balance import binary_information
 from dyncomp.ops.filtered_placement import switch_backbone
 from dyncomp.ops.gates import as_chance, open_bias
@@ -120,9 +120,9 @@ class SwitchingModule(Switch):
         self.linear = nn.Linear(producer.in_channels, self.units)
         nn.init.constant_(self.linear.bias, open_bias(start))
 
-    def products(self) -> SwitchProducts:
-        """See `Switch.products`."""
-        return SwitchProducts(self.linear)
+    def description(self) -> SwitchDescription:
+        """See `Switch.description`."""
+        return SwitchDescription(self.linear)
 
     def forward(self, pooled: Tensor) -> Decision:
         """The switches of pooled maps (B, C), (B, U)."""

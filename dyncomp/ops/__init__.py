@@ -2,7 +2,7 @@
 
 from dyncomp.ops.balance import categorical_information
 from dyncomp.ops.exits import Certainty, Exit, Judge, Voter
-from dyncomp.ops.filtered import Filtered, Switch, SwitchProducts
+from dyncomp.ops.filtered import Filtered, Switch, SwitchDescription
 from dyncomp.ops.filtered_placement import with_switches
 from dyncomp.ops.gated import Gated
 from dyncomp.ops.gates import Attention, Concrete, FeedForwardGate, RecurrentGate, Router, open_bias, shared_recurrence
@@ -27,7 +27,7 @@ __all__ = [
     "Routed",
     "Router",
     "Switch",
-    "SwitchProducts",
+    "SwitchDescription",
     "Voter",
     "categorical_information",
     "is_channel_attention",

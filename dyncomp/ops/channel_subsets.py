@@ -30,7 +30,7 @@ class Shift(nn.Module):
         return x + self.bias.view(-1, 1, 1).to(x.dtype)
 
 
-def narrowed(module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels, move: Move) -> Tensor:
+def on_channels(module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels, move: Move) -> Tensor:
     """Run `module` on x, which has the channels `inputs` only, and compute the channels `outputs` only; in evaluation.
 
     For convolutions that have one group or are depthwise, linear layers, batch norms and shifts; any other module has
@@ -73,7 +73,7 @@ def acts_by_channel(module: nn.Module) -> bool:
 
 
 def pads_with_zeros(conv: nn.Conv2d) -> bool:
-    """Whether a convolution pads with zeros by numbers of pixels, as `narrowed` does."""
+    """Whether a convolution pads with zeros by numbers of pixels, as `on_channels` does."""
     return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyncomp.ops.kernels import Geometry, places
+from dyncomp.ops.kernels import Geometry, output_size
 from dyncomp.ops.mixture import Mixing
 
 
@@ -24,7 +24,7 @@ def in_graph(x: Tensor, mixing: Mixing, geometry: Geometry | None) -> Tensor:
 def by_columns(x: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """x (B, C, H, W), kernels (B, O, C / groups, k, k), bias (B, O) or None -> (B, O, H', W')."""
     g, (outputs, inputs, height, width) = geometry, kernels.shape[1:]
-    rows, columns = places(x, kernels.shape[1:], g)
+    rows, columns = output_size(x, kernels.shape[1:], g)
     padded = F.pad(x, (g.padding[1], g.padding[1], g.padding[0], g.padding[0])) if any(g.padding) else x
     seen = [
         _strided(_strided(padded, 2, i * g.dilation[0], rows, g.stride[0]), 3, j * g.dilation[1], columns, g.stride[1])

@@ -128,7 +128,7 @@ class Exit(Op):
         if isinstance(stay, bool):
             rest: Tensor = self.unit(0, self.rest, x) if stay else answer
             return rest
-        with self.tape.narrow(stay):
+        with self.tape.restricted_to(stay):
             rest = self.unit(0, self.rest, self.moving(take, x, stay))
         y: Tensor = self.moving(put, answer, stay, rest)
         return y

@@ -14,12 +14,12 @@ from dyncomp.core.counter import COUPLED, EACH
 from dyncomp.core.op import Op, with_strongest
 from dyncomp.core.rules import Rule
 from dyncomp.core.trace import Decision
-from dyncomp.ops.channel_subsets import Channels, narrowed, spread
+from dyncomp.ops.channel_subsets import Channels, on_channels, spread
 from dyncomp.ops.rows import rows_using, take
 
 
 @dataclass(frozen=True)
-class SwitchProducts:
+class SwitchDescription:
     """A switch that generated code can run: a linear layer from channel means (B, C) to logits (B, U).
 
     A unit is used if its logit is above 0; if no logit is, the unit with the greatest is used. With `keep` above 0 the
@@ -71,7 +71,7 @@ class Switch(nn.Module, ABC):
         """The switch's input from features (B, C, H, W): by default channel means, (B, C)."""
         return x.mean(dim=(2, 3))
 
-    def products(self) -> SwitchProducts | None:
+    def description(self) -> SwitchDescription | None:
         """The switch as one linear layer; None for a switch of another kind."""
         return None
 
@@ -157,7 +157,7 @@ class Filtered(Op):
             def here(value: Tensor, group: Sequence[int] = group, rows: Tensor = rows) -> Tensor:
                 return value[group[0] : group[0] + 1] if len(group) == 1 else take(value, rows)
 
-            with self.tape.narrow(rows):
+            with self.tape.restricted_to(rows):
                 some, part = self.moving(decision.map, here), self.moving(here, x)
                 if there is not None:
                     count = int(there.used[group[0]].sum())
@@ -171,23 +171,23 @@ class Filtered(Op):
 
         The size is static if all images use the same number of filters; more engines support that.
         """
-        channels, products = self.tape.taken(self.site), self.switch.products()
+        channels, description = self.tape.taken(self.site), self.switch.description()
         used = self.per_filter(decision.used)[0]  # (filters,)
-        if products is None or not products.keep:
+        if description is None or not description.keep:
             active = rows_using(used)
             torch._check(active.shape[0] > 0)
             return self._on(x, channels, decision, active)
-        return self._on(x, channels, decision, used.topk(products.keep * self.size).indices.sort().values)
+        return self._on(x, channels, decision, used.topk(description.keep * self.size).indices.sort().values)
 
     def _on(self, x: Tensor, channels: Tensor | None, decision: Decision, active: Tensor) -> Tensor:
         """Run the op on images x that all use the filters `active` (filters,); `channels`: the input channels of x."""
-        y = self.unit(EACH if channels is None else COUPLED, self._narrow, self.producer, x, channels, active)
-        y = self.unit(EACH, self._narrow_chain, self.before, y, active)
+        y = self.unit(EACH if channels is None else COUPLED, self._on_channels, self.producer, x, channels, active)
+        y = self.unit(EACH, self._chain_on_channels, self.before, y, active)
         if decision.weight is not decision.used:  # else the weight of all active filters is 1
             y = y * spread(self.per_filter(decision.weight).index_select(1, active), y)
-        y = self.unit(EACH, self._narrow_chain, self.after, y, active)
+        y = self.unit(EACH, self._chain_on_channels, self.after, y, active)
         if not isinstance(self.consumer, Filtered):
-            output: Tensor = self.unit(EACH, self._narrow, self.consumer, y, active, None)
+            output: Tensor = self.unit(EACH, self._on_channels, self.consumer, y, active, None)
             return output
         return self.consumer.on(y, active)
 
@@ -206,13 +206,13 @@ class Filtered(Op):
             tape.taken(self.site)
         return output
 
-    def _narrow_chain(self, chain: nn.Sequential, y: Tensor, active: Tensor) -> Tensor:
+    def _chain_on_channels(self, chain: nn.Sequential, y: Tensor, active: Tensor) -> Tensor:
         for module in chain:
-            y = self._narrow(module, y, active, active)
+            y = self._on_channels(module, y, active, active)
         return y
 
-    def _narrow(self, module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels) -> Tensor:
-        return narrowed(module, x, inputs, outputs, self.moving)
+    def _on_channels(self, module: nn.Module, x: Tensor, inputs: Channels, outputs: Channels) -> Tensor:
+        return on_channels(module, x, inputs, outputs, self.moving)
 
     def per_filter(self, value: Tensor) -> Tensor:
         """Repeat values of units (B, U) for each of their filters, (B, filters)."""

@@ -44,7 +44,7 @@ def open_bias(probability: float) -> float:
 
 
 @dataclass(frozen=True)
-class Products:
+class GateDescription:
     """A gate or router that generated code can run: linear layers or 1x1 convolutions on channel means (B, C).
 
     `relus`: for each layer, whether ReLU follows. `cell`: an LSTM cell behind the first layer; its state is on the tape
@@ -73,9 +73,11 @@ class Router(nn.Module):
         nn.init.xavier_uniform_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def products(self) -> Products:
+    def description(self) -> GateDescription:
         """The router as linear layers on channel means."""
-        return Products((self.linear,), (False,), None, "softmax" if self.softmax else "sigmoid", self.temperature)
+        return GateDescription(
+            (self.linear,), (False,), None, "softmax" if self.softmax else "sigmoid", self.temperature
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixing weights (B, K) of features (B, C, H, W) or (B, C)."""
@@ -100,11 +102,11 @@ class Attention(nn.Module):
         self.layers = nn.Sequential(hidden, nn.ReLU(), nn.Linear(hidden.out_features, experts))
         self.temperature = 1.0
 
-    def products(self) -> Products:
+    def description(self) -> GateDescription:
         """The router as linear layers on channel means."""
         hidden, _, last = self.layers
         assert isinstance(hidden, nn.Linear) and isinstance(last, nn.Linear)  # see __init__
-        return Products((hidden, last), (True, False), None, "softmax", self.temperature)
+        return GateDescription((hidden, last), (True, False), None, "softmax", self.temperature)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixing weights (B, K) of features (B, C, H, W)."""
@@ -118,7 +120,7 @@ class Gate(Taped, ABC):
     The gate opens if the second of two logits is above the first, or if a single logit is above 0.
     """
 
-    def products(self) -> Products | None:
+    def description(self) -> GateDescription | None:
         """The gate as linear layers on channel means; None for a gate of another kind.
 
         Called once, so the result depends on the gate's layers alone. A subclass that computes other logits overrides
@@ -214,9 +216,9 @@ class RecurrentGate(Gate):
         self.cell = cell
         self.head = head
 
-    def products(self) -> Products:
-        """See `Gate.products`."""
-        return Products((self.projection, self.head), (False, False), self.cell)
+    def description(self) -> GateDescription:
+        """See `Gate.description`."""
+        return GateDescription((self.projection, self.head), (False, False), self.cell)
 
     def logits(self, x: Tensor) -> Tensor:
         """See `Gate.logits`; updates the LSTM's state on the tape."""

@@ -1,4 +1,4 @@
-"""Masker: a gate on pooled features that is trained with Gumbel noise."""
+"""A gate on pooled features that is trained with Gumbel noise."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from dyncomp.core.inplace import in_place
 from dyncomp.core.net import Net, Output
-from dyncomp.ops.gates import Concrete, Gate, Products, as_chance, on_pooled
+from dyncomp.ops.gates import Concrete, Gate, GateDescription, as_chance, on_pooled
 
 
-class Masker(Gate):
+class GumbelGate(Gate):
     """Global average pool -> (1x1 conv to `hidden`, batch norm, ReLU) -> 1x1 conv to two logits -> softmax.
 
     With 16 hidden channels it is ConvNet-AIG's gate (Veit & Belongie 2018, arXiv:1711.11503, section 3.2), without
@@ -56,13 +56,13 @@ class Masker(Gate):
                 x = on_pooled(layer, x) if isinstance(layer, nn.Conv2d) else in_place(layer, x)
         return as_chance(on_pooled(self.head, x))  # (B, 2)
 
-    def products(self) -> Products | None:
-        """See `Gate.products`; None while the batch norm is not folded."""
+    def description(self) -> GateDescription | None:
+        """See `Gate.description`; None while the batch norm is not folded."""
         hidden = [layer for layer in self.hidden if type(layer) is not nn.Identity]
         if not all(isinstance(layer, nn.Conv2d | nn.ReLU) for layer in hidden):
             return None
         convolutions = [layer for layer in hidden if isinstance(layer, nn.Conv2d)]
-        return Products((*convolutions, self.head), (*[True] * len(convolutions), False))
+        return GateDescription((*convolutions, self.head), (*[True] * len(convolutions), False))
 
 
 def chances_said(output: Output) -> Tensor:
@@ -73,5 +73,5 @@ def chances_said(output: Output) -> Tensor:
 def set_noise(net: Net, temperature: float, noisy: bool) -> None:
     """Set the temperature of all maskers' noise, and whether there is noise."""
     for module in net.modules():
-        if isinstance(module, Masker):
+        if isinstance(module, GumbelGate):
             module.noise.temperature, module.noise.noisy = temperature, noisy

@@ -87,16 +87,16 @@ def unfolded(x: Tensor, shape: Sequence[int], geometry: Geometry) -> tuple[Tenso
     """
     g = geometry
     columns = F.unfold(x, tuple(shape[2:]), g.dilation, g.padding, g.stride)  # (B, C * k * k, P)
-    return columns.transpose(1, 2), places(x, shape, geometry)
+    return columns.transpose(1, 2), output_size(x, shape, geometry)
 
 
 def unfolded_numbers(x: Tensor, shape: Sequence[int], geometry: Geometry) -> int:
     """The number of elements of the matrix that `unfolded` returns."""
-    height, width = places(x, shape, geometry)
+    height, width = output_size(x, shape, geometry)
     return len(x) * height * width * shape[1] * shape[2] * shape[3]
 
 
-def places(x: Tensor, shape: Sequence[int], geometry: Geometry) -> tuple[int, int]:
+def output_size(x: Tensor, shape: Sequence[int], geometry: Geometry) -> tuple[int, int]:
     """Height and width of the output of a convolution of x by kernels of a shape (O, C / groups, k, k)."""
     g = geometry
     sides = zip(x.shape[2:], shape[2:], g.stride, g.padding, g.dilation, strict=True)

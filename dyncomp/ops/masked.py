@@ -105,7 +105,7 @@ class Masked(Op):
         """See `Op.follow`; the rule decides about the output pixels."""
         height, width = self.sizes[-1]
         rule = make(height * width, False)
-        self.masker = _RuledMasker(rule, (height, width))
+        self.masker = _RuledMaskUnit(rule, (height, width))
         return rule
 
     def wished(self, decision: Decision) -> Tensor:
@@ -127,8 +127,8 @@ class Masked(Op):
         return Decision(used, used, used)
 
 
-class _RuledMasker(Taped):
-    """A masker that follows a rule; it passes its mask to `Tape.say`, as learned ones pass their probabilities."""
+class _RuledMaskUnit(Taped):
+    """A mask unit that follows a rule; it passes its mask to `Tape.say`, as learned ones pass their probabilities."""
 
     def __init__(self, rule: Rule, size: Size) -> None:
         super().__init__()

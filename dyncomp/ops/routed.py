@@ -68,7 +68,7 @@ class Routed(Op):
                 term = self.unit(unit, self.branches[unit], x)
             else:
                 weight = weight.index_select(0, rows)
-                with self.tape.narrow(rows):
+                with self.tape.restricted_to(rows):
                     term = self.unit(unit, self.branches[unit], self.moving(take, x, rows))
             term = term * _column(weight, unit, term)
             y = self.moving(_added, y, rows, term, len(decision.used))
@@ -83,13 +83,13 @@ class Routed(Op):
         picked = decision.used.topk(self.most, dim=1).indices[0]  # (most,)
         y: Tensor | None = None
         for place in range(self.most):
-            output = self._picked(picked[place], 0, x)
+            output = self._selected_branch(picked[place], 0, x)
             term = output * decision.weight[0].index_select(0, picked[place : place + 1])
             y = term if y is None else y + term
         assert y is not None  # an image takes at least one branch
         return y
 
-    def _picked(self, index: Tensor, first: int, x: Tensor) -> Tensor:
+    def _selected_branch(self, index: Tensor, first: int, x: Tensor) -> Tensor:
         """The output of the branch at `index` (), where index >= `first`."""
         if first == self.units - 1:
             output: Tensor = self.branches[first](x)
@@ -100,7 +100,7 @@ class Routed(Op):
             return y
 
         def others(x: Tensor, index: Tensor) -> Tensor:
-            return self._picked(index, first + 1, x)
+            return self._selected_branch(index, first + 1, x)
 
         return either(index == first, self.branches, run, others, (x, index), self.tape)
 

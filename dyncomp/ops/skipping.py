@@ -64,7 +64,7 @@ def skip_sparse(op: Op, unit: int, block: ResidualBlock, x: Tensor, rows: Rows, 
         # rows that ran are activated already, but ReLU is idempotent
         return in_place(block.activation, into) if form == "residual" else into
     part = op.moving(take, x, rows)
-    with op.tape.narrow(rows):
+    with op.tape.restricted_to(rows):
         residual = op.unit(unit, block.body, part)
     joined = block.join(residual, part if shortcut is x else op.moving(take, shortcut, rows))
     skipped = _skipped(block, shortcut, form, lost)

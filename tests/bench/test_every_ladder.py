@@ -12,7 +12,7 @@ from dyncomp.bench.controls import RUNGS, controls_of
 from dyncomp.bench.plan import make_plan
 from dyncomp.core import Backbone, BackboneFamily, Method
 from dyncomp.errors import CannotAttach
-from dyncomp.methods.ladder import macs_of
+from dyncomp.methods.ladder import cost_of
 from dyncomp.registry import BACKBONES
 from dyncomp.spec import spec_of
 from tests.jobs import config
@@ -56,15 +56,15 @@ def ladders(family: BackboneFamily, size: int) -> dict[str, list[float]]:
     wanted = {budget: list(controls_of((), budget)) for budget in RUNGS}
     costs: dict[Method, float] = {}
     with torch.device("meta"):
-        backbone, image = family.make(CLASSES, *shape[:2]), torch.zeros(1, *shape)
-        whole = macs_of(backbone, image)
+        backbone = family.make(CLASSES, *shape[:2])
         for method in {method for methods in wanted.values() for method in methods}:
             try:
                 rung = method.build(lambda: backbone)
             except CannotAttach:
                 continue
             assert isinstance(rung, Backbone)
-            costs[method] = macs_of(rung, image) / whole
+            assert rung.family is not None
+            costs[method] = cost_of(rung.family, CLASSES, shape) / cost_of(family, CLASSES, shape)
     return {budget: sorted({costs[one] for one in methods if one in costs}) for budget, methods in wanted.items()}
 
 

@@ -101,7 +101,7 @@ def test_forced_decisions_follow_the_rows() -> None:
     forced = decision(OUTER)
     own = decision([[0, 0]] * 3).map(Tensor.float)
     tape = Tape(4, sparse=True, recording=True, forced={"site": forced})
-    with tape.narrow(torch.tensor([0, 2, 3])):
+    with tape.restricted_to(torch.tensor([0, 2, 3])):
         settled = tape.settle("site", own)
     assert settled.used.tolist() == [[1, 1], [0, 1], [0, 0]]
     assert settled.used.dtype == torch.float32
@@ -110,8 +110,8 @@ def test_forced_decisions_follow_the_rows() -> None:
 
 def test_rows_narrow_within_rows() -> None:
     tape = Tape(6, sparse=True, recording=True)
-    with tape.narrow(torch.tensor([1, 3, 5])):
-        with tape.narrow(torch.tensor([0, 2])):
+    with tape.restricted_to(torch.tensor([1, 3, 5])):
+        with tape.restricted_to(torch.tensor([0, 2])):
             assert tape.rows is not None
             assert tape.rows.tolist() == [1, 5]
         assert tape.rows is not None
@@ -122,7 +122,7 @@ def test_rows_narrow_within_rows() -> None:
 def test_memory_is_kept_per_image_and_ends_with_the_pass() -> None:
     tape = Tape(3, sparse=True, recording=True)
     tape.remember("state", torch.tensor([[1.0], [2.0], [3.0]]))
-    with tape.narrow(torch.tensor([1])):
+    with tape.restricted_to(torch.tensor([1])):
         assert tape.recall("state", torch.ones(1, 1)).tolist() == [[2.0]]
         tape.remember("state", torch.tensor([[9.0]]))
     assert tape.recall("state", torch.ones(3, 1)).tolist() == [[1.0], [9.0], [3.0]]

@@ -25,10 +25,10 @@ from dyncomp.fast.layers.compaction import Compaction
 from dyncomp.fast.layers.convolution import FusedSequential
 from dyncomp.fast.layers.switched_filters import SwitchedFilters
 from dyncomp.fast.tuning import by_last_ways, in_turn
-from dyncomp.ops import Filtered, Gated, Mixed, Switch, SwitchProducts
+from dyncomp.ops import Filtered, Gated, Mixed, Switch, SwitchDescription
 from dyncomp.ops.experts import ExpertConv2d
-from dyncomp.ops.gates import FeedForwardGate, Gate, Products, Router, on_pooled
-from dyncomp.ops.gumbel_gate import Masker
+from dyncomp.ops.gates import FeedForwardGate, Gate, GateDescription, Router, on_pooled
+from dyncomp.ops.gumbel_gate import GumbelGate
 from dyncomp.ops.planned import Follower
 from dyncomp.ops.shrink import Shrink
 
@@ -406,8 +406,8 @@ CHAINS = {
 }
 
 
-def gate() -> Masker:
-    made = Masker(3, 4, (0.0, 0.0))
+def gate() -> GumbelGate:
+    made = GumbelGate(3, 4, (0.0, 0.0))
     nn.init.normal_(made.head.weight, std=3.0)
     return made
 
@@ -518,8 +518,8 @@ class Shut(Gate):
         self.head = nn.Linear(3, 1)
         nn.init.constant_(self.head.bias, -100.0)
 
-    def products(self) -> Products:
-        return Products((self.head,), (False,))
+    def description(self) -> GateDescription:
+        return GateDescription((self.head,), (False,))
 
     def logits(self, x: Tensor) -> Tensor:
         return on_pooled(self.head, x)
@@ -621,8 +621,8 @@ class Other(Switch):
         decision: Decision = self.switch(pooled)
         return decision
 
-    def products(self) -> SwitchProducts | None:
-        return self.switch.products()
+    def description(self) -> SwitchDescription | None:
+        return self.switch.description()
 
 
 @pytest.mark.parametrize("name", ["filters in blocks", "weighted filters, layer by layer"])

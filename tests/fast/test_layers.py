@@ -106,7 +106,7 @@ def test_code_is_made_for_a_few_sizes_of_images_and_others_go_to_torch(monkeypat
     layer = ready(nn.Conv2d(6, 4, 3).double())
     assert isinstance(layer, TunedConv2d)
     monkeypatch.setattr(loaded, "SIZES", 2)
-    able = [layer.loaded(features(1, side).shape[1:]) is not None for side in (5, 6, 7, 5)]
+    able = [layer.compiled_for(features(1, side).shape[1:]) is not None for side in (5, 6, 7, 5)]
     assert able == [True, True, False, True]
 
 

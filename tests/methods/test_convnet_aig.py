@@ -13,7 +13,7 @@ from dyncomp.core import Decision, Output, Trace
 from dyncomp.errors import CannotAttach, InvalidValue
 from dyncomp.methods.convnet_aig import BIASES, HIDDEN, ConvNetAIG
 from dyncomp.ops import Gated
-from dyncomp.ops.gumbel_gate import Masker
+from dyncomp.ops.gumbel_gate import GumbelGate
 
 IMAGES, CLASSES = 4, 3
 
@@ -33,7 +33,7 @@ def entropy(p: float) -> float:
 @torch.no_grad()
 def test_the_gate_is_the_papers() -> None:
     torch.manual_seed(0)
-    gate, x = Masker(8, HIDDEN, BIASES).eval(), torch.randn(5, 8, 6, 6)
+    gate, x = GumbelGate(8, HIDDEN, BIASES).eval(), torch.randn(5, 8, 6, 6)
     torch.nn.init.normal_(gate.head.weight)
     reduce, norm = gate.hidden[0], gate.hidden[1]
     pooled = x.flatten(2).mean(dim=2) @ reduce.weight.flatten(1).T
@@ -45,7 +45,7 @@ def test_the_gate_is_the_papers() -> None:
 @torch.no_grad()
 def test_gates_begin_open_for_about_85_percent_and_draw() -> None:
     torch.manual_seed(0)
-    gate, x = Masker(8, HIDDEN, BIASES).train(), torch.randn(4000, 8, 2, 2)
+    gate, x = GumbelGate(8, HIDDEN, BIASES).train(), torch.randn(4000, 8, 2, 2)
     drawn = (gate(x) > 0.5).float().mean()
     assert float(drawn) == pytest.approx(1 / (1 + math.exp(0.1 - 2.0)), abs=0.03)  # 0.87
     assert float(gate.eval()(x).min()) > 0.5
@@ -107,5 +107,5 @@ def test_noise_ends_before_the_training_does() -> None:
     noisy = []
     for progress in (0.0, 0.49, 0.51, 0.99):
         adjust(net, progress)
-        noisy.append({m.noise.noisy for m in net.modules() if isinstance(m, Masker)})
+        noisy.append({m.noise.noisy for m in net.modules() if isinstance(m, GumbelGate)})
     assert noisy == [{True}, {True}, {False}, {False}]

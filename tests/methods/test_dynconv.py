@@ -12,7 +12,7 @@ from torch import nn
 
 from dyncomp import build, create_method
 from dyncomp.core import Output, Trace
-from dyncomp.methods.dynconv import DynConv, Masker
+from dyncomp.methods.dynconv import DynConv, MaskUnit
 from dyncomp.ops import Masked
 from dyncomp.ops.pixels import applied, dilated, neighbourhoods
 
@@ -114,7 +114,7 @@ def test_the_budget_pulls_at_the_masks_own_pixels_and_not_at_those_that_they_nee
 
 
 def test_masks_are_noisy_in_training_until_the_last_fifth() -> None:
-    masker = Masker(4, 1, 1.0).train()
+    masker = MaskUnit(4, 1, 1.0).train()
     x = torch.randn(2, 4, 6, 6)
     assert not torch.equal(masker(x), masker(x))
     net = build("dynconv", "cifar_resnet8", classes=3, in_channels=1, image_size=8).train()
@@ -122,7 +122,7 @@ def test_masks_are_noisy_in_training_until_the_last_fifth() -> None:
     assert stage.adjust is not None
     for progress, noisy in ((0.0, True), (0.79, True), (0.8, False)):
         stage.adjust(net, progress)
-        assert {m.concrete.noisy for m in net.modules() if isinstance(m, Masker)} == {noisy}
+        assert {m.concrete.noisy for m in net.modules() if isinstance(m, MaskUnit)} == {noisy}
     assert torch.equal(masker.eval()(x), masker(x))
     logits = masker.pixels(x) + masker.whole(x.mean((2, 3)))[:, :, None, None]
     torch.testing.assert_close(masker(x), 1 / (1 + torch.exp(-logits)))

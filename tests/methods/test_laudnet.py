@@ -18,7 +18,7 @@ from dyncomp.core.losses import divergence
 from dyncomp.errors import CannotAttach
 from dyncomp.methods.laudnet import LAUDNet
 from dyncomp.ops import Gated
-from dyncomp.ops.gumbel_gate import Masker
+from dyncomp.ops.gumbel_gate import GumbelGate
 
 IMAGES, GATES, CLASSES = 4, 2, 3
 SMALL = {"classes": CLASSES, "image_size": 16}
@@ -117,7 +117,7 @@ def test_the_temperature_falls_from_5_to_a_tenth_exponentially() -> None:
     seen = []
     for progress in (0.0, 0.5, 1.0):
         adjust(net, progress)
-        seen += [m.noise.temperature for m in net.modules() if isinstance(m, Masker)][:1]
+        seen += [m.noise.temperature for m in net.modules() if isinstance(m, GumbelGate)][:1]
     assert seen == pytest.approx([5.0, math.sqrt(5.0 * 0.1), 0.1])
 
 
@@ -126,7 +126,7 @@ def test_every_residual_block_has_a_masker_of_the_papers_form() -> None:
     assert len(net.sites) == 6
     for op in net.sites.values():
         assert isinstance(op, Gated)
-        assert isinstance(op.gate, Masker)
+        assert isinstance(op.gate, GumbelGate)
         convolutions = [m for m in op.gate.modules() if isinstance(m, nn.Conv2d)]
         assert [(c.in_channels, c.out_channels) for c in convolutions] == [(op.block.in_channels, 2)]
     with pytest.raises(CannotAttach, match=r"^laudnet: mobilenet_v1"):

@@ -12,7 +12,7 @@ from dyncomp.core.op import with_strongest
 from dyncomp.errors import CannotAttach
 from dyncomp.fast import deployed
 from dyncomp.ops import Filtered, Switch, with_switches
-from dyncomp.ops.channel_subsets import Shift, narrowed
+from dyncomp.ops.channel_subsets import Shift, on_channels
 from dyncomp.ops.filtered import alike
 from dyncomp.ops.filtered_placement import switch_backbone
 from dyncomp.ops.rows import is_channels_last
@@ -114,7 +114,7 @@ def test_a_kernel_is_cut_in_both_dimensions(layout: torch.memory_format) -> None
     inputs, outputs = torch.tensor([0, 2, 5]), torch.tensor([4, 1])
     x = torch.randn(2, 6, 4, 4, dtype=torch.float64)
     alone = torch.zeros_like(x).index_copy(1, inputs, x[:, inputs])  # the others are not there
-    cut = narrowed(conv, x[:, inputs], inputs, outputs, lambda run, *args: run(*args))
+    cut = on_channels(conv, x[:, inputs], inputs, outputs, lambda run, *args: run(*args))
     torch.testing.assert_close(cut, conv(alone)[:, outputs], rtol=0, atol=1e-13)
 
 

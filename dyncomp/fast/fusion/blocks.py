@@ -33,7 +33,7 @@ from dyncomp.fast.layers.compiled import CompiledConvolution
 from dyncomp.fast.layers.residual_body import BodyCode, GeneratedBody
 from dyncomp.fast.memory import for_code
 from dyncomp.ops.gated import Gated
-from dyncomp.ops.gates import Gate, Products
+from dyncomp.ops.gates import Gate, GateDescription
 from dyncomp.ops.mixed import Mixed
 from dyncomp.ops.planned import Follower
 from dyncomp.ops.skipping import SkipForm
@@ -56,12 +56,12 @@ class Block(Part):
             return None
         if body.chain[-1].output != (x.shape[1:] if shortcut is None else shortcut.output):
             return None
-        products: Products | None = None
+        description: GateDescription | None = None
         if isinstance(place, Mixed) and isinstance(place.router, ROUTERS):
-            products = place.router.products()
+            description = place.router.description()
         elif isinstance(place, Gated) and isinstance(place.gate, Gate):
-            products = place.gate.products()
-        gate = None if products is None else GateCode.of(products, x)
+            description = place.gate.description()
+        gate = None if description is None else GateCode.of(description, x)
         if gate is None and isinstance(place, (Gated, Mixed)):
             return None
         return Block(place, body, shortcut, gate)
@@ -91,9 +91,9 @@ class Block(Part):
 
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
-        yield from double_buffer(*(loaded.output.numel() for loaded in self.body.chain[:-1]))
-        shortcut = None if self.shortcut is None else self.shortcut.loaded
-        yield from (mixing(loaded) for loaded in (*self.body.chain, shortcut) if loaded is not None)
+        yield from double_buffer(*(compiled.output.numel() for compiled in self.body.chain[:-1]))
+        shortcut = None if self.shortcut is None else self.shortcut.compiled
+        yield from (mixing(compiled) for compiled in (*self.body.chain, shortcut) if compiled is not None)
         yield from () if self.gate is None else self.gate.needs()
 
     def changes(self, index: int) -> Iterable[Change]:
@@ -115,7 +115,7 @@ class Block(Part):
             gate = builder.step(self.gate.code, given)
         if self.shortcut is not None:
             self.shortcut.add(builder, at)
-        first, *_ = [builder.step(loaded.code, given) for loaded, given in self._steps(at)]
+        first, *_ = [builder.step(compiled.code, given) for compiled, given in self._steps(at)]
         if gate is not None and isinstance(self.place, Gated):
             builder.point(gate + GateArgument.COUNT, first + Argument.IMAGES)  # other counts at distance COUNT_STEP
         # images that skip the body need the ReLU; for all others it is a second one, which changes nothing
@@ -134,15 +134,15 @@ class Block(Part):
         if isinstance(self.place, Follower):
             rows, images = f"rows {at.index}", f"images {at.index}"
         last = len(self.body.chain) - 1
-        for turn, (loaded, relu) in enumerate(zip(self.body.chain, self.body.relus, strict=True)):
-            given = constant_arguments(loaded) | {Argument.IMAGES: images, Argument.RELU: int(relu)}
+        for turn, (compiled, relu) in enumerate(zip(self.body.chain, self.body.relus, strict=True)):
+            given = constant_arguments(compiled) | {Argument.IMAGES: images, Argument.RELU: int(relu)}
             given |= {Argument.X: f"between {(turn - 1) % 2}" if turn else at.source}
             given |= {Argument.ROWS_X: 0 if turn else rows}
             if turn < last:
-                yield loaded, given | {Argument.Y: f"between {turn % 2}"}
+                yield compiled, given | {Argument.Y: f"between {turn % 2}"}
                 continue
             given |= {Argument.Y: at.target, Argument.RESIDUAL: at.source if self.shortcut is None else at.target}
-            yield loaded, given | {Argument.ROWS_Y: rows, Argument.ROWS_RESIDUAL: rows}
+            yield compiled, given | {Argument.ROWS_Y: rows, Argument.ROWS_RESIDUAL: rows}
 
 
 def _follow(follower: Follower, rows: str, images: str, table: Table, x: Tensor) -> Filling:
@@ -162,4 +162,4 @@ def _body(place: Gated | Follower | Mixed | ResidualBlock, x: Tensor) -> BodyCod
         return None
     images = len(x) if isinstance(place, ResidualBlock) else max(1, len(x) // 2)
     body = block.fused.form(x, block.shortcut(x), images, block.body)
-    return body if body is not None and all(fits(loaded, x) for loaded in body.chain) else None
+    return body if body is not None and all(fits(compiled, x) for compiled in body.chain) else None

@@ -150,8 +150,8 @@ class FilteredBlock(Part):
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
         yield from self.chain.needs()
-        if self.shortcut is not None and self.shortcut.loaded is not None:
-            yield mixing(self.shortcut.loaded)
+        if self.shortcut is not None and self.shortcut.compiled is not None:
+            yield mixing(self.shortcut.compiled)
 
     def forceable(self, index: int) -> Iterable[Forceable]:
         """See `Part.forceable`."""

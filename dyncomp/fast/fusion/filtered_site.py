@@ -67,10 +67,10 @@ class Site:
 
         `picks`: whether each image has some of the input channels only.
         """
-        products, producer = op.switch.products(), op.producer
-        if products is None or type(producer) is not TunedConv2d:
+        description, producer = op.switch.description(), op.producer
+        if description is None or type(producer) is not TunedConv2d:
             return None
-        cut, weighted = producer.loaded(image, (picks, True)), products.weighted
+        cut, weighted = producer.compiled_for(image, (picks, True)), description.weighted
         layers, others = (op.after, op.before) if weighted else (op.before, op.after)
         if len(others) or cut is None or not fits(cut, x):
             return None
@@ -78,7 +78,7 @@ class Site:
         if behind is None or (behind.shift is not None and not weighted):
             return None
         shift = zeros(len(cut.bias), x.dtype) if behind.shift is None else behind.shift.bias.detach()
-        switch = SwitchCode.of(products, image, picks, cut.bias, shift if weighted else cut.bias)
+        switch = SwitchCode.of(description, image, picks, cut.bias, shift if weighted else cut.bias)
         return None if switch is None else Site(op, switch, cut, behind)
 
     @property

@@ -15,7 +15,7 @@ from dyncomp.fast.fusion.part import Need
 from dyncomp.fast.fusion.step_table import Given
 from dyncomp.fast.memory import for_code
 from dyncomp.fast.mixing.generated import can_read
-from dyncomp.ops.gates import Products
+from dyncomp.ops.gates import GateDescription
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,24 +27,24 @@ class GateCode:
     weights: Tensor
 
     @staticmethod
-    def of(products: Products, x: Tensor, shares: bool = False) -> GateCode | None:
+    def of(description: GateDescription, x: Tensor, shares: bool = False) -> GateCode | None:
         """For features like x (B, C, H, W); None where there is no code. `shares`: give numbers, no decision."""
         here = codegen.this_machine()
-        parameters = tuple(_parameters(products))
-        known = all("weight" in layer._parameters for layer in products.layers)  # else a parametrization makes it
+        parameters = tuple(_parameters(description))
+        known = all("weight" in layer._parameters for layer in description.layers)  # else a parametrization makes it
         if here is None or not known or not all(can_read(each) and each.dtype == x.dtype for each in parameters):
             return None
-        sizes = [tuple(layer.weight.flatten(1).shape) for layer in products.layers]
-        layers = (codegen.Layer(i, o, relu) for (o, i), relu in zip(sizes, products.relus, strict=True))
-        size = 0 if products.cell is None else products.cell.hidden_size
+        sizes = [tuple(layer.weight.flatten(1).shape) for layer in description.layers]
+        layers = (codegen.Layer(i, o, relu) for (o, i), relu in zip(sizes, description.relus, strict=True))
+        size = 0 if description.cell is None else description.cell.hidden_size
         number = codegen.Number(x.dtype)
-        pixels, shares = x.shape[2:].numel(), shares or products.squash is not None
-        plan = codegen.GatePlan(x.shape[1], pixels, number, here, tuple(layers), size, shares, products.squash)
+        pixels, shares = x.shape[2:].numel(), shares or description.squash is not None
+        plan = codegen.GatePlan(x.shape[1], pixels, number, here, tuple(layers), size, shares, description.squash)
         decides = sizes[-1][0] <= 2 or shares
-        if sizes[0][1] != x.shape[1] or not decides or (size and not _fits(products, size)):
+        if sizes[0][1] != x.shape[1] or not decides or (size and not _fits(description, size)):
             return None
         with torch.inference_mode(False), torch.no_grad():
-            weights = for_code(torch.cat([part.detach().reshape(-1) for part in _packed(products)]))
+            weights = for_code(torch.cat([part.detach().reshape(-1) for part in _packed(description)]))
         return GateCode(plan, codegen.compiled(plan), weights)
 
     def needs(self) -> Iterable[Need]:
@@ -71,26 +71,26 @@ class GateCode:
         }
 
 
-def _fits(products: Products, size: int) -> bool:
+def _fits(description: GateDescription, size: int) -> bool:
     """Whether the LSTM cell fits between the first layer and the second, and has biases."""
-    cell = products.cell
+    cell = description.cell
     assert cell is not None  # else there is no size
-    double_buffer = [products.layers[0].weight.shape[0], cell.input_size, products.layers[1].weight.shape[1]]
-    return cell.bias and len(products.layers) == 2 and double_buffer == [size] * 3
+    double_buffer = [description.layers[0].weight.shape[0], cell.input_size, description.layers[1].weight.shape[1]]
+    return cell.bias and len(description.layers) == 2 and double_buffer == [size] * 3
 
 
-def _parameters(products: Products) -> Iterator[Tensor]:
-    cell = () if products.cell is None else (products.cell,)
-    for module in chain(products.layers, cell):
+def _parameters(description: GateDescription) -> Iterator[Tensor]:
+    cell = () if description.cell is None else (description.cell,)
+    for module in chain(description.layers, cell):
         yield from (parameter for parameter in module._parameters.values() if parameter is not None)
 
 
-def _packed(products: Products) -> Iterator[Tensor]:
-    for index, layer in enumerate(products.layers):
-        scale = products.temperature if index == len(products.layers) - 1 else 1.0
+def _packed(description: GateDescription) -> Iterator[Tensor]:
+    for index, layer in enumerate(description.layers):
+        scale = description.temperature if index == len(description.layers) - 1 else 1.0
         bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
         yield layer.weight.flatten(1).t() / scale
         yield bias / scale
-        if products.cell is not None and index == 0:
-            cell = products.cell
+        if description.cell is not None and index == 0:
+            cell = description.cell
             yield from (cell.weight_ih.t(), cell.weight_hh.t(), cell.bias_ih + cell.bias_hh)

@@ -15,7 +15,7 @@ from dyncomp.fast.fusion.part import Need, Part, Position, constant_arguments, f
 from dyncomp.fast.fusion.step_table import TableBuilder
 from dyncomp.fast.layers.compiled import CompiledConvolution
 from dyncomp.fast.layers.convolution import TunedConv2d
-from dyncomp.ops.gates import Products
+from dyncomp.ops.gates import GateDescription
 
 _FEW = 4_000_000
 """multiply-adds below which a convolution takes less time, in any form, than the calling overhead that a trial
@@ -30,22 +30,22 @@ _MOST_WEIGHTS = 65_536
 class Convolution(Part):
     """A convolution, followed by ReLU if `relu`."""
 
-    loaded: CompiledConvolution
+    compiled: CompiledConvolution
     relu: bool
 
     @staticmethod
     def of(layer: TunedConv2d, relu: bool, x: Tensor) -> Convolution | None:
         """For features like x; None where another form is faster, or there is no code."""
-        loaded = layer.loaded(x.shape[1:])
-        if loaded is None or not fits(loaded, x):
+        compiled = layer.compiled_for(x.shape[1:])
+        if compiled is None or not fits(compiled, x):
             return None
-        few = len(x) * loaded.plan.inputs * loaded.output.numel() <= _FEW
-        return Convolution(loaded, relu) if few or layer.directly(x, relu) is not None else None
+        few = len(x) * compiled.plan.inputs * compiled.output.numel() <= _FEW
+        return Convolution(compiled, relu) if few or layer.directly(x, relu) is not None else None
 
     @property
     def output(self) -> torch.Size:  # type: ignore[override]
         """See `Part.output`."""
-        return self.loaded.output
+        return self.compiled.output
 
     def makes_nonnegative(self, nonnegative: bool) -> bool:
         """See `Part.makes_nonnegative`."""
@@ -53,12 +53,12 @@ class Convolution(Part):
 
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
-        return (mixing(self.loaded),)
+        return (mixing(self.compiled),)
 
     def add(self, builder: TableBuilder, at: Position) -> None:
         """See `Part.add`."""
-        given = constant_arguments(self.loaded) | {Argument.X: at.source, Argument.Y: at.target}
-        step(builder, self.loaded.code, given | {Argument.RELU: int(self.relu)})
+        given = constant_arguments(self.compiled) | {Argument.X: at.source, Argument.Y: at.target}
+        step(builder, self.compiled.code, given | {Argument.RELU: int(self.relu)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ class Classifier(Part):
     @staticmethod
     def of(layer: nn.Linear, x: Tensor) -> Classifier | None:
         """For features like x; None where there is no code."""
-        gate = GateCode.of(Products((layer,), (False,)), x, shares=True)
+        gate = GateCode.of(GateDescription((layer,), (False,)), x, shares=True)
         return None if gate is None else Classifier(gate)
 
     @property

@@ -15,7 +15,7 @@ from dyncomp.ops.gates import Attention, Router
 from dyncomp.ops.mixed import Mixed
 
 ROUTERS = (Router, Attention)
-"""routers whose `products()` describe how their weights are computed"""
+"""routers whose `description()` says how their weights are computed"""
 
 
 def is_mixed_block(place: Mixed) -> bool:
@@ -39,11 +39,11 @@ def mixed_body(block: ResidualBlock, x: Tensor) -> BodyCode | None:
     """A body's code for features like x; None where another form is faster for one of its convolutions."""
     chain, like = list[CompiledConvolution](), x
     for convolution in convolutions_of(block.body):
-        loaded = load_experts(convolution, like)
-        if loaded is None:
+        compiled = load_experts(convolution, like)
+        if compiled is None:
             return None
-        chain.append(loaded)
-        like = loaded.new(x).fill_(1)  # ordinary numbers, since arithmetic on arbitrary memory may be slow
+        chain.append(compiled)
+        like = compiled.new(x).fill_(1)  # ordinary numbers, since arithmetic on arbitrary memory may be slow
     relus = relus_of(block.body, block.activation, ExpertConv2d)
     return None if relus is None else BodyCode(chain, relus)
 

@@ -25,25 +25,25 @@ class MixedLayer:
     """A convolution with mixed kernels and its router."""
 
     gate: GateCode
-    loaded: CompiledConvolution
+    compiled: CompiledConvolution
 
     @staticmethod
     def of(op: Mixed, x: Tensor) -> MixedLayer | None:
         """For features like x; None where there is no code that pays off."""
         if not isinstance(op.block, ExpertConv2d) or not isinstance(op.router, ROUTERS):
             return None
-        gate, loaded = GateCode.of(op.router.products(), x), load_experts(op.block, x)
-        return None if gate is None or loaded is None else MixedLayer(gate, loaded)
+        gate, compiled = GateCode.of(op.router.description(), x), load_experts(op.block, x)
+        return None if gate is None or compiled is None else MixedLayer(gate, compiled)
 
     def needs(self) -> Iterator[Need]:
         """Scratch memory of the steps."""
-        yield mixing(self.loaded)
+        yield mixing(self.compiled)
         yield from self.gate.needs()
 
     def add(self, builder: TableBuilder, source: str, given: Given) -> None:
         """Add the steps, which read slot `source`; `given` holds further arguments of the convolution's code."""
         builder.step(self.gate.code, self.gate.given(source))
-        step(builder, self.loaded.code, {**constant_arguments(self.loaded), Argument.X: source, **given})
+        step(builder, self.compiled.code, {**constant_arguments(self.compiled), Argument.X: source, **given})
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +63,10 @@ class MixedLayers(Part):
             if layer is None:
                 return None
             body.append(layer)
-            like = layer.loaded.new(x).fill_(1)  # ordinary numbers, since arithmetic on arbitrary memory may be slow
+            like = layer.compiled.new(x).fill_(1)  # ordinary numbers, since arithmetic on arbitrary memory may be slow
         shortcut = next((MixedLayer.of(op, x) for op in mixed_layers_of(block.shortcut)), None)
         relus = relus_of(block.body, block.activation, Mixed)
-        passed = x.shape[1:] if shortcut is None else shortcut.loaded.output
+        passed = x.shape[1:] if shortcut is None else shortcut.compiled.output
         if relus is None or passed != like.shape[1:] or (shortcut is None and mixed_layers_of(block.shortcut)):
             return None
         return MixedLayers(tuple(body), relus, shortcut)
@@ -74,7 +74,7 @@ class MixedLayers(Part):
     @property
     def output(self) -> torch.Size:  # type: ignore[override]
         """See `Part.output`."""
-        return self.body[-1].loaded.output
+        return self.body[-1].compiled.output
 
     def makes_map(self, first: bool) -> bool:
         """See `Part.makes_map`: in place, unless the shape changes or the block is first in the run."""
@@ -86,7 +86,7 @@ class MixedLayers(Part):
 
     def needs(self) -> Iterable[Need]:
         """See `Part.needs`."""
-        yield from double_buffer(*(layer.loaded.output.numel() for layer in self.body[:-1]))
+        yield from double_buffer(*(layer.compiled.output.numel() for layer in self.body[:-1]))
         for layer in (*self.body, self.shortcut):
             yield from () if layer is None else layer.needs()
 

@@ -135,21 +135,21 @@ def double_buffer(*sizes: int) -> Iterator[Need]:
         yield Need(f"between {turn}", max(sizes, default=0))
 
 
-def constant_arguments(loaded: CompiledConvolution) -> dict[int, int | str]:
+def constant_arguments(compiled: CompiledConvolution) -> dict[int, int | str]:
     """Arguments of a convolution's code that are the same in every pass."""
-    given: dict[int, int | str] = {Argument.WEIGHTS: loaded.weights.data_ptr(), Argument.BIAS: loaded.bias.data_ptr()}
-    given |= {Argument.SCRATCH: OWN_KERNELS} if loaded.plan.scratch else {}
-    return given | {Argument.SHARES: "shares"} if loaded.plan.experts else given
+    given: dict[int, int | str] = {Argument.WEIGHTS: compiled.weights.data_ptr(), Argument.BIAS: compiled.bias.data_ptr()}
+    given |= {Argument.SCRATCH: OWN_KERNELS} if compiled.plan.scratch else {}
+    return given | {Argument.SHARES: "shares"} if compiled.plan.experts else given
 
 
-def fits(loaded: CompiledConvolution, x: Tensor) -> bool:
+def fits(compiled: CompiledConvolution, x: Tensor) -> bool:
     """Whether code can be a step on features like x: it has one group, and weights of the dtype of x."""
-    return loaded.plan.shape.groups == 1 and loaded.plan.number.dtype == x.dtype
+    return compiled.plan.shape.groups == 1 and compiled.plan.number.dtype == x.dtype
 
 
-def mixing(loaded: CompiledConvolution) -> Need:
+def mixing(compiled: CompiledConvolution) -> Need:
     """Scratch memory, for each thread, in which kernels are mixed or cut."""
-    return Need(OWN_KERNELS, loaded.plan.scratch, by_thread=True)
+    return Need(OWN_KERNELS, compiled.plan.scratch, by_thread=True)
 
 
 def step(builder: TableBuilder, code: codegen.Code, given: Given) -> int:

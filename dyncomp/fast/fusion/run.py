@@ -79,8 +79,8 @@ class _PreparedLayers:
 def _can_follow(op: Op, forced: Decision) -> bool:
     """Whether code can follow a forced decision: it has a place for the weights that are forced with it."""
     if isinstance(op, Filtered):
-        products = op.switch.products()
-        return products is not None and (products.weighted or forced.weight is forced.used)
+        description = op.switch.description()
+        return description is not None and (description.weighted or forced.weight is forced.used)
     return isinstance(op, Gated)
 
 

@@ -27,7 +27,7 @@ class Shortcut:
 
     code: codegen.Code
     output: torch.Size
-    loaded: CompiledConvolution | None = None
+    compiled: CompiledConvolution | None = None
     """the convolution with its packed weights; None for `Shrink`"""
 
     @staticmethod
@@ -35,11 +35,11 @@ class Shortcut:
         """For features like x; None where there is no code."""
         block = block_of(place)
         shortcut, projection, here = block.shortcut, projection_of(block), codegen.this_machine()
-        loaded = None if projection is None else projection.loaded(x.shape[1:])
+        compiled = None if projection is None else projection.compiled_for(x.shape[1:])
         if isinstance(place, Mixed):
-            loaded = next((load_experts(layer, x) for layer in convolutions_of(shortcut)), None)
-        if loaded is not None:
-            return Shortcut(loaded.code, loaded.output, loaded) if fits(loaded, x) else None
+            compiled = next((load_experts(layer, x) for layer in convolutions_of(shortcut)), None)
+        if compiled is not None:
+            return Shortcut(compiled.code, compiled.output, compiled) if fits(compiled, x) else None
         if type(shortcut) is not Shrink or here is None:
             return None
         channels, height, width = x.shape[1:]
@@ -50,5 +50,5 @@ class Shortcut:
 
     def add(self, builder: TableBuilder, at: Position) -> None:
         """Add the step, for all images."""
-        given = {} if self.loaded is None else constant_arguments(self.loaded)
+        given = {} if self.compiled is None else constant_arguments(self.compiled)
         step(builder, self.code, {**given, Argument.X: at.source, Argument.Y: at.target})

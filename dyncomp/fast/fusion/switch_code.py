@@ -14,7 +14,7 @@ from dyncomp.fast.fusion.part import Need
 from dyncomp.fast.fusion.step_table import Given
 from dyncomp.fast.memory import for_code
 from dyncomp.fast.mixing.generated import can_read
-from dyncomp.ops.filtered import SwitchProducts
+from dyncomp.ops.filtered import SwitchDescription
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +31,11 @@ class SwitchCode:
     shift: Tensor
 
     @staticmethod
-    def of(products: SwitchProducts, image: torch.Size, picks: bool, base: Tensor, shift: Tensor) -> SwitchCode | None:
+    def of(
+        description: SwitchDescription, image: torch.Size, picks: bool, base: Tensor, shift: Tensor
+    ) -> SwitchCode | None:
         """For images (C, H, W); None where there is no code. `picks`: each image has some of the channels only."""
-        here, layer, dtype = codegen.this_machine(), products.layer, base.dtype
+        here, layer, dtype = codegen.this_machine(), description.layer, base.dtype
         weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
         given = [weight, bias, base, shift]
         known = weight is not None and all(can_read(each) and (each is None or each.dtype == dtype) for each in given)
@@ -42,7 +44,7 @@ class SwitchCode:
         units, number = len(weight), codegen.Number(dtype)
         size = len(shift) // units
         features = image[0], image[1:].numel(), number, here
-        choice = products.keep, products.reads_magnitudes, products.weighted
+        choice = description.keep, description.reads_magnitudes, description.weighted
         plan = codegen.SwitchPlan(*features, units, size, *choice, picks)
         with torch.inference_mode(False), torch.no_grad():
             groups = [sum(group) for group in codegen.groups_of(units, plan.lanes)]

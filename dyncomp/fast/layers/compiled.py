@@ -176,17 +176,17 @@ class CodeCache:
 
         `geometry` is called when code is generated; it returns None for a layer that no code can be generated for.
         """
-        loaded = self._held.get((image, picks))
-        if loaded is None:
+        compiled = self._held.get((image, picks))
+        if compiled is None:
             if (image, picks) in self._held or len(self._held) == SIZES:
                 return None
             moves = geometry()
-            loaded = None if moves is None else load(weight, bias, image, moves, picks)
-            self._held[image, picks] = loaded
-        elif not loaded.is_of(weight, bias):
+            compiled = None if moves is None else load(weight, bias, image, moves, picks)
+            self._held[image, picks] = compiled
+        elif not compiled.is_of(weight, bias):
             self._held.clear()
             return self.code(image, picks, weight, bias, geometry)
-        return loaded
+        return compiled
 
 
 def load(

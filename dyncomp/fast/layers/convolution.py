@@ -42,19 +42,19 @@ class TunedConv2d(Heard, nn.Conv2d):
 
     def directly(self, x: Tensor, relu: bool) -> CompiledConvolution | None:
         """Generated code for images like x; None where there is none or torch's operator is faster."""
-        loaded = self.loaded(x.shape[1:]) if generated.serves(x, self.weight) else None
-        if loaded is None:
+        compiled = self.compiled_for(x.shape[1:]) if generated.serves(x, self.weight) else None
+        if compiled is None:
             return None
         key = ("conv", self.kind, relu, power_of_two(len(x)), x.shape[1:], x.dtype, torch.get_num_threads())
         pays = code_pays(key, lambda code: self._directly(x, relu) if code else self._by_torch(x, relu))
-        return loaded if pays else None
+        return compiled if pays else None
 
     def _directly(self, x: Tensor, relu: bool) -> Tensor:
-        loaded = self.loaded(x.shape[1:])
-        assert loaded is not None  # checked by `directly`
-        y = loaded.new(x)
+        compiled = self.compiled_for(x.shape[1:])
+        assert compiled is not None  # checked by `directly`
+        y = compiled.new(x)
         if len(x):
-            loaded.run(x, y, len(x), relu)
+            compiled.run(x, y, len(x), relu)
         return y
 
     def _by_torch(self, x: Tensor, relu: bool) -> Tensor:
@@ -71,7 +71,7 @@ class TunedConv2d(Heard, nn.Conv2d):
         """Stride, padding, dilation and groups."""
         return Geometry(self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
 
-    def loaded(self, image: torch.Size, picks: Picks = WHOLE) -> CompiledConvolution | None:
+    def compiled_for(self, image: torch.Size, picks: Picks = WHOLE) -> CompiledConvolution | None:
         """Generated code for images (C, H, W) with the current weights; None where there is none."""
         given = self._parameters
         weight = given.get("weight")

@@ -81,12 +81,12 @@ class GeneratedBody:
             self._codes.clear()
         chain, size = [], image
         for convolution in self.convolutions:
-            loaded = convolution.loaded(size)
-            if loaded is None:
+            compiled = convolution.compiled_for(size)
+            if compiled is None:
                 return None
-            chain.append(loaded)
-            size = loaded.output
-        if len({loaded.plan.number for loaded in chain}) > 1:
+            chain.append(compiled)
+            size = compiled.output
+        if len({compiled.plan.number for compiled in chain}) > 1:
             return None
         code = self._codes[image] = BodyCode(chain, self.relus)
         return code
@@ -107,7 +107,7 @@ class BodyCode:
         """Whether the code's weights are copies of these convolutions' parameters in their present state."""
         given = (conv._parameters for conv in convolutions)
         pairs = zip(self.chain, given, strict=True)
-        return all(loaded.is_of(each.get("weight"), each.get("bias")) for loaded, each in pairs)
+        return all(compiled.is_of(each.get("weight"), each.get("bias")) for compiled, each in pairs)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The body on all images of x, with a shortcut of ones; for trials."""
@@ -126,9 +126,9 @@ class BodyCode:
             listed = RowList.of(rows)
             images, first, both = len(rows), (listed, None, None), (None, listed, listed)
         source = x
-        for index, loaded in enumerate(self.chain[:-1]):
-            intermediate = loaded.intermediate(x, images, index % 2)
-            loaded.run(source, intermediate, images, self.relus[index], rows=first)
+        for index, compiled in enumerate(self.chain[:-1]):
+            intermediate = compiled.intermediate(x, images, index % 2)
+            compiled.run(source, intermediate, images, self.relus[index], rows=first)
             source, first = intermediate, ALL
         self.chain[-1].run(source, y, images, self.relus[-1], shortcut, both)
         return y

@@ -18,7 +18,7 @@ from dyncomp.fast.layers.convolution import TunedConv2d, has_no_listeners
 from dyncomp.fast.mixing import generated
 from dyncomp.fast.parameters.submodules import Submodules
 from dyncomp.fast.tuning import chosen, power_of_two
-from dyncomp.ops.channel_subsets import BY_CHANNEL, Shift, narrowed, spread
+from dyncomp.ops.channel_subsets import BY_CHANNEL, Shift, on_channels, spread
 from dyncomp.ops.filtered import Filtered
 from dyncomp.ops.kernels import Geometry
 
@@ -89,7 +89,7 @@ class SwitchedFilters:
         return output
 
     def _code(self, x: Tensor, there: Compaction | None) -> CompiledConvolution | None:
-        return self.producer.loaded(x.shape[1:], (there is not None, True))
+        return self.producer.compiled_for(x.shape[1:], (there is not None, True))
 
     def _convolved(self, x: Tensor, there: Compaction | None, wanted: Compaction) -> Tensor:
         """The producer and the ReLU behind it, in the faster of the two ways."""
@@ -114,7 +114,7 @@ class SwitchedFilters:
         for i, count in enumerate(wanted.counts.tolist()):
             inputs = None if there is None else there.order[i, : int(there.counts[i])]
             one = x[i : i + 1] if inputs is None else x[i : i + 1, : len(inputs)]
-            convolved = narrowed(self.producer, one, inputs, wanted.order[i, :count], _now)
+            convolved = on_channels(self.producer, one, inputs, wanted.order[i, :count], _now)
             y[i : i + 1, :count] = convolved.relu_() if self.relu else convolved
         return y
 
@@ -125,7 +125,7 @@ class SwitchedFilters:
         if code is None:
             used = [there.order[i, :count] for i, count in enumerate(there.counts.tolist())]
             return torch.cat(
-                [narrowed(self.consumer, y[i : i + 1, : len(which)], which, None, _now) for i, which in enumerate(used)]
+                [on_channels(self.consumer, y[i : i + 1, : len(which)], which, None, _now) for i, which in enumerate(used)]
             )
         read = code.pick(maps, there, None)
         return read.flatten(1) if isinstance(self.consumer, nn.Linear) else read
@@ -136,7 +136,7 @@ class SwitchedFilters:
             weight = self.consumer.weight[:, :, None, None]
             return self._linear.code(image, (True, False), weight, self.consumer.bias, lambda: _POINT)
         assert isinstance(self.consumer, TunedConv2d)  # checked by `of`
-        return self.consumer.loaded(image, (True, False))
+        return self.consumer.compiled_for(image, (True, False))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the generated code, which is generated again where the copy is used."""

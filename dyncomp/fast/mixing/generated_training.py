@@ -21,7 +21,7 @@ from dyncomp.fast.memory import empty, for_code
 from dyncomp.fast.mixing.generated import GeneratedForm, keeps_layout, plan_for, serves_training
 from dyncomp.fast.scratch import scratch
 from dyncomp.fast.tuning import takes_turns
-from dyncomp.ops.kernels import Geometry, places
+from dyncomp.ops.kernels import Geometry, output_size
 from dyncomp.ops.mixture import Mixing
 
 _WORTH = 20_000_000
@@ -134,7 +134,7 @@ def of_training(x: Tensor, mixing: Mixing, geometry: Geometry) -> GeneratedTrain
     if not keeps_layout(x) or not serves_training(x, mixing.experts) or not torch.is_grad_enabled():
         return None
     if not takes_turns():
-        height, width = places(x, mixing.shape, geometry)
+        height, width = output_size(x, mixing.shape, geometry)
         if len(x) * height * width * mixing.experts.shape[1:].numel() < _WORTH:
             return None
     return _form(x.shape[1:], mixing.shape, geometry, x.dtype, len(mixing.experts), torch.get_num_threads())
