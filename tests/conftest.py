@@ -22,11 +22,3 @@ def _forget() -> Iterator[None]:
         for registry in (METHODS, BACKBONES, DATASETS):
             stack.enter_context(registry.temporary())
         yield
-
-
-@pytest.hookimpl(tryfirst=True)  # before the plugin that distributes tests reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file run in one process, which builds what they share once, unless they are in a smaller group."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(item.config.rootpath))))

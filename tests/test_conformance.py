@@ -14,17 +14,9 @@ LARGE = ("resnet18", "resnet50", "efficientnet_b0", "mnasnet_a1", "mobilenet_v2"
 
 
 def cases() -> list[ParameterSet]:
-    """All examples; those on large backbones have the mark `slow`.
-
-    Those on one backbone run in one process, which generates the code for the backbone's layers once.
-    """
+    """All examples; those on large backbones have the mark `slow`."""
     return [
-        pytest.param(
-            method,
-            backbone,
-            marks=[pytest.mark.xdist_group(backbone)]
-            + ([pytest.mark.slow] if backbone.partition("(")[0] in LARGE else []),
-        )
+        pytest.param(method, backbone, marks=[pytest.mark.slow] if backbone.partition("(")[0] in LARGE else [])
         for method, backbone in examples()
     ]
 

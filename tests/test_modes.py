@@ -47,9 +47,7 @@ MIXING = ("condconv", "dynamic_conv")
 
 Mode = Callable[[], AbstractContextManager[object]]
 
-every_method = pytest.mark.parametrize(
-    "method", [pytest.param(method, marks=pytest.mark.xdist_group(method)) for method in list_methods()]
-)
+every_method = pytest.mark.parametrize("method", list_methods())
 """tests of one method run in one process, which builds and deploys its networks once"""
 
 both_kinds = pytest.mark.parametrize("kind", KINDS)

@@ -21,8 +21,14 @@ from dyncomp.fast.codegen.machine import Machine, this_machine, threads
 from dyncomp.fast.codegen.object_cache import object_code
 
 _ENTRY = "entry"
-_CODE_LEVEL, _PASS_LEVEL = 3, 2
-"""LLVM's levels of optimisation: of code generation, and of passes over the IR"""
+_CODE_LEVEL = 2
+"""LLVM's level of optimisation in code generation"""
+_PASSES = ("sroa", "loop_rotate", "instruction_combine", "simplify_cfg")
+"""LLVM's passes over the IR, in order.
+
+Loops are unrolled and vectorised when they are emitted. LLVM's own pipeline (level 2) unrolls them again: it takes ten
+times as long, and the code, a quarter larger, is up to a tenth slower.
+"""
 
 Arguments = ctypes.Array[ctypes.c_int64]
 """Counts and addresses, as code reads them."""
@@ -137,7 +143,7 @@ def compiled(program: Program) -> Code:
         ir_text = str(module)
         # object code depends on the compiler, its options and the processor, beside the IR
         version = ".".join(str(part) for part in binding.llvm_version_info)
-        compiler = f"LLVM {version} -O{_CODE_LEVEL}, passes {_PASS_LEVEL}, {here.name} {here.features}"
+        compiler = f"LLVM {version} -O{_CODE_LEVEL}, {_PASSES}, {here.name} {here.features}"
         # the engine is given the object code only: the IR that it was compiled from takes a megabyte
         written = object_code(f"{compiler}\n{ir_text}", lambda: _translated(ir_text, here))
         engine = binding.create_mcjit_compiler(
@@ -155,8 +161,10 @@ def _translated(ir_text: str, here: Machine) -> bytes:
     )
     parsed = binding.parse_assembly(ir_text)
     parsed.verify()
-    builder = binding.create_pass_builder(aim, binding.create_pipeline_tuning_options(speed_level=_PASS_LEVEL))
-    builder.getModulePassManager().run(parsed, builder)
+    passes = binding.create_new_module_pass_manager()
+    for name in _PASSES:
+        getattr(passes, f"add_{name}_pass")()
+    passes.run(parsed, binding.create_pass_builder(aim, binding.create_pipeline_tuning_options()))
     made: bytes = aim.emit_object(parsed)
     return made
 

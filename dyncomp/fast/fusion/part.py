@@ -137,7 +137,10 @@ def double_buffer(*sizes: int) -> Iterator[Need]:
 
 def constant_arguments(compiled: CompiledConvolution) -> dict[int, int | str]:
     """Arguments of a convolution's code that are the same in every pass."""
-    given: dict[int, int | str] = {Argument.WEIGHTS: compiled.weights.data_ptr(), Argument.BIAS: compiled.bias.data_ptr()}
+    given: dict[int, int | str] = {
+        Argument.WEIGHTS: compiled.weights.data_ptr(),
+        Argument.BIAS: compiled.bias.data_ptr(),
+    }
     given |= {Argument.SCRATCH: OWN_KERNELS} if compiled.plan.scratch else {}
     return given | {Argument.SHARES: "shares"} if compiled.plan.experts else given
 

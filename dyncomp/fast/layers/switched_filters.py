@@ -124,9 +124,11 @@ class SwitchedFilters:
         code = self.code_to_read(maps.shape[1:]) if self.consumer.weight.dtype == y.dtype else None
         if code is None:
             used = [there.order[i, :count] for i, count in enumerate(there.counts.tolist())]
-            return torch.cat(
-                [on_channels(self.consumer, y[i : i + 1, : len(which)], which, None, _now) for i, which in enumerate(used)]
+            consumed = (
+                on_channels(self.consumer, y[i : i + 1, : len(which)], which, None, _now)
+                for i, which in enumerate(used)
             )
+            return torch.cat(list(consumed))
         read = code.pick(maps, there, None)
         return read.flatten(1) if isinstance(self.consumer, nn.Linear) else read
 
