@@ -63,7 +63,7 @@ def _run(config: Config, tell: Listener) -> Outcome | None:
     failed = run_cells(wanted, store, config, jobs, tell)
     if config.strict_macs:
         failed += _unpriced([cell for cell in plan.cells if cell not in wanted], store, tell)
-    groups = [[cell for cell in group if _finished(cell, store)] for group in plan.groups]
+    groups = [[cell for cell in group if _finished(cell, store, _is_timed(cell))] for group in plan.groups]
     with Apart() as apart:
         for group in groups:
             add_resources([cell for cell in group if cell.role != "control"], store, apart, tell)
@@ -115,21 +115,23 @@ def _wanted(plan: Plan, store: Store, force: bool) -> list[Cell]:
     own = {cell.key: cell for cell in plan.cells}
     wanted: dict[str, Cell] = {}
 
-    def want(cell: Cell) -> None:
-        if cell.key in wanted or not (force or not _finished(cell, store)):
+    def want(cell: Cell, with_weights: bool) -> None:
+        if cell.key in wanted or not (force or not _finished(cell, store, with_weights)):
             return
         for source in cell.sources.values():
-            want(own.get(source.key, source))
+            want(own.get(source.key, source), with_weights=True)
         wanted[cell.key] = cell
 
     for cell in plan.cells:
-        want(cell)
+        want(cell, _is_timed(cell))
     return list(wanted.values())
 
 
-def _finished(cell: Cell, store: Store) -> bool:
+def _finished(cell: Cell, store: Store, with_weights: bool) -> bool:
+    """Whether its record is complete, and, `with_weights`, its checkpoint there, for timing or for another cell."""
     record = store.cell(cell.key)
-    return record is not None and record["status"] == "ok" and store.checkpoint_path(cell.key).exists()
+    complete = record is not None and record["status"] == "ok"
+    return complete and (not with_weights or store.checkpoint_path(cell.key).exists())
 
 
 def _unpriced(cells: Sequence[Cell], store: Store, tell: Listener) -> list[Cell]:

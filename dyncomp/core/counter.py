@@ -21,8 +21,9 @@ from typing import Any, Final, Literal, Protocol
 import torch
 from torch import Tensor
 from torch.utils._mode_utils import no_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from dyncomp.core.dispatch import DispatchMode
 
 GENERATED: Final = "dyncomp::convolution"
 """name of generated code in a profile by operator"""
@@ -137,7 +138,7 @@ def kind_of(name: str) -> Kind | None:
     return "free" if any(is_free(getattr(packet, form)) for form in packet.overloads()) else None
 
 
-class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class MacCounter(DispatchMode):
     """While active, adds the MACs and calls of every operator to the current scope."""
 
     def __init__(self) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from dyncomp.core.dispatch import DispatchMode
 
 
 def activation_bytes(run: Callable[[], object]) -> int:
@@ -23,7 +24,7 @@ def activation_bytes(run: Callable[[], object]) -> int:
     return int(live.peak)
 
 
-class _LiveTensors(TorchDispatchMode):
+class _LiveTensors(DispatchMode):
     """Follows the storages that operators give, until they are freed."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from dyncomp.fast import is_enabled, switch_off
 
 PRELOADED = ("torch._dynamo",)
-"""what every process would import by itself, for seconds, as soon as it watches an operator"""
+"""what every process that trains, optimisers being what they are, would import by itself, for seconds"""
 
 
 class Failed(Exception):

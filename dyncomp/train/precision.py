@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dyncomp.core import Net
+from dyncomp.core.dispatch import DispatchMode
 from dyncomp.core.modes import evaluating
 
 
@@ -27,7 +27,7 @@ def trains_in_bfloat16(net: Net, image: Tensor) -> bool:
     return not watch.seen
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(DispatchMode):
     """Notes whether a convolution strides over a map of one pixel."""
 
     def __init__(self) -> None:

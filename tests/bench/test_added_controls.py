@@ -9,6 +9,7 @@ import pytest
 
 import dyncomp
 from dyncomp.bench.controls import LEAST_RUNGS, controls_of
+from dyncomp.bench.events import Planned
 from dyncomp.bench.group import Cell
 from dyncomp.bench.plan import Plan, make_plan
 from dyncomp.registry import METHODS
@@ -138,3 +139,10 @@ def test_rungs_are_timed_and_fixed_and_random_routes_are_not(tmp_path: Path) -> 
     rungs = {record["key"] for spec, record in records.items() if spec.startswith("ladder")}
     assert timed == {records["static"]["key"], records["skipnet"]["key"]} | rungs
     assert all(("operators" in record) == (record["role"] != "control") for record in records.values())
+    for record in controls:
+        outcome.store.checkpoint_path(record["key"]).unlink()
+    again = Listening()
+    again.run(config(tmp_path / "out", "skipnet", controls="auto", dry_run=True))
+    (event,) = again.events
+    assert isinstance(event, Planned)
+    assert len(event.plan.cells) - event.finished == len(rungs) == 6  # to be timed, rungs need their weights

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dyncomp.core.dispatch import DispatchMode
 
-class ReadWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+
+class ReadWatch(DispatchMode):
     """While active, calls `read` with the arguments of every operator before the operator runs."""
 
     def __torch_dispatch__(
