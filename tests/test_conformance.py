@@ -8,15 +8,20 @@ from _pytest.mark import ParameterSet
 from dyncomp.conformance import Case, examples, failures
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import METHODS
+from tests.registered import LIKE, marks_of
 
-LARGE = ("resnet18", "resnet50", "efficientnet_b0", "mnasnet_a1", "mobilenet_v2")
-"""backbones of many layers or millions of parameters, on which a case takes several seconds"""
+DEEP = ("mobilenet_v1", "msdnet")
+"""backbones of so many layers that methods which are like another are left to the mark `slow` there"""
 
 
 def cases() -> list[ParameterSet]:
-    """All examples; those on large backbones have the mark `slow`."""
+    """All examples; those on large backbones have the mark `slow`, and on deep ones those like another method's."""
     return [
-        pytest.param(method, backbone, marks=[pytest.mark.slow] if backbone.partition("(")[0] in LARGE else [])
+        pytest.param(
+            method,
+            backbone,
+            marks=marks_of(method.partition("(")[0] if backbone.startswith(DEEP) else "", backbone),
+        )
         for method, backbone in examples()
     ]
 
@@ -31,6 +36,15 @@ def test_conforms(method: str, backbone: str) -> None:
         assert backbone.partition("(")[0] in str(error)
     else:
         assert failures(case) == {}
+
+
+@pytest.mark.parametrize(("method", "other"), LIKE.items())
+def test_a_method_that_another_stands_for_has_its_ops(method: str, other: str) -> None:
+    ops, others = (
+        {type(op) for op in Case(METHODS.create(name), "cifar_resnet8").fresh().sites.values()}
+        for name in (method, other)
+    )
+    assert ops == others
 
 
 def test_no_method_is_refused_by_every_backbone() -> None:

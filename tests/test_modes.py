@@ -32,6 +32,7 @@ from dyncomp.ops.gated import Gated
 from dyncomp.ops.gates import RecurrentGate
 from dyncomp.ops.masked import Masked
 from dyncomp.ops.planned import Planned
+from tests.registered import methods
 
 SIDE, MANY, CLASSES = 16, 7, 5
 ROUNDINGS = 16
@@ -47,8 +48,7 @@ MIXING = ("condconv", "dynamic_conv")
 
 Mode = Callable[[], AbstractContextManager[object]]
 
-every_method = pytest.mark.parametrize("method", list_methods())
-"""tests of one method run in one process, which builds and deploys its networks once"""
+every_method = pytest.mark.parametrize("method", methods())
 
 both_kinds = pytest.mark.parametrize("kind", KINDS)
 

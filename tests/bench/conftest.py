@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dyncomp.bench import resources, timeshares, timing
+from dyncomp.bench import resources, runner, timeshares, timing
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +21,10 @@ def _no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots take seconds, and are another test's matter."""
     monkeypatch.setattr("dyncomp.report.write_report", lambda store: [])
+
+
+@pytest.fixture
+def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks are trained and measured, not timed: for what is another test's matter."""
+    monkeypatch.setattr(runner, "time_group", lambda *given: [])
+    monkeypatch.setattr(runner, "add_resources", lambda *given: None)

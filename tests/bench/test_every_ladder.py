@@ -16,6 +16,7 @@ from dyncomp.methods.ladder import cost_of
 from dyncomp.registry import BACKBONES
 from dyncomp.spec import spec_of
 from tests.jobs import config
+from tests.registered import marks_of
 
 ENOUGH = 5
 CLASSES = 10
@@ -70,7 +71,7 @@ def ladders(family: BackboneFamily, size: int) -> dict[str, list[float]]:
 
 @pytest.mark.usefixtures("_nothing_drawn")
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", [pytest.param(spec, marks=marks_of("", spec)) for spec in SPECS])
 def test_every_family_has_five_rungs_in_every_budget(spec: str, size: int) -> None:
     family = BACKBONES.create(spec)
     for found in ladders(family, size).values():

@@ -37,12 +37,6 @@ def job() -> Listening:
     return Listening()
 
 
-@pytest.fixture
-def _no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "time_group", lambda *given: [])
-    monkeypatch.setattr(runner, "add_resources", lambda *given: None)
-
-
 def cells(folder: Path) -> dict[str, dict[str, Any]]:
     return {cell["key"]: cell for cell in Store.open(folder).cells()}
 
@@ -51,7 +45,7 @@ def same(record: dict[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in SAME}
 
 
-@pytest.mark.usefixtures("_no_timing")
+@pytest.mark.usefixtures("no_timing")
 def test_results_are_those_of_one_after_the_other_on_as_many_threads(tmp_path: Path, job: Listening) -> None:
     loose = plugin(tmp_path / "loose.py", "loose", "def build(self, new):\n    return new()")
     for jobs in (1, 2):
@@ -119,7 +113,7 @@ DEATHS = {
 }
 
 
-@pytest.mark.usefixtures("_no_timing")
+@pytest.mark.usefixtures("no_timing")
 def test_a_cell_that_dies_is_recorded_and_the_others_go_on(tmp_path: Path, job: Listening) -> None:
     loose = [plugin(tmp_path / f"{name}.py", name, DIES.format(how=how)) for name, (how, _) in DEATHS.items()]
     outcome = job.run(config(tmp_path / "out", f"{','.join(DEATHS)},skipnet", include_path=loose, jobs=2))
@@ -130,7 +124,7 @@ def test_a_cell_that_dies_is_recorded_and_the_others_go_on(tmp_path: Path, job: 
     assert records["static"]["status"] == records["skipnet"]["status"] == "ok"
 
 
-@pytest.mark.usefixtures("_no_timing")
+@pytest.mark.usefixtures("no_timing")
 def test_an_interruption_leaves_no_process_and_keeps_what_is_finished(tmp_path: Path) -> None:
     seen: list[str] = []
 
@@ -203,7 +197,7 @@ def test_a_method_of_the_program_itself_is_trained_there(monkeypatch: pytest.Mon
     stay_here("mine", "method 'mine' is registered in the program itself", monkeypatch)
 
 
-@pytest.mark.usefixtures("_no_timing")
+@pytest.mark.usefixtures("no_timing")
 def test_a_cell_that_no_other_process_can_make_is_trained_here(tmp_path: Path, job: Listening) -> None:
     register_here("mine")
     outcome = job.run(config(tmp_path / "out", f'distill(teacher="mine"),{SKIPNET}', jobs=2))  # it is named inside
@@ -214,7 +208,7 @@ def test_a_cell_that_no_other_process_can_make_is_trained_here(tmp_path: Path, j
     assert sorted(job.trained) == ['distill(teacher="mine")', "mine", SKIPNET, "static", "static"]
 
 
-@pytest.mark.usefixtures("_no_timing")
+@pytest.mark.usefixtures("no_timing")
 def test_where_no_process_can_be_started_all_are_trained_here(
     tmp_path: Path, job: Listening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +230,7 @@ def test_a_cost_that_only_the_program_knows_keeps_cells_in_it(monkeypatch: pytes
     stay_here("skipnet", r"the cost of aten.sin is registered in .*test_jobs", monkeypatch)
 
 
-@pytest.mark.usefixtures("_no_timing")
+@pytest.mark.usefixtures("no_timing")
 def test_a_data_set_that_loads_by_processes_of_its_own_is_trained_on(tmp_path: Path, job: Listening) -> None:
     folder = tmp_path / "data" / "imagenet"
     generator = torch.Generator().manual_seed(0)

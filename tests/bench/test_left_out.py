@@ -14,7 +14,7 @@ from tests.jobs import Listening, config
 BACKBONE = "mobilenet_v1(width=0.25)"
 
 
-@pytest.mark.usefixtures("no_report")
+@pytest.mark.usefixtures("no_report", "no_timing")
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_left_out_is_told_and_kept(dry_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "run_cell", lambda *given: {"status": "failed", "error": "not tried"})

@@ -323,7 +323,7 @@ def test_force_runs_everything_again(copied: Path, job: Listening) -> None:
     assert (job.trained, job.timed) == (["static", "condconv"], [(2, 4)])
 
 
-@pytest.mark.usefixtures("no_report")
+@pytest.mark.usefixtures("no_report", "no_timing")
 def test_a_lost_checkpoint_is_trained_again(copied: Path, job: Listening) -> None:
     store = Store.open(copied)
     store.checkpoint_path(store.cells()[1]["key"]).unlink()
@@ -436,7 +436,7 @@ def test_whatever_a_method_raises_is_its_cells_own(body: str, tmp_path: Path, jo
     assert job.timed == [(1, 2)]
 
 
-@pytest.mark.usefixtures("no_report")
+@pytest.mark.usefixtures("no_report", "no_timing")
 def test_an_interrupted_run_keeps_its_finished_cells(tmp_path: Path, job: Listening) -> None:
     asked = config(tmp_path / "out", METHODS)
 
@@ -465,8 +465,8 @@ runner.run(config({folder!r}, {methods!r}, jobs={jobs}), kill)
 """
 
 
-@pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.usefixtures("no_report", "no_timing")
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_run_loses_the_cells_it_was_in(tmp_path: Path, job: Listening, jobs: int) -> None:
     folder = tmp_path / "out"
     root = Path(__file__).resolve().parents[2]
@@ -503,7 +503,7 @@ def test_from_python_a_dry_run_is_refused(tmp_path: Path) -> None:
         dyncomp.benchmark("static", output=tmp_path / "out", dry_run=True, **TINY)
 
 
-@pytest.mark.usefixtures("no_report")
+@pytest.mark.usefixtures("no_report", "no_timing")
 def test_the_default_folder_names_data_and_backbone(
     tmp_path: Path, job: Listening, monkeypatch: pytest.MonkeyPatch
 ) -> None:

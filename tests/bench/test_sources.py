@@ -20,7 +20,7 @@ from dyncomp.spec import spec_of
 from dyncomp.store import Store, cell_key
 from tests.jobs import Listening, config, plugin
 
-pytestmark = pytest.mark.usefixtures("no_report")
+pytestmark = pytest.mark.usefixtures("no_report", "no_timing")
 CPU = torch.device("cpu")
 
 

@@ -18,10 +18,12 @@ from dyncomp.fast.deploy import plainly_folded
 from dyncomp.ops import Certainty, Exit, Gated, RecurrentGate, shared_recurrence
 from dyncomp.ops.columns import by_columns
 from dyncomp.ops.kernels import Geometry, looped
+from tests.registered import marks_of
 from tests.small import C, conv, images, network, residual
 
 CASCADE = "model_ensemble(cascade=True)"
 SPECS = [*dyncomp.list_methods(), CASCADE]
+EACH = [pytest.param(spec, marks=marks_of(spec)) for spec in SPECS]
 NOTHING_DECIDED = {"static", "ladder", "distill", "model_ensemble", "branch_ensemble", "snapshot_ensemble"}
 ROUTED = [spec for spec in SPECS if spec not in NOTHING_DECIDED]
 BACKBONE = "cifar_resnet8(width=0.25)"
@@ -39,7 +41,7 @@ def in_form(net: Net, form: str, x: Tensor) -> Tensor:
     return logits
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", EACH)
 def test_graph_forms_equal_the_network(spec: str) -> None:
     net = net_of(spec).double()
     x, ready = images_for(net, 12, seed=1), plainly_folded(net)
@@ -53,7 +55,7 @@ def test_graph_forms_equal_the_network(spec: str) -> None:
         assert output.trace.distinct() > 1 or alike
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", EACH)
 def test_the_dense_graph_takes_any_batch(spec: str) -> None:
     net = net_of(spec)
     x, program = images_for(net, 5, seed=1), graph_of(net, routed=False).program.module()

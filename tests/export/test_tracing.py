@@ -14,7 +14,7 @@ from dyncomp.core import Net
 from dyncomp.core.graphs import one_route
 from dyncomp.errors import CannotExport
 from dyncomp.fast import deployed
-from tests.export.test_graph_forms import NOTHING_DECIDED, SPECS, net_of
+from tests.export.test_graph_forms import EACH, NOTHING_DECIDED, SPECS, net_of
 
 DECIDING = [spec for spec in SPECS if spec not in NOTHING_DECIDED]
 
@@ -46,7 +46,7 @@ def test_the_sparse_form_is_not_traced(spec: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", EACH)
 def test_the_dense_form_may_be_traced(spec: str) -> None:
     net = net_of(spec)
     x = images_for(net, 24, seed=1)
@@ -99,7 +99,9 @@ def test_make_fx_of_the_sparse_form_says_what_to_use_instead() -> None:
 
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")  # of the pass's own tape
 @pytest.mark.parametrize("strict", [True, False], ids=["strict", "not strict"])
-@pytest.mark.parametrize("ready", [False, True], ids=["as it is", "deployed"])
+@pytest.mark.parametrize(
+    "ready", [pytest.param(False, marks=pytest.mark.slow, id="as it is"), pytest.param(True, id="deployed")]
+)
 @pytest.mark.parametrize("spec", ["static", "skipnet", "condconv", "fbs", "early_exit"])
 def test_torch_export_of_the_dense_form_takes_any_batch(spec: str, ready: bool, strict: bool) -> None:
     net = deployed(net_of(spec)) if ready else net_of(spec)

@@ -41,8 +41,16 @@ def same(model: nn.Module, other: nn.Module, x: Tensor) -> bool:
     return float((other(x) - wanted).abs().max()) <= 1e-9 * float(wanted.abs().max())
 
 
+LARGE = ("densenet121", "googlenet")
+"""networks of so many layers that a test takes half a minute"""
+
+
 @pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v3_small", "densenet121", "shufflenet_v2_x0_5", "mnasnet0_5", "googlenet"]
+    "name",
+    [
+        *("resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE),
+    ],
 )
 def test_torchvisions_networks_fold_as_torch_folds_them(name: str) -> None:
     model = stir(get_model(name, **({"init_weights": False, "aux_logits": False} if name == "googlenet" else {})))

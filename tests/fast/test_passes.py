@@ -15,14 +15,13 @@ import dyncomp
 from benchmarks.divided import divided
 from dyncomp.core import Net
 from dyncomp.fast.tuning import by_last_ways
+from tests.registered import marks_of
 
-METHODS = dyncomp.list_methods()
 FORMS = ["as it is", "deployed"]
-every_network = pytest.mark.parametrize(("method", "form"), [(m, f) for m in METHODS for f in FORMS])
-deciding = pytest.mark.parametrize(
-    ("method", "form"),
-    [(m, f) for m in METHODS for f in FORMS if m not in ("static", "distill", "branch_ensemble", "snapshot_ensemble")],
-)
+NOTHING_DECIDED = ("static", "distill", "branch_ensemble", "snapshot_ensemble")
+ALL = [pytest.param(m, f, marks=marks_of(m)) for m in dyncomp.list_methods() for f in FORMS]
+every_network = pytest.mark.parametrize(("method", "form"), ALL)
+deciding = pytest.mark.parametrize(("method", "form"), [one for one in ALL if one.values[0] not in NOTHING_DECIDED])
 
 
 @cache

@@ -19,10 +19,10 @@ from dyncomp.core import Net
 from dyncomp.fast.parameters.copies import copied
 from dyncomp.fast.parameters.tracked import TrackedParameter, edits_of, is_handed_out, is_tracked, numbers_of, track
 from dyncomp.fast.tuning import by_last_ways
+from tests.registered import methods
 
-METHODS = dyncomp.list_methods()
 SHAPE = {"classes": 4, "in_channels": 1, "image_size": 12}
-every_method = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize("method", methods())
 
 
 def by_data(weight: Tensor) -> None:

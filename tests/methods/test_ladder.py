@@ -58,7 +58,7 @@ def macs(method: str | Ladder, backbone: str, size: int) -> int:
 
 
 @pytest.mark.parametrize(("backbone", "size"), BY_WIDTH.items())
-@pytest.mark.parametrize("share", [0.25, 0.4, 0.55, 0.75, 1.5])
+@pytest.mark.parametrize("share", [0.25, 0.55, 1.5])
 def test_a_rung_by_width_costs_what_is_asked_for_within_a_fifth(backbone: str, size: int, share: float) -> None:
     found = macs(Ladder(macs=share), backbone, size) / macs("static", backbone, size)
     assert found == pytest.approx(share, rel=0.2)
