@@ -42,7 +42,9 @@ def test_filters_are_multiples_of_what_is_asked_for_and_of_the_groups_that_read_
     assert [layer.out_channels for layer in convolutions(grouped)] == [3, 6, 12, 12, 24, 24, 24, 24]
 
 
-@pytest.mark.parametrize(("norm", "name"), [("none", "vgg11"), ("batch", "vgg11_bn")])
+@pytest.mark.parametrize(
+    ("norm", "name"), [pytest.param("none", "vgg11", marks=pytest.mark.slow), ("batch", "vgg11_bn")]
+)
 @torch.no_grad()
 def test_weights_make_torchvisions_network(norm: str, name: str, tmp_path: Path) -> None:
     original = get_model(name, weights=None, num_classes=10, init_weights=False)

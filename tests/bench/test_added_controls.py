@@ -71,7 +71,11 @@ def test_hyperparameters_go_with_the_control() -> None:
 
 @pytest.mark.parametrize(
     ("backbone", "by_width", "by_depth"),
-    [("cifar_resnet20", 6, 3), ("vgg11(width=0.125)", 6, 0), ("mnasnet_a1(width=0.25)", 6, 0)],
+    [
+        ("cifar_resnet20", 6, 3),
+        ("vgg11(width=0.125)", 6, 0),
+        pytest.param("mnasnet_a1(width=0.25)", 6, 0, marks=pytest.mark.slow),
+    ],
 )
 def test_rungs_are_different_networks_as_the_family_has_them(backbone: str, by_width: int, by_depth: int) -> None:
     plan = planned("static", backbone=backbone)

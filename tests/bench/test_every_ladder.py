@@ -71,7 +71,9 @@ def ladders(family: BackboneFamily, size: int) -> dict[str, list[float]]:
 
 @pytest.mark.usefixtures("_nothing_drawn")
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("spec", [pytest.param(spec, marks=marks_of("", spec)) for spec in SPECS])
+@pytest.mark.parametrize(
+    "spec", [pytest.param(spec, marks=[pytest.mark.slow] if spec == "msdnet" else marks_of("", spec)) for spec in SPECS]
+)
 def test_every_family_has_five_rungs_in_every_budget(spec: str, size: int) -> None:
     family = BACKBONES.create(spec)
     for found in ladders(family, size).values():

@@ -161,7 +161,11 @@ def test_what_is_wrong_is_named_and_the_rest_is_measured(name: str) -> None:
     assert (found.macs is None) == (name == "Never")
 
 
-@pytest.mark.parametrize(("given", "apart"), [(f"{MODULES}make", True), (Plain, True), (Plain(), False)], ids=str)
+@pytest.mark.parametrize(
+    ("given", "apart"),
+    [(f"{MODULES}make", True), pytest.param(Plain, True, marks=pytest.mark.slow), (Plain(), False)],
+    ids=str,
+)
 def test_memory_of_a_module(given: Any, apart: bool) -> None:
     found = dyncomp.profile_model(given, (3, 64, 64), (1, 32), "cpu").memory
     assert found["memory_error"] is None

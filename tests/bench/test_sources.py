@@ -147,7 +147,7 @@ def test_what_cannot_be_made_or_trained_of_a_source_is_said_before_anything_is_t
     assert last("snapshot_ensemble", budget="5").role == "method"
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_cell_waits_for_those_that_it_begins_with(jobs: int, tmp_path: Path, job: Listening) -> None:
     outcome = job.run(config(tmp_path, 'fixed(of="fbs"),fbs', jobs=jobs))
     assert isinstance(outcome, Outcome)
@@ -175,7 +175,7 @@ LOSES = """
 """
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_cell_fails_in_one_line_when_one_that_it_begins_with_has(jobs: int, tmp_path: Path, job: Listening) -> None:
     loose = plugin(tmp_path / "loses.py", "loses", LOSES)
     asked = config(tmp_path / "out", 'distill(teacher="loses"),condconv', include_path=loose, jobs=jobs)

@@ -100,6 +100,7 @@ def test_networks_by_lot_do_what_is_drawn(spec: str) -> None:
     assert macs[0] == macs[1] if chooses else macs[0] > macs[1]
 
 
+@pytest.mark.slow
 def test_a_case_has_a_row_for_each_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = (
         Case("skipnet", "cifar_resnet8", 8, {1: 0.8, 2: 0.8}),

@@ -106,7 +106,10 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("method", WORDS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ("dynconv", "condconv") else []) for name in WORDS],
+)
 def test_the_routed_form_is_told_by_what_keeps_its_routes(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,7 +98,9 @@ def test_make_fx_of_the_sparse_form_says_what_to_use_instead() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")  # of the pass's own tape
-@pytest.mark.parametrize("strict", [True, False], ids=["strict", "not strict"])
+@pytest.mark.parametrize(
+    "strict", [pytest.param(True, marks=pytest.mark.slow, id="strict"), pytest.param(False, id="not strict")]
+)
 @pytest.mark.parametrize(
     "ready", [pytest.param(False, marks=pytest.mark.slow, id="as it is"), pytest.param(True, id="deployed")]
 )

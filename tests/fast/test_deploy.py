@@ -21,6 +21,7 @@ from dyncomp.fast import deployed
 from dyncomp.fast.deploy import folded
 from dyncomp.fast.folding import batch_norms
 from dyncomp.train import load_checkpoint, save_checkpoint
+from tests.registered import marks_of
 from tests.small import C, images, mixed, network
 
 
@@ -61,7 +62,7 @@ def test_torchvisions_networks_fold_as_torch_folds_them(name: str) -> None:
     assert len(batch_norms(ready)) == len(batch_norms(reference)) < len(batch_norms(model))
 
 
-@pytest.mark.parametrize("backbone", [b for b in backbone_examples() if b not in ("resnet50", "efficientnet_b0")])
+@pytest.mark.parametrize("backbone", [pytest.param(b, marks=marks_of("", b)) for b in backbone_examples()])
 def test_no_batch_norm_is_left_in_a_plain_backbone(backbone: str) -> None:
     net = build("static", backbone, classes=5, image_size=32)
     ready = deployed(net)

@@ -198,7 +198,9 @@ assert statuses == [0] * 3, statuses
 """
 
 
-@pytest.mark.parametrize(("of_parent", "of_child", "beside"), [(1, 1, 2), (2, 1, 1), (2, 2, 0)])
+@pytest.mark.parametrize(
+    ("of_parent", "of_child", "beside"), [(1, 1, 2), pytest.param(2, 1, 1, marks=pytest.mark.slow), (2, 2, 0)]
+)
 def test_a_fork_in_the_middle_answers_alike(of_parent: int, of_child: int, beside: int) -> None:
     """While other threads run the network; on several threads, too, where OpenMP left those of the parent behind."""
     ended = run_python(FORKS, str(of_parent), str(of_child), str(beside))

@@ -45,9 +45,9 @@ def shape(size: int) -> dict[str, int]:
 
 
 def sampled(family: BackboneFamily, by: By) -> Sequence[BackboneFamily]:
-    """A dozen of a family's rungs, evenly spaced: to count the multiply-adds of hundreds takes a minute."""
+    """Some of a family's rungs, evenly spaced: to count the multiply-adds of hundreds takes a minute."""
     rungs = family.scaled(by)
-    return rungs[:: max(1, len(rungs) // 12)]
+    return rungs[:: max(1, len(rungs) // 6)]
 
 
 def macs(method: str | Ladder, backbone: str, size: int) -> int:
@@ -58,7 +58,7 @@ def macs(method: str | Ladder, backbone: str, size: int) -> int:
 
 
 @pytest.mark.parametrize(("backbone", "size"), BY_WIDTH.items())
-@pytest.mark.parametrize("share", [0.25, 0.55, 1.5])
+@pytest.mark.parametrize("share", [0.25, 1.5])
 def test_a_rung_by_width_costs_what_is_asked_for_within_a_fifth(backbone: str, size: int, share: float) -> None:
     found = macs(Ladder(macs=share), backbone, size) / macs("static", backbone, size)
     assert found == pytest.approx(share, rel=0.2)
