@@ -113,7 +113,7 @@ def test_the_readmes_table_is_that_of_the_run_it_names() -> None:
         controls = ", ".join(filter(None, (gain(nets, control) for control in ("fixed", "random"))))
         timed = of_method.dropna(subset="batch_size").groupby("batch_size")
         realised = [
-            f"{rows_of['speedup_realised'].mean():.2f}x" + " (!)" * any(map(is_invalid, rows_of["verdict"]))
+            f"{rows_of['speedup_realised'].mean():.2f}x" + " (!)" * any(map(is_invalid, rows_of["speedup_verdict"]))
             for _, rows_of in timed
         ]
         exchanged = nets["route_exchange_top1"].mean()

@@ -26,7 +26,7 @@ from dyncomp.profile import (
     measure_latency,
 )
 from dyncomp.registry import DATASETS
-from dyncomp.samples import Interval, verdict
+from dyncomp.samples import Interval, ratio_verdict
 
 RESULTS = Path(__file__).parent / "results"
 BACKBONE, CHANNELS, SIZE = "cifar_resnet14", 1, 8
@@ -62,7 +62,7 @@ def cell(measured: LatencyRounds, name: str, reference: str) -> dict[str, Any]:
         "ratio": ratio.middle,
         "high": ratio.high,
         "rounds": measured.rounds.count(name),
-        "verdict": verdict(measured.rounds, name, measured.load, reference),
+        "verdict": ratio_verdict(measured.rounds, name, reference),
         "others_load": measured.load.others,
     }
 

@@ -28,7 +28,7 @@ from dyncomp.profile import (
     measure_latency,
 )
 from dyncomp.profile.team import PATIENCE_S
-from dyncomp.samples import fastest_form, is_compiled, key_in, name_of_form, verdict
+from dyncomp.samples import is_compiled, key_in, name_of_form, verdict
 from dyncomp.store import Store, cell_key
 from dyncomp.store.schema import TimingContent
 from dyncomp.train import read_facts
@@ -104,7 +104,6 @@ def _timed(cells: Sequence[Cell], key: str, batch_size: int, team: Team, config:
     reference = next((cell.key for cell in cells if cell.role == "static"), None)
     measured = measure_latency(team, group.splits.test, batch_size, group.seed, until, reference)
     rounds, load, errors = measured.rounds, measured.load, measured.errors
-    beside = fastest_form(rounds, reference) if reference and reference in rounds.samples_ms else None
     return {
         "key": key,
         "cells": [cell.key for cell in cells],
@@ -122,7 +121,7 @@ def _timed(cells: Sequence[Cell], key: str, batch_size: int, team: Team, config:
         "distinct_rounds": rounds.distinct,
         "rounds": {name: rounds.count(name) for name in rounds.samples_ms},
         "samples_ms": rounds.samples_ms,
-        "verdicts": {name: verdict(rounds, name, load, beside) for name in rounds.samples_ms},
+        "verdicts": {name: verdict(rounds, name, load) for name in rounds.samples_ms},
         "load": {"processors": load.processors, "own": load.own, "others": load.others, "average": load.average},
         "seconds": measured.seconds,
         "errors": {name: error for name, error in errors.items() if not is_compiled(name)},

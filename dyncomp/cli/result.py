@@ -64,7 +64,7 @@ def _figures(row: dict[str, object]) -> list[str]:
         *(_text(row[name], "{:.2f}x") for name in ("speedup_claimed", "speedup_executed")),
         _text(row["batch_size"], "{:.0f}"),
         _text(row["latency_ms_p50"], "{:.2f}"),
-        _text(row["speedup_realised"], "({:.2f}x)" if is_invalid(row["verdict"]) else "{:.2f}x"),
+        _text(row["speedup_realised"], "({:.2f}x)" if is_invalid(row["speedup_verdict"]) else "{:.2f}x"),
     ]
 
 

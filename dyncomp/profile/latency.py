@@ -21,7 +21,7 @@ from dyncomp.data import Split
 from dyncomp.profile.child import Failed
 from dyncomp.profile.load import account, load_between
 from dyncomp.samples import Load, Rounds
-from dyncomp.samples.verdicts import LEAST_ROUNDS
+from dyncomp.samples.verdicts import LEAST_ROUNDS, MOST_WIDTH
 from dyncomp.store.schema import FormRecord, SettingRecord
 
 MOST_BATCHES = 128
@@ -32,7 +32,7 @@ TURN_MS = 16.0
 """about how long a turn lasts: beside it, handing over costs little"""
 MOST_PER_TURN = 8
 PROLONGED = 4
-"""how many times longer a timing may last while it has too few rounds to be valid"""
+"""how many times longer a timing may last while its ratios are not known well enough to be valid"""
 QUICK_LOOK = 200
 """resamples while rounds still go on"""
 PAUSE = 1.15
@@ -43,8 +43,8 @@ PAUSE = 1.15
 class Until:
     """When a timing ends: all intervals narrower than `width`, a share of their middle, or `seconds` over.
 
-    The seconds are those of one network; a timing of ten may last ten times as long, and one that still has too few
-    rounds to be valid `PROLONGED` times longer.
+    The seconds are those of one network; a timing of ten may last ten times as long, and one that has too few rounds
+    or too wide an interval of a ratio to be valid `PROLONGED` times longer.
     """
 
     width: float = 0.03
@@ -146,8 +146,8 @@ class _Turns:
         seconds = until.seconds * len(self.workers)
         begin = time.perf_counter()
         order = deque(self.workers)
-        done, look = 0, LEAST_ROUNDS
-        while self.workers and not _is_over(done, time.perf_counter() - begin, seconds):
+        done, look, enough = 0, LEAST_ROUNDS, False
+        while self.workers and not _is_over(done, time.perf_counter() - begin, seconds, enough):
             first = done % rounds.distinct * per_round
             for name in order:
                 times = self._ask(name, "turn", list(range(first, first + per_round)))
@@ -157,6 +157,7 @@ class _Turns:
             done += 1
             if done >= look:
                 look = math.ceil(look * PAUSE)
+                enough = _ratios_are_known(rounds, MOST_WIDTH, reference)
                 if _known(rounds, until.width, reference):
                     break
         return rounds
@@ -174,18 +175,19 @@ class _Turns:
             return None
 
 
-def _is_over(done: int, spent: float, seconds: float) -> bool:
-    return done > 0 and spent >= seconds * (1 if done >= LEAST_ROUNDS else PROLONGED)
+def _is_over(done: int, spent: float, seconds: float, enough: bool) -> bool:
+    return done > 0 and spent >= seconds * (1 if enough else PROLONGED)
 
 
 def _known(rounds: Rounds, width: float, reference: str | None) -> bool:
-    """Whether all medians, and all ratios to a reference that runs, have narrow intervals."""
+    """Whether all medians, and all ratios to a reference that runs, have intervals no wider than that share of them."""
+    medians = (rounds.median(name, QUICK_LOOK) for name in rounds.samples_ms)
+    return _ratios_are_known(rounds, width, reference) and all(median.width <= width for median in medians)
+
+
+def _ratios_are_known(rounds: Rounds, width: float, reference: str | None) -> bool:
     beside = reference if reference in rounds.samples_ms else None
-    return all(
-        (beside is None or rounds.speedup(name, beside, QUICK_LOOK).width <= width)
-        and rounds.median(name, QUICK_LOOK).width <= width
-        for name in rounds.samples_ms
-    )
+    return beside is None or all(rounds.speedup(name, beside, QUICK_LOOK).width <= width for name in rounds.samples_ms)
 
 
 def _per_round(passes_ms: list[float], batches: int) -> int:

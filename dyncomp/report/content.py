@@ -14,7 +14,7 @@ from dyncomp.report.reading import Reading
 from dyncomp.report.spent import gap_table
 from dyncomp.report.tables import Table, control_table, results_table, summary_table
 from dyncomp.report.words import Sentence, words_of
-from dyncomp.samples.verdicts import LEAST_ROUNDS, MOST_DRIFT, MOST_LOAD, MOST_SPREAD
+from dyncomp.samples.verdicts import LEAST_ROUNDS, MOST_DRIFT, MOST_LOAD, MOST_SPREAD, MOST_WIDTH
 from dyncomp.store.schema import CellRecord, TimingRecord
 
 if TYPE_CHECKING:
@@ -48,10 +48,13 @@ CONVENTIONS = (
     ),
     (
         "timing",
-        f"VALID, or INVALID and why: fewer than {LEAST_ROUNDS} rounds; noisy, when rounds on the same images have an "
-        f"interquartile range over {MOST_SPREAD:.0%} of the median; drifting, when their last third differs by more "
-        f"than {MOST_DRIFT:.0%} from the first; other load, when other programs took more than {MOST_LOAD:.0%} of the "
-        "processors. An INVALID timing says nothing about which network is faster.",
+        "VALID, or INVALID and why. A ratio to static is judged by the ratios of its rounds: fewer than "
+        f"{LEAST_ROUNDS}; known too roughly, when the interval is wider than {MOST_WIDTH:.0%} of the ratio; drifting, "
+        f"when the last third differs by more than {MOST_DRIFT:.0%} from the first, beyond chance. What slows both "
+        "networks of a round alike leaves their ratio as it is. Milliseconds have a verdict of their own: noisy, when "
+        f"rounds on the same images have an interquartile range over {MOST_SPREAD:.0%} of the median; drifting; other "
+        f"load, when other programs took more than {MOST_LOAD:.0%} of the processors. An INVALID ratio says nothing "
+        "about which network is faster.",
     ),
     (
         "where time goes",

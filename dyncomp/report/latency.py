@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dyncomp.samples import Rounds, fastest_form, name_of_form
+from dyncomp.samples import Rounds, fastest_form, name_of_form, ratio_verdict
 from dyncomp.samples.forms import COMPILED, DENSE, SPARSE
 from dyncomp.store.schema import TimingRecord
 
@@ -71,7 +71,7 @@ def _cell_timing(key: str, timing: TimingRecord, statics: Collection[str], error
 
 
 def columns(timing: CellTiming) -> dict[str, Any]:
-    """Percentiles, throughput, the realised speed-up, both with 95 % intervals, the verdict; {} without samples.
+    """Percentiles, throughput, the realised speed-up, with 95 % intervals and verdicts; {} without samples.
 
     The speed-up is the median over rounds of static's time by the network's own on the same batches: `Rounds.ratios`.
     """
@@ -95,6 +95,7 @@ def columns(timing: CellTiming) -> dict[str, Any]:
         "speedup_realised_high": high,
         "rounds": timing.rounds.count(timing.name),
         "verdict": timing.verdict,
+        "speedup_verdict": None if timing.static is None else ratio_verdict(timing.rounds, timing.name, timing.static),
         **_other_forms(timing),
     }
 

@@ -25,9 +25,9 @@ class Speed:
 
 
 def speed_of(batch_size: int, rows: pd.DataFrame) -> Speed:
-    """Faster or slower only where the intervals of all seeds lie on that side of 1, and all their timings are valid."""
+    """Faster or slower only where the intervals of all seeds lie on that side of 1, and all their ratios are valid."""
     ratio = float(rows["speedup_realised"].mean())
-    if any(is_invalid(text) for text in rows["verdict"]):
+    if any(is_invalid(text) for text in rows["speedup_verdict"]):
         return Speed(batch_size, ratio, "invalid")
     return Speed(batch_size, ratio, side_of(rows["speedup_realised_low"].min(), rows["speedup_realised_high"].max()))
 

@@ -22,7 +22,7 @@ COLUMNS = (
     *("batch_size", "latency_ms_p50", "latency_ms_p99", "images_per_s", "speedup_realised"),
     *("images", "macs_std", "macs_p5", "macs_p50", "macs_p95", "macs_max", "macs_full"),
     *("executed_macs_per_image", "latency_ms_p90", "latency_ms_p50_low", "latency_ms_p50_high"),
-    *("speedup_realised_low", "speedup_realised_high", "verdict"),
+    *("speedup_realised_low", "speedup_realised_high", "verdict", "speedup_verdict"),
     *("routes", "gates", "gates_always_on", "gates_always_off"),
     *("route_exchange_top1", "top1_calibration", "train_seconds", "rounds"),
     *("params_mib", "memory_mib_inference", "activation_mib", "memory_batch_size"),
@@ -41,7 +41,7 @@ COUNTS = (
     *("memory_batch_size", "memory_batch_size_training", "energy_batch_size"),
 )
 TEXTS = (*(name for name in LABELS if name != "seed"), "role", "control_of", "verdict", "form", "not_compiled")
-TEXTS += ("warnings", "error", "key")
+TEXTS += ("speedup_verdict", "warnings", "error", "key")
 SUMMARISED = (
     *("top1", "macs", "flops", "speedup_claimed", "speedup_executed"),
     *("latency_ms_p50", "latency_ms_p99", "images_per_s", "speedup_realised"),
@@ -56,9 +56,10 @@ def results(store: Store) -> pd.DataFrame:
 
     `macs` is the mean per test image, gates included; `flops = 2 * macs`; `latency_ms_*` are per
     batch of that `batch_size`; `speedup_realised` is the median over rounds of static's time by
-    the method's on the same batches, with a 95 % bootstrap interval; `verdict` says whether a timing
-    can be relied on. They are of the sparse form, and for static of the faster of that and compiled:
-    `form` says which. Other forms timed in the same rounds have columns of their own.
+    the method's on the same batches, with a 95 % bootstrap interval; `verdict` says whether the
+    milliseconds can be relied on, `speedup_verdict` whether that ratio can. They are of the sparse
+    form, and for static of the faster of that and compiled: `form` says which. Other forms timed in
+    the same rounds have columns of their own.
     `time_share_free` and `time_share_unknown` are from 0 to 1, of the time in operators. A cell that
     was not timed has one row without latency; a failed one has its error. What controls say of a method is the mean
     over its seeds: `over_..._points` is by how much it is better, with a 95 % margin.

@@ -67,8 +67,9 @@ def _columns(frame: pd.DataFrame) -> Iterable[tuple[str, str, Any]]:
     yield "ms p90", "latency_ms_p90", n.significant
     yield "ms p99", "latency_ms_p99", n.significant
     yield "images/s", "images_per_s", n.significant
-    if frame["verdict"].notna().any():  # records of former versions have none
-        yield "timing", "verdict", lambda value: n.MISSING if n.missing(value) else str(value)
+    for header, name in (("ratio", "speedup_verdict"), ("milliseconds", "verdict")):
+        if frame[name].notna().any():  # records of former versions have no verdict about milliseconds
+            yield header, name, lambda value: n.MISSING if n.missing(value) else str(value)
     yield "routes", "routes", lambda value: n.fixed(value, 0)
     yield "parameters", "params", n.significant
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dyncomp.samples.forms import fastest_form, is_compiled, key_in, name_of_form
 from dyncomp.samples.intervals import Z95, Interval, median_interval, side_of
 from dyncomp.samples.rounds import Rounds
-from dyncomp.samples.verdicts import Load, in_words, is_invalid, noise, verdict
+from dyncomp.samples.verdicts import Load, in_words, is_invalid, noise, ratio_verdict, verdict
 
 __all__ = [
     "Z95",
@@ -20,6 +20,7 @@ __all__ = [
     "median_interval",
     "name_of_form",
     "noise",
+    "ratio_verdict",
     "side_of",
     "verdict",
 ]

@@ -1,4 +1,4 @@
-"""Whether a timing can be relied on, and if not, why."""
+"""Whether a timing can be relied on, and if not, why: milliseconds, and the ratio of two networks' times."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ MOST_DRIFT = 0.05
 """between the first third of the rounds and the last, as a share, and beyond what chance allows"""
 MOST_LOAD = 0.10
 """of the processors that we may run on, busy with the work of others"""
+MOST_WIDTH = 0.06
+"""of a ratio's 95 % interval, as a share of the ratio: with a narrower one `side_of` finds most differences of 10 %"""
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,32 @@ class Load:
     average: float | None
 
 
-def verdict(rounds: Rounds, name: str, load: Load | None = None, reference: str | None = None) -> str:
-    """`VALID`, or `INVALID: ` and every reason; the reference's reasons count too, since the ratio needs both."""
-    reasons = _reasons(rounds, name)
-    if reference is not None and reference != name:
-        reasons += [f"static is {reason}" for reason in _reasons(rounds, reference) if reason not in reasons]
+def verdict(rounds: Rounds, name: str, load: Load | None = None) -> str:
+    """`VALID`, or `INVALID: ` and every reason, for a network's milliseconds; see `ratio_verdict` for its speed-up."""
+    count = rounds.count(name)
+    reasons = [f"too few samples ({count} rounds, at least {LEAST_ROUNDS} are wanted)"] if count < LEAST_ROUNDS else []
+    if not reasons:
+        relative = rounds.relative(name)
+        reasons = noise(relative) + _drift(relative, "slower", "faster")
     if load is not None and load.others is not None and load.others > MOST_LOAD * load.processors:
         reasons.append(f"other load ({load.others:.1f} of {load.processors} processors busy with other work)")
     return in_words(reasons)
+
+
+def ratio_verdict(rounds: Rounds, name: str, reference: str) -> str:
+    """`VALID`, or `INVALID: ` and every reason, for a network's speed-up against `reference`: `Rounds.speedup`.
+
+    Judged by the ratios of the rounds alone. What slows both networks of a round alike makes their milliseconds
+    unreliable, and leaves the ratio as it is.
+    """
+    if name == reference:
+        return VALID
+    ratios = rounds.ratios(name, reference)
+    if len(ratios) < LEAST_ROUNDS:
+        return in_words([f"too few rounds ({len(ratios)}, at least {LEAST_ROUNDS} are wanted)"])
+    width = rounds.speedup(name, reference).width
+    wide = f"known too roughly (the interval is {width:.0%} wide, at most {MOST_WIDTH:.0%} is wanted)"
+    return in_words(([wide] if width > MOST_WIDTH else []) + _drift(ratios, "greater", "smaller"))
 
 
 def in_words(reasons: Sequence[str]) -> str:
@@ -61,15 +81,11 @@ def noise(relative: Sequence[float]) -> list[str]:
     return [f"noisy (interquartile range {100 * spread:.0f} % of the median)"] if spread > MOST_SPREAD else []
 
 
-def _reasons(rounds: Rounds, name: str) -> list[str]:
-    count = rounds.count(name)
-    if count < LEAST_ROUNDS:
-        return [f"too few samples ({count} rounds, at least {LEAST_ROUNDS} are wanted)"]
-    relative = rounds.relative(name)
-    reasons = noise(relative)
-    third = count // 3
-    first, last = median_interval(relative[:third]), median_interval(relative[-third:])
+def _drift(values: Sequence[float], risen: str, fallen: str) -> list[str]:
+    """What to say of values, one per round, whose last third differs from the first, else nothing."""
+    third = len(values) // 3
+    first, last = median_interval(values[:third]), median_interval(values[-third:])
     change = last.middle / first.middle - 1
-    if abs(change) > MOST_DRIFT and (first.high < last.low or last.high < first.low):
-        reasons.append(f"drifting (the last third {abs(change):.0%} {'slower' if change > 0 else 'faster'})")
-    return reasons
+    if abs(change) <= MOST_DRIFT or not (first.high < last.low or last.high < first.low):
+        return []
+    return [f"drifting (the last third {abs(change):.0%} {risen if change > 0 else fallen})"]

@@ -30,6 +30,7 @@ from dyncomp.profile import (
 )
 from dyncomp.profile.allocator import KEEPS, USUAL
 from dyncomp.samples import Rounds
+from dyncomp.samples.verdicts import MOST_WIDTH
 from tests.handmade import numbered_split
 from tests.profile import forms
 
@@ -301,11 +302,21 @@ def test_narrow_means_medians_and_ratios(own: list[float], static: list[float], 
 
 
 @pytest.mark.parametrize(
-    ("done", "spent", "over"),
-    [(0, 99.0, False), (1, 10.0, False), (19, 39.9, False), (1, 40.0, True), (20, 9.9, False), (20, 10.0, True)],
+    ("done", "spent", "enough", "over"),
+    [
+        *((0, 99.0, False, False), (1, 10.0, False, False), (50, 39.9, False, False), (1, 40.0, False, True)),
+        *((20, 9.9, True, False), (20, 10.0, True, True)),
+    ],
 )
-def test_a_timing_with_too_few_rounds_is_prolonged(done: int, spent: float, over: bool) -> None:
-    assert latency._is_over(done, spent, 10.0) is over
+def test_a_timing_whose_ratios_are_not_known_is_prolonged(done: int, spent: float, enough: bool, over: bool) -> None:
+    assert latency._is_over(done, spent, 10.0, enough) is over
+
+
+@pytest.mark.parametrize(("spread", "known"), [(1.02, True), (1.5, False)])
+def test_ratios_are_known_that_are_narrow_enough_to_be_valid(spread: float, known: bool) -> None:
+    rounds = Rounds({"s": [20.0, 20.0 * spread] * 20, "a": [10.0] * 40})
+    assert latency._ratios_are_known(rounds, MOST_WIDTH, "s") is known
+    assert latency._ratios_are_known(rounds, MOST_WIDTH, None)
 
 
 @pytest.mark.parametrize(

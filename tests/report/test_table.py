@@ -112,12 +112,22 @@ def test_several_batches_per_round_are_paired_round_by_round(empty: Store) -> No
     assert (row["rounds"], row["latency_ms_p50"], row["verdict"]) == (20, 2.5, "INVALID: noisy")
     assert row_of(results(empty), "static")["verdict"] == "VALID"
     rows = {line["method"]: line for line in csv.DictReader(io.StringIO(csv_text(results(empty))))}
-    assert rows["skipnet"]["verdict"] == "INVALID: noisy"
+    assert (rows["skipnet"]["verdict"], rows["skipnet"]["speedup_verdict"]) == ("INVALID: noisy", "VALID")
+    assert {"ratio", "milliseconds"} <= set(results_table(results(empty)).headers)
+
+
+def test_a_ratio_is_judged_by_its_own_rounds_alone(empty: Store) -> None:
+    keys = [static_cell(empty), skipnet_cell(empty)]
+    timing(empty, keys, 8, (2, 1), samples_ms={keys[0]: [2.0] * 19, keys[1]: [1.0] * 19})
+    row = row_of(results(empty), "skipnet")
+    assert row["speedup_verdict"] == "INVALID: too few rounds (19, at least 20 are wanted)"
+    assert row_of(results(empty), "static")["speedup_verdict"] == "VALID"
 
 
 def test_records_from_before_verdicts_have_none(store: Store) -> None:
     assert results(store)["verdict"].isna().all()
-    assert "timing" not in results_table(results(store)).headers
+    assert "milliseconds" not in results_table(results(store)).headers
+    assert set(results(store)["speedup_verdict"].dropna()) == {"VALID"}  # the rounds themselves are there
 
 
 def test_failed_cell_has_its_error_and_nothing_measured(store: Store) -> None:

@@ -136,13 +136,15 @@ def test_words_for_the_clock(empty: Store, ms: dict[int, float], told: str) -> N
         ({1: 2.0, 64: 2.0}, [64], ", but slower at batch 1 (0.50x) and no valid timing at batch 64 (0.50x measured);"),
     ],
 )
-def test_an_invalid_timing_is_neither_faster_nor_slower(
+def test_an_invalid_ratio_is_neither_faster_nor_slower(
     empty: Store, ms: dict[int, float], invalid: list[int], told: str
 ) -> None:
     keys = [static_cell(empty), skipnet_cell(empty)]
     for size, mean in ms.items():
-        verdicts = dict.fromkeys(keys, "INVALID: noisy" if size in invalid else "VALID")
-        timing(empty, keys, size, (1, 1), samples_ms={keys[0]: [1.0] * 21, keys[1]: [mean] * 21}, verdicts=verdicts)
+        spread = (0.5, 1.0, 2.0) if size in invalid else (1.0, 1.0, 1.0)
+        own = list(np.random.default_rng(0).permutation([mean * share for share in spread] * 7))
+        noisy = dict.fromkeys(keys, "INVALID: noisy")  # of milliseconds, which a ratio may be known without
+        timing(empty, keys, size, (1, 1), samples_ms={keys[0]: [1.0] * 21, keys[1]: own}, verdicts=noisy)
     assert told in text_of(empty)
 
 

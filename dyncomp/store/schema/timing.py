@@ -74,7 +74,7 @@ class TimingContent(SettingRecord):
     ]
     verdicts: Annotated[
         Mapping[str, str],
-        Key("by network, `VALID`, or `INVALID: ` and why it cannot be relied on", before={}),
+        Key("by network, `VALID`, or `INVALID: ` and why its milliseconds cannot be relied on", before={}),
     ]
     load: Annotated[LoadRecord, Key("what else ran", before=LEFT_OUT)]
     seconds: Annotated[float, Key("how long the rounds lasted", "s", before=LEFT_OUT)]
