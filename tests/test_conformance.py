@@ -10,17 +10,17 @@ from dyncomp.errors import CannotAttach
 from dyncomp.registry import METHODS
 from tests.registered import LIKE, marks_of
 
-DEEP = ("mobilenet_v1", "msdnet")
-"""backbones of so many layers that methods which are like another are left to the mark `slow` there"""
+SMALL = "cifar_resnet8"
+"""the backbone on which methods that are like another are tried too; elsewhere they have the mark `slow`"""
 
 
 def cases() -> list[ParameterSet]:
-    """All examples; those on large backbones have the mark `slow`, and on deep ones those like another method's."""
+    """All examples; those on large backbones have the mark `slow`, and beyond `SMALL` methods that are like another."""
     return [
         pytest.param(
             method,
             backbone,
-            marks=marks_of(method.partition("(")[0] if backbone.startswith(DEEP) else "", backbone),
+            marks=marks_of("" if backbone.startswith(SMALL) else method.partition("(")[0], backbone),
         )
         for method, backbone in examples()
     ]

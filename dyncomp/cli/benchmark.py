@@ -45,7 +45,7 @@ def benchmark(
         float | None, typer.Option(help="Time until all 95 % intervals are this narrow, in percent. Default: 3.")
     ] = None,
     latency_seconds: Annotated[
-        float | None, typer.Option(help="Longest timing of one network at one batch size. Default: by the budget.")
+        float | None, typer.Option(help="Timing of one network and batch size; 4 x as long while ratios are unknown.")
     ] = None,
     compile: Annotated[Flag, typer.Option(help="Time torch.compile's form of every network too.")] = None,
     fast: Annotated[
