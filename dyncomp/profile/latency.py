@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from random import Random
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, cast
@@ -73,11 +73,12 @@ def measure_latency(
 ) -> LatencyRounds:
     """Time all networks of a team, round by round, on batches of real images in a seeded order.
 
-    In every round each network has a turn on the same few batches, while the others are blocked in a pipe; which one
-    begins changes from round to round, so that drift of the machine hits all alike. Before that each network, alone,
-    runs every batch that will come, so that every route and every size of sub-batch is warm. Rounds go on until the
-    medians and the ratios to `reference` are known well enough, or the time is over. Input and output stay on the
-    device. A network that fails, hangs or dies is left out and its error kept; a batch is never made smaller.
+    In every round each network has a turn on the same few batches, while the others are blocked in a pipe; the order is
+    drawn anew every round, so that drift of the machine, and what the network before leaves behind, hit all alike.
+    Before that each network, alone, runs every batch that will come, so that every route and every size of sub-batch is
+    warm. Rounds go on until the medians and the ratios to `reference` are known well enough, or the time is over. Input
+    and output stay on the device. A network that fails, hangs or dies is left out and its error kept; a batch is never
+    made smaller.
     """
     turns = _Turns(team.ready(), dict(team.errors))
     batches = min(MOST_BATCHES, max(LEAST_BATCHES, MOST_IMAGES // batch_size))
@@ -145,15 +146,16 @@ class _Turns:
         rounds = Rounds(self.samples, per_round, batches // per_round)
         seconds = until.seconds * len(self.workers)
         begin = time.perf_counter()
-        order = deque(self.workers)
+        # in another order every round: what a network's predecessor leaves in the caches slows its turn by percents
+        order, draw = list(self.workers), Random(0)
         done, look, enough = 0, LEAST_ROUNDS, False
         while self.workers and not _is_over(done, time.perf_counter() - begin, seconds, enough):
             first = done % rounds.distinct * per_round
+            draw.shuffle(order)
             for name in order:
                 times = self._ask(name, "turn", list(range(first, first + per_round)))
                 if times is not None:
                     self.samples[name] += times
-            order.rotate(-1)
             done += 1
             if done >= look:
                 look = math.ceil(look * PAUSE)

@@ -118,7 +118,7 @@ def test_real_images_of_the_split_in_the_seeded_order(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("which", ["small", "large"])
-def test_networks_take_turns_on_the_same_batches_and_the_order_rotates(seen: Seen, which: str) -> None:
+def test_networks_take_turns_on_the_same_batches_in_a_new_order_every_round(seen: Seen, which: str) -> None:
     calls, result, batches = (seen.first, seen.small, 128) if which == "small" else (seen.second, seen.large, 4)
     rounds, per_round = result.rounds, result.rounds.per_round
     warm, _ = parts(calls, batches)
@@ -126,9 +126,13 @@ def test_networks_take_turns_on_the_same_batches_and_the_order_rotates(seen: See
     turns = [timed[at : at + 1 + per_round] for at in range(0, len(timed), 1 + per_round)]
     count = rounds.count("a")
     assert len(turns) == 3 * count
+    names = [{call.name for call in turn} for turn in turns]
+    assert all(len(one) == 1 for one in names)
+    orders = [tuple(one.copy().pop() for one in names[at : at + 3]) for at in range(0, len(names), 3)]
+    assert all(sorted(order) == sorted(NAMES) for order in orders)
+    assert len(set(orders)) > 3  # by turns there would be three
     for number, turn in enumerate(turns):
-        place, offset = number // 3, number % 3
-        assert {call.name for call in turn} == {NAMES[(place + offset) % 3]}
+        place = number // 3
         first = place % rounds.distinct * per_round
         wanted = [(first - 1) % batches, *range(first, first + per_round)]  # the first is not timed
         assert [call.images for call in turn] == [warm[at].images for at in wanted]
