@@ -20,7 +20,9 @@ from dyncomp.core.locks import making
 
 W = TypeVar("W")
 
-_ROUNDS = 3
+_ROUNDS, _MOST_ROUNDS = 3, 30
+_TRIAL_S = 0.01
+"""how long short ways are tried beyond `_ROUNDS`: with noise, the shortest of three calls may be an interrupted one"""
 _HOPELESS = 5
 _PATIENCE_S = 0.1  # a way with a shorter first call stays: one-time work may dominate it
 _choices: dict[Hashable, str] = {}
@@ -124,7 +126,10 @@ def _try(ways: Mapping[str, Callable[[], Any]]) -> str:
         # a slow way gets a second call, which has no one-time work
         left = {name: run for name, run in ways.items() if first[name] <= bar or _seconds(run) <= bar}
         best = dict.fromkeys(left, float("inf"))
-        for _ in range(_ROUNDS):
+        begin = time.perf_counter()
+        for turn in range(_MOST_ROUNDS):
+            if turn >= _ROUNDS and time.perf_counter() - begin > _TRIAL_S:
+                break
             for name, run in left.items():
                 best[name] = min(best[name], _seconds(run))
     return min(best, key=best.__getitem__)

@@ -76,6 +76,13 @@ def test_a_short_first_call_is_forgiven(clock: Clock) -> None:
     assert tuner.fastest("key", {"a": clock.way("a", 0.09, 0.0001), "b": clock.way("b", 0.001)}) == "a"
 
 
+@pytest.mark.parametrize(("seconds", "calls"), [(1.0, 1 + 3), (0.0011, 1 + 5), (0.00001, 1 + 30)])
+def test_short_ways_are_tried_more_often(clock: Clock, seconds: float, calls: int) -> None:
+    """The shortest of three calls may be an interrupted one: rounds go on for ten milliseconds, thirty at most."""
+    tuner.fastest("key", {"a": clock.way("a", seconds), "b": clock.way("b", seconds)})
+    assert clock.calls.count("a") == clock.calls.count("b") == calls
+
+
 def test_each_key_is_tried_once_and_remembered(clock: Clock) -> None:
     ways = {"a": clock.way("a", 2.0), "b": clock.way("b", 1.0)}
     assert tuner.fastest("first", ways) == "b"
