@@ -19,7 +19,7 @@ from dyncomp.core.decisions import all_on, least, random
 from dyncomp.fast import in_turn
 
 TOLERANCE = 1e-9
-MANY, FEW = 5, 3
+MANY, FEW = 8, 3
 LARGE = 3_000_000
 """Parameters from which on a network is tried with few images."""
 

@@ -44,10 +44,10 @@ def shape(size: int) -> dict[str, int]:
     return {"classes": 6, "in_channels": 3, "image_size": size}
 
 
-def sampled(family: BackboneFamily, by: By) -> Sequence[BackboneFamily]:
-    """Some of a family's rungs, evenly spaced: to count the multiply-adds of hundreds takes a minute."""
+def sampled(family: BackboneFamily, by: By, most: int = 12) -> Sequence[BackboneFamily]:
+    """About `most` of a family's rungs, evenly spaced: to count the multiply-adds of hundreds takes a minute."""
     rungs = family.scaled(by)
-    return rungs[:: max(1, len(rungs) // 6)]
+    return rungs[:: max(1, len(rungs) // most)]
 
 
 def macs(method: str | Ladder, backbone: str, size: int) -> int:
@@ -58,7 +58,9 @@ def macs(method: str | Ladder, backbone: str, size: int) -> int:
 
 
 @pytest.mark.parametrize(("backbone", "size"), BY_WIDTH.items())
-@pytest.mark.parametrize("share", [0.25, 1.5])
+@pytest.mark.parametrize(
+    "share", [0.25, 1.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.4, 0.55, 0.75))]
+)
 def test_a_rung_by_width_costs_what_is_asked_for_within_a_fifth(backbone: str, size: int, share: float) -> None:
     found = macs(Ladder(macs=share), backbone, size) / macs("static", backbone, size)
     assert found == pytest.approx(share, rel=0.2)
@@ -84,9 +86,10 @@ def test_rungs_rise_in_cost_and_are_of_the_family(backbone: str, size: int, by: 
     assert costs[0] < cost_of(family, 6, (3, size, size)) < costs[-1]
 
 
+@pytest.mark.parametrize("most", [12, pytest.param(10_000, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize(("backbone", "size", "by"), CASES)
-def test_the_rung_is_the_nearest(backbone: str, size: int, by: By) -> None:
-    rungs = sampled(BACKBONES.create(backbone), by)
+def test_the_rung_is_the_nearest(backbone: str, size: int, by: By, most: int) -> None:
+    rungs = sampled(BACKBONES.create(backbone), by, most)
     costs = {rung: cost_of(rung, 6, (3, size, size)) for rung in rungs}
     for wanted in (
         0,
