@@ -26,7 +26,7 @@ from dyncomp.profile import (
     measure_latency,
 )
 from dyncomp.registry import DATASETS
-from dyncomp.samples import Interval, ratio_verdict
+from dyncomp.samples import judged_speedup
 
 RESULTS = Path(__file__).parent / "results"
 BACKBONE, CHANNELS, SIZE = "cifar_resnet14", 1, 8
@@ -54,7 +54,7 @@ def cell(measured: LatencyRounds, name: str, reference: str) -> dict[str, Any]:
     """One ratio with its interval and verdict, ready for JSON. Raises RuntimeError where a network failed."""
     if measured.errors:
         raise RuntimeError(f"a network could not be timed: {dict(measured.errors)}")
-    ratio: Interval = measured.rounds.speedup(name, reference)
+    ratio, verdict = judged_speedup(measured.rounds, name, reference)
     return {
         "network": name,
         "batch_size": measured.batch_size,
@@ -62,7 +62,7 @@ def cell(measured: LatencyRounds, name: str, reference: str) -> dict[str, Any]:
         "ratio": ratio.middle,
         "high": ratio.high,
         "rounds": measured.rounds.count(name),
-        "verdict": ratio_verdict(measured.rounds, name, reference),
+        "verdict": verdict,
         "others_load": measured.load.others,
     }
 

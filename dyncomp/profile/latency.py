@@ -159,8 +159,9 @@ class _Turns:
             done += 1
             if done >= look:
                 look = math.ceil(look * PAUSE)
-                enough = _ratios_are_known(rounds, MOST_WIDTH, reference)
-                if _known(rounds, until.width, reference):
+                ratios = _ratio_widths(rounds, reference)
+                enough = all(width <= MOST_WIDTH for width in ratios)
+                if all(width <= until.width for width in ratios) and _medians_are_known(rounds, until.width):
                     break
         return rounds
 
@@ -181,15 +182,15 @@ def _is_over(done: int, spent: float, seconds: float, enough: bool) -> bool:
     return done > 0 and spent >= seconds * (1 if enough else PROLONGED)
 
 
-def _known(rounds: Rounds, width: float, reference: str | None) -> bool:
-    """Whether all medians, and all ratios to a reference that runs, have intervals no wider than that share of them."""
-    medians = (rounds.median(name, QUICK_LOOK) for name in rounds.samples_ms)
-    return _ratios_are_known(rounds, width, reference) and all(median.width <= width for median in medians)
+def _ratio_widths(rounds: Rounds, reference: str | None) -> list[float]:
+    """The widths of the intervals of all ratios to a reference that runs, as shares of the ratios."""
+    if reference not in rounds.samples_ms:
+        return []
+    return [rounds.speedup(name, reference, QUICK_LOOK).width for name in rounds.samples_ms]
 
 
-def _ratios_are_known(rounds: Rounds, width: float, reference: str | None) -> bool:
-    beside = reference if reference in rounds.samples_ms else None
-    return beside is None or all(rounds.speedup(name, beside, QUICK_LOOK).width <= width for name in rounds.samples_ms)
+def _medians_are_known(rounds: Rounds, width: float) -> bool:
+    return all(rounds.median(name, QUICK_LOOK).width <= width for name in rounds.samples_ms)
 
 
 def _per_round(passes_ms: list[float], batches: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dyncomp.samples import Rounds, fastest_form, name_of_form, ratio_verdict
+from dyncomp.samples import Rounds, fastest_form, judged_speedup, name_of_form
 from dyncomp.samples.forms import COMPILED, DENSE, SPARSE
 from dyncomp.store.schema import TimingRecord
 
@@ -82,7 +82,7 @@ def columns(timing: CellTiming) -> dict[str, Any]:
         return {}
     median = timing.rounds.median(timing.name)
     p90, p99 = (float(p) for p in np.percentile(samples, [90, 99]))
-    low, middle, high = timing.rounds.speedup(timing.name, timing.static)
+    speedup, speedup_verdict = judged_speedup(timing.rounds, timing.name, timing.static)
     return {
         "latency_ms_p50": median.middle,
         "latency_ms_p50_low": median.low,
@@ -90,12 +90,12 @@ def columns(timing: CellTiming) -> dict[str, Any]:
         "latency_ms_p90": p90,
         "latency_ms_p99": p99,
         "images_per_s": timing.batch_size / (median.middle / 1000),
-        "speedup_realised": middle,
-        "speedup_realised_low": low,
-        "speedup_realised_high": high,
+        "speedup_realised": speedup.middle,
+        "speedup_realised_low": speedup.low,
+        "speedup_realised_high": speedup.high,
         "rounds": timing.rounds.count(timing.name),
         "verdict": timing.verdict,
-        "speedup_verdict": None if timing.static is None else ratio_verdict(timing.rounds, timing.name, timing.static),
+        "speedup_verdict": speedup_verdict,
         **_other_forms(timing),
     }
 

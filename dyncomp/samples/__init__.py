@@ -5,7 +5,7 @@ from __future__ import annotations
 from dyncomp.samples.forms import fastest_form, is_compiled, key_in, name_of_form
 from dyncomp.samples.intervals import Z95, Interval, median_interval, side_of
 from dyncomp.samples.rounds import Rounds
-from dyncomp.samples.verdicts import Load, in_words, is_invalid, noise, ratio_verdict, verdict
+from dyncomp.samples.verdicts import Load, in_words, is_invalid, judged_speedup, noise, verdict
 
 __all__ = [
     "Z95",
@@ -16,11 +16,11 @@ __all__ = [
     "in_words",
     "is_compiled",
     "is_invalid",
+    "judged_speedup",
     "key_in",
     "median_interval",
     "name_of_form",
     "noise",
-    "ratio_verdict",
     "side_of",
     "verdict",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dyncomp.samples.intervals import median_interval
+from dyncomp.samples.intervals import Interval, median_interval
 from dyncomp.samples.rounds import Rounds
 
 VALID = "VALID"
@@ -35,7 +35,7 @@ class Load:
 
 
 def verdict(rounds: Rounds, name: str, load: Load | None = None) -> str:
-    """`VALID`, or `INVALID: ` and every reason, for a network's milliseconds; see `ratio_verdict` for its speed-up."""
+    """`VALID`, or `INVALID: ` and every reason, for a network's milliseconds; see `judged_speedup` for its speed-up."""
     count = rounds.count(name)
     reasons = [f"too few samples ({count} rounds, at least {LEAST_ROUNDS} are wanted)"] if count < LEAST_ROUNDS else []
     if not reasons:
@@ -46,20 +46,22 @@ def verdict(rounds: Rounds, name: str, load: Load | None = None) -> str:
     return in_words(reasons)
 
 
-def ratio_verdict(rounds: Rounds, name: str, reference: str) -> str:
-    """`VALID`, or `INVALID: ` and every reason, for a network's speed-up against `reference`: `Rounds.speedup`.
+def judged_speedup(rounds: Rounds, name: str, reference: str | None) -> tuple[Interval, str | None]:
+    """A network's speed-up against `reference` (`Rounds.speedup`), and `VALID`, or `INVALID: ` and every reason.
 
     Judged by the ratios of the rounds alone. What slows both networks of a round alike makes their milliseconds
-    unreliable, and leaves the ratio as it is.
+    unreliable, and leaves the ratio as it is. Without a reference the speed-up is unknown and the verdict None.
     """
+    speedup = rounds.speedup(name, reference)
+    if reference is None:
+        return speedup, None
     if name == reference:
-        return VALID
+        return speedup, VALID
     ratios = rounds.ratios(name, reference)
     if len(ratios) < LEAST_ROUNDS:
-        return in_words([f"too few rounds ({len(ratios)}, at least {LEAST_ROUNDS} are wanted)"])
-    width = rounds.speedup(name, reference).width
-    wide = f"known too roughly (the interval is {width:.0%} wide, at most {MOST_WIDTH:.0%} is wanted)"
-    return in_words(([wide] if width > MOST_WIDTH else []) + _drift(ratios, "greater", "smaller"))
+        return speedup, in_words([f"too few rounds ({len(ratios)}, at least {LEAST_ROUNDS} are wanted)"])
+    wide = f"known too roughly (the interval is {speedup.width:.0%} wide, at most {MOST_WIDTH:.0%} is wanted)"
+    return speedup, in_words(([wide] if speedup.width > MOST_WIDTH else []) + _drift(ratios, "greater", "smaller"))
 
 
 def in_words(reasons: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dyncomp.samples import Load, Rounds, is_invalid, ratio_verdict, side_of, verdict
+from dyncomp.samples import Load, Rounds, is_invalid, judged_speedup, side_of, verdict
 from dyncomp.samples.verdicts import VALID
 
 IDLE = Load(2, 0.9, 0.05, 0.5)
@@ -78,7 +78,7 @@ def test_other_load_is_told_in_processors() -> None:
 def test_what_slows_both_alike_is_no_matter_of_the_ratio() -> None:
     rounds = pair(60, 0.02, 0.0, seed=0)
     assert "noisy" in verdict(rounds, "a", IDLE)
-    assert ratio_verdict(rounds, "a", "s") == ratio_verdict(rounds, "s", "s") == VALID
+    assert judged_speedup(rounds, "a", "s")[1] == judged_speedup(rounds, "s", "s")[1] == VALID
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_what_slows_both_alike_is_no_matter_of_the_ratio() -> None:
     ids=["few", "rough", "falling", "rising", "no reference"],
 )
 def test_each_reason_of_a_ratio_is_named(rounds: Rounds, said: str) -> None:
-    assert said in ratio_verdict(rounds, "a", "s")
+    assert said in str(judged_speedup(rounds, "a", "s")[1])
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.04, 0.06])
@@ -104,8 +104,8 @@ def test_what_is_valid_declares_what_there_is(noise: float) -> None:
     """
 
     def declared(slower: float) -> tuple[int, int]:
-        rounds = [pair(60, noise, slower, seed) for seed in range(100)]
-        valid = [one.speedup("a", "s") for one in rounds if ratio_verdict(one, "a", "s") == VALID]
+        judged = [judged_speedup(pair(60, noise, slower, seed), "a", "s") for seed in range(100)]
+        valid = [speedup for speedup, verdict in judged if verdict == VALID]
         return sum(side_of(one.low, one.high) == "slower" for one in valid), len(valid)
 
     found, count = declared(0.10)
