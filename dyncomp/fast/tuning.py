@@ -6,10 +6,11 @@ The choice changes speed and rounding, never the mathematics. It is made once pe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from functools import partial
+from statistics import median
 from typing import Any, TypeVar
 
 import torch
@@ -20,9 +21,11 @@ from dyncomp.core.locks import making
 
 W = TypeVar("W")
 
-_ROUNDS, _MOST_ROUNDS = 3, 30
+_LEAST_ROUNDS, _MOST_ROUNDS = 3, 30
+_UNCLEAR_ROUNDS = 9
+"""how many rounds are made at least where no way was the fastest in all of the first three"""
 _TRIAL_S = 0.01
-"""how long short ways are tried beyond `_ROUNDS`: with noise, the shortest of three calls may be an interrupted one"""
+"""how long short ways are tried in any case: an interruption outweighs three of their calls"""
 _HOPELESS = 5
 _PATIENCE_S = 0.1  # a way with a shorter first call stays: one-time work may dominate it
 _choices: dict[Hashable, str] = {}
@@ -125,14 +128,25 @@ def _try(ways: Mapping[str, Callable[[], Any]]) -> str:
         bar = max(_PATIENCE_S, _HOPELESS * min(first.values()))
         # a slow way gets a second call, which has no one-time work
         left = {name: run for name, run in ways.items() if first[name] <= bar or _seconds(run) <= bar}
-        best = dict.fromkeys(left, float("inf"))
         begin = time.perf_counter()
-        for turn in range(_MOST_ROUNDS):
-            if turn >= _ROUNDS and time.perf_counter() - begin > _TRIAL_S:
-                break
-            for name, run in left.items():
-                best[name] = min(best[name], _seconds(run))
-    return min(best, key=best.__getitem__)
+        rounds: list[dict[str, float]] = []
+        while not _is_decided(rounds, time.perf_counter() - begin):
+            rounds.append({name: _seconds(run) for name, run in left.items()})
+    # a machine that becomes faster within a trial favours the ways whose turn comes then, and by more than ways differ:
+    # ways are compared within rounds, and one round does not decide, as a way's shortest time would
+    totals = [sum(seconds.values()) or 1.0 for seconds in rounds]  # a coarse clock may see no time pass
+    shares = {
+        name: median(seconds[name] / total for seconds, total in zip(rounds, totals, strict=True)) for name in left
+    }
+    return min(shares, key=shares.__getitem__)
+
+
+def _is_decided(rounds: Sequence[Mapping[str, float]], seconds: float) -> bool:
+    if len(rounds) < _LEAST_ROUNDS:
+        return False
+    fastest_ways = {min(times, key=times.__getitem__) for times in rounds}
+    enough = _LEAST_ROUNDS if len(fastest_ways) == 1 else _UNCLEAR_ROUNDS
+    return len(rounds) >= enough and (seconds > _TRIAL_S or len(rounds) >= _MOST_ROUNDS)
 
 
 def _itself(tensor: torch.Tensor) -> torch.Tensor:

@@ -159,9 +159,8 @@ class _Turns:
             done += 1
             if done >= look:
                 look = math.ceil(look * PAUSE)
-                ratios = _ratio_widths(rounds, reference)
-                enough = all(width <= MOST_WIDTH for width in ratios)
-                if all(width <= until.width for width in ratios) and _medians_are_known(rounds, until.width):
+                enough, narrow = _look(rounds, until.width, reference)
+                if narrow:
                     break
         return rounds
 
@@ -182,15 +181,17 @@ def _is_over(done: int, spent: float, seconds: float, enough: bool) -> bool:
     return done > 0 and spent >= seconds * (1 if enough else PROLONGED)
 
 
-def _ratio_widths(rounds: Rounds, reference: str | None) -> list[float]:
-    """The widths of the intervals of all ratios to a reference that runs, as shares of the ratios."""
-    if reference not in rounds.samples_ms:
-        return []
-    return [rounds.speedup(name, reference, QUICK_LOOK).width for name in rounds.samples_ms]
+def _look(rounds: Rounds, width: float, reference: str | None) -> tuple[bool, bool]:
+    """Whether the ratios to a reference that runs are known well enough to be valid; and they and medians to `width`.
 
-
-def _medians_are_known(rounds: Rounds, width: float) -> bool:
-    return all(rounds.median(name, QUICK_LOOK).width <= width for name in rounds.samples_ms)
+    A width is that of an interval, as a share of its middle.
+    """
+    beside = reference if reference in rounds.samples_ms else None
+    names = [] if beside is None else list(rounds.samples_ms)
+    ratios = [rounds.speedup(name, beside, QUICK_LOOK).width for name in names]
+    medians = (rounds.median(name, QUICK_LOOK).width for name in rounds.samples_ms)
+    narrow = all(ratio <= width for ratio in ratios) and all(median <= width for median in medians)
+    return all(ratio <= MOST_WIDTH for ratio in ratios), narrow
 
 
 def _per_round(passes_ms: list[float], batches: int) -> int:

@@ -63,6 +63,24 @@ def test_a_hiccup_does_not_decide(clock: Clock) -> None:
     assert tuner.fastest("key", {"a": clock.way("a", 1.0, 50.0, 1.0), "b": clock.way("b", 2.0)}) == "a"
 
 
+@pytest.mark.parametrize("calls_before", range(2, 12))
+@pytest.mark.parametrize("factor", [0.6, 1.6])
+def test_a_machine_that_changes_its_pace_does_not_decide(clock: Clock, calls_before: int, factor: float) -> None:
+    """By the shortest times the slower way would be chosen where it alone was called at the fast pace."""
+
+    def way(seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            clock.calls.append("")
+            clock.now += seconds * (factor if len(clock.calls) > calls_before else 1.0)
+
+        return run
+
+    for slower, faster in (("a", "b"), ("b", "a")):  # in the order of the alphabet
+        clock.calls.clear()
+        seconds = {slower: 1.2, faster: 1.0}
+        assert tuner.fastest(slower, {name: way(seconds[name]) for name in sorted(seconds)}) == faster
+
+
 def test_what_is_hopeless_twice_is_not_tried_again(clock: Clock) -> None:
     assert tuner.fastest("key", {"a": clock.way("a", 9.0), "b": clock.way("b", 1.0)}) == "b"
     assert clock.calls.count("a") == 2
@@ -76,7 +94,7 @@ def test_a_short_first_call_is_forgiven(clock: Clock) -> None:
     assert tuner.fastest("key", {"a": clock.way("a", 0.09, 0.0001), "b": clock.way("b", 0.001)}) == "a"
 
 
-@pytest.mark.parametrize(("seconds", "calls"), [(1.0, 1 + 3), (0.0011, 1 + 5), (0.00001, 1 + 30)])
+@pytest.mark.parametrize(("seconds", "calls"), [(1.0, 1 + 3), (2.0**-10, 1 + 6), (2.0**-17, 1 + 30)])
 def test_short_ways_are_tried_more_often(clock: Clock, seconds: float, calls: int) -> None:
     """The shortest of three calls may be an interrupted one: rounds go on for ten milliseconds, thirty at most."""
     tuner.fastest("key", {"a": clock.way("a", seconds), "b": clock.way("b", seconds)})

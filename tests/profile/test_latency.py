@@ -30,7 +30,6 @@ from dyncomp.profile import (
 )
 from dyncomp.profile.allocator import KEEPS, USUAL
 from dyncomp.samples import Rounds
-from dyncomp.samples.verdicts import MOST_WIDTH
 from tests.handmade import numbered_split
 from tests.profile import forms
 
@@ -278,12 +277,12 @@ def test_a_program_that_is_stopped_leaves_no_process(by: signal.Signals, tmp_pat
 def test_rounds_end_when_all_intervals_are_narrow_or_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
 
-    def known(rounds: Rounds, width: float, reference: str | None) -> bool:
+    def look(rounds: Rounds, width: float, reference: str | None) -> tuple[bool, bool]:
         looked.append(rounds.count("a"))
         assert (width, reference) == (0.25, "a")
-        return len(looked) == 3
+        return True, len(looked) == 3
 
-    monkeypatch.setattr(latency, "_known", known)
+    monkeypatch.setattr(latency, "_look", look)
     with team_of(Timed("a", partial(forms.taking, 0.001))) as team:
         result = measure_latency(team, numbered_split(40), 400, 0, Until(0.25, 60.0), "a")
         assert looked == [20, 23, 27]
@@ -302,7 +301,7 @@ def test_rounds_end_when_all_intervals_are_narrow_or_the_time_is_over(monkeypatc
     ],
 )
 def test_narrow_means_medians_and_ratios(own: list[float], static: list[float], width: float, enough: bool) -> None:
-    assert latency._known(Rounds({"s": static, "a": own}), width, "s") is enough
+    assert latency._look(Rounds({"s": static, "a": own}), width, "s")[1] is enough
 
 
 @pytest.mark.parametrize(
@@ -319,8 +318,8 @@ def test_a_timing_whose_ratios_are_not_known_is_prolonged(done: int, spent: floa
 @pytest.mark.parametrize(("spread", "known"), [(1.02, True), (1.5, False)])
 def test_ratios_are_known_that_are_narrow_enough_to_be_valid(spread: float, known: bool) -> None:
     rounds = Rounds({"s": [20.0, 20.0 * spread] * 20, "a": [10.0] * 40})
-    assert latency._ratios_are_known(rounds, MOST_WIDTH, "s") is known
-    assert latency._ratios_are_known(rounds, MOST_WIDTH, None)
+    assert latency._look(rounds, 0.0, "s") == (known, False)
+    assert latency._look(rounds, 0.0, None)[0]
 
 
 @pytest.mark.parametrize(
