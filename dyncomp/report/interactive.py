@@ -43,31 +43,43 @@ def _scatter(figure: Scatter, colour: Mapping[str, str]) -> Description:
     layout: Description = {"grid": grid, "shapes": crosses}
     for place, panel in enumerate(figure.panels):
         axis = _axis(place)
-        data += [_ladder(panel, axis, place == 0)] if panel.ladder else []
+        data += _ladder(panel, axis, place == 0) if panel.ladder else []
         data += [_trace(point, axis, place == 0, colour) for point in panel.points]
         x_title = "; ".join(text for text in (panel.x_label, panel.title) if text)
         titles = {f"xaxis{axis}": x_title, f"yaxis{axis}": figure.y_label}
         layout |= {name: {"title": {"text": text}} for name, text in titles.items()}
+        if panel.ticks:
+            layout[f"xaxis{axis}"] |= {"type": "log", "tickvals": list(panel.ticks)}
         crosses += _cross(panel, axis)
     return {"data": data, "layout": layout, "height": 120 + 340 * count}
 
 
-def _ladder(panel: Panel, axis: str, legend: bool) -> Description:
-    x, y = zip(*panel.ladder, strict=True)
-    return {
+def _ladder(panel: Panel, axis: str, legend: bool) -> list[Description]:
+    """All static nets as points, and the line through those that no cheaper one equals."""
+    shared = {
         "type": "scatter",
-        "mode": "lines+markers",
         "name": "static nets of several sizes",
         "legendgroup": "ladder",
-        "showlegend": legend,
-        "x": list(x),
-        "y": list(y),
         "xaxis": f"x{axis}",
         "yaxis": f"y{axis}",
-        "line": {"color": STATIC_SHOWN, "width": 1.5},
-        "marker": {"size": 5, "color": STATIC_SHOWN},
-        "hovertemplate": "%{x:.4g}, %{y:.2f} %<extra>static net</extra>",
     }
+    points, line = ({"x": [x for x, _ in of], "y": [y for _, y in of]} for of in (panel.ladder, panel.front))
+    return [
+        {
+            **(shared | points),
+            "mode": "markers",
+            "showlegend": legend,
+            "marker": {"size": 6, "color": STATIC_SHOWN},
+            "hovertemplate": "%{x:.4g}, %{y:.2f} %<extra>static net</extra>",
+        },
+        {
+            **(shared | line),
+            "mode": "lines",
+            "showlegend": False,
+            "line": {"color": STATIC_SHOWN, "width": 1.5},
+            "hoverinfo": "skip",
+        },
+    ]
 
 
 def _trace(point: Any, axis: str, legend: bool, colour: Mapping[str, str]) -> Description:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ PALETTE = (
     *("#44AA99", "#CC6677", "#004488", "#997700", "#6699CC", "#994455", "#88CCEE", "#DDAA33"),
 )
 STATIC_COLOUR = "#555555"
+FAR_APART = 5.0
+"""costs that differ by more than this factor are drawn on a logarithmic axis"""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,27 @@ class Panel:
     x_label: str
     points: tuple[Point, ...]
     ladder: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def front(self) -> tuple[tuple[float, float], ...]:
+        """The static nets that no cheaper one equals: the line that a method has to be above."""
+        best, front = -math.inf, []
+        for x, y in self.ladder:
+            if y > best:
+                front.append((x, y))
+                best = y
+        return tuple(front)
+
+    @property
+    def ticks(self) -> tuple[float, ...]:
+        """Where a logarithmic axis of costs has its ticks, at 1, 2 and 5 of each decade; none on a linear one."""
+        costs = [x for x, _ in self.ladder] + [point.x for point in self.points]
+        low, high = min(costs), max(costs)
+        if not 0 < FAR_APART * low < high:
+            return ()
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        marks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+        return tuple(mark for mark in marks if low / 2 <= mark <= 2 * high)
 
 
 @dataclass(frozen=True)

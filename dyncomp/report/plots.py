@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from dyncomp.report.labels import Box, Label, write_labels
@@ -30,6 +31,8 @@ STYLE: Mapping[str, Any] = {
 BAR_COLOURS = {"claimed": "#c9ccd1", "executed": "#8b9099"}
 REALISED = ("#9ecae1", "#6baed6", "#3182bd", "#08519c", "#08306b")
 PANELS_PER_LINE = 3
+PIECES = 12
+"""points of a line between two static nets that labels keep off"""
 DPI = 150
 
 
@@ -88,14 +91,19 @@ def _scatter(figure: Scatter, colour: Mapping[str, str]) -> Any:
 
 
 def _lines(axes: Any, panel: Panel) -> list[Box]:
-    """What stands in a panel beside the points: error bars and static's dashed cross."""
+    """What stands in a panel beside the points: error bars, static's dashed cross and the line of static nets."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     lines = []
     for p in panel.points:
         x_std, y_std = (0.0 if math.isnan(std) else std for std in (p.x_std, p.y_std))
-        lines += [Box(p.x - x_std, p.y, p.x + x_std, p.y), Box(p.x, p.y - y_std, p.x, p.y + y_std)]
+        bar = Box(max(left, p.x - x_std), p.y, p.x + x_std, p.y)  # a logarithmic axis has no place below 0
+        lines += [bar, Box(p.x, p.y - y_std, p.x, p.y + y_std)]
         if p.static:
             lines += [Box(left, p.y, right, p.y), Box(p.x, bottom, p.x, top)]
+    for (x, y), (next_x, next_y) in pairwise(panel.front):
+        for share in (step / PIECES for step in range(PIECES + 1)):  # a slanting line is no rectangle
+            at = x * (next_x / x) ** share if panel.ticks else x + share * (next_x - x)
+            lines.append(Box(at, y + share * (next_y - y), at, y + share * (next_y - y)))
     return lines
 
 
@@ -109,7 +117,12 @@ def _panel(axes: Any, panel: Panel, colour: Mapping[str, str]) -> None:
             axes.axvline(point.x, color=STATIC_COLOUR, linestyle="--", linewidth=1, zorder=1)
             axes.axhline(point.y, color=STATIC_COLOUR, linestyle="--", linewidth=1, zorder=1)
     if panel.ladder:
-        axes.plot(*zip(*panel.ladder, strict=True), color=STATIC_COLOUR, marker=".", linewidth=1.2, zorder=1.5)
+        axes.plot(*zip(*panel.ladder, strict=True), ".", color=STATIC_COLOUR, zorder=1.5)
+        axes.plot(*zip(*panel.front, strict=True), color=STATIC_COLOUR, linewidth=1.2, zorder=1.5)
+    if panel.ticks:
+        axes.set_xscale("log")
+        axes.set_xticks(panel.ticks, [f"{tick:g}" for tick in panel.ticks])
+        axes.set_xticks([], minor=True)
     for method in dict.fromkeys(p.method for p in panel.points if not p.static):
         line = sorted((p.x, p.y) for p in panel.points if p.method == method)
         axes.plot(*zip(*line, strict=True), color=colour[method], linewidth=1, alpha=0.5, zorder=2)
@@ -130,7 +143,7 @@ def _panel(axes: Any, panel: Panel, colour: Mapping[str, str]) -> None:
     if any(not math.isnan(point.y_std) for point in panel.points):
         texts.append("bars: standard deviation over seeds")
     if panel.ladder:
-        texts.append("grey line: static nets of several sizes")
+        texts.append("grey: static nets, and the line of the best")
     axes.set_xlabel("\n".join(text for text in texts if text))  # one line of them all is wider than the axes
     axes.margins(0.18)
 

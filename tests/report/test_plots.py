@@ -17,7 +17,7 @@ from dyncomp.report import plots, results
 from dyncomp.report.figures import figures, slug
 from dyncomp.report.interactive import describe
 from dyncomp.report.labels import Box, place
-from dyncomp.report.plotdata import PALETTE, Bars, Figure, Histogram, Scatter, colours
+from dyncomp.report.plotdata import PALETTE, Bars, Figure, Histogram, Panel, Point, Scatter, colours
 from dyncomp.report.plots import draw
 from dyncomp.report.reading import read
 from dyncomp.store import Store
@@ -130,6 +130,43 @@ def test_no_label_is_cut_off(seeds: Store, monkeypatch: pytest.MonkeyPatch) -> N
             for label in (axes.xaxis.label, axes.yaxis.label):
                 box = label.get_window_extent()
                 assert box.x0 >= 0 and box.x1 <= drawing.bbox.x1, label.get_text()
+
+
+def panel(*ladder: tuple[float, float], costs: tuple[float, ...] = ()) -> Panel:
+    points = tuple(Point("a", "a", False, cost, 90.0, math.nan, math.nan) for cost in costs)
+    return Panel("", "", points, ladder)
+
+
+def test_the_line_of_static_nets_leaves_out_those_that_a_cheaper_one_equals() -> None:
+    ladder = ((1.0, 90.0), (2.0, 92.0), (3.0, 91.0), (4.0, 92.0), (5.0, 93.0))
+    assert panel(*ladder).front == (ladder[0], ladder[1], ladder[4])
+    assert panel().front == ()
+
+
+@pytest.mark.parametrize(
+    ("costs", "ticks"),
+    [
+        ((1.0, 4.9), ()),
+        ((0.3, 6.0), (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)),
+        ((0.0, 6.0), ()),  # no place on such an axis
+        ((3.0,), ()),
+    ],
+)
+def test_costs_that_are_far_apart_have_a_logarithmic_axis(costs: tuple[float, ...], ticks: tuple[float, ...]) -> None:
+    assert panel(costs=costs).ticks == pytest.approx(ticks)
+
+
+def test_the_axis_is_logarithmic_in_files_and_in_the_page(seeds: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = figures_of(seeds)["accuracy_latency"]
+    assert isinstance(figure, Scatter)
+    far = replace(figure, panels=tuple(replace(one, ladder=((0.1, 90.0), (400.0, 91.0))) for one in figure.panels))
+    drawings = []
+    monkeypatch.setattr(plots, "_saved", lambda drawn, form: drawings.append(drawn) or b"")
+    for of, scale in ((figure, "linear"), (far, "log")):
+        plots.draw(of, colours(results(seeds)["method"]))
+        assert {axes.get_xscale() for axes in drawings[-1].axes} == {scale}
+        layout = describe(of, colours(results(seeds)["method"]))["layout"]
+        assert {layout[name].get("type", "linear") for name in ("xaxis", "xaxis2")} == {scale}
 
 
 def test_text_from_records_is_not_taken_for_mathematics(empty: Store) -> None:
