@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import typer
 
 from dyncomp.cli.benchmark import benchmark
+from dyncomp.cli.compare import compare
 from dyncomp.cli.export import export
 from dyncomp.cli.others import env, list_, report
 from dyncomp.cli.profile import profile
@@ -43,6 +44,7 @@ def dyncomp_main() -> None:
     app.command("list")(list_)
     app.command("profile")(profile)
     app.command("report")(report)
+    app.command("compare")(compare)
     app.command("validate")(validate)
     app.command("export")(export)
     app.command("env")(env)

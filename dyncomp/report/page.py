@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dyncomp.report.comparison import Comparison, comparison_table
 from dyncomp.report.content import Content, content
 from dyncomp.report.figures import figures
 from dyncomp.report.interactive import STATIC_SHOWN, describe
@@ -73,6 +74,14 @@ def markdown(said: Content, plotted: Sequence[Figure]) -> str:
     template = _environment().get_template("report.md.j2")
     text = template.render(title=TITLE, said=said, plots=plots)
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def comparison_page(compared: Comparison, before: Path, after: Path) -> str:
+    """Two folders set against each other, as one page that needs no other file and no network."""
+    template = _environment().get_template("comparison.html.j2")
+    folders = {"before": str(before), "after": str(after)}
+    counts = {str(verdict): count for verdict, count in compared.counts().items() if count}
+    return template.render(compared=compared, rows=comparison_table(compared), counts=counts, **folders)
 
 
 def _plot(figure: Figure, description: Mapping[str, Any]) -> Plot:

@@ -18,6 +18,7 @@ from typer.main import get_command
 from dyncomp.bench import Config, Outcome, runner
 from dyncomp.cli import benchmark_main, dyncomp_main, main
 from dyncomp.cli.benchmark import benchmark
+from dyncomp.cli.compare import compare
 from dyncomp.cli.export import export
 from dyncomp.cli.others import env, list_, report
 from dyncomp.cli.profile import profile
@@ -46,6 +47,7 @@ OPTIONS: dict[Callable[..., None], set[str]] = {
         *("--include-path", "--json", "--fast", "--no-fast"),
     },
     report: {"folder"},
+    compare: {"before", "after", "--fail-on", "--html"},
     validate: {"target", "--backbone", "--include-path"},
     export: {"checkpoint", "--format", "--routed", "--dense", "--output", "--include-path"},
     env: set(),
