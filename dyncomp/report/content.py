@@ -79,8 +79,11 @@ CONVENTIONS = (
     (
         "accuracy",
         "Top-1 on the test split. The margin is 95 %, from the same images for both networks where "
-        "the records hold them (McNemar's exact test decides what is distinguishable). Thresholds "
-        "and early stopping see the calibration split only.",
+        "the records hold them; of one seed, McNemar's exact test decides what is distinguishable. Of several seeds, "
+        "networks of the same seed are compared, and two margins are added as squares: that of the test images, from "
+        "each image's right answers, mean over the seeds; and that of the seeds, from the standard deviation of "
+        "accuracies between seeds, pooled over all networks (Student's t). Thresholds and early stopping see the "
+        "calibration split only.",
     ),
     (
         "controls",
@@ -88,7 +91,8 @@ CONVENTIONS = (
         "multiply-adds, by the logarithm of the cost. Fixed: the method's trained network, each gate's decision the "
         "same for all images, at the method's cost, trained on. Random: each gate draws at its trained rate, trained "
         "on so. Intervals are 95 %, from the same images, and from how much accuracies vary over seeds, where there "
-        "are several.",
+        "are several. Above, below and better are said where, of all such differences of a setting that are as sure, "
+        "at most 5 % are expected to be chance (Benjamini and Hochberg 1995); `q` in results.csv is that share.",
     ),
     (
         "exchange",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import numbers as n
 from dyncomp.report.reading import Reading
-from dyncomp.report.statistics import Difference, Spread, contrast
+from dyncomp.report.statistics import Difference, Spread, chance, contrast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +20,10 @@ RUNG = "ladder"
 NEAR = 0.03
 """share of a method's multiply-adds by which a control may cost more, or less, without a word"""
 CHANCE = {"fixed": "no better than fixed pruning", "random": "no better than random routes"}
+OVER = ("static_at_equal_macs", *CHANCE)
+"""what a method's accuracy is set against"""
+SURE = 0.05
+"""of `Setting.q_values`: below it, a difference is declared"""
 BETTER = {"fixed": "better than fixed pruning", "random": "better than random routes"}
 
 
@@ -103,6 +107,30 @@ class Setting:
         """By how much a network is better than another one; None where that cannot be told."""
         return self._contrast([(1.0, self.networks[spec]), (-1.0, other)])
 
+    @cached_property
+    def differences(self) -> dict[tuple[str, str], Difference]:
+        """From `static_at_equal_macs`, `fixed` and `random`, of every method where it is known, by spec and name."""
+        found: dict[tuple[str, str], Difference | None] = {}
+        for spec in self.rows.loc[self.rows["role"] == "method", "spec"].unique():
+            found[spec, "static_at_equal_macs"] = self.over_static(spec)
+            for method in CHANCE:
+                control = self.control(spec, method)
+                found[spec, method] = None if control is None else self.over(spec, control)
+        return {place: difference for place, difference in found.items() if difference is not None}
+
+    @cached_property
+    def q_values(self) -> dict[tuple[str, str], float]:
+        """Of each of `differences`, the share of false ones among those that are as sure (Benjamini, Hochberg 1995).
+
+        With many methods some are beyond a 95 % interval by chance; those with a value below 0.05 are so in 5 % of all.
+        """
+        from scipy.stats import false_discovery_control
+
+        if not self.differences:
+            return {}
+        adjusted = false_discovery_control([chance(difference) for difference in self.differences.values()])
+        return dict(zip(self.differences, (float(q) for q in adjusted), strict=True))
+
     def _contrast(self, weighted: Sequence[tuple[float, Network]]) -> Difference | None:
         seeds = set.intersection(*(set(network.keys) for _, network in weighted))
         frames = [
@@ -131,32 +159,34 @@ def columns(setting: Setting, spec: str) -> dict[str, Any]:
     at = setting.static_at(setting.networks[spec].macs)
     if at is not None:
         found["static_top1_at_equal_macs"] = at[0]
-    differences = {"static_at_equal_macs": setting.over_static(spec)}
     for method in CHANCE:
         control = setting.control(spec, method)
         if control is not None:
             found[f"{method}_top1"], found[f"{method}_macs"] = control.top1, control.macs
-            differences[method] = setting.over(spec, control)
-    for name, difference in differences.items():
-        if difference is not None:
+    for name in OVER:
+        if difference := setting.differences.get((spec, name)):
             found[f"over_{name}_points"], found[f"over_{name}_margin"] = difference.points, difference.margin
+            found[f"over_{name}_q"] = setting.q_values[spec, name]
     return found
 
 
 def clauses_of(setting: Setting, spec: str) -> Iterator[str]:
     """What the controls say of a method, for its sentence: its `columns`, which its rows hold, in words."""
     own = setting.rows[setting.rows["spec"] == spec].iloc[0]
-    points, margin = own["over_static_at_equal_macs_points"], own["over_static_at_equal_macs_margin"]
-    if abs(points) > margin:
+    points, margin, q = (own[f"over_static_at_equal_macs_{what}"] for what in ("points", "margin", "q"))
+    if q < SURE:
         size = f"{n.fixed(abs(points), 1)} ± {n.fixed(margin, 1)} points"
         yield f"{size} {'above' if points > 0 else 'below'} static nets of equal multiply-adds"
     elif not n.missing(points):
         yield f"{_signed(points, margin)}, not distinguishable from static nets of equal multiply-adds"
     for method in CHANCE:
-        top1, points, margin = own[f"{method}_top1"], own[f"over_{method}_points"], own[f"over_{method}_margin"]
+        top1, points, margin, q = (
+            own[f"{method}_top1"],
+            *(own[f"over_{method}_{of}"] for of in ("points", "margin", "q")),
+        )
         if n.missing(top1):
             continue
-        word = (BETTER if points > margin else CHANCE)[method]
+        word = (BETTER if points > 0 and q < SURE else CHANCE)[method]
         cost = own[f"{method}_macs"] / setting.networks[spec].macs
         at = "" if abs(cost - 1) <= NEAR else f" at {n.fixed(100 * cost, 0, ' %')} of its multiply-adds"
         by = "" if n.missing(points) else f", {_signed(points, margin)}"

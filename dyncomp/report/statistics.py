@@ -63,8 +63,15 @@ def binomial_margin(percent: float, images: int) -> float:
     return 100 * Z95 * math.sqrt(share * (1 - share) / (images + 4))
 
 
+def chance(difference: Difference) -> float:
+    """How likely so large a difference is where there is none: of the normal distribution that its margin is of."""
+    if not difference.margin:
+        return float(not difference.points)
+    return math.erfc(abs(difference.points) / (difference.margin / Z95) / math.sqrt(2))
+
+
 def over_seeds(differences: Sequence[Difference]) -> Difference:
-    """One difference from one per seed: the mean, with the larger of two margins.
+    """One difference from one per seed, where there is no per-image data for `contrast`: the mean, the larger margin.
 
     Margins: Student's t over the seeds, and the images' own, as if more seeds told no more of them.
     """

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import latency
-from dyncomp.report.controls import columns, settings
+from dyncomp.report.controls import OVER, columns, settings
 from dyncomp.report.numbers import missing
 from dyncomp.report.reading import Reading, read
 from dyncomp.store import Store
@@ -30,9 +30,8 @@ COLUMNS = (
     *("macs_right", "macs_wrong", "macs_difficulty_rank_correlation", "time_share_free", "time_share_unknown"),
     *("form", "latency_ms_p50_dense", "speedup_realised_dense"),
     *("latency_ms_p50_compiled", "speedup_realised_compiled", "graph_breaks", "not_compiled"),
-    *("static_top1_at_equal_macs", "over_static_at_equal_macs_points", "over_static_at_equal_macs_margin"),
-    *("fixed_top1", "fixed_macs", "over_fixed_points", "over_fixed_margin"),
-    *("random_top1", "random_macs", "over_random_points", "over_random_margin"),
+    *("static_top1_at_equal_macs", "fixed_top1", "fixed_macs", "random_top1", "random_macs"),
+    *(f"over_{name}_{what}" for name in OVER for what in ("points", "margin", "q")),
     *("role", "control_of", "warnings", "error", "key"),
 )
 COUNTS = (
@@ -62,7 +61,8 @@ def results(store: Store) -> pd.DataFrame:
     the same rounds have columns of their own.
     `time_share_free` and `time_share_unknown` are from 0 to 1, of the time in operators. A cell that
     was not timed has one row without latency; a failed one has its error. What controls say of a method is the mean
-    over its seeds: `over_..._points` is by how much it is better, with a 95 % margin.
+    over its seeds: `over_..._points` is by how much it is better, with a 95 % margin, and `over_..._q` the share of
+    false ones among such differences that are as sure.
     """
     return results_of(read(store))
 

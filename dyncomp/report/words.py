@@ -14,6 +14,7 @@ from dyncomp.report.spent import clauses
 from dyncomp.report.statistics import (
     Difference,
     binomial_margin,
+    contrast,
     over_seeds,
     paired_difference,
     unpaired_difference,
@@ -78,7 +79,7 @@ def _told(own: pd.DataFrame, static: pd.DataFrame, reading: Reading, setting: Se
     if own["role"].iloc[0] == "static":
         said = [_static(cells, done)]
     else:
-        said = [f"{_against(cells, static, reading)} {_arithmetic(cells)}{speed(done)}"]
+        said = [f"{_against(cells, static, reading, setting)} {_arithmetic(cells)}{speed(done)}"]
         if setting is not None:
             said += clauses_of(setting, str(cells["spec"].iloc[0]))
         said += [*_gates(cells), *_exchange(cells)]
@@ -109,11 +110,18 @@ def _accuracy(cells: pd.DataFrame) -> str:
     return f"{text} (mean of {len(cells)} seeds, standard deviation {deviation})"
 
 
-def _against(cells: pd.DataFrame, static: pd.DataFrame, reading: Reading) -> str:
+def _against(cells: pd.DataFrame, static: pd.DataFrame, reading: Reading, setting: Setting | None) -> str:
     pairs = cells.merge(static.drop_duplicates("key"), on="seed", suffixes=("", "_static"))
     if pairs.empty:
         return f"{_accuracy(cells)} (no static network of the same seed to compare with)"
-    difference = over_seeds([_difference(pair, reading) for _, pair in pairs.iterrows()])
+    difference = None
+    if len(pairs) > 1 and setting is not None:
+        frames = [
+            [(1.0, reading.images(key)), (-1.0, reading.images(key_static))]
+            for key, key_static in zip(pairs["key"], pairs["key_static"], strict=True)
+        ]
+        difference = contrast(frames, setting.spread)
+    difference = difference or over_seeds([_difference(pair, reading) for _, pair in pairs.iterrows()])
     reference = n.percent(pairs["top1_static"].mean())
     return f"{_accuracy(cells)} against {reference} of static ({_margin(difference)})"
 
