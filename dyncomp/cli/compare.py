@@ -46,9 +46,9 @@ def compare(
     for reason in _reasons(compared):
         console.print(reason, markup=False, highlight=False, soft_wrap=True)
     for pair, judged in beyond:
-        change = judged.quantity.written(judged.change.middle) if judged.change else ""
         at = "" if judged.batch_size is None else f" at batch {judged.batch_size}"
-        text = f"failed: {judged.quantity.name}{at} of {_named(pair)} is WORSE, {change}"
+        worse = f"{judged.quantity.name}{at} is {_mark(judged)}" if judged.change else judged.why
+        text = f"failed: {_named(pair)}: {worse}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     if html is not None:
         write_atomically({html: comparison_page(compared, before, after).encode()})

@@ -33,6 +33,7 @@ SAME_SHARE = 0.005
 """the same for multiply-adds, as a share of them"""
 SAME_MEMORY = 0.05
 """the same for memory, which is one measurement without an interval"""
+FALLEN = "failed in the second folder"
 OTHER_IMAGES = "not the same test images in both folders"
 MACHINE = ("processor", "machine", "cores", "threads", "cpu_capability", "fast_path", "device", "torch")
 """of the environment, what times and memory depend on"""
@@ -165,16 +166,17 @@ def _limit(part: str) -> Limit:
 
 
 def broken(comparison: Comparison, limits: Sequence[Limit]) -> list[tuple[Pair, Judged]]:
-    """What is worse by more than a limit allows.
+    """What is worse by more than a limit allows, and, where there are limits, cells that only then fail.
 
     Raises InvalidValue where a quantity that has a limit can be compared in no cell: nothing would ever fail.
     """
+    fallen = [(pair, pair.judged[0]) for pair in comparison.pairs if limits and pair.judged[0].why == FALLEN]
     for limit in limits:
-        own = [judged for _, judged in comparison.judged() if judged.quantity == limit.quantity]
-        if all(judged.verdict is Verdict.NOT_COMPARABLE for judged in own):
+        own = [one for _, one in comparison.judged() if one.quantity == limit.quantity and one.why != FALLEN]
+        if not fallen and all(judged.verdict is Verdict.NOT_COMPARABLE for judged in own):
             why = own[0].why if own else "neither folder has it"
             raise InvalidValue(f"--fail-on {limit.quantity.name}: it can be compared in no cell ({why})")
-    return [found for found in comparison.judged() if any(limit.is_broken(found[1]) for limit in limits)]
+    return fallen + [found for found in comparison.judged() if any(limit.is_broken(found[1]) for limit in limits)]
 
 
 def compare(before: Reading, after: Reading) -> Comparison:
@@ -260,9 +262,8 @@ def _pair(first: CellRecord, second: CellRecord, before: Reading, after: Reading
 
 
 def _judged(first: CellRecord, second: CellRecord, before: Reading, after: Reading) -> Iterator[Judged]:
-    for cell, which in ((first, "first"), (second, "second")):
+    for cell, why in ((first, "failed in the first folder"), (second, FALLEN)):
         if cell["status"] != "ok":
-            why = f"failed in the {which} folder"
             yield from (_incomparable(quantity, why) for quantity in QUANTITIES.values() if not quantity.timed)
             return
     frames = before.images(first["key"]), after.images(second["key"])

@@ -190,6 +190,18 @@ def test_only_what_is_worse_beyond_its_limit_fails(made: Making) -> None:
     ]
 
 
+def test_a_cell_that_fails_in_the_second_folder_alone_fails(made: Making, tmp_path: Path) -> None:
+    other = Store.create(tmp_path / "b", CONFIG)
+    failed_cell(other, "static")
+    skipnet_cell(other)
+    said = compared(made("a"), other)
+    assert [(pair.spec, one.why) for pair, one in broken(said, limits_of("top1:50"))] == [
+        ("static", "failed in the second folder")
+    ]
+    assert broken(said, []) == []
+    assert broken(compared(other, made("c")), limits_of("top1:50")) == []
+
+
 def test_a_limit_of_what_cannot_be_compared_is_refused(made: Making) -> None:
     said = compared(made("a"), made("b", machine={"processor": "Another"}))
     with pytest.raises(InvalidValue, match="latency_ms_p50: it can be compared in no cell"):
@@ -211,7 +223,10 @@ def test_the_command_prints_writes_and_says_by_its_status(
     assert "WORSE +" in capsys.readouterr().out
     assert "<script" in page.read_text() and "http" not in page.read_text()
     assert run(monkeypatch, before, after, "--fail-on", "latency_ms_p50:5%") == 1
-    assert "failed: latency_ms_p50 at batch 64 of skipnet(target=0.5)" in capsys.readouterr().out
+    assert (
+        "failed: skipnet(target=0.5) on cifar_resnet14, digits, seed 0: latency_ms_p50 at batch 64 is WORSE"
+        in capsys.readouterr().out
+    )
     assert run(monkeypatch, before, after, "--html", page) == 2  # never over a file
     assert run(monkeypatch, before, after, "--fail-on", "nothing") == 2
     assert run(monkeypatch, before, tmp_path / "none") == 2
