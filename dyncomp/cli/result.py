@@ -9,7 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dyncomp.report import is_invalid, results, words
+from dyncomp.report import is_invalid
+from dyncomp.report.reading import read
+from dyncomp.report.recommendation import ACCEPTED, recommendations
+from dyncomp.report.table import results_of
+from dyncomp.report.words import words_of
 from dyncomp.store import Store
 
 if TYPE_CHECKING:
@@ -17,12 +21,17 @@ if TYPE_CHECKING:
 
 
 def show_result(store: Store) -> None:
-    """Print the result table and a sentence per method."""
+    """Print the result table, a sentence per method, and what to ship."""
     console = Console()
-    frame = results(store)
+    reading = read(store)
+    frame = results_of(reading)
     console.print(result_table(frame))
-    for sentence in words(store):
+    for sentence in words_of(reading, frame):
         console.print(f"- {sentence}", markup=False, highlight=False)
+    for place, recommendation in enumerate(recommendations(reading, frame)):
+        if not place:
+            console.print(f"\nWhat to ship, at most {ACCEPTED:g} points below static:", markup=False, highlight=False)
+        console.print(f"- {recommendation}", markup=False, highlight=False)
     console.print(f"\nReport: {store.folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 

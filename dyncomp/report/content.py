@@ -11,6 +11,7 @@ from dyncomp.report.details import Detail, Failure, detail, failures, place, war
 from dyncomp.report.latency import timings_of
 from dyncomp.report.published import published_table
 from dyncomp.report.reading import Reading
+from dyncomp.report.recommendation import ACCEPTED, Recommendation, recommendations
 from dyncomp.report.spent import gap_table
 from dyncomp.report.tables import Table, control_table, results_table, summary_table
 from dyncomp.report.words import Sentence, words_of
@@ -95,6 +96,12 @@ CONVENTIONS = (
         "at most 5 % are expected to be chance (Benjamini and Hochberg 1995); `q` in results.csv is that share.",
     ),
     (
+        "recommended",
+        "Of static nets of all sizes and of methods, without controls of gates: the one with the least cost whose mean "
+        f"accuracy is at most {ACCEPTED:g} points below static's. By the clock, those of which every seed's ratio is "
+        "VALID; others whose interval reaches that of the best are named beside it.",
+    ),
+    (
         "exchange",
         "Accuracy when every image is computed along the route of another one: where that costs "
         "nothing, the routes do not depend on the image in a way that matters.",
@@ -106,6 +113,7 @@ CONVENTIONS = (
 class Content:
     """All of a report but its plots; every text is as recorded, to be escaped by the template."""
 
+    recommendations: tuple[Recommendation, ...]
     sentences: tuple[Sentence, ...]
     table: Table
     controls: Table | None
@@ -136,6 +144,7 @@ def content(reading: Reading, frame: pd.DataFrame) -> Content:
     places = {key: place for place, key in enumerate(dict.fromkeys(frame["key"]))}
     done = sorted((cell for cell in reading.cells if cell["status"] == "ok"), key=lambda cell: places[cell["key"]])
     return Content(
+        recommendations=tuple(recommendations(reading, frame)),
         sentences=tuple(words_of(reading, frame)),
         table=results_table(frame),
         controls=control_table(frame),

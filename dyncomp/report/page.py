@@ -12,7 +12,7 @@ from dyncomp.report.comparison import Comparison, comparison_table
 from dyncomp.report.content import Content, content
 from dyncomp.report.figures import figures
 from dyncomp.report.interactive import STATIC_SHOWN, describe
-from dyncomp.report.plotdata import Figure, colours
+from dyncomp.report.plotdata import Figure, Scatter, colours
 from dyncomp.report.plots import draw
 from dyncomp.report.reading import read
 from dyncomp.report.table import csv_text, results_of
@@ -26,12 +26,16 @@ TITLE = "dyncomp: accuracy, arithmetic and time"
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot for the templates: its files' name, and what plotly.js draws of it."""
+    """A plot for the templates: its files' name, and what plotly.js draws of it.
+
+    `is_overview`: it has all methods in one picture, and stands before what is said of each.
+    """
 
     name: str
     title: str
     subtitle: str
     interactive: Mapping[str, Any]
+    is_overview: bool
 
 
 def write_report(store: Store) -> list[Path]:
@@ -85,7 +89,7 @@ def comparison_page(compared: Comparison, before: Path, after: Path) -> str:
 
 
 def _plot(figure: Figure, description: Mapping[str, Any]) -> Plot:
-    return Plot(figure.name, figure.title, figure.subtitle, description)
+    return Plot(figure.name, figure.title, figure.subtitle, description, isinstance(figure, Scatter))
 
 
 def _environment() -> jinja2.Environment:
