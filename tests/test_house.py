@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "listing": BASE,
     "_images": frozenset({"errors", "torch"}),
     "_cache": frozenset(),
+    "_processes": frozenset(),
     "core": BASE | {"_images", "torch"},
     "ops": BASE | {"core", "torch"},
     "fast": frozenset({"errors", "_cache", "core", "ops", "torch"}),
@@ -43,7 +44,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "methods": BASE | {"core", "ops", "torch"},
     "train": frozenset({"errors", "_version", "core", "data", "torch"}),
     "samples": frozenset(),
-    "profile": frozenset({"errors", "samples", "core", "ops", "fast", "data", "store", "torch"}),
+    "profile": frozenset({"errors", "_processes", "samples", "core", "ops", "fast", "data", "store", "torch"}),
     "_build": BASE | {"core", "fast", "torch"},
     "_checkpoint": BASE | {"core", "fast", "train", "_build", "torch"},
     "export": frozenset({"errors", "_version", "core", "fast", "torch"}),
@@ -65,7 +66,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         "export",
         "torch",
     },
-    "cli": BASE | {"fast", "listing", "bench", "conformance", "profile", "store", "report", "torch"},
+    "cli": BASE | {"_processes", "fast", "listing", "bench", "conformance", "profile", "store", "report", "torch"},
     "": BASE | {"core", "ops", "fast", "profile", "bench", "_build", "_checkpoint"},
 }
 # The private modules at the top belong to the public one that they were split from.

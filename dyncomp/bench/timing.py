@@ -35,6 +35,8 @@ from dyncomp.train import read_facts
 
 SECONDS = 2.5
 SECONDS_STANDARD = 10.0
+PROLONGED, PROLONGED_QUICK = 4.0, 2.0
+"""how many times longer a timing may last while its ratios are not known well enough to be valid"""
 TOGETHER_S = 60.0
 """the longest timing of all networks together at one batch size where the budget is quick"""
 PATIENCE_TO_COMPILE_S = 1800.0
@@ -100,7 +102,9 @@ def _forms(cells: Sequence[Cell], store: Store, compiled: bool) -> list[Timed]:
 def _timed(cells: Sequence[Cell], key: str, batch_size: int, team: Team, config: Config) -> TimingContent:
     group, started_at = cells[0].group, now()
     usual = SECONDS_STANDARD if config.budget == "standard" else min(SECONDS, TOGETHER_S / len(team.names))
-    until = Until(config.latency_width / 100, usual if config.latency_seconds is None else config.latency_seconds)
+    asked = config.latency_seconds
+    prolonged = PROLONGED_QUICK if config.budget == "quick" and asked is None else PROLONGED
+    until = Until(config.latency_width / 100, usual if asked is None else asked, prolonged)
     reference = next((cell.key for cell in cells if cell.role == "static"), None)
     measured = measure_latency(team, group.splits.test, batch_size, group.seed, until, reference)
     rounds, load, errors = measured.rounds, measured.load, measured.errors

@@ -78,11 +78,14 @@ def benchmark(
         "strict_macs": strict_macs,
         "dry_run": dry_run,
     }
+    from dyncomp._processes import begin_early
     from dyncomp.bench import Config, check_names, read_config
 
     in_file: dict[str, Any] = read_config(config) if config else {}
     options = Config(**in_file | {key: value for key, value in given.items() if value is not None})
     check_names(options)
+    if not options.dry_run:
+        begin_early()
     from dyncomp.bench import run  # torch is imported here, after the options were checked
     from dyncomp.cli.progress import watching
     from dyncomp.cli.result import show_result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -15,10 +14,8 @@ from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
+from dyncomp._processes import context
 from dyncomp.fast import is_enabled, switch_off
-
-PRELOADED = ("torch._dynamo",)
-"""what every process that trains, optimisers being what they are, would import by itself, for seconds"""
 
 
 class Failed(Exception):
@@ -30,9 +27,9 @@ class Child:
 
     def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
         """Start it, and do not wait for it. Raises Failed where the arguments cannot travel to it."""
-        context = _context(target.__module__)
-        self.pipe, theirs = context.Pipe()
-        self._process: BaseProcess = context.Process(
+        beginning = context(target.__module__)
+        self.pipe, theirs = beginning.Pipe()
+        self._process: BaseProcess = beginning.Process(
             target=_begin, args=(is_enabled(), target, theirs, *arguments), daemon=True
         )
         try:
@@ -104,19 +101,6 @@ def first_to_speak(children: list[Child]) -> list[Child]:
         return []
     pipes: dict[Connection, Child] = {child.pipe: child for child in children}
     return [pipes[pipe] for pipe in connection.wait(list(pipes)) if isinstance(pipe, Connection)]
-
-
-def _context(preload: str) -> Any:
-    """How processes begin: as copies of a fresh one that has imported torch and done nothing else; else from nothing.
-
-    Never as copies of this process: its OpenMP team does not survive a fork, and what it holds would be theirs too.
-    `preload` is the module that the first of them runs; a later one that runs another imports it by itself.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload, *PRELOADED])
-    return context
 
 
 @contextmanager

@@ -31,8 +31,6 @@ WARM_UPS = 2
 TURN_MS = 16.0
 """about how long a turn lasts: beside it, handing over costs little"""
 MOST_PER_TURN = 8
-PROLONGED = 4
-"""how many times longer a timing may last while its ratios are not known well enough to be valid"""
 QUICK_LOOK = 200
 """resamples while rounds still go on"""
 PAUSE = 1.15
@@ -44,11 +42,16 @@ class Until:
     """When a timing ends: all intervals narrower than `width`, a share of their middle, or `seconds` over.
 
     The seconds are those of one network; a timing of ten may last ten times as long, and one that has too few rounds
-    or too wide an interval of a ratio to be valid `PROLONGED` times longer.
+    or too wide an interval of a ratio to be valid `prolonged` times longer.
     """
 
     width: float = 0.03
     seconds: float = 3.0
+    prolonged: float = 4.0
+
+    def is_over(self, rounds: int, seconds: float, enough: bool) -> bool:
+        """Whether the time is over after so many seconds per network; `enough`: the ratios are known well enough."""
+        return rounds > 0 and seconds >= self.seconds * (1 if enough else self.prolonged)
 
 
 @dataclass(frozen=True)
@@ -144,12 +147,12 @@ class _Turns:
     def take(self, batches: int, until: Until, reference: str | None) -> Rounds:
         per_round = _per_round(self.passes_ms, batches)
         rounds = Rounds(self.samples, per_round, batches // per_round)
-        seconds = until.seconds * len(self.workers)
+        networks = len(self.workers)
         begin = time.perf_counter()
         # in another order every round: what a network's predecessor leaves in the caches slows its turn by percents
         order, draw = list(self.workers), Random(0)
         done, look, enough = 0, LEAST_ROUNDS, False
-        while self.workers and not _is_over(done, time.perf_counter() - begin, seconds, enough):
+        while self.workers and not until.is_over(done, (time.perf_counter() - begin) / networks, enough):
             first = done % rounds.distinct * per_round
             draw.shuffle(order)
             for name in order:
@@ -175,10 +178,6 @@ class _Turns:
             self.samples.pop(name, None)
             self.errors[name] = str(error)
             return None
-
-
-def _is_over(done: int, spent: float, seconds: float, enough: bool) -> bool:
-    return done > 0 and spent >= seconds * (1 if enough else PROLONGED)
 
 
 def _look(rounds: Rounds, width: float, reference: str | None) -> tuple[bool, bool]:

@@ -312,7 +312,7 @@ def test_narrow_means_medians_and_ratios(own: list[float], static: list[float], 
     ],
 )
 def test_a_timing_whose_ratios_are_not_known_is_prolonged(done: int, spent: float, enough: bool, over: bool) -> None:
-    assert latency._is_over(done, spent, 10.0, enough) is over
+    assert Until(seconds=10.0, prolonged=4.0).is_over(done, spent, enough) is over
 
 
 @pytest.mark.parametrize(("spread", "known"), [(1.02, True), (1.5, False)])
