@@ -35,8 +35,8 @@ from dyncomp.train import read_facts
 
 SECONDS = 2.5
 SECONDS_STANDARD = 10.0
-PROLONGED, PROLONGED_QUICK = 4.0, 2.0
-"""how many times longer a timing may last while its ratios are not known well enough to be valid"""
+PROLONGED_QUICK = 2.0
+"""`Until.prolonged` where the budget is quick"""
 TOGETHER_S = 60.0
 """the longest timing of all networks together at one batch size where the budget is quick"""
 PATIENCE_TO_COMPILE_S = 1800.0
@@ -103,7 +103,7 @@ def _timed(cells: Sequence[Cell], key: str, batch_size: int, team: Team, config:
     group, started_at = cells[0].group, now()
     usual = SECONDS_STANDARD if config.budget == "standard" else min(SECONDS, TOGETHER_S / len(team.names))
     asked = config.latency_seconds
-    prolonged = PROLONGED_QUICK if config.budget == "quick" and asked is None else PROLONGED
+    prolonged = PROLONGED_QUICK if config.budget == "quick" and asked is None else Until.prolonged
     until = Until(config.latency_width / 100, usual if asked is None else asked, prolonged)
     reference = next((cell.key for cell in cells if cell.role == "static"), None)
     measured = measure_latency(team, group.splits.test, batch_size, group.seed, until, reference)

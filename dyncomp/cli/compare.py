@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dyncomp.report.comparison import Comparison, Judged, Pair
+    from dyncomp.report.comparison import Comparison, Judged
 
 FAILED = 1
 MARKS = {"SAME": "=", "UNCLEAR": "?", "NOT COMPARABLE": "-"}
@@ -48,17 +48,13 @@ def compare(
     for pair, judged in beyond:
         at = "" if judged.batch_size is None else f" at batch {judged.batch_size}"
         worse = f"{judged.quantity.name}{at} is {_mark(judged)}" if judged.change else judged.why
-        text = f"failed: {_named(pair)}: {worse}"
+        text = f"failed: {pair}: {worse}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     if html is not None:
         write_atomically({html: comparison_page(compared, before, after).encode()})
         console.print(f"Page: {html}", markup=False, highlight=False, soft_wrap=True)
     if beyond:
         raise typer.Exit(FAILED)
-
-
-def _named(pair: Pair) -> str:
-    return f"{pair.spec} on {pair.backbone}, {pair.dataset}, seed {pair.seed}"
 
 
 def _table(compared: Comparison) -> Table:

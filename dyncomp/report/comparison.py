@@ -20,8 +20,8 @@ from dyncomp.report.reading import Reading
 from dyncomp.report.statistics import paired_difference
 from dyncomp.report.table import ROLES
 from dyncomp.report.tables import Table, row_of
-from dyncomp.samples import Z95, Interval, is_invalid
-from dyncomp.samples.intervals import ALIKE, SURER
+from dyncomp.samples import Z95, Interval, is_invalid, side_of
+from dyncomp.samples.intervals import ALIKE
 from dyncomp.store.schema import CellRecord
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ SAME_SHARE = 0.005
 """the same for multiply-adds, as a share of them"""
 SAME_MEMORY = 0.05
 """the same for memory, which is one measurement without an interval"""
+SAME_CELL = ("spec", "backbone", "dataset", "seed")
+"""what a cell of one folder and one of the other have to agree in"""
 FALLEN = "failed in the second folder"
 OTHER_IMAGES = "not the same test images in both folders"
 MACHINE = ("processor", "machine", "cores", "threads", "cpu_capability", "fast_path", "device", "torch")
@@ -107,6 +109,9 @@ class Pair:
     seed: int
     differs: str
     judged: tuple[Judged, ...]
+
+    def __str__(self) -> str:
+        return _named(self.spec, self.backbone, self.dataset, self.seed)
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,11 @@ def compare(before: Reading, after: Reading) -> Comparison:
     if not found:
         raise InvalidValue("the two folders have no cell in common: none of one spec, backbone, data set and seed")
     pairs = [_pair(first, second, before, after) for first, second in sorted(found, key=_place)]
-    return Comparison(tuple(pairs), tuple(map(_named, left)), tuple(map(_named, right)))
+    alone = [
+        tuple(_named(cell["spec"], cell["backbone"], cell["dataset"], cell["seed"]) for cell in cells)
+        for cells in (left, right)
+    ]
+    return Comparison(tuple(pairs), *alone)
 
 
 def comparison_table(compared: Comparison) -> Table:
@@ -220,8 +229,8 @@ def _columns(pair: Pair, judged: Judged) -> Iterator[tuple[str, Any]]:
     yield why, why
 
 
-def _named(cell: CellRecord) -> str:
-    return f"{cell['spec']} on {cell['backbone']}, {cell['dataset']}, seed {cell['seed']}"
+def _named(spec: str, backbone: str, dataset: str, seed: int) -> str:
+    return f"{spec} on {backbone}, {dataset}, seed {seed}"
 
 
 def _paired(
@@ -230,7 +239,7 @@ def _paired(
     """Cells that agree in everything first; then, of those left, those that are the only ones of their spec."""
     pairs: list[tuple[CellRecord, CellRecord]] = []
     left, right = list(before), list(after)
-    for names in (("spec", "backbone", "dataset", "seed", "budget", "device"), ("spec", "backbone", "dataset", "seed")):
+    for names in ((*SAME_CELL, "budget", "device"), SAME_CELL):
         own, others = _by(left, names), _by(right, names)
         alike = [key for key in own if len(own[key]) == len(others.get(key, ())) == 1]
         pairs += [(own[key][0], others[key][0]) for key in alike]
@@ -322,7 +331,9 @@ def _timed(size: int, first: CellTiming, second: CellTiming) -> Iterator[Judged]
             continue
         change = _ratio(*(Interval(*(row[f"{quantity.name}{end}"] for end in ("_low", "", "_high"))) for row in rows))
         invalid = [which for row, which in zip(rows, ("first", "second"), strict=True) if is_invalid(row[verdict])]
-        said = Verdict.UNCLEAR if invalid else _verdict(quantity, change, ALIKE, surer=True)
+        said = (
+            Verdict.UNCLEAR if invalid else _verdict(quantity, change, ALIKE, side_of(1 + change.low, 1 + change.high))
+        )
         told = f"INVALID in the {' and the '.join(invalid)} folder" if invalid else ""
         yield Judged(quantity, size, values[0], values[1], change, said, told)
 
@@ -359,15 +370,13 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any], names: Seque
     )
 
 
-def _verdict(quantity: Quantity, change: Interval, same: float, surer: bool = False) -> Verdict:
+def _verdict(quantity: Quantity, change: Interval, same: float, side: str = "") -> Verdict:
     """SAME where all of the interval is within `same`; else by the side of 0 that all of it is on.
 
-    `surer`: it is widened as of a 99 % interval, and has to clear `same` too; what processes differ by, no run sees.
+    `side`: what `side_of` says of the ratio, where the quantity is one of time.
     """
-    more = (SURER - 1) * (change.high - change.low) / 2 if surer else 0.0
-    low, high, least = change.low - more, change.high + more, same if surer else 0.0
     if -same <= change.low and change.high <= same:
         return Verdict.SAME
-    if low > least or high < -least:
-        return Verdict.BETTER if (change.middle > 0) == (quantity.gain > 0) else Verdict.WORSE
-    return Verdict.UNCLEAR
+    if side == "same" or (not side and change.low <= 0 <= change.high):
+        return Verdict.UNCLEAR
+    return Verdict.BETTER if (change.middle > 0) == (quantity.gain > 0) else Verdict.WORSE

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import numbers as n
+from dyncomp.report.front import front
 from dyncomp.report.reading import Reading
 from dyncomp.report.statistics import Difference, Spread, chance, contrast
 
@@ -58,11 +59,7 @@ class Setting:
     @cached_property
     def front(self) -> list[Network]:
         """Static nets that no cheaper one equals in accuracy, the cheapest first."""
-        front: list[Network] = []
-        for rung in self._rungs:
-            if not front or rung.top1 > front[-1].top1:
-                front.append(rung)
-        return front
+        return front(self._rungs, lambda rung: rung.top1)
 
     @cached_property
     def _rungs(self) -> list[Network]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dyncomp.report.front import front
+
 # Okabe and Ito's set without black and yellow, then Tol's muted and high-contrast: told apart by the colour-blind, as
 # far as so many can be
 PALETTE = (
@@ -43,12 +45,7 @@ class Panel:
     @property
     def front(self) -> tuple[tuple[float, float], ...]:
         """The static nets that no cheaper one equals: the line that a method has to be above."""
-        best, front = -math.inf, []
-        for x, y in self.ladder:
-            if y > best:
-                front.append((x, y))
-                best = y
-        return tuple(front)
+        return tuple(front(self.ladder, lambda point: point[1]))
 
     @property
     def ticks(self) -> tuple[float, ...]:
