@@ -6,22 +6,25 @@ import multiprocessing
 from multiprocessing import forkserver
 from typing import Any
 
-PRELOADED = ("torch._dynamo",)
-"""what every process that trains, optimisers being what they are, would import by itself, for seconds"""
 TRAINING = "dyncomp.bench.jobs"
 """the module that a process for training runs"""
+RECORDING = ("pandas", "pyarrow.parquet")
+"""what a process for training imports beside: it writes a record of its test images"""
+ALWAYS = ("torch._dynamo", "dyncomp.fast.generated_layers", "dyncomp.bench.origin")
+"""what every process would import by itself, for seconds (the first optimiser wants torch._dynamo); the last of them
+makes a process ready to be copied"""
 
 
-def context(preload: str) -> Any:
+def context(module: str) -> Any:
     """How processes begin: as copies of a fresh one that has imported torch and done nothing else; else from nothing.
 
     Never as copies of this process: its OpenMP team does not survive a fork, and what it holds would be theirs too.
-    `preload` is the module that the first of them runs; a later one that runs another imports it by itself.
+    `module` is what the first of them runs; a later one that runs another imports what it needs by itself.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload([preload, *PRELOADED])
+    found.set_forkserver_preload([module, *(RECORDING if module == TRAINING else ()), *ALWAYS])
     return found
 
 

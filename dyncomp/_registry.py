@@ -49,7 +49,7 @@ class Registry(Generic[T]):
         line = frame.f_back.f_lineno if frame and frame.f_back else 0
 
         def decorate(cls: C) -> C:
-            self._scan()
+            self.scan()
             entry = entry_of(self.kind, name, paper, cls, line)
             self._add(entry)
             cls.registered_name = entry.name  # type: ignore[attr-defined]
@@ -63,7 +63,7 @@ class Registry(Generic[T]):
 
     def entries(self) -> list[Entry]:
         """All entries by name; nothing is imported where the text tells enough."""
-        self._scan()
+        self.scan()
         self._import_unread()
         return [self._entries[name] for name in sorted(self._entries)]
 
@@ -92,7 +92,7 @@ class Registry(Generic[T]):
     @contextmanager
     def temporary(self) -> Iterator[None]:
         """Forgets on leaving what was registered inside: for tests."""
-        self._scan()
+        self.scan()
         with self.kept(always=True):
             yield
 
@@ -114,7 +114,7 @@ class Registry(Generic[T]):
 
         Raises BrokenPlugin, NameCollision.
         """
-        self._scan()
+        self.scan()
         for entry in self.read_from(source):  # from an earlier reading
             del self._entries[entry.name]
         entries, complete = read_entries(self.kind, source)
@@ -180,7 +180,8 @@ class Registry(Generic[T]):
             entry = replace(entry, source=other.source)
         self._entries[entry.name] = entry
 
-    def _scan(self) -> None:
+    def scan(self) -> None:
+        """Read the text of all plugins, unless that is done; imports none. Warns of those that cannot be read."""
         if self._scanned:
             return
         self._scanned = True

@@ -7,7 +7,6 @@ core makes it little faster. Two cells on a core each then take half the time of
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -48,7 +47,6 @@ class Job:
     plugins: Plugins
     jobs: int
     threads: int
-    environment: dict[str, str]
 
 
 def jobs_for(cells: Sequence[Cell], config: Config) -> int:
@@ -173,7 +171,6 @@ class _SideBySide:
             plugins=self.plugins,
             jobs=self.jobs,
             threads=max(1, torch.get_num_threads() // self.jobs),
-            environment=dict(os.environ),
         )
         try:
             child = Child(work, job)
@@ -207,7 +204,6 @@ def work(pipe: Connection, job: Job) -> None:
     Where the cell cannot be made again here, or comes out as another one, it sends None.
     """
     live_with_parent()
-    os.environ.update(job.environment)  # that of the moment, not of when the first process was started
     torch.set_num_threads(job.threads)
     keep_freed_memory()  # a step of training takes a tenth less time
     cell = _made_again(job)

@@ -21,7 +21,7 @@ from dyncomp.core import Method, Net, Source
 from dyncomp.data import ImageSplit, Split
 from dyncomp.errors import in_one_line
 from dyncomp.profile.activations import activation_bytes
-from dyncomp.profile.apart import Apart, NotMeasured
+from dyncomp.profile.apart import NotMeasured, rise_bytes_apart
 from dyncomp.profile.peak import MIB, Work
 from dyncomp.store.schema import MemoryFigures
 from dyncomp.train import Recipe, once, train
@@ -37,7 +37,7 @@ OF = {
 }
 
 
-def memory_figures(net: Net, cell: Cell, checkpoint: Path, apart: Apart) -> MemoryFigures:
+def memory_figures(net: Net, cell: Cell, checkpoint: Path) -> MemoryFigures:
     """For the record, units in the names; a figure that could not be taken is None, and `memory_error` says why."""
     group = cell.group
     images = sample(group.splits.test, BATCH_SIZE)[0].to(group.device, memory_format=torch.channels_last)
@@ -53,7 +53,7 @@ def memory_figures(net: Net, cell: Cell, checkpoint: Path, apart: Apart) -> Memo
         with TemporaryDirectory(prefix="dyncomp-") as folder:
             path = str(Path(folder) / "images.safetensors")
             save_file({"images": batch.contiguous(), "labels": labels}, path)
-            return apart.rise_bytes(f"{__name__}:{name}", {**arguments, "images": path})
+            return rise_bytes_apart(f"{__name__}:{name}", {**arguments, "images": path})
 
     return {
         "memory_batch_size": BATCH_SIZE,

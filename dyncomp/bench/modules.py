@@ -17,7 +17,7 @@ from torch.optim import SGD
 from dyncomp.bench.memory import OF, figures_of
 from dyncomp.core import Net
 from dyncomp.errors import BrokenPlugin, InvalidValue, in_one_line
-from dyncomp.profile.apart import Apart
+from dyncomp.profile.apart import rise_bytes_apart
 from dyncomp.profile.peak import Work, load_libraries, rise_bytes
 from dyncomp.profile.sanity import tensors_in
 from dyncomp.store.schema import MemoryFigures
@@ -141,20 +141,19 @@ def memory_of_module(model: str | nn.Module, batch: Tensor) -> MemoryFigures:
     ask = asked(module.to(batch.device).eval())
     where = "" if isinstance(model, str) else ", measured in the program's own process: give the module by a name"
     arguments = {"batch_size": len(batch), "image_shape": list(batch.shape[1:]), "device": str(batch.device)}
-    with Apart() as apart:
 
-        def rise(name: str) -> int:
-            if isinstance(model, str):
-                return apart.rise_bytes(f"{__name__}:{name}", {"model": model, **arguments})
-            work = {"inference": inference_of, "training": training_of}[name]
-            return rise_bytes(work(copy.deepcopy(model), batch))
+    def rise(name: str) -> int:
+        if isinstance(model, str):
+            return rise_bytes_apart(f"{__name__}:{name}", {"model": model, **arguments})
+        work = {"inference": inference_of, "training": training_of}[name]
+        return rise_bytes(work(copy.deepcopy(model), batch))
 
-        return {
-            "memory_batch_size": len(batch),
-            "memory_batch_size_training": len(batch),
-            "memory_of": OF[batch.device.type] + where,
-            **figures_of(module, lambda: ask(batch), rise),
-        }
+    return {
+        "memory_batch_size": len(batch),
+        "memory_batch_size_training": len(batch),
+        "memory_of": OF[batch.device.type] + where,
+        **figures_of(module, lambda: ask(batch), rise),
+    }
 
 
 def with_shapes(module: nn.Module, name: str) -> nn.Module:

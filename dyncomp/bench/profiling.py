@@ -38,7 +38,6 @@ from dyncomp.profile import (
     audit_operators,
     measure_latency,
 )
-from dyncomp.profile.apart import Apart
 from dyncomp.profile.sanity import check_module
 from dyncomp.samples import verdict
 from dyncomp.store.schema import EnergyFigures, Measured, OperatorsRecord, Taken
@@ -70,8 +69,7 @@ def profile_checkpoint(
     splits = cell.group.splits
     timed, unfolded = as_timed(net)
     latency = _latency(timed, splits.test, sizes, cell.group.seed)
-    with Apart() as apart:
-        memory: Taken = {**memory_figures(net, cell, path, apart), **energy_of_cell(net, cell)}
+    memory: Taken = {**memory_figures(net, cell, path), **energy_of_cell(net, cell)}
     audited = next(iter(splits.test.batches(min(AUDITED, len(splits.test))))).images
     audited = audited.to(place, memory_format=torch.channels_last)
     changed = [f"{what} is not as the run had it: figures may differ" for what in changed_since(path, cell)]

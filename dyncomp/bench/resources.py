@@ -16,15 +16,14 @@ from dyncomp.bench.timing import said_what_to_do
 from dyncomp.core import Net
 from dyncomp.errors import in_one_line
 from dyncomp.profile import as_timed, environment
-from dyncomp.profile.apart import Apart
 from dyncomp.store import Store
 from dyncomp.store.schema import Resources
 
 
-def add_resources(cells: Sequence[Cell], store: Store, apart: Apart, tell: Listener) -> None:
+def add_resources(cells: Sequence[Cell], store: Store, tell: Listener) -> None:
     """Add the figures to the records of a group's finished cells, where they are not there yet.
 
-    Memory is measured in the processes of `apart`. A run that is stopped in between goes on here.
+    A run that is stopped in between goes on here.
     """
     records = ((cell, store.cell(cell.key)) for cell in cells)
     lacking = [cell for cell, record in records if record is not None and "operators" not in record]
@@ -38,10 +37,10 @@ def add_resources(cells: Sequence[Cell], store: Store, apart: Apart, tell: Liste
             plain = as_timed(net)[0]
     for number, cell in enumerate(lacking, 1):
         tell(ResourcesStarted(cell, number, len(lacking)))
-        store.add_to_cell(cell.key, _resources(cell, plain, store, apart))
+        store.add_to_cell(cell.key, _resources(cell, plain, store))
 
 
-def _resources(cell: Cell, plain: Net | None, store: Store, apart: Apart) -> Resources:
+def _resources(cell: Cell, plain: Net | None, store: Store) -> Resources:
     """The figures; what fails is told in `time_error`, and the cell's results stand without.
 
     Training may have been elsewhere, on other threads, and long ago: when and where these were taken is told too.
@@ -50,7 +49,7 @@ def _resources(cell: Cell, plain: Net | None, store: Store, apart: Apart) -> Res
     try:
         assert record is not None  # it lacks these figures
         times = where_time_goes(as_timed(net)[0], plain, cell, record["uncounted_operators"])
-        memory = memory_figures(net, cell, store.checkpoint_path(cell.key), apart)
+        memory = memory_figures(net, cell, store.checkpoint_path(cell.key))
         energy, where = energy_of_cell(net, cell), environment(cell.group.device)
         return {**times, **memory, **energy, "resources_at": now(), "resources_environment": where}
     except Exception as error:  # whatever a network does here, the others are measured

@@ -18,7 +18,6 @@ from dyncomp.bench.resources import add_resources
 from dyncomp.bench.strict import unpriced
 from dyncomp.bench.timing import time_group
 from dyncomp.errors import InvalidValue
-from dyncomp.profile.apart import Apart
 from dyncomp.spec import name_of, spec_of
 from dyncomp.store import Store
 
@@ -64,9 +63,8 @@ def _run(config: Config, tell: Listener) -> Outcome | None:
     if config.strict_macs:
         failed += _unpriced([cell for cell in plan.cells if cell not in wanted], store, tell)
     groups = [[cell for cell in group if _finished(cell, store, _is_timed(cell))] for group in plan.groups]
-    with Apart() as apart:
-        for group in groups:
-            add_resources([cell for cell in group if cell.role != "control"], store, apart, tell)
+    for group in groups:
+        add_resources([cell for cell in group if cell.role != "control"], store, tell)
     for group in filter(None, groups):
         failed += time_group([cell for cell in group if _is_timed(cell)], store, config, tell)
     tell(ReportStarted())

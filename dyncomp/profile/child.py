@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
@@ -30,7 +30,7 @@ class Child:
         beginning = context(target.__module__)
         self.pipe, theirs = beginning.Pipe()
         self._process: BaseProcess = beginning.Process(
-            target=_begin, args=(is_enabled(), target, theirs, *arguments), daemon=True
+            target=_begin, args=(is_enabled(), dict(os.environ), target, theirs, *arguments), daemon=True
         )
         try:
             with _without_main():
@@ -65,6 +65,8 @@ class Child:
             self._process.join(5)
             code = self._process.exitcode
             how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+            if code == -signal.SIGKILL:
+                how += ", perhaps for want of memory"
             raise Failed(f"its process ended: {how}") from None
 
     def end(self) -> None:
@@ -74,8 +76,11 @@ class Child:
         self.pipe.close()
 
 
-def _begin(fast: bool, target: Callable[..., None], pipe: Connection, *arguments: Any) -> None:
-    """What a process runs: `target`, with the fast path as it was in the thread that started the process."""
+def _begin(
+    fast: bool, environment: Mapping[str, str], target: Callable[..., None], pipe: Connection, *arguments: Any
+) -> None:
+    """What a process runs: `target`, with the environment and the fast path as they were where it was started."""
+    os.environ.update(environment)  # that of the moment, not of when the first process was started
     if not fast:
         switch_off()
     target(pipe, *arguments)

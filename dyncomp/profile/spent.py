@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dyncomp.profile.evaluation import Evaluation
-from dyncomp.samples import Z95
+from dyncomp.samples import Z95, t95
 from dyncomp.store.schema import ClassRecord, IntervalRecord, Spending
 
 Numbers = npt.NDArray[Any]
@@ -69,8 +69,6 @@ def by_answer(macs: Numbers, right: Numbers) -> Spending:
 
 
 def _difference(one: Numbers, other: Numbers) -> IntervalRecord | None:
-    from scipy.stats import t
-
     if min(len(one), len(other)) < 2:
         return None
     mean = float(one.mean() - other.mean())
@@ -79,7 +77,7 @@ def _difference(one: Numbers, other: Numbers) -> IntervalRecord | None:
     if variance == 0:
         return {"mean": mean, "low": mean, "high": mean}
     weights = [part**2 / (len(side) - 1) for part, side in zip(parts, (one, other), strict=True)]
-    half = float(t.ppf(0.975, variance**2 / sum(weights))) * math.sqrt(variance)
+    half = t95(variance**2 / sum(weights)) * math.sqrt(variance)
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 

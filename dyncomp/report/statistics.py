@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dyncomp.samples import Z95
+from dyncomp.samples import Z95, t95
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,15 +75,13 @@ def over_seeds(differences: Sequence[Difference]) -> Difference:
 
     Margins: Student's t over the seeds, and the images' own, as if more seeds told no more of them.
     """
-    from scipy.stats import t
-
     count = len(differences)
     if count == 1:
         return differences[0]
     values = [difference.points for difference in differences]
     mean = math.fsum(values) / count
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    by_seeds = float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
+    by_seeds = t95(count - 1) * deviation / math.sqrt(count)
     by_images = math.fsum(difference.margin for difference in differences) / count
     margin = max(by_seeds, by_images)
     images = max(difference.images for difference in differences)
@@ -110,12 +108,10 @@ class Spread:
 
     def margin(self, weights: Sequence[float], seeds: int) -> float:
         """95 % margin in points of a weighted sum of means over so many seeds; 0 where no network has two seeds."""
-        from scipy.stats import t
-
         if not self.degrees:
             return 0.0
         weight = math.sqrt(math.fsum(weight**2 for weight in weights) / seeds)
-        return float(t.ppf(0.975, self.degrees)) * self.deviation * weight
+        return t95(self.degrees) * self.deviation * weight
 
 
 def contrast(seeds: Sequence[Sequence[tuple[float, pd.DataFrame | None]]], spread: Spread) -> Difference | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dyncomp.samples.forms import fastest_form, is_compiled, key_in, name_of_form
-from dyncomp.samples.intervals import Z95, Interval, median_interval, side_of
+from dyncomp.samples.intervals import Z95, Interval, median_interval, side_of, t95
 from dyncomp.samples.rounds import Rounds
 from dyncomp.samples.verdicts import Load, in_words, is_invalid, judged_speedup, noise, verdict
 
@@ -22,5 +22,6 @@ __all__ = [
     "name_of_form",
     "noise",
     "side_of",
+    "t95",
     "verdict",
 ]

@@ -119,7 +119,12 @@ def _medians(rounds: NDArray[np.float64], length: int, resamples: int) -> Any:
 
 
 def _widening(blocks: float) -> float:
+    freedom = max(blocks - 1, 1.0)
+    return t95(freedom) / Z95 * math.sqrt(blocks / freedom)
+
+
+def t95(freedom: float) -> float:
+    """Standard deviations within which 95 % of Student's t lie; `Z95` is its limit for many degrees of freedom."""
     from scipy.special import stdtrit  # scipy.stats takes a second to import, in the middle of a timing
 
-    freedom = max(blocks - 1, 1.0)
-    return float(stdtrit(freedom, 0.975)) / Z95 * math.sqrt(blocks / freedom)
+    return float(stdtrit(freedom, 0.975))

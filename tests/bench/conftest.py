@@ -9,7 +9,7 @@ from dyncomp.bench import resources, runner, timeshares, timing
 
 @pytest.fixture(autouse=True)
 def _no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "memory_figures", lambda net, cell, checkpoint, apart: {})
+    monkeypatch.setattr(resources, "memory_figures", lambda net, cell, checkpoint: {})
     monkeypatch.setattr(timing, "SECONDS", 0.0)
     monkeypatch.setattr(timing, "SECONDS_STANDARD", 0.0)
     monkeypatch.setattr(timeshares, "SECONDS", 0.0)

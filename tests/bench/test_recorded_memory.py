@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,6 @@ from dyncomp.bench.memory import inference, memory_figures, sample, training
 from dyncomp.bench.plan import make_plan
 from dyncomp.bench.rebuild import rebuild
 from dyncomp.errors import InvalidValue, UnknownName
-from dyncomp.profile.apart import Apart
 from dyncomp.train import save_checkpoint
 from tests.handmade import numbered_split, numbers_in
 from tests.jobs import config, plugin
@@ -46,20 +47,19 @@ def cells(tmp_path: Path, methods: str, **more: str | Path) -> list[Cell]:
     return make_plan(config(tmp_path / "out", methods, **more)).cells
 
 
-def figures(cell: Cell, tmp_path: Path, apart: Apart) -> dict[str, float]:
+def figures(cell: Cell, tmp_path: Path) -> dict[str, float]:
     net = cell.group.build(cell.method)
     path = tmp_path / f"{cell.key}.safetensors"
     shape = {name: getattr(cell.group.splits, name) for name in ("classes", "in_channels", "image_size")}
     save_checkpoint(net, path, {"identity": cell.identity, **shape})
-    return memory_figures(net, cell, path, apart)
+    return memory_figures(net, cell, path)
 
 
 def test_a_wider_map_is_found_in_every_figure(tmp_path: Path) -> None:
     loose = plugin(tmp_path / "wide.py", "wide", WIDE)
     # both so large that the allocator takes them from the system and gives them back
     _, narrow, wide = cells(tmp_path, "wide(width=[40,104])", include_path=loose)
-    with Apart() as apart:
-        before, after = (figures(cell, tmp_path, apart) for cell in (narrow, wide))
+    before, after = (figures(cell, tmp_path) for cell in (narrow, wide))
     assert before["memory_error"] is after["memory_error"] is None
     assert after["activation_mib"] - before["activation_mib"] == pytest.approx(64, abs=1)
     assert after["memory_mib_inference"] - before["memory_mib_inference"] == pytest.approx(64, abs=6)
@@ -70,8 +70,7 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
     fails = WIDE.replace("large = ", "assert not (self.training and len(x) > 60), 'too many'\n            large = ")
     loose = plugin(tmp_path / "fails.py", "wide_fails", fails)
     cell = cells(tmp_path, "wide_fails", include_path=loose)[1]
-    with Apart() as apart:
-        found = figures(cell, tmp_path, apart)
+    found = figures(cell, tmp_path)
     assert found["memory_mib_inference"] > 0
     assert found["memory_mib_training"] is None
     assert found["memory_error"] == "training: AssertionError: too many"
@@ -84,17 +83,17 @@ def test_the_jobs_run(method: str, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         jobs = {}
 
-        class Noting(Apart):
-            def rise_bytes(self, job: str, arguments: object) -> int:  # type: ignore[override]
-                name = job.partition(":")[2]
-                work = {"inference": inference, "training": training}[name](**arguments)  # type: ignore[arg-type, operator]
-                work.warm_up()
-                work.run()
-                jobs[name] = work.device
-                return 0
+        def here(job: str, arguments: Mapping[str, Any]) -> int:
+            name = job.partition(":")[2]
+            work = {"inference": inference, "training": training}[name](**arguments)  # type: ignore[operator]
+            work.warm_up()
+            work.run()
+            jobs[name] = work.device
+            return 0
 
         patch.setattr("dyncomp.bench.memory.STEPS", 1)
-        figures(cell, tmp_path, Noting())
+        patch.setattr("dyncomp.bench.memory.rise_bytes_apart", here)
+        figures(cell, tmp_path)
     assert jobs == {"inference": "cpu", "training": "cpu"}
 
 

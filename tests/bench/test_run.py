@@ -286,7 +286,7 @@ def test_without_a_compiler_everything_else_is_timed(
     tmp_path: Path, job: Listening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # these begin from nothing, and see this environment
-    monkeypatch.setattr(child, "_context", lambda preload: multiprocessing.get_context("spawn"))
+    monkeypatch.setattr(child, "context", lambda module: multiprocessing.get_context("spawn"))
     monkeypatch.setenv("CXX", str(tmp_path / "c++"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     outcome = job.run(config(tmp_path / "out", "skipnet", batch_sizes="4", compile=True))

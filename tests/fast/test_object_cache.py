@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import cast, get_args, get_type_hints
 
 import pytest
+import torch
 
 from dyncomp.fast import codegen
-from dyncomp.fast.codegen import object_cache
+from dyncomp.fast.codegen import ActivationArgument, build, object_cache
+from dyncomp.fast.codegen.build import Program, compiled
 from dyncomp.fast.codegen.object_cache import object_code, usable_folder
 
 NETWORK = """
@@ -108,3 +112,47 @@ def test_what_was_not_used_for_longest_is_removed(folder: Path, monkeypatch: pyt
     object_code("a", never)  # used again
     object_code("e", lambda: b"e")
     assert {file.read_bytes()[-1:] for file in folder.iterdir()} == {b"a", b"d", b"e"}
+
+
+def described(kind: type, seen: set[type]) -> set[type]:
+    """A dataclass and all that its fields are of."""
+    seen.add(kind)
+    for hint in get_type_hints(kind).values():
+        for part in (hint, *get_args(hint)):
+            if is_dataclass(part) and part not in seen:
+                described(cast(type, part), seen)
+    return seen
+
+
+@pytest.mark.parametrize("program", Program.__subclasses__(), ids=lambda program: program.__name__)
+def test_the_text_of_a_program_tells_all_of_it(program: type) -> None:
+    for kind in described(program, set()):
+        assert is_dataclass(kind)
+        assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        assert "__repr__" in vars(kind)
+        assert kind.__repr__.__qualname__ == f"{kind.__qualname__}.__repr__"
+        assert all(field.repr and field.compare for field in fields(kind))
+
+
+@pytest.mark.skipif(codegen.this_machine() is None, reason="no machine code for this machine")
+def test_stored_code_is_loaded_without_emitting_it_while_its_emitters_are_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emitted: list[Program] = []
+
+    def noting(program: Program) -> str:
+        emitted.append(program)
+        return made(program)
+
+    made = build._emitted
+    monkeypatch.setattr(build, "_emitted", noting)
+    program = codegen.Activation(codegen.Number(torch.float64), cast(codegen.machine.Machine, codegen.this_machine()))
+    values = torch.tensor([-1.0, 2.0, -3.0, 4.0, 5.0], dtype=torch.float64)
+    for times, emitters in ((1, "some text"), (1, "some text"), (2, "edited")):
+        monkeypatch.setattr(build, "_emitters", lambda text=emitters: text)
+        code, y = compiled.__wrapped__(program), values.clone()
+        counts = {ActivationArgument.IMAGES: 1, ActivationArgument.NUMBERS: len(y)}
+        code.run(1, codegen.addresses({ActivationArgument.Y: y}) | counts)
+        assert torch.equal(y, values.relu())
+        assert emitted == [program] * times
+    assert len(list(folder.iterdir())) == 2

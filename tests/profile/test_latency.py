@@ -165,11 +165,12 @@ def test_what_was_set_is_said(seen: Seen) -> None:
     assert (seen.small.batch_size, seen.large.batch_size) == (8, 400)
 
 
+KILLED = "its process ended: killed by signal 9, perhaps for want of memory"
 FAILS = {
     "raises at once": (partial(forms.raising, 1), "MemoryError: no room left"),
     "raises in its turn": (partial(forms.raising, 2 * 4 + 5), "MemoryError: no room left"),
     "dies": (partial(forms.dying, 2 * 4 + 5), "its process ended: exit status 3"),
-    "killed": (partial(forms.killed, 2), f"its process ended: killed by signal {signal.SIGKILL.value}"),
+    "killed": (partial(forms.killed, 2), KILLED),
     "hangs": (partial(forms.hanging, 2 * 4 + 5), "TimeoutError: no answer for 5 s; its process was ended"),
     "not made": (forms.not_made, "ValueError: no weights here"),
     "cannot travel": (lambda: None, "Can't"),
@@ -196,7 +197,7 @@ def test_a_batch_size_that_fails_is_not_made_smaller_and_the_next_is_tried() -> 
         large = measure_latency(team, numbered_split(40), 400, 0, BRIEF)
         small = measure_latency(team, numbered_split(40), 400, 0, Until(1e9, 0.0))
         tiny = measure_latency(team, numbered_split(40), 8, 0, Until(1e9, 0.0))
-    assert large.errors == {"a": "RuntimeError: batch of 400", "b": "its process ended: killed by signal 9"}
+    assert large.errors == {"a": "RuntimeError: batch of 400", "b": KILLED}
     assert small.errors == {"a": "RuntimeError: batch of 400"}  # b was started again
     assert set(tiny.errors) == {"b"}
     assert len(tiny.rounds.samples_ms["a"]) == tiny.rounds.per_round

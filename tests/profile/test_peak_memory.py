@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,19 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dyncomp.profile.activations import activation_bytes
-from dyncomp.profile.apart import Apart, NotMeasured
+from dyncomp.profile.apart import NotMeasured, rise_bytes_apart
 from dyncomp.profile.peak import MIB, Work, rise_bytes
 from tests.handmade import SIDE, bright_or_dark, gated_net
 from tests.profile.memory_jobs import allocates
 
 JOBS = "tests.profile.memory_jobs:"
 SLACK = 3 * MIB  # the kernel counts pages in batches, and Python takes some itself
-
-
-@pytest.fixture(scope="module")
-def apart() -> Iterator[Apart]:
-    with Apart() as server:
-        yield server
 
 
 @pytest.mark.parametrize(
@@ -37,50 +30,39 @@ def apart() -> Iterator[Apart]:
     ],
     ids=str,
 )
-def test_the_rise_of_resident_memory(arguments: dict[str, int], rise: int, apart: Apart) -> None:
-    assert apart.rise_bytes(f"{JOBS}allocates", arguments) == pytest.approx(rise * MIB, abs=SLACK)
+def test_the_rise_of_resident_memory(arguments: dict[str, int], rise: int) -> None:
+    assert rise_bytes_apart(f"{JOBS}allocates", arguments) == pytest.approx(rise * MIB, abs=SLACK)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_operators_run_in_a_process_of_their_own(threads: int, apart: Apart) -> None:
+def test_operators_run_in_a_process_of_their_own(threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert apart.rise_bytes(f"{JOBS}convolves", {"threads": threads}) > 0
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_the_server_has_no_threads_that_a_forked_process_would_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # as on a user's machine
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with Apart(patience_s=120) as server:
-            assert server.rise_bytes(f"{JOBS}convolves", {"threads": 2}) > 0
+        assert rise_bytes_apart(f"{JOBS}convolves", {"threads": threads}) > 0
     finally:
         torch.set_num_threads(before)
 
 
 FAILS = {
     "fails": "ValueError: no network",
-    "is_killed": "its process was ended by signal 9, perhaps for want of memory",
-    "leaves": "its process ended with status 3",
+    "is_killed": "its process ended: killed by signal 9, perhaps for want of memory",
+    "leaves": "its process ended: exit status 3",
     "absent": "AttributeError: module 'tests.profile.memory_jobs' has no attribute 'absent'",
 }
 
 
 @pytest.mark.parametrize("name", FAILS)
-def test_a_job_that_fails_says_why_and_the_next_one_runs(name: str, apart: Apart) -> None:
+def test_a_job_that_fails_says_why_and_the_next_one_runs(name: str) -> None:
     with pytest.raises(NotMeasured) as caught:
-        apart.rise_bytes(JOBS + name, {})
+        rise_bytes_apart(JOBS + name, {})
     assert str(caught.value) == FAILS[name]
-    assert apart.rise_bytes(f"{JOBS}allocates", {"mib": 16}) == pytest.approx(16 * MIB, abs=SLACK)
+    assert rise_bytes_apart(f"{JOBS}allocates", {"mib": 16}) == pytest.approx(16 * MIB, abs=SLACK)
 
 
-def test_an_absent_module_is_said(apart: Apart) -> None:
+def test_an_absent_module_is_said() -> None:
     with pytest.raises(NotMeasured, match="ModuleNotFoundError: No module named 'nowhere'"):
-        apart.rise_bytes("nowhere:job", {})
+        rise_bytes_apart("nowhere:job", {})
 
 
 def is_alive(process: int) -> bool:
@@ -90,27 +72,14 @@ def is_alive(process: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks a process up in /proc")
 def test_a_job_that_hangs_is_ended(tmp_path: Path) -> None:
-    with Apart() as apart:
-        apart.rise_bytes(f"{JOBS}allocates", {"mib": 1})
-        apart.patience_s = 5
-        with pytest.raises(NotMeasured, match="it took longer than 5 s"):
-            apart.rise_bytes(f"{JOBS}hangs", {"path": str(tmp_path / "pid")})
-        process = int((tmp_path / "pid").read_text())
-        end = time.monotonic() + 20
-        while is_alive(process) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert not is_alive(process)
-
-
-def test_a_server_that_ended_is_started_again() -> None:
-    with Apart() as apart:
-        apart.rise_bytes(f"{JOBS}allocates", {"mib": 1})
-        assert apart._server is not None
-        apart._server.kill()
-        apart._server.wait()
-        with pytest.raises(NotMeasured, match="the process that measures memory ended"):
-            apart.rise_bytes(f"{JOBS}allocates", {"mib": 1})
-        assert apart.rise_bytes(f"{JOBS}allocates", {"mib": 16}) == pytest.approx(16 * MIB, abs=SLACK)
+    rise_bytes_apart(f"{JOBS}allocates", {"mib": 1})  # the process that others are copied from is there
+    with pytest.raises(NotMeasured, match="no answer for 5 s; its process was ended"):
+        rise_bytes_apart(f"{JOBS}hangs", {"path": str(tmp_path / "pid")}, patience_s=5)
+    process = int((tmp_path / "pid").read_text())
+    end = time.monotonic() + 20
+    while is_alive(process) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not is_alive(process)
 
 
 def test_where_the_peak_cannot_be_reset_the_warm_up_counts(monkeypatch: pytest.MonkeyPatch) -> None:

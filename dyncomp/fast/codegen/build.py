@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import llvmlite
 import torch
 from llvmlite import binding, ir
 from torch import Tensor
@@ -113,7 +116,10 @@ class Entry(Emitter):
 
 
 class Program(ABC):
-    """What code can be compiled for: equal programs, which have equal hashes, share their code."""
+    """What code can be compiled for: equal programs, which have equal hashes and texts (`repr`), share their code.
+
+    The text has to tell everything that `emit` depends on: object code on disk is found by it.
+    """
 
     arguments: ClassVar[type[IntEnum]]
     """the arguments of the code, by index"""
@@ -137,21 +143,34 @@ def compiled(program: Program) -> Code:
     here = this_machine()
     assert here is not None  # callers have checked
     with making:  # a fork waits for this lock, but not for LLVM's own
-        module = ir.Module()
-        module.triple = binding.get_default_triple()
-        program.emit(module)
-        ir_text = str(module)
-        # object code depends on the compiler, its options and the processor, beside the IR
+        # All that object code depends on: the program, the text of what emits its IR, the compiler and the processor.
+        # The IR says the same, yet to emit it takes longer than everything else does where the object code is stored.
         version = ".".join(str(part) for part in binding.llvm_version_info)
-        compiler = f"LLVM {version} -O{_CODE_LEVEL}, {_PASSES}, {here.name} {here.features}"
+        compiler = f"llvmlite {llvmlite.__version__}, LLVM {version} -O{_CODE_LEVEL}, {_PASSES}"
+        source = f"{program}\n{_emitters()}\n{compiler}, {here.name} {here.features}"
         # the engine is given the object code only: the IR that it was compiled from takes a megabyte
-        written = object_code(f"{compiler}\n{ir_text}", lambda: _translated(ir_text, here))
+        written = object_code(source, lambda: _translated(_emitted(program), here))
         engine = binding.create_mcjit_compiler(
             binding.parse_assembly(""), binding.Target.from_default_triple().create_target_machine()
         )
         engine.add_object_file(binding.ObjectFileRef.from_data(written))
         engine.finalize_object()
     return Code(engine.get_function_address(_ENTRY), engine, len(program.arguments), program)
+
+
+@cache
+def _emitters() -> str:
+    """The digest of this package's text: another text may emit other IR for the same program."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _emitted(program: Program) -> str:
+    """The IR of a program."""
+    module = ir.Module()
+    module.triple = binding.get_default_triple()
+    program.emit(module)
+    return str(module)
 
 
 def _translated(ir_text: str, here: Machine) -> bytes:
