@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dyncomp.ops import Gated, Mixed
     from dyncomp.profile import keep_freed_memory
     from dyncomp.registry import include_path, register_backbone, register_dataset, register_method
+    from dyncomp.report import read_results, show
     from dyncomp.spec import option
 
 from dyncomp._version import __version__
@@ -64,10 +65,12 @@ _HOMES = MappingProxyType(
         "price": "dyncomp.core",
         "profile_checkpoint": "dyncomp.bench",
         "profile_model": "dyncomp.bench",
+        "read_results": "dyncomp.report",
         "register_backbone": "dyncomp.registry",
         "register_dataset": "dyncomp.registry",
         "register_method": "dyncomp.registry",
         "save": "dyncomp._checkpoint",
+        "show": "dyncomp.report",
     }
 )
 
@@ -102,10 +105,12 @@ __all__ = [
     "price",
     "profile_checkpoint",
     "profile_model",
+    "read_results",
     "register_backbone",
     "register_dataset",
     "register_method",
     "save",
+    "show",
 ]
 
 

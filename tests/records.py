@@ -292,6 +292,7 @@ CONFIG = {
     "force": False,
     "strict_macs": False,
     "dry_run": False,
+    "log": [],
     "left_out": [],
 }
 

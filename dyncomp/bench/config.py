@@ -50,6 +50,7 @@ class Config:
     force: bool = False
     strict_macs: bool = False
     dry_run: bool = False
+    log: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, fit in _FITS.items():
@@ -117,6 +118,13 @@ def _path(value: Any, option: str) -> str:
 def _paths(value: Any, option: str) -> tuple[str, ...]:
     several = value if isinstance(value, list | tuple) else [value]
     return tuple(dict.fromkeys(_path(item, option) for item in several))
+
+
+def _names(value: Any, option: str) -> tuple[str, ...]:
+    several = value.split(",") if isinstance(value, str) else value
+    if not isinstance(several, list | tuple) or not all(isinstance(item, str) for item in several):
+        raise InvalidValue(f"{option}={value!r}: give names as one text with commas between them, or a list of texts")
+    return tuple(dict.fromkeys(item.strip() for item in several if item.strip()))
 
 
 def _budget(value: Any, option: str) -> str:
@@ -234,5 +242,6 @@ _FITS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "force": _flag,
         "strict_macs": _flag,
         "dry_run": _flag,
+        "log": _names,
     }
 )

@@ -70,7 +70,14 @@ class ReportStarted:
     """Tables and plots are being written."""
 
 
-Event = Planned | CellStarted | CellTrains | CellEnded | ResourcesStarted | TimingStarted | ReportStarted
+@dataclass(frozen=True)
+class Logged:
+    """The results were sent to a tracker; where they are to be seen."""
+
+    place: str
+
+
+Event = Planned | CellStarted | CellTrains | CellEnded | ResourcesStarted | TimingStarted | ReportStarted | Logged
 Listener = Callable[[Event], None]
 
 

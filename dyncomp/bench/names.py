@@ -8,6 +8,7 @@ from typing import Any
 from dyncomp.bench.config import Config
 from dyncomp.errors import InvalidValue
 from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry, include_path
+from dyncomp.reporters import check_reporters
 from dyncomp.spec import Spec, parse_specs
 
 ALL = Spec("all")
@@ -20,7 +21,8 @@ CONTROLS = (*GATE_CONTROLS, LADDER)
 def check_names(config: Config) -> None:
     """Include the loose plugins, and look up every name, every hyperparameter's name and the checkpoint's file.
 
-    Doing it again changes nothing. Raises what `registry` and `spec` raise, InvalidValue for an absent checkpoint.
+    Doing it again changes nothing. Raises what `registry` and `spec` raise, InvalidValue for an absent checkpoint,
+    and what `check_reporters` raises.
     """
     if config.init and not Path(config.init).is_file():
         raise InvalidValue(f"init={config.init!r} is no file; give a checkpoint (.safetensors) of an earlier run")
@@ -29,6 +31,7 @@ def check_names(config: Config) -> None:
     for registry, text in ((METHODS, config.methods), (BACKBONES, config.backbone), (DATASETS, config.dataset)):
         for spec in specs_in(registry, text) if text else ():
             registry.check(spec)
+    check_reporters(config.log)
 
 
 def specs_in(registry: Registry[Any], text: str) -> list[Spec]:

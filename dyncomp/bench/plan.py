@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +50,8 @@ class Plan:
 
     groups: tuple[tuple[Cell, ...], ...]
     left_out: tuple[LeftOut, ...] = ()
+    repeated: tuple[str, ...] = ()
+    """specs that were given more than once, in whatever spelling; each is run once"""
 
     @property
     def cells(self) -> list[Cell]:
@@ -78,7 +81,10 @@ def make_plan(config: Config) -> Plan:
             fitting += controls
             left_out |= dict.fromkeys(without)
         groups += [tuple(Cell(method, group) for method in fitting) for group in alike]
-    return Plan(tuple(groups), tuple(left_out))
+    repeated = _repeated(METHODS, named_in(config.methods))
+    for registry, text in ((BACKBONES, config.backbone), (DATASETS, config.dataset)):
+        repeated += _repeated(registry, specs_in(registry, text)) if text else []
+    return Plan(tuple(groups), tuple(left_out), tuple(repeated))
 
 
 def _fitting_controls(methods: Sequence[Method], group: Group) -> tuple[list[Method], list[LeftOut]]:
@@ -113,6 +119,12 @@ def _create_all(registry: Registry[T], specs: Iterable[Spec]) -> list[T]:
     """An instance for each spec, in order, each once."""
     created = [registry.create(spec) for spec in specs]
     return list({full_spec(instance): instance for instance in created}.values())
+
+
+def _repeated(registry: Registry[Any], specs: Iterable[Spec]) -> list[str]:
+    """The specs of what is described more than once, as they are spelled shortest."""
+    counted = Counter(spec_of(registry.create(spec)) for spec in specs)
+    return [spec for spec, count in counted.items() if count > 1]
 
 
 def _groups(config: Config, device: torch.device) -> Iterator[list[Group]]:

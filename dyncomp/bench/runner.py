@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyncomp.bench.config import Config
-from dyncomp.bench.events import CellEnded, Listener, Planned, ReportStarted, silent
+from dyncomp.bench.events import CellEnded, Listener, Logged, Planned, ReportStarted, silent
 from dyncomp.bench.group import Cell
 from dyncomp.bench.jobs import jobs_for, run_cells
 from dyncomp.bench.names import GATE_CONTROLS
@@ -17,7 +18,8 @@ from dyncomp.bench.plan import Plan, make_plan
 from dyncomp.bench.resources import add_resources
 from dyncomp.bench.strict import unpriced
 from dyncomp.bench.timing import time_group
-from dyncomp.errors import InvalidValue
+from dyncomp.errors import InvalidValue, OutputError
+from dyncomp.reporters import log_results
 from dyncomp.spec import name_of, spec_of
 from dyncomp.store import Store
 
@@ -71,6 +73,11 @@ def _run(config: Config, tell: Listener) -> Outcome | None:
     from dyncomp.report import write_report  # plotting libraries, needed only now
 
     write_report(store)
+    try:
+        for line in log_results(store, config.log):
+            tell(Logged(line))
+    except OutputError as error:  # the results are there all the same
+        warnings.warn(str(error), stacklevel=2)
     return Outcome(store, tuple(failed))
 
 

@@ -54,6 +54,9 @@ def benchmark(
     force: Annotated[Flag, typer.Option(help="Run finished cells again.")] = None,
     strict_macs: Annotated[Flag, typer.Option(help="An operator without a known cost fails its cell.")] = None,
     dry_run: Annotated[Flag, typer.Option(help="Say what would be run, run nothing.")] = None,
+    log: Annotated[
+        Text, typer.Option(help="Send the results to trackers at the end: tensorboard, mlflow, wandb, trackio.")
+    ] = None,
 ) -> None:
     """Train and measure methods of conditional computation against the plain backbone, and write a report."""
     given = {
@@ -77,6 +80,7 @@ def benchmark(
         "force": force,
         "strict_macs": strict_macs,
         "dry_run": dry_run,
+        "log": log,
     }
     from dyncomp._processes import begin_early
     from dyncomp.bench import Config, check_names, read_config

@@ -28,13 +28,29 @@ def list_(
         print_listing(Console(), kinds)
 
 
-def report(folder: Annotated[Path, typer.Argument(help="Output folder of a benchmark.")]) -> None:
-    """Write tables, plots and the page again, from an output folder's records."""
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Output folder of a benchmark, or several of them.")],
+    output: Annotated[Path | None, typer.Option(help="New folder for the common report of several.")] = None,
+    log: Annotated[str, typer.Option(help="Send the results to trackers: tensorboard, mlflow, wandb, trackio.")] = "",
+) -> None:
+    """Write tables, plots and the page again, from an output folder's records; of several, into a new folder."""
+    from dyncomp.errors import InvalidValue
     from dyncomp.report import write_report
-    from dyncomp.store import Store
+    from dyncomp.reporters import check_reporters, log_results
+    from dyncomp.store import Store, merge
 
-    for path in write_report(Store.open(folder)):
+    trackers = [name.strip() for name in log.split(",") if name.strip()]
+    check_reporters(trackers)
+    stores = [Store.open(folder) for folder in folders]
+    if output is None and len(stores) > 1:
+        raise InvalidValue(f"{len(stores)} folders are given; give --output, a new folder for their common report")
+    store, told = (stores[0], list[str]()) if output is None else merge(stores, output)
+    for line in told:
+        typer.echo(line, err=True)
+    for path in write_report(store):
         typer.echo(str(path))
+    for line in log_results(store, trackers):
+        typer.echo(line)
 
 
 def env() -> None:

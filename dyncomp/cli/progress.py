@@ -16,6 +16,7 @@ from dyncomp.bench.events import (
     CellTrains,
     Event,
     Listener,
+    Logged,
     Planned,
     ReportStarted,
     ResourcesStarted,
@@ -92,7 +93,7 @@ class Live:
             case CellEnded(cell):
                 self._take_away(cell.key)
                 self._print(in_words(event, mark))
-            case Planned():
+            case Planned() | Logged():
                 self._print(in_words(event, mark))
             case _:
                 self._take_away("")
@@ -131,7 +132,8 @@ def in_words(event: Event, mark: str) -> str:
             head = f"{len(plan.cells)} cells, {finished} finished before"
             if beforehand:
                 head += f"; {beforehand} networks that they begin with are trained first"
-            return "\n".join([head, *lines, *(f"left out: {one}" for one in plan.left_out)])
+            twice = [f"given more than once, run once: {spec}" for spec in plan.repeated]
+            return "\n".join([head, *lines, *twice, *(f"left out: {one}" for one in plan.left_out)])
         case CellStarted(cell):
             return f"{mark} {cell}"
         case CellTrains():
@@ -144,6 +146,8 @@ def in_words(event: Event, mark: str) -> str:
             return f"timing {networks} networks in turns, batch size {batch_size}"
         case ReportStarted():
             return "writing the report"
+        case Logged(place):
+            return place
 
 
 def _training(event: CellTrains) -> str:

@@ -14,12 +14,13 @@ from dyncomp.report.figures import figures
 from dyncomp.report.interactive import STATIC_SHOWN, describe
 from dyncomp.report.plotdata import Figure, Scatter, colours
 from dyncomp.report.plots import draw
-from dyncomp.report.reading import read
+from dyncomp.report.reading import Reading, read
 from dyncomp.report.table import csv_text, results_of
 from dyncomp.store import Store, write_atomically
 
 if TYPE_CHECKING:
     import jinja2
+    import pandas as pd
 
 TITLE = "dyncomp: accuracy, arithmetic and time"
 
@@ -45,9 +46,7 @@ def write_report(store: Store) -> list[Path]:
     """
     reading = read(store)
     frame = results_of(reading)
-    said = content(reading, frame)
-    plotted = figures(reading, frame)
-    colour = colours(frame.loc[frame["role"] != "static", "method"])
+    said, plotted, colour = _prepared(reading, frame)
     files = {
         Path("results.csv"): csv_text(frame).encode(),
         Path("report.md"): markdown(said, plotted).encode(),
@@ -58,6 +57,18 @@ def write_report(store: Store) -> list[Path]:
             files[Path("plots") / f"{figure.name}.{form}"] = drawn
     write_atomically({store.folder / name: text for name, text in files.items()})
     return [store.folder / name for name in files]
+
+
+def page_of(store: Store) -> str:
+    """The page of all records of a folder, without writing anything."""
+    reading = read(store)
+    return html(*_prepared(reading, results_of(reading)))
+
+
+def _prepared(reading: Reading, frame: pd.DataFrame) -> tuple[Content, list[Figure], dict[str, str]]:
+    """What the page says, its plots, and the colour of each method."""
+    colour = colours(frame.loc[frame["role"] != "static", "method"])
+    return content(reading, frame), figures(reading, frame), colour
 
 
 def html(said: Content, plotted: Sequence[Figure], colour: Mapping[str, str]) -> str:

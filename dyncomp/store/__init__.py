@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dyncomp.store.files import write_atomically
+from dyncomp.store.merging import merge
 from dyncomp.store.store import RecordWarning, Store, cell_key
 
-__all__ = ["RecordWarning", "Store", "cell_key", "write_atomically"]
+__all__ = ["RecordWarning", "Store", "cell_key", "merge", "write_atomically"]

@@ -54,6 +54,20 @@ def test_static_comes_first_and_once_and_lists_sweep(methods: str, expected: lis
     assert [text.replace('"', "'") for text in specs(methods)] == expected
 
 
+@pytest.mark.parametrize(
+    ("methods", "more", "repeated"),
+    [
+        ("static,condconv,all,skipnet(target=[0.31,0.41])", {}, ()),
+        ("condconv,skipnet,condconv(experts=8)", {}, ("condconv",)),
+        ("static,condconv(experts=[2,2])", {"seeds": (0, 1)}, ("condconv(experts=2)",)),
+        ("static,static", {"backbone": "cifar_resnet8,cifar_resnet8(width=1.0)"}, ("static", "cifar_resnet8")),
+        ("static", {"dataset": "digits,digits"}, ("digits",)),
+    ],
+)
+def test_what_is_given_more_than_once_is_said(methods: str, more: dict[str, Any], repeated: tuple[str, ...]) -> None:
+    assert make_plan(config("unused", methods, **more)).repeated == repeated
+
+
 @pytest.mark.parametrize("methods", ["all", " all ", "all,static", "static, all", "all,all"])
 def test_all_means_every_method(methods: str) -> None:
     made = make_plan(config("unused", methods))

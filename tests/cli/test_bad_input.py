@@ -55,6 +55,7 @@ def asked(methods: str = "condconv", *more: str) -> tuple[str, ...]:
         (asked("skipnet", "--backbone", "cifar_resnet14(widht=2)"), "did you mean width"),
         (asked("skipnet", "--dataset", "digit"), "unknown dataset 'digit': did you mean digits?"),
         (asked("skipnet", "--dataset", "digits(sise=8)"), "did you mean size?"),
+        (asked("skipnet", "--log", "tensorbord"), "unknown reporter 'tensorbord': did you mean tensorboard?"),
         (asked("skipnet(target=1.5)"), "skipnet: target=1.5 is above 1.0"),
         (asked("condconv(experts=0)"), "condconv: experts=0 is below 1"),
         (asked("condconv(experts=2.5)"), "condconv: experts=2.5 is not an integer"),

@@ -132,6 +132,12 @@ def test_what_is_left_out_is_said(terminal: bool, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("terminal", [False, True])
+def test_a_spec_that_is_given_twice_is_said(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch, [Planned(Plan(PLAN.groups, (), ("skipnet(target=0.41)",)), 0)], terminal)
+    assert "given more than once, run once: skipnet(target=0.41)" in text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
 def test_a_failure_is_said(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     record = {"status": "failed", "error": "ValueError: boom [/bold]"}
     assert "failed: ValueError: boom [/bold]" in shown(monkeypatch, events(record), terminal)

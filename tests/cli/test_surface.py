@@ -23,13 +23,14 @@ from dyncomp.cli.export import export
 from dyncomp.cli.others import env, list_, report
 from dyncomp.cli.profile import profile
 from dyncomp.cli.validate import validate
+from dyncomp.store import Store
 from tests.records import make_store
 
 OPTIONS: dict[Callable[..., None], set[str]] = {
     benchmark: {
         *("--methods", "--backbone", "--dataset", "--budget", "--seeds", "--seed", "--batch-sizes", "--batch-size"),
         *("--device", "--data-dir", "--output", "--init", "--controls", "--config", "--include-path", "--jobs"),
-        *("--latency-width", "--latency-seconds", "--compile", "--no-compile"),
+        *("--latency-width", "--latency-seconds", "--compile", "--no-compile", "--log"),
         *(
             "--fast",
             "--no-fast",
@@ -46,7 +47,7 @@ OPTIONS: dict[Callable[..., None], set[str]] = {
         *("checkpoint", "--model", "--input", "--batch-sizes", "--batch-size", "--device", "--data-dir"),
         *("--include-path", "--json", "--fast", "--no-fast"),
     },
-    report: {"folder"},
+    report: {"folders", "--output", "--log"},
     compare: {"before", "after", "--fail-on", "--html"},
     validate: {"target", "--backbone", "--include-path"},
     export: {"checkpoint", "--format", "--routed", "--dense", "--output", "--include-path"},
@@ -128,6 +129,19 @@ def test_report_writes_the_page_again(
     monkeypatch.setattr("dyncomp.report.write_report", lambda found: [found.folder / "report.html"])
     assert not called(monkeypatch, dyncomp_main, "report", str(store.folder))
     assert capsys.readouterr().out == f"{store.folder / 'report.html'}\n"
+
+
+def test_several_folders_have_a_report_in_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [str(make_store(tmp_path / name).folder) for name in ("one", "other")]
+    monkeypatch.setattr("dyncomp.report.write_report", lambda found: [found.folder / "report.html"])
+    assert called(monkeypatch, dyncomp_main, "report", *folders) == 2
+    said = "error: 2 folders are given; give --output, a new folder for their common report\n"
+    assert capsys.readouterr().err == said
+    assert not called(monkeypatch, dyncomp_main, "report", *folders, "--output", str(tmp_path / "both"))
+    assert capsys.readouterr().out == f"{tmp_path / 'both' / 'report.html'}\n"
+    assert Store.open(tmp_path / "both").cells() == Store.open(tmp_path / "one").cells()
 
 
 @pytest.fixture

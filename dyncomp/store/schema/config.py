@@ -40,6 +40,7 @@ class OptionsRecord(TypedDict):
     force: Annotated[bool, Key("whether finished cells were run again")]
     strict_macs: Annotated[bool, Key("whether an operator without a known cost failed its cell")]
     dry_run: Annotated[bool, Key("whether the run was only to be told; false in every folder")]
+    log: Annotated[Sequence[str], Key("experiment trackers that the results were sent to", before=())]
 
 
 class ConfigContent(OptionsRecord):
