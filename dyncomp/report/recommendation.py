@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dyncomp.report import numbers as n
 from dyncomp.report.controls import RUNG, Network, Setting, settings
 from dyncomp.report.reading import Reading
-from dyncomp.samples import Interval, is_invalid
+from dyncomp.samples import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,26 +43,15 @@ def recommendations(reading: Reading, frame: pd.DataFrame) -> Iterator[Recommend
         if statics.empty or setting.rows["spec"].nunique() == 1:
             continue
         static = setting.networks[str(statics["spec"].iloc[0])]
-        sizes = sorted(setting.rows["batch_size"].dropna().unique())
-        goals = {f"least latency at batch {size}": (_gains(setting, size), FAST) for size in sizes[:1]}
-        goals |= {f"most images per second, batch {size}": (_gains(setting, size), FAST) for size in sizes[1:][-1:]}
+        sizes = setting.batch_sizes
+        goals = {f"least latency at batch {size}": (setting.gains[size], FAST) for size in sizes[:1]}
+        goals |= {f"most images per second, batch {size}": (setting.gains[size], FAST) for size in sizes[1:][-1:]}
         fewer = {spec: Interval(*[static.macs / network.macs] * 3) for spec, network in setting.networks.items()}
         goals["fewest multiply-adds"] = fewer, FEWER
         for goal, (gains, than) in goals.items():
             spec, text = _chosen(setting, static, gains, than)
             row = setting.rows.iloc[0]
             yield Recommendation(goal, spec, str(row["dataset"]), str(row["backbone"]), text)
-
-
-def _gains(setting: Setting, size: int) -> dict[str, Interval]:
-    """By how much each network is faster than static at a batch size: of all seeds, if every ratio is VALID."""
-    found: dict[str, Interval] = {}
-    rows = setting.rows[setting.rows["batch_size"] == size]
-    for spec, own in rows.groupby("spec", sort=False):
-        if own["speedup_realised"].notna().all() and not own["speedup_verdict"].map(is_invalid).any():
-            low, high = own["speedup_realised_low"].min(), own["speedup_realised_high"].max()
-            found[str(spec)] = Interval(float(low), float(own["speedup_realised"].mean()), float(high))
-    return found
 
 
 def _chosen(setting: Setting, static: Network, gains: Mapping[str, Interval], than: str) -> tuple[str, str]:

@@ -30,7 +30,8 @@ COLUMNS = (
     *("macs_right", "macs_wrong", "macs_difficulty_rank_correlation", "time_share_free", "time_share_unknown"),
     *("form", "latency_ms_p50_dense", "speedup_realised_dense"),
     *("latency_ms_p50_compiled", "speedup_realised_compiled", "graph_breaks", "not_compiled"),
-    *("static_top1_at_equal_macs", "fixed_top1", "fixed_macs", "random_top1", "random_macs"),
+    *("static_top1_at_equal_macs", "static_top1_at_equal_latency"),
+    *("fixed_top1", "fixed_macs", "random_top1", "random_macs"),
     *(f"over_{name}_{what}" for name in OVER for what in ("points", "margin", "q")),
     *("role", "control_of", "warnings", "error", "key"),
 )
@@ -81,10 +82,9 @@ def results_of(reading: Reading) -> pd.DataFrame:
     # what controls say of a method is a mean over its seeds, and stands in all of its rows
     for setting in settings(reading, frame):
         methods = setting.rows[setting.rows["role"] == "method"]
-        for spec in methods["spec"].unique():
-            rows = methods.index[methods["spec"] == spec]
-            for name, value in columns(setting, str(spec)).items():
-                frame.loc[rows, name] = value
+        for (spec, size), rows in methods.groupby(["spec", "batch_size"], dropna=False):
+            for name, value in columns(setting, str(spec), None if missing(size) else int(size)).items():
+                frame.loc[rows.index, name] = value
     return frame
 
 

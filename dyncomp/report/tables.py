@@ -117,8 +117,13 @@ def control_table(frame: pd.DataFrame) -> Table | None:
     """One row per method: static nets of equal cost, and what is left where rules decide in its gates' place."""
     methods = frame[(frame["role"] == "method") & (frame["status"] == "ok")]
     known = methods[[name for name in CONTROLS if name in methods]].notna().any(axis=1)
-    rows = [row_of(*_controlled(own)) for _, own in methods[known].groupby(list(_SETTING), sort=False, dropna=False)]
+    timed = methods.loc[methods["over_static_at_equal_latency_points"].notna(), "batch_size"]
+    sizes = sorted(int(size) for size in timed.unique())
+    rows = [
+        row_of(*_controlled(own, sizes)) for _, own in methods[known].groupby(list(_SETTING), sort=False, dropna=False)
+    ]
     headers = ["method", "top-1", "MACs", "static at equal MACs", "above it"]
+    headers += [f"above static of equal time, batch {size}" for size in sizes]
     headers += ["fixed: top-1", "MACs", "gain over it", "random: top-1", "MACs", "gain over it", "routes exchanged"]
     return Table(tuple(headers), tuple(rows)) if rows else None
 
@@ -127,12 +132,15 @@ _SETTING = ("spec", "dataset", "backbone", "budget", "device")
 CONTROLS = ("static_top1_at_equal_macs", "fixed_top1", "random_top1")
 
 
-def _controlled(own: pd.DataFrame) -> Iterable[tuple[str, Any]]:
+def _controlled(own: pd.DataFrame, batch_sizes: Sequence[int]) -> Iterable[tuple[str, Any]]:
     cells = own.drop_duplicates("key")
     yield str(cells["spec"].iloc[0]), str(cells["spec"].iloc[0])
     yield from ((write(cells[name].mean()), cells[name].mean()) for name, write in (("top1", _two), ("macs", n.macs)))
     yield _two(cells["static_top1_at_equal_macs"].iloc[0]), cells["static_top1_at_equal_macs"].iloc[0]
     yield _gain(cells, "static_at_equal_macs")
+    for size in batch_sizes:
+        timed = own[own["batch_size"] == size]
+        yield (n.MISSING, None) if timed.empty else _gain(timed, "static_at_equal_latency")
     for control in ("fixed", "random"):
         for name, write in ((f"{control}_top1", _two), (f"{control}_macs", n.macs)):
             yield write(cells[name].iloc[0]), cells[name].iloc[0]
