@@ -82,6 +82,7 @@ def test_the_tutorials_method_gets_its_row_in_the_report(linear_gate: Path, tmp_
         backbone="cifar_resnet8",
         budget="1",
         batch_sizes=(8,),
+        latency_seconds=0.1,
         include_path=(str(linear_gate),),
         output=str(tmp_path / "out"),
         controls="none",

@@ -1,7 +1,8 @@
-"""What stands on the screen when the main job is done."""
+"""What stands on the screen when the main job is done: a row per method, and what to ship, in about 20 lines."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -10,74 +11,92 @@ from rich.markup import escape
 from rich.table import Table
 
 from dyncomp.report import is_invalid
+from dyncomp.report import numbers as n
+from dyncomp.report.controls import Setting, settings
 from dyncomp.report.reading import read
 from dyncomp.report.recommendation import ACCEPTED, recommendations
 from dyncomp.report.table import results_of
-from dyncomp.report.words import words_of
 from dyncomp.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_ROWS = 8
+"""methods of a setting that are shown; the others are in the report"""
+NOTES = (
+    "FLOPs are 2 * MACs; a ratio in brackets comes from no valid timing; worth it: against "
+    "static nets of equal latency (without one, of equal MACs)."
+)
+
 
 def show_result(store: Store) -> None:
-    """Print the result table, a sentence per method, and what to ship."""
+    """Print a table for each setting, what to ship, what failed, and where the report is."""
     console = Console()
     reading = read(store)
     frame = results_of(reading)
-    console.print(result_table(frame))
-    for sentence in words_of(reading, frame):
-        console.print(f"- {sentence}", markup=False, highlight=False)
+    for setting in settings(reading, frame):
+        console.print(result_table(setting))
+        for line in _beside(setting):
+            console.print(line, markup=False, highlight=False)
     for place, recommendation in enumerate(recommendations(reading, frame)):
         if not place:
-            console.print(f"\nWhat to ship, at most {ACCEPTED:g} points below static:", markup=False, highlight=False)
+            console.print(f"What to ship, at most {ACCEPTED:g} points below static:", markup=False, highlight=False)
         console.print(f"- {recommendation}", markup=False, highlight=False)
-    console.print(f"\nReport: {store.folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    for _, row in frame[frame["status"] != "ok"].iterrows():
+        console.print(f"failed: {row['spec']}, seed {row['seed']}: {row['error']}", markup=False, highlight=False)
+    console.print(NOTES, markup=False, highlight=False, style="dim")
+    console.print(f"Report: {store.folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
-VARYING = {"backbone": "backbone", "dataset": "data", "seed": "seed"}
-FIGURES = ("top-1 %", "M MACs", "claimed", "executed", "batch", "ms", "realised")
-CAPTION = "FLOPs are 2 * MACs; a ratio in brackets comes from no valid timing, and the report says why"
-
-
-def result_table(frame: pd.DataFrame) -> Table:
-    """A row per cell and batch size, on 80 columns; what is the same in all rows stands in the title."""
-    same = [f"{frame[name].iloc[0]}" for name in ("backbone", "dataset") if frame[name].nunique() == 1]
-    varying = [name for name in VARYING if frame[name].nunique() > 1]
+def result_table(setting: Setting) -> Table:
+    """The plain backbone, then the methods, the most accurate first, on 80 columns."""
+    rows, networks = setting.rows, setting.networks
+    first = rows.iloc[0]
+    seeds = rows["seed"].nunique()
+    told = f"{first['backbone']} on {first['dataset']}, {seeds} seed{'s' if seeds > 1 else ''}"
     table = Table(
-        box=SIMPLE_HEAD,
-        padding=(0, 0, 0, 1),
-        pad_edge=False,
-        show_edge=False,
-        title=" on ".join(same) or None,
-        title_justify="left",
-        caption=CAPTION,
-        caption_justify="left",
+        box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False, title=escape(told), title_justify="left"
     )
     table.add_column("method", overflow="fold")
-    for name in varying:
-        table.add_column(VARYING[name], overflow="fold")
-    for head in FIGURES:
+    sizes = dict.fromkeys((*setting.batch_sizes[:1], *setting.batch_sizes[-1:]))
+    for head in ("top-1 %", "over static", "MACs", *(f"batch {size}" for size in sizes), "worth it"):
         table.add_column(head, justify="right", no_wrap=True)
-    for row in frame.to_dict("records"):
-        table.add_row(escape(str(row["spec"])), *(escape(str(row[name])) for name in varying), *_figures(row))
+    compared = rows[rows["role"] != "control"].drop_duplicates("spec")
+    statics = compared.loc[compared["role"] == "static", "spec"]
+    methods = compared.loc[compared["role"] == "method", "spec"]
+    static = networks[str(statics.iloc[0])] if len(statics) else None
+    shown = sorted(map(str, methods), key=lambda spec: -networks[spec].top1)[:MOST_ROWS]
+    for spec in (*map(str, statics), *shown):
+        own = rows[rows["spec"] == spec]
+        network = networks[spec]
+        difference = None if static is None or network is static else setting.over(spec, static)
+        over = "" if difference is None else f"{n.points(difference.points)} ± {n.fixed(difference.margin, 1)}"
+        macs = n.macs(network.macs) if static is None or network is static else n.ratio(network.macs / static.macs)
+        times = [_time(own[own["batch_size"] == size], network is static) for size in sizes]
+        worth = own["worth_it"].iloc[0]
+        mark = "" if n.missing(worth) else str(worth)
+        table.add_row(escape(spec), n.fixed(network.top1, 2), over, macs, *times, mark)
     return table
 
 
-def _figures(row: dict[str, object]) -> list[str]:
-    if row["status"] != "ok":
-        return ["failed", *[""] * (len(FIGURES) - 1)]
-    return [
-        f"{row['top1']:.2f}",
-        f"{float(str(row['macs'])) / 1e6:.2f}",
-        *(_text(row[name], "{:.2f}x") for name in ("speedup_claimed", "speedup_executed")),
-        _text(row["batch_size"], "{:.0f}"),
-        _text(row["latency_ms_p50"], "{:.2f}"),
-        _text(row["speedup_realised"], "({:.2f}x)" if is_invalid(row["speedup_verdict"]) else "{:.2f}x"),
-    ]
+def _time(rows: pd.DataFrame, is_static: bool) -> str:
+    """Milliseconds of static, how much faster any other is; in brackets where some seed's ratio is not VALID."""
+    if rows.empty or rows["latency_ms_p50"].isna().all():
+        return ""
+    if is_static:
+        return f"{n.significant(rows['latency_ms_p50'].mean())} ms"
+    ratio = n.ratio(rows["speedup_realised"].mean())
+    return f"({ratio})" if rows["speedup_verdict"].map(is_invalid).any() else ratio
 
 
-def _text(value: object, form: str) -> str:
-    """The number in that form; nothing where there is none."""
-    number = float(str(value)) if value is not None and str(value) not in ("nan", "<NA>", "None") else None
-    return "" if number is None else form.format(number)
+def _beside(setting: Setting) -> Iterator[str]:
+    """What is not in the table: methods beyond `MOST_ROWS`, and static networks of other sizes."""
+    rows = setting.rows
+    more = rows.loc[rows["role"] == "method", "spec"].nunique() - MOST_ROWS
+    if more > 0:
+        yield f"and {more} less accurate methods, in the report"
+    rungs = [rung for rung in setting.rungs if rung.spec in set(rows.loc[rows["role"] == "control", "spec"])]
+    if rungs:
+        costs, accuracies = ([getattr(rung, name) for rung in rungs] for name in ("macs", "top1"))
+        span = f"{n.macs(min(costs))} to {n.macs(max(costs))} MACs"
+        yield f"static nets of {span}: {n.percent(min(accuracies))} to {n.percent(max(accuracies))}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dyncomp.report.notebook import read_results, show
 from dyncomp.report.page import write_report
-from dyncomp.report.table import results, summary
-from dyncomp.report.words import Sentence, words
+from dyncomp.report.table import summary
+from dyncomp.report.words import Sentence, results, words
 from dyncomp.samples import is_invalid
 
 __all__ = ["Sentence", "is_invalid", "read_results", "results", "show", "summary", "words", "write_report"]

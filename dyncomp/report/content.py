@@ -89,12 +89,13 @@ CONVENTIONS = (
     (
         "controls",
         "Static nets of several sizes, trained alike, and the accuracy between two of them at a method's "
-        "multiply-adds, or at its time as a share of static's, by the logarithm of the cost; what is not known of a time "
-        "moves the method along the curve, and widens its interval. Fixed: the method's trained network, each gate's decision the "
-        "same for all images, at the method's cost, trained on. Random: each gate draws at its trained rate, trained "
-        "on so. Intervals are 95 %, from the same images, and from how much accuracies vary over seeds, where there "
-        "are several. Above, below and better are said where, of all such differences of a setting that are as sure, "
-        "at most 5 % are expected to be chance (Benjamini and Hochberg 1995); `q` in results.csv is that share.",
+        "multiply-adds, or at its time as a share of static's, by the logarithm of the cost; what is not known of a "
+        "time moves the method along the curve, and widens its interval. Fixed: the method's trained network, each "
+        "gate's decision the same for all images, at the method's cost, trained on. Random: each gate draws at its "
+        "trained rate, trained on so. Intervals are 95 %, from the same images, and from how much accuracies vary "
+        "over seeds, where there are several. Above, below and better are said where, of all such differences of a "
+        "setting that are as sure, at most 5 % are expected to be chance (Benjamini and Hochberg 1995); `q` in "
+        "results.csv is that share.",
     ),
     (
         "recommended",

@@ -74,6 +74,12 @@ class Setting:
         }
 
     @cached_property
+    def rungs(self) -> list[Network]:
+        """The static networks: the plain backbone and the ladder's."""
+        cells = self.rows[(self.rows["role"] == "static") | (self.rows["method"] == RUNG)]
+        return [self.networks[spec] for spec in cells["spec"].unique()]
+
+    @cached_property
     def batch_sizes(self) -> list[int]:
         """Those that were timed, the smallest first."""
         return sorted(int(size) for size in self.rows["batch_size"].dropna().unique())
@@ -101,8 +107,7 @@ class Setting:
         None beyond the ends of the ladder, and where the cost of fewer than two rungs is known.
         """
         costs = self.costs(batch_size)
-        statics = self.rows.loc[(self.rows["role"] == "static") | (self.rows["method"] == RUNG), "spec"].unique()
-        rungs = [self.networks[rung] for rung in statics if rung in costs]
+        rungs = [rung for rung in self.rungs if rung.spec in costs]
         rungs.sort(key=lambda rung: (costs[rung.spec], -rung.top1))
         if spec not in costs or len(rungs) < 2:
             return None

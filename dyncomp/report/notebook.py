@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dyncomp.report.page import page_of
-from dyncomp.report.table import results
-from dyncomp.report.words import words
+from dyncomp.report.words import results, words
 from dyncomp.store import Store
 
 if TYPE_CHECKING:

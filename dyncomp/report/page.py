@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from dyncomp.report.plotdata import Figure, Scatter, colours
 from dyncomp.report.plots import draw
 from dyncomp.report.reading import Reading, read
 from dyncomp.report.table import csv_text, results_of
+from dyncomp.report.words import told
 from dyncomp.store import Store, write_atomically
 
 if TYPE_CHECKING:
@@ -29,14 +30,15 @@ TITLE = "dyncomp: accuracy, arithmetic and time"
 class Plot:
     """A plot for the templates: its files' name, and what plotly.js draws of it.
 
-    `is_overview`: it has all methods in one picture, and stands before what is said of each.
+    `cost`: what an overview, which has all methods in one picture and stands before what is said of each, sets accuracy
+    against; "" for all other plots.
     """
 
     name: str
     title: str
     subtitle: str
     interactive: Mapping[str, Any]
-    is_overview: bool
+    cost: str = ""
 
 
 def write_report(store: Store) -> list[Path]:
@@ -48,7 +50,7 @@ def write_report(store: Store) -> list[Path]:
     frame = results_of(reading)
     said, plotted, colour = _prepared(reading, frame)
     files = {
-        Path("results.csv"): csv_text(frame).encode(),
+        Path("results.csv"): csv_text(told(frame, said.sentences)).encode(),
         Path("report.md"): markdown(said, plotted).encode(),
         Path("report.html"): html(said, plotted, colour).encode(),
     }
@@ -75,7 +77,7 @@ def html(said: Content, plotted: Sequence[Figure], colour: Mapping[str, str]) ->
     """The whole page as one text: it needs no other file and no network."""
     import plotly.offline
 
-    plots = [_plot(figure, describe(figure, colour)) for figure in plotted]
+    plots = [plot for figure in plotted for plot in _in_page(figure, colour)]
     script = plotly.offline.get_plotlyjs() if plots else ""
     template = _environment().get_template("report.html.j2")
     drawn = {plot.name: plot.interactive for plot in plots}
@@ -85,7 +87,7 @@ def html(said: Content, plotted: Sequence[Figure], colour: Mapping[str, str]) ->
 
 def markdown(said: Content, plotted: Sequence[Figure]) -> str:
     """The same in Markdown; the plots are linked relative to it."""
-    plots = [_plot(figure, {}) for figure in plotted]
+    plots = [Plot(f.name, f.title, f.subtitle, {}, f.title if isinstance(f, Scatter) else "") for f in plotted]
     template = _environment().get_template("report.md.j2")
     text = template.render(title=TITLE, said=said, plots=plots)
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -99,8 +101,16 @@ def comparison_page(compared: Comparison, before: Path, after: Path) -> str:
     return template.render(compared=compared, rows=comparison_table(compared), counts=counts, **folders)
 
 
-def _plot(figure: Figure, description: Mapping[str, Any]) -> Plot:
-    return Plot(figure.name, figure.title, figure.subtitle, description, isinstance(figure, Scatter))
+def _in_page(figure: Figure, colour: Mapping[str, str]) -> Iterator[Plot]:
+    """A figure as the page has it: a scatter as a plot for each cost, of which one is shown at a time."""
+    if not isinstance(figure, Scatter):
+        yield Plot(figure.name, figure.title, figure.subtitle, describe(figure, colour))
+        return
+    for number, panel in enumerate(figure.panels):
+        cost = "; ".join(text for text in (panel.x_label, panel.title) if text)
+        name = f"{figure.name}-{number}" if number else figure.name
+        alone = replace(figure, panels=(panel,))
+        yield Plot(name, figure.title, figure.subtitle, describe(alone, colour), cost)
 
 
 def _environment() -> jinja2.Environment:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from dyncomp.report import latency
 from dyncomp.report.controls import OVER, columns, settings
 from dyncomp.report.numbers import missing
-from dyncomp.report.reading import Reading, read
-from dyncomp.store import Store
+from dyncomp.report.reading import Reading
+from dyncomp.report.worth import worth_of
 from dyncomp.store.schema import CellRecord
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ COLUMNS = (
     *("static_top1_at_equal_macs", "static_top1_at_equal_latency"),
     *("fixed_top1", "fixed_macs", "random_top1", "random_macs"),
     *(f"over_{name}_{what}" for name in OVER for what in ("points", "margin", "q")),
-    *("role", "control_of", "warnings", "error", "key"),
+    *("worth_it", "sentence", "role", "control_of", "warnings", "error", "key"),
 )
 COUNTS = (
     *("seed", "params", "batch_size", "images", "routes", "gates"),
@@ -41,7 +41,7 @@ COUNTS = (
     *("memory_batch_size", "memory_batch_size_training", "energy_batch_size"),
 )
 TEXTS = (*(name for name in LABELS if name != "seed"), "role", "control_of", "verdict", "form", "not_compiled")
-TEXTS += ("speedup_verdict", "warnings", "error", "key")
+TEXTS += ("speedup_verdict", "worth_it", "sentence", "warnings", "error", "key")
 SUMMARISED = (
     *("top1", "macs", "flops", "speedup_claimed", "speedup_executed"),
     *("latency_ms_p50", "latency_ms_p99", "images_per_s", "speedup_realised"),
@@ -51,7 +51,7 @@ ROLES = {"static": 0, "method": 1, "control": 2}
 GROUP = ("method", "spec", "backbone", "dataset", "budget", "device", "role", "batch_size")
 
 
-def results(store: Store) -> pd.DataFrame:
+def results_of(reading: Reading) -> pd.DataFrame:
     """One row per cell and batch size, the columns of `COLUMNS`; units stand in the names.
 
     `macs` is the mean per test image, gates included; `flops = 2 * macs`; `latency_ms_*` are per
@@ -63,13 +63,9 @@ def results(store: Store) -> pd.DataFrame:
     `time_share_free` and `time_share_unknown` are from 0 to 1, of the time in operators. A cell that
     was not timed has one row without latency; a failed one has its error. What controls say of a method is the mean
     over its seeds: `over_..._points` is by how much it is better, with a 95 % margin, and `over_..._q` the share of
-    false ones among such differences that are as sure.
+    false ones among such differences that are as sure; `worth_it` is yes, no or unclear (see `worth_of`). `sentence`
+    is left empty here: `results` has it.
     """
-    return results_of(read(store))
-
-
-def results_of(reading: Reading) -> pd.DataFrame:
-    """`results` of a folder that has been read already."""
     import pandas as pd
 
     rows = [row for cell in reading.cells for row in _rows(cell, reading)]
@@ -79,9 +75,14 @@ def results_of(reading: Reading) -> pd.DataFrame:
             frame[name] = pd.to_numeric(frame[name])
         if name in COUNTS:
             frame[name] = frame[name].round().astype("Int64")
+    for name in ("worth_it", "sentence"):
+        frame[name] = frame[name].astype(object)  # of nothing but missing values, they would be numbers
     # what controls say of a method is a mean over its seeds, and stands in all of its rows
     for setting in settings(reading, frame):
         methods = setting.rows[setting.rows["role"] == "method"]
+        for spec, rows in methods.groupby("spec"):
+            worth = worth_of(setting, str(spec))
+            frame.loc[rows.index, "worth_it"] = None if worth is None else worth.mark
         for (spec, size), rows in methods.groupby(["spec", "batch_size"], dropna=False):
             for name, value in columns(setting, str(spec), None if missing(size) else int(size)).items():
                 frame.loc[rows.index, name] = value

@@ -63,15 +63,21 @@ def _columns(frame: pd.DataFrame) -> Iterable[tuple[str, str, Any]]:
     yield "batch", "batch_size", lambda value: n.fixed(value, 0)
     yield "realised", "speedup_realised", n.ratio
     yield "95 % interval", "interval", str
+    if frame["worth_it"].notna().any():
+        yield "worth it", "worth_it", _or_missing
     yield "ms p50", "latency_ms_p50", n.significant
     yield "ms p90", "latency_ms_p90", n.significant
     yield "ms p99", "latency_ms_p99", n.significant
     yield "images/s", "images_per_s", n.significant
     for header, name in (("ratio", "speedup_verdict"), ("milliseconds", "verdict")):
         if frame[name].notna().any():  # records of former versions have no verdict about milliseconds
-            yield header, name, lambda value: n.MISSING if n.missing(value) else str(value)
+            yield header, name, _or_missing
     yield "routes", "routes", lambda value: n.fixed(value, 0)
     yield "parameters", "params", n.significant
+
+
+def _or_missing(value: Any) -> str:
+    return n.MISSING if n.missing(value) else str(value)
 
 
 def _sortable(value: Any) -> float | str:
@@ -125,6 +131,7 @@ def control_table(frame: pd.DataFrame) -> Table | None:
     headers = ["method", "top-1", "MACs", "static at equal MACs", "above it"]
     headers += [f"above static of equal time, batch {size}" for size in sizes]
     headers += ["fixed: top-1", "MACs", "gain over it", "random: top-1", "MACs", "gain over it", "routes exchanged"]
+    headers += ["worth it"]
     return Table(tuple(headers), tuple(rows)) if rows else None
 
 
@@ -146,6 +153,7 @@ def _controlled(own: pd.DataFrame, batch_sizes: Sequence[int]) -> Iterable[tuple
             yield write(cells[name].iloc[0]), cells[name].iloc[0]
         yield _gain(cells, control)
     yield _two(cells["route_exchange_top1"].mean()), cells["route_exchange_top1"].mean()
+    yield _or_missing(cells["worth_it"].iloc[0]), cells["worth_it"].iloc[0]
 
 
 def _two(value: Any) -> str:

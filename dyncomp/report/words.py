@@ -20,6 +20,7 @@ from dyncomp.report.statistics import (
     unpaired_difference,
 )
 from dyncomp.report.table import results_of
+from dyncomp.report.worth import worth_of
 from dyncomp.store import Store
 
 if TYPE_CHECKING:
@@ -38,12 +39,34 @@ class Sentence:
     spec: str
     dataset: str
     backbone: str
+    budget: str
+    device: str
     text: str
     failed: bool
     """nothing came out: no seed of it ran to the end"""
 
+    @property
+    def setting(self) -> tuple[str, ...]:
+        """The values of `SETTING`."""
+        return self.dataset, self.backbone, self.budget, self.device
+
     def __str__(self) -> str:
         return f"{self.spec}: {self.text}"
+
+
+def results(store: Store) -> pd.DataFrame:
+    """What came out of all cells of a folder: the columns of `results_of`, each method's sentence in its rows."""
+    reading = read(store)
+    frame = results_of(reading)
+    return told(frame, words_of(reading, frame))
+
+
+def told(frame: pd.DataFrame, sentences: Iterable[Sentence]) -> pd.DataFrame:
+    """The table with the sentences in the column of that name."""
+    texts = {(one.spec, *one.setting): str(one) for one in sentences}
+    places = zip(frame["spec"], *(frame[name] for name in SETTING), frame["role"], strict=True)
+    said = [None if place[-1] == "control" else texts.get(tuple(map(str, place[:-1]))) for place in places]
+    return frame.assign(sentence=said)
 
 
 def words(store: Store) -> list[Sentence]:
@@ -61,8 +84,9 @@ def words_of(reading: Reading, frame: pd.DataFrame) -> list[Sentence]:
         static = rows[(rows["role"] == "static") & (rows["status"] == "ok")]
         for spec, own in rows.groupby("spec", sort=False):
             text, failed = _told(own, static, reading, found.get(_named(own)))
-            method, dataset, backbone = own["method"].iloc[0], setting[0], setting[1]
-            sentences.append(Sentence(method, str(spec), dataset, backbone, text, failed))
+            method = own["method"].iloc[0]
+            dataset, backbone, budget, device = map(str, setting)
+            sentences.append(Sentence(method, str(spec), dataset, backbone, budget, device, text, failed))
     return sorted(sentences, key=lambda sentence: sentence.failed)
 
 
@@ -85,6 +109,8 @@ def _told(own: pd.DataFrame, static: pd.DataFrame, reading: Reading, setting: Se
         said += [*_gates(cells), *_exchange(cells)]
         keys = set(cells["key"])
         said += clauses(cells, [cell for cell in reading.cells if cell["key"] in keys])
+        if setting is not None and (worth := worth_of(setting, str(cells["spec"].iloc[0]))):
+            said.append(str(worth))
     failures = own["key"].nunique() - len(cells)
     if failures:
         said.append(f"{failures} of {own['key'].nunique()} seeds failed")

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from dyncomp.report import results
 from dyncomp.report.details import title
-from dyncomp.report.reading import read
-from dyncomp.report.table import results_of
-from dyncomp.report.words import words_of
 from dyncomp.store import Store
 from dyncomp.store.schema import CellRecord
 
@@ -57,10 +55,8 @@ class Reporter(ABC):
 
 def runs_of(store: Store) -> Runs:
     """What an output folder holds: its finished cells in the order of results.csv."""
-    reading = read(store)
-    frame = results_of(reading)
-    sentences = {(one.spec, one.backbone, one.dataset): str(one) for one in words_of(reading, frame)}
-    cells = {cell["key"]: cell for cell in reading.cells if cell["status"] == "ok"}
+    frame = results(store)
+    cells = {cell["key"]: cell for cell in store.cells() if cell["status"] == "ok"}
     runs = []
     for key, rows in frame.groupby("key", sort=False):
         if key not in cells:
@@ -73,8 +69,7 @@ def runs_of(store: Store) -> Runs:
         hyperparameters = {f"method.{name}": _plain(value) for name, value in cell["hyperparameters"].items()}
         given: Mapping[str, object] = cell
         parameters = {name: _plain(given[name]) for name in PARAMETERS} | hyperparameters
-        sentence = sentences.get((cell["spec"], cell["backbone"], cell["dataset"]), "")
-        runs.append(Run(title(cell), parameters, tuple(_curve(cell)), figures, sentence))
+        runs.append(Run(title(cell), parameters, tuple(_curve(cell)), figures, row["sentence"] or ""))
     files = (store.folder / name for name in ("results.csv", "report.html"))
     return Runs(store.folder, tuple(runs), tuple(file for file in files if file.is_file()))
 

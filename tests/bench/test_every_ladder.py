@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from dyncomp.bench.controls import RUNGS, controls_of
 from dyncomp.bench.plan import make_plan
@@ -40,17 +39,6 @@ class Rigid(BackboneFamily):
 """
 
 
-@pytest.fixture
-def _nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs need no weights, and on the meta device drawing them is most of the work."""
-
-    def leave(tensor: Tensor, *_: object, **__: object) -> Tensor:
-        return tensor
-
-    for name in ("kaiming_uniform_", "kaiming_normal_", "uniform_", "normal_", "ones_", "zeros_"):
-        monkeypatch.setattr(nn.init, name, leave)
-
-
 def ladders(family: BackboneFamily, size: int) -> dict[str, list[float]]:
     """By budget the rungs of a family, by their cost as a share of its own; those that are the same network are one."""
     shape = (3, size, size)
@@ -69,7 +57,7 @@ def ladders(family: BackboneFamily, size: int) -> dict[str, list[float]]:
     return {budget: sorted({costs[one] for one in methods if one in costs}) for budget, methods in wanted.items()}
 
 
-@pytest.mark.usefixtures("_nothing_drawn")
+@pytest.mark.usefixtures("nothing_drawn")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     "spec", [pytest.param(spec, marks=[pytest.mark.slow] if spec == "msdnet" else marks_of("", spec)) for spec in SPECS]

@@ -42,8 +42,19 @@ def test_every_name_and_value_holds(file: Path) -> None:
     assert f"benchmark --config benchmarks/suites/{file.name}" in file.read_text(encoding="utf-8")
 
 
+LONG = ("condconv-cifar10", "msdnet-cifar100")
+"""suites a few steps of which take long; their methods are trained on other data by other tests"""
+
+
 @pytest.mark.usefixtures("no_report", "no_timing")
-@pytest.mark.parametrize("file", [file for file in SUITES if "cifar" in file.stem], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, marks=[pytest.mark.slow] if file.stem in LONG else [], id=file.stem)
+        for file in SUITES
+        if "cifar" in file.stem
+    ],
+)
 def test_the_papers_settings_run(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few steps of the suite's first method on a small backbone of the same kind, on files of the same format."""
     kind, classes, key = (Cifar100, 20, "fine_labels") if "100" in file.stem else (Cifar10, 10, "labels")

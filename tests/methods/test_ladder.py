@@ -44,7 +44,7 @@ def shape(size: int) -> dict[str, int]:
     return {"classes": 6, "in_channels": 3, "image_size": size}
 
 
-def sampled(family: BackboneFamily, by: By, most: int = 12) -> Sequence[BackboneFamily]:
+def sampled(family: BackboneFamily, by: By, most: int = 6) -> Sequence[BackboneFamily]:
     """About `most` of a family's rungs, evenly spaced: to count the multiply-adds of hundreds takes a minute."""
     rungs = family.scaled(by)
     return rungs[:: max(1, len(rungs) // most)]
@@ -75,6 +75,7 @@ def test_a_rung_by_depth_does_too(backbone: str, size: int, share: float) -> Non
     assert found == pytest.approx(share, rel=0.2)
 
 
+@pytest.mark.usefixtures("nothing_drawn")
 @pytest.mark.parametrize(("backbone", "size", "by"), CASES)
 def test_rungs_rise_in_cost_and_are_of_the_family(backbone: str, size: int, by: By) -> None:
     family = BACKBONES.create(backbone)
@@ -86,7 +87,8 @@ def test_rungs_rise_in_cost_and_are_of_the_family(backbone: str, size: int, by: 
     assert costs[0] < cost_of(family, 6, (3, size, size)) < costs[-1]
 
 
-@pytest.mark.parametrize("most", [12, pytest.param(10_000, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.usefixtures("nothing_drawn")
+@pytest.mark.parametrize("most", [6, pytest.param(10_000, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize(("backbone", "size", "by"), CASES)
 def test_the_rung_is_the_nearest(backbone: str, size: int, by: By, most: int) -> None:
     rungs = sampled(BACKBONES.create(backbone), by, most)

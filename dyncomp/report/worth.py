@@ -1,0 +1,72 @@
+"""Whether a method is worth it: what its differences from static networks of equal latency come to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dyncomp.report import numbers as n
+from dyncomp.report.controls import SURE, Network, Setting
+
+Mark = Literal["yes", "no", "unclear"]
+
+
+@dataclass(frozen=True)
+class Worth:
+    """`yes` where static networks of equal cost are declared less accurate, `no` where they are no worse; and why."""
+
+    mark: Mark
+    why: str
+
+    def __str__(self) -> str:
+        return f"worth it: {self.mark}, {self.why}"
+
+
+def worth_of(setting: Setting, spec: str) -> Worth | None:
+    """The verdict on a method, from its times at the smallest and the largest batch; without times, from its MACs.
+
+    A method that costs more than every static network, and is no more accurate than the best of them, loses to it
+    whatever the interval. None where no static network is there to compare with.
+    """
+    ends = dict.fromkeys((*setting.batch_sizes[:1], *setting.batch_sizes[-1:]))
+    sides = {size: side for size in ends if (side := _side(setting, spec, size)) is not None}
+    if not sides:
+        side = _side(setting, spec, None)
+        if side is None:
+            return None
+        nets = "static nets of equal multiply-adds (no latency is known)"
+        if side == 0:
+            return Worth("unclear", f"not distinguishable from {nets}")
+        return Worth("yes", f"better than {nets}") if side > 0 else Worth("no", f"{nets} are no worse")
+    better, worse = ([size for size, side in sides.items() if side == sign] for sign in (1, -1))
+    if better and worse:
+        return Worth("yes", f"at batch {better[0]}; at batch {worse[0]} static nets of equal latency are no worse")
+    if better:
+        return Worth("yes", f"better than static nets of equal latency{_at(better)}")
+    if worse:
+        return Worth("no", f"static nets of equal latency are no worse{_at(worse)}")
+    return Worth("unclear", f"not distinguishable from static nets of equal latency{_at(list(sides))}")
+
+
+def _at(sizes: list[int]) -> str:
+    return f" at batch {n.listed([str(size) for size in sizes])}"
+
+
+def _side(setting: Setting, spec: str, batch_size: int | None) -> int | None:
+    """1 where the method is declared above static networks of equal cost, -1 below, 0 neither; None: unknown."""
+    place = (spec, "static_at_equal_macs" if batch_size is None else "static_at_equal_latency", batch_size)
+    if difference := setting.differences.get(place):
+        if setting.q_values[place] >= SURE:
+            return 0
+        return 1 if difference.points > 0 else -1
+    best = _best_of_cheaper(setting, spec, batch_size)
+    return None if best is None or setting.networks[spec].top1 > best.top1 else -1
+
+
+def _best_of_cheaper(setting: Setting, spec: str, batch_size: int | None) -> Network | None:
+    """The most accurate static network, where all of them cost less than this one."""
+    costs = setting.costs(batch_size)
+    rungs = [rung for rung in setting.rungs if rung.spec in costs]
+    if spec not in costs or not rungs or any(costs[rung.spec] > costs[spec] for rung in rungs):
+        return None
+    return max(rungs, key=lambda rung: rung.top1)
