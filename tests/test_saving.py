@@ -7,10 +7,10 @@ import io
 import json
 import pickle
 import re
-import subprocess
-import sys
+import resource
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -28,6 +28,7 @@ from dyncomp._facts import rebuilding_facts
 from dyncomp.core import Net
 from dyncomp.errors import BrokenPlugin, DeviceNotAvailable, DyncompError, InvalidValue, OutputError, UnknownName
 from dyncomp.fast.tuning import in_turn
+from dyncomp.profile.child import Child
 from dyncomp.registry import METHODS
 from dyncomp.train import save_checkpoint
 from tests.jobs import PLAIN, plugin
@@ -175,23 +176,21 @@ def test_no_file_is_written_over(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-FULL = """
-import resource, sys
-import dyncomp, dyncomp.errors
-net = dyncomp.build("static", "cifar_resnet8", classes=3, in_channels=1, image_size=12)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-try:
-    dyncomp.save(net, sys.argv[1], overwrite=True)
-except dyncomp.errors.OutputError as error:
-    print(error)
-"""
+def save_on_a_full_disk(pipe: Connection, path: Path) -> None:
+    net = dyncomp.build("static", "cifar_resnet8", classes=3, in_channels=1, image_size=12)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        dyncomp.save(net, path, overwrite=True)
+    except OutputError as error:
+        pipe.send(str(error))
 
 
 def test_a_file_that_grows_too_large_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     path.write_text("precious")
-    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True)
-    assert re.fullmatch(r".*net\.safetensors cannot be written \(.*\); give another place\n", done.stdout)
+    child = Child(save_on_a_full_disk, path)
+    assert re.fullmatch(r".*net\.safetensors cannot be written \(.*\); give another place", child.receive(60))
+    child.end()
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("net.safetensors", "precious")]
 
 
