@@ -13,7 +13,7 @@ Mark = Literal["yes", "no", "unclear"]
 
 @dataclass(frozen=True)
 class Worth:
-    """`yes` where static networks of equal cost are declared less accurate, `no` where they are no worse; and why."""
+    """`yes` where static networks of equal cost are less accurate at a batch size, `no` where at none; and why."""
 
     mark: Mark
     why: str
@@ -43,8 +43,12 @@ def worth_of(setting: Setting, spec: str) -> Worth | None:
         return Worth("yes", f"at batch {better[0]}; at batch {worse[0]} static nets of equal latency are no worse")
     if better:
         return Worth("yes", f"better than static nets of equal latency{_at(better)}")
-    if worse:
+    open_ends = [size for size in ends if size not in worse]
+    if not open_ends:
         return Worth("no", f"static nets of equal latency are no worse{_at(worse)}")
+    if worse:
+        rest = "not distinguishable from them" if all(size in sides for size in open_ends) else "not known"
+        return Worth("unclear", f"static nets of equal latency are no worse{_at(worse)},{_at(open_ends)} {rest}")
     return Worth("unclear", f"not distinguishable from static nets of equal latency{_at(list(sides))}")
 
 

@@ -141,6 +141,7 @@ def test_failed_cell_has_its_error_and_nothing_measured(store: Store) -> None:
         "budget",
         "device",
         "status",
+        "sentence",
         "role",
         "control_of",
         "error",

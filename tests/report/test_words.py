@@ -43,7 +43,8 @@ def test_sentences_of_a_folder(store: Store) -> None:
         "skipnet(target=0.5): 98.1 % against 98.6 % of static (-0.6 ± 1.9 points, not distinguishable on 360 test "
         "images) at 65 % of its multiply-adds (claimed 1.54x, executed 1.54x), but only 1.17x faster at batch 64 and "
         "slower at batch 1 (0.72x); 16 distinct routes over 360 test images; of its 6 gates, 1 always on and 1 always "
-        "off; exchanging routes between images costs 0.3 points, so its gates hardly look at the image.",
+        "off; exchanging routes between images costs 0.3 points, so its gates hardly look at the image; worth it: "
+        "unclear, static nets of equal latency are no worse at batch 1, at batch 64 not known.",
         "blockdrop: failed: TypeError: build() takes 1 positional argument.",
     ]
 

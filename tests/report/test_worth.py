@@ -53,7 +53,18 @@ def test_what_costs_more_than_all_static_nets_and_is_better_is_not_judged(tmp_pa
         ((6.0, 6.0), 90, "no", "static nets of equal latency are no worse at batch 1 and 64"),
         ((6.0, 20.0), 12, "yes", "at batch 1; at batch 64 static nets of equal latency are no worse"),
         ((20.0, 30.0), 12, "no", "static nets of equal latency are no worse at batch 1 and 64"),  # whatever the margin
-        ((20.0, 6.0), 24, "no", "static nets of equal latency are no worse at batch 1"),
+        (
+            (20.0, 6.0),
+            24,
+            "unclear",
+            "static nets of equal latency are no worse at batch 1, at batch 64 not distinguishable from them",
+        ),
+        (
+            (20.0, 2.0),  # faster than all static nets
+            24,
+            "unclear",
+            "static nets of equal latency are no worse at batch 1, at batch 64 not known",
+        ),
     ],
 )
 def test_times_go_before_multiply_adds(
