@@ -8,7 +8,6 @@ from typing import Any
 from dyncomp.bench.config import Config
 from dyncomp.errors import InvalidValue
 from dyncomp.registry import BACKBONES, DATASETS, METHODS, Registry, include_path
-from dyncomp.reporters import check_reporters
 from dyncomp.spec import Spec, parse_specs
 
 ALL = Spec("all")
@@ -31,7 +30,10 @@ def check_names(config: Config) -> None:
     for registry, text in ((METHODS, config.methods), (BACKBONES, config.backbone), (DATASETS, config.dataset)):
         for spec in specs_in(registry, text) if text else ():
             registry.check(spec)
-    check_reporters(config.log)
+    if config.log:
+        from dyncomp.reporters import check_reporters  # with all of the report
+
+        check_reporters(config.log)
 
 
 def specs_in(registry: Registry[Any], text: str) -> list[Spec]:

@@ -19,7 +19,6 @@ from dyncomp.bench.resources import add_resources
 from dyncomp.bench.strict import unpriced
 from dyncomp.bench.timing import time_group
 from dyncomp.errors import InvalidValue, OutputError
-from dyncomp.reporters import log_results
 from dyncomp.spec import name_of, spec_of
 from dyncomp.store import Store
 
@@ -71,6 +70,7 @@ def _run(config: Config, tell: Listener) -> Outcome | None:
         failed += time_group([cell for cell in group if _is_timed(cell)], store, config, tell)
     tell(ReportStarted())
     from dyncomp.report import write_report  # plotting libraries, needed only now
+    from dyncomp.reporters import log_results
 
     write_report(store)
     try:

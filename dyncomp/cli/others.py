@@ -34,12 +34,13 @@ def report(
     log: Annotated[str, typer.Option(help="Send the results to trackers: tensorboard, mlflow, wandb, trackio.")] = "",
 ) -> None:
     """Write tables, plots and the page again, from an output folder's records; of several, into a new folder."""
+    from dyncomp.bench.config import fit_option
     from dyncomp.errors import InvalidValue
     from dyncomp.report import write_report
     from dyncomp.reporters import check_reporters, log_results
     from dyncomp.store import Store, merge
 
-    trackers = [name.strip() for name in log.split(",") if name.strip()]
+    trackers = fit_option("log", log)
     check_reporters(trackers)
     stores = [Store.open(folder) for folder in folders]
     if output is None and len(stores) > 1:

@@ -197,8 +197,8 @@ def settings(reading: Reading, frame: pd.DataFrame) -> Iterator[Setting]:
 def columns(setting: Setting, spec: str, batch_size: int | None) -> dict[str, Any]:
     """What `results.csv` says of a method's controls, at that batch size if it was timed; empty for what has none."""
     found: dict[str, Any] = {}
-    for name, size in (("macs", None), ("latency", batch_size)):
-        at = setting.static_at(spec, size) if name == "macs" or size is not None else None
+    at_latency = None if batch_size is None else setting.static_at(spec, batch_size)
+    for name, at in (("macs", setting.static_at(spec)), ("latency", at_latency)):
         if at is not None:
             found[f"static_top1_at_equal_{name}"] = at.top1
     for method in CHANCE:

@@ -87,7 +87,7 @@ def html(said: Content, plotted: Sequence[Figure], colour: Mapping[str, str]) ->
 
 def markdown(said: Content, plotted: Sequence[Figure]) -> str:
     """The same in Markdown; the plots are linked relative to it."""
-    plots = [Plot(f.name, f.title, f.subtitle, {}, f.title if isinstance(f, Scatter) else "") for f in plotted]
+    plots = [Plot(f.name, f.title, f.subtitle, {}) for f in plotted]
     template = _environment().get_template("report.md.j2")
     text = template.render(title=TITLE, said=said, plots=plots)
     return re.sub(r"\n{3,}", "\n\n", text)

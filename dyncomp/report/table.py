@@ -80,12 +80,14 @@ def results_of(reading: Reading) -> pd.DataFrame:
     # what controls say of a method is a mean over its seeds, and stands in all of its rows
     for setting in settings(reading, frame):
         methods = setting.rows[setting.rows["role"] == "method"]
-        for spec, rows in methods.groupby("spec"):
-            worth = worth_of(setting, str(spec))
-            frame.loc[rows.index, "worth_it"] = None if worth is None else worth.mark
         for (spec, size), rows in methods.groupby(["spec", "batch_size"], dropna=False):
             for name, value in columns(setting, str(spec), None if missing(size) else int(size)).items():
                 frame.loc[rows.index, name] = value
+    for setting in settings(reading, frame):  # anew: the verdict follows from those columns
+        methods = setting.rows[setting.rows["role"] == "method"]
+        for spec, rows in methods.groupby("spec"):
+            worth = worth_of(setting, str(spec))
+            frame.loc[rows.index, "worth_it"] = None if worth is None else worth.mark
     return frame
 
 

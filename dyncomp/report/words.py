@@ -56,7 +56,11 @@ class Sentence:
 
 def results(store: Store) -> pd.DataFrame:
     """What came out of all cells of a folder: the columns of `results_of`, each method's sentence in its rows."""
-    reading = read(store)
+    return full_results(read(store))
+
+
+def full_results(reading: Reading) -> pd.DataFrame:
+    """`results` of a folder that has been read already."""
     frame = results_of(reading)
     return told(frame, words_of(reading, frame))
 

@@ -57,12 +57,18 @@ def _at(sizes: list[int]) -> str:
 
 
 def _side(setting: Setting, spec: str, batch_size: int | None) -> int | None:
-    """1 where the method is declared above static networks of equal cost, -1 below, 0 neither; None: unknown."""
-    place = (spec, "static_at_equal_macs" if batch_size is None else "static_at_equal_latency", batch_size)
-    if difference := setting.differences.get(place):
-        if setting.q_values[place] >= SURE:
+    """1 where the method is declared above static networks of equal cost, -1 below, 0 neither; None: unknown.
+
+    The difference is that of the setting's rows, whose `columns` have been filled in.
+    """
+    own = setting.rows[setting.rows["spec"] == spec]
+    over = "over_static_at_equal_macs"
+    if batch_size is not None:
+        own, over = own[own["batch_size"] == batch_size], "over_static_at_equal_latency"
+    for points, q in own[[f"{over}_points", f"{over}_q"]].dropna().to_numpy()[:1]:
+        if q >= SURE:
             return 0
-        return 1 if difference.points > 0 else -1
+        return 1 if points > 0 else -1
     best = _best_of_cheaper(setting, spec, batch_size)
     return None if best is None or setting.networks[spec].top1 > best.top1 else -1
 

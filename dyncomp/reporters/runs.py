@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dyncomp.report import results
 from dyncomp.report.details import title
+from dyncomp.report.reading import read
+from dyncomp.report.words import full_results
 from dyncomp.store import Store
 from dyncomp.store.schema import CellRecord
 
@@ -55,8 +56,9 @@ class Reporter(ABC):
 
 def runs_of(store: Store) -> Runs:
     """What an output folder holds: its finished cells in the order of results.csv."""
-    frame = results(store)
-    cells = {cell["key"]: cell for cell in store.cells() if cell["status"] == "ok"}
+    reading = read(store)
+    frame = full_results(reading)
+    cells = {cell["key"]: cell for cell in reading.cells if cell["status"] == "ok"}
     runs = []
     for key, rows in frame.groupby("key", sort=False):
         if key not in cells:
