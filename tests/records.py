@@ -110,7 +110,11 @@ def cell_record(
         "streams": None,
         "images": IMAGES,
         "routes": len(set(images["route"])),
+        "routes_effective": 1.0,
+        "class_p_value": 0.4 if found else None,
         "gates": found,
+        "mixtures": [],
+        "gallery": [],
         "route_exchange_top1": None,
         "warnings": [
             f"gate {gate['site']}.{gate['unit']} is always {'on' if gate['rate_test'] else 'off'}"
@@ -126,6 +130,7 @@ def cell_record(
                 "seconds": 21.5,
                 "log": [[epoch, 2.3 * 0.88**epoch, 0.5] for epoch in range(40)],
                 "routes": [[epoch, 7] for epoch in range(40)],
+                "rates": [{gate["site"]: gate["rate_test"] for gate in found} for _ in range(40)],
                 "warnings": [],
             }
         ],
@@ -183,6 +188,8 @@ def gate_rows(used: np.ndarray, unit_macs: Sequence[int], overhead: int) -> list
             "rate_calibration": float(used[:, unit].mean()),
             "overhead_macs": overhead,
             "unit_macs": unit_macs[unit],
+            "class_information": 0.03,
+            "by_class": [],
             "input_dependence": 0.12 if 0 < used[:, unit].mean() < 1 else 0.0,
         }
         for unit in range(used.shape[1])

@@ -23,13 +23,17 @@ from dyncomp.profile import (
     Evaluation,
     accuracy_with_exchanged_routes,
     as_timed,
+    by_class,
     count_executed,
     distinct_routes,
+    effective_routes,
     environment,
     evaluate,
+    gallery,
     gate_health,
     gate_records,
     in_batches,
+    mixtures,
     second_opinions,
     spending,
     stream_figures,
@@ -176,6 +180,7 @@ def _stage(log: StageLog) -> schema.StageRecord:
         "loss_last": rows[-1][1],
         "log": rows,
         "routes": [list(row) for row in log.routes],
+        "rates": log.rates,
         "warnings": log.warnings,
     }
 
@@ -184,7 +189,8 @@ def _answers(net: Net, cell: Cell, test: Evaluation) -> tuple[schema.Answers, li
     """The figures, and what the gates give to warn of."""
     splits = cell.group.splits
     calibration = evaluate(net, splits.calibration)
-    health = gate_health(net, test.trace, calibration.trace)
+    of_class = by_class(net, test.trace, test.labels)
+    health = gate_health(net, test.trace, calibration.trace, of_class)
     exchanged = accuracy_with_exchanged_routes(net, splits.test, test.trace, cell.group.seed) if test.trace else None
     answers: schema.Answers = {
         "params": sum(p.numel() for p in net.parameters()),
@@ -193,7 +199,12 @@ def _answers(net: Net, cell: Cell, test: Evaluation) -> tuple[schema.Answers, li
         "top1": test.top1,
         "top1_calibration": calibration.top1,
         "routes": distinct_routes(test.trace),
+        "routes_effective": effective_routes(test.trace),
+        "class_p_value": of_class.p_value,
         "gates": gate_records(health),
+        "mixtures": mixtures(net, test.trace, test.labels),
+        # a control spends as it is told, whatever the image
+        "gallery": [] if cell.role == "control" else gallery(splits, test),
         "route_exchange_top1": exchanged,
     }
     return answers, warnings_of(health)

@@ -3,6 +3,7 @@
 from dyncomp.profile.allocator import keep_freed_memory
 from dyncomp.profile.alone import Alone
 from dyncomp.profile.audit import audit_operators
+from dyncomp.profile.classes import by_class, mixtures
 from dyncomp.profile.evaluation import (
     Evaluation,
     accuracy_with_exchanged_routes,
@@ -12,11 +13,19 @@ from dyncomp.profile.evaluation import (
 )
 from dyncomp.profile.forms import Form, Runner, as_timed, forms_of
 from dyncomp.profile.gap import attribute
-from dyncomp.profile.health import GateHealth, distinct_routes, gate_health, gate_records, warnings_of
+from dyncomp.profile.health import (
+    GateHealth,
+    distinct_routes,
+    effective_routes,
+    gate_health,
+    gate_records,
+    warnings_of,
+)
 from dyncomp.profile.latency import LatencyRounds, Until, measure_latency
 from dyncomp.profile.load import allowed_processors
 from dyncomp.profile.machine import environment
 from dyncomp.profile.opinions import second_opinions
+from dyncomp.profile.pictures import gallery
 from dyncomp.profile.spent import spending
 from dyncomp.profile.streams import stream_figures
 from dyncomp.profile.team import Team, Timed
@@ -38,16 +47,20 @@ __all__ = [
     "as_timed",
     "attribute",
     "audit_operators",
+    "by_class",
     "count_executed",
     "distinct_routes",
+    "effective_routes",
     "environment",
     "evaluate",
     "forms_of",
+    "gallery",
     "gate_health",
     "gate_records",
     "in_batches",
     "keep_freed_memory",
     "measure_latency",
+    "mixtures",
     "second_opinions",
     "spending",
     "stream_figures",

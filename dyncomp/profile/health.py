@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 
+import numpy as np
+
 from dyncomp.core import Net, Trace
+from dyncomp.profile.classes import ByClass
+from dyncomp.samples import effective_number
 from dyncomp.store.schema import GateRecord
 
 MANY = 8
@@ -22,7 +26,9 @@ class GateHealth:
     """One unit of one site. Rates are shares of the images for which it ran.
 
     `input_dependence` is the mutual information between image and decision in bits: the gate is deterministic, so it is
-    the decision's entropy over the test images. 0: the decision never varies.
+    the decision's entropy over the test images, which shares that were counted understate; 1 / (2 N ln 2) is added
+    (Miller 1955). 0: the decision never varies. `class_information` is that between class and decision, see `ByClass`;
+    `by_class` the share of each class's images.
     """
 
     site: str
@@ -33,6 +39,8 @@ class GateHealth:
     overhead_macs: int
     unit_macs: int
     skippable: bool
+    class_information: float = math.nan
+    by_class: tuple[float, ...] = ()
 
     @property
     def stuck(self) -> str:
@@ -42,8 +50,8 @@ class GateHealth:
         return {1.0: "always on", 0.0: "always off"}.get(self.rate_calibration, "")
 
 
-def gate_health(net: Net, test: Trace, calibration: Trace) -> list[GateHealth]:
-    """The health of every unit of every site."""
+def gate_health(net: Net, test: Trace, calibration: Trace, of_class: ByClass) -> list[GateHealth]:
+    """The health of every unit of every site; `of_class` is of the test images."""
     assert net.costs is not None  # `build` measures them
     health: list[GateHealth] = []
     for site, op in net.sites.items():
@@ -56,10 +64,12 @@ def gate_health(net: Net, test: Trace, calibration: Trace) -> list[GateHealth]:
                 unit,
                 rate_test=on_test[unit],
                 rate_calibration=on_calibration[unit],
-                input_dependence=_entropy(on_test[unit]),
+                input_dependence=_entropy(on_test[unit], test.images),
                 overhead_macs=cost.overhead,
                 unit_macs=cost.units[unit] + per_unit // op.units,
                 skippable=not always,
+                class_information=float(of_class.information[site][unit]),
+                by_class=tuple(of_class.rates[site][unit].tolist()),
             )
             for unit, always in enumerate(op.always().tolist())
         ]
@@ -106,6 +116,8 @@ def _entry(gates: Sequence[GateHealth]) -> GateRecord:
         "rate_test": fmean(rates),
         "rate_calibration": fmean(gate.rate_calibration for gate in gates),
         "input_dependence": fmean(gate.input_dependence for gate in gates),
+        "class_information": fmean(gate.class_information for gate in gates if not math.isnan(gate.class_information)),
+        "by_class": [fmean(rates) for rates in zip(*(gate.by_class for gate in gates), strict=True)],
         "unit_macs": round(fmean(gate.unit_macs for gate in gates)),
         "overhead_macs": first.overhead_macs,
     }
@@ -116,8 +128,15 @@ def distinct_routes(trace: Trace) -> int:
     return trace.distinct()
 
 
-def _entropy(rate: float) -> float:
-    """Of a decision that is on with that rate, in bits."""
+def effective_routes(trace: Trace) -> float:
+    """How many equally frequent routes are as varied as those that the images take (`effective_number`)."""
+    routes = np.packbits(trace.routes().cpu().numpy(), axis=1)  # (N, bytes)
+    return effective_number(np.unique(routes, axis=0, return_counts=True)[1].tolist()) if routes.shape[1] else 1.0
+
+
+def _entropy(rate: float, images: int) -> float:
+    """Of a decision that was on for that share of the images, in bits; at most 1."""
     if rate in (0.0, 1.0):
         return 0.0
-    return -rate * math.log2(rate) - (1 - rate) * math.log2(1 - rate)
+    counted = -rate * math.log2(rate) - (1 - rate) * math.log2(1 - rate)
+    return min(1.0, counted + 1 / (2 * images * math.log(2)))

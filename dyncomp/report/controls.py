@@ -209,7 +209,9 @@ def columns(setting: Setting, spec: str, batch_size: int | None) -> dict[str, An
         place = (spec, name, batch_size if name == "static_at_equal_latency" else None)
         if difference := setting.differences.get(place):
             found[f"over_{name}_points"], found[f"over_{name}_margin"] = difference.points, difference.margin
-            found[f"over_{name}_q"] = setting.q_values[place]
+            found[f"over_{name}_q"] = q = setting.q_values[place]
+            if name in CHANCE:
+                found[f"better_than_{name}"] = "unclear" if q >= SURE else "yes" if difference.points > 0 else "no"
     return found
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from dyncomp.report import numbers as n
 from dyncomp.report.extras import point_table, resources, stream_table
+from dyncomp.report.gates import HeatMap, Picture, gate_table, heat_map, pictures
+from dyncomp.report.plotdata import Curve, Curves
 from dyncomp.report.reading import Reading
 from dyncomp.report.spent import class_table, operator_table
 from dyncomp.report.spent import facts as spent_facts
-from dyncomp.report.tables import Table, gate_table, stage_table
+from dyncomp.report.tables import Table, stage_table
 from dyncomp.store.schema import CellRecord
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ class Detail:
     link: str | None
     facts: tuple[tuple[str, str], ...]
     gates: Table | None
+    heat: HeatMap | None
+    gallery: tuple[Picture, ...]
+    training: Curves | None
     stages: Table | None
     points: Table | None
     streams: Table | None
@@ -54,8 +59,8 @@ def place(cell: CellRecord) -> str:
     return f"{cell['spec']}, {cell['backbone']} on {cell['dataset']}"
 
 
-def detail(cell: CellRecord) -> Detail:
-    """What the record of a finished cell says."""
+def detail(cell: CellRecord, images: pd.DataFrame | None) -> Detail:
+    """What the record of a finished cell says; `images` is its per-image data, if there is any."""
     paper = cell["paper"]
     link = paper if paper.startswith("https://") else None
     if paper.startswith("arXiv:"):
@@ -69,7 +74,7 @@ def detail(cell: CellRecord) -> Detail:
         ("per image: mean, p5, p50, p95, max", ", ".join(map(n.both, spread))),
         ("always run", n.both(cell["macs_always"])),
         ("with every unit on", n.both(cell["macs_full"])),
-        ("routes", f"{cell['routes']} over {cell['images']} test images"),
+        ("routes", _routes(cell)),
         ("trained for", n.fixed(cell["train_seconds"], 1, " s")),
         ("key", cell["key"]),
     )
@@ -81,6 +86,9 @@ def detail(cell: CellRecord) -> Detail:
         link=link,
         facts=(*facts, *spent_facts(cell), *counted, *resources(cell)),
         gates=gate_table(cell["gates"]),
+        heat=heat_map(cell),
+        gallery=tuple(pictures(cell, images)),
+        training=training(cell),
         stages=stage_table(cell["stages"]),
         points=point_table(cell["points"], cell["macs_static"]),
         streams=stream_table(cell["streams"]),
@@ -88,6 +96,41 @@ def detail(cell: CellRecord) -> Detail:
         operators=operator_table(cell.get("operators")),
         warnings=tuple(warnings_of(cell)),
     )
+
+
+def _routes(cell: CellRecord) -> str:
+    text = f"{cell['routes']} over {cell['images']} test images"
+    if cell["routes_effective"] is not None and cell["routes"] > 1:
+        text += f", as varied as {n.significant(cell['routes_effective'], 3)} equally frequent ones"
+    if cell["class_p_value"] is not None:
+        text += f"; that they follow the class: p = {n.significant(cell['class_p_value'], 1)}"
+    return text
+
+
+def training(cell: CellRecord) -> Curves | None:
+    """Loss, share of the multiply-adds and rate of each gate's site, epoch by epoch; None of a cell without training.
+
+    Rates are of a few training images, and about ten in a stage.
+    """
+    rows = [row for stage in cell["stages"] for row in stage["log"]]
+    epochs = tuple(float(row[0] or 0) for row in rows)
+    if len(epochs) < 2:
+        return None
+    curves = [Curve("loss", False, epochs, tuple(row[1] for row in rows))]
+    curves.append(Curve("multiply-adds asked for, of the plain network's", True, epochs, tuple(row[2] for row in rows)))
+    looks = [
+        (float(at[0]), rates)
+        for stage in cell["stages"]
+        for at, rates in zip(stage.get("routes", ()), stage["rates"], strict=False)
+    ]
+    for site in dict.fromkeys(site for _, rates in looks for site in rates):
+        known = [(epoch, rates[site]) for epoch, rates in looks if site in rates]
+        curves.append(Curve(f"gate {site}", True, *map(tuple, zip(*known, strict=True))))
+    begins, begin = [], 0.0
+    for stage in cell["stages"]:
+        begins.append((begin, stage["name"]))
+        begin += stage["epochs"]
+    return Curves(f"training-{cell['key']}", f"Training of {title(cell)}", tuple(curves), tuple(begins))
 
 
 def warnings_of(cell: CellRecord) -> list[str]:

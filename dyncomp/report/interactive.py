@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dyncomp.report.plotdata import STATIC_COLOUR, Bars, Figure, Histogram, Panel, Scatter
+from dyncomp.report.plotdata import PALETTE, STATIC_COLOUR, Bars, Curves, Figure, Histogram, Panel, Scatter
 from dyncomp.report.plots import bar_colour
 
 Description = dict[str, Any]
@@ -21,6 +21,41 @@ def describe(figure: Figure, colour: Mapping[str, str]) -> Description:
     if isinstance(figure, Histogram):
         return _histogram(figure, colour)
     return _bars(figure)
+
+
+def curves_of(figure: Curves) -> Description:
+    """The same of a training: losses by the left axis, shares by the right one, a line where each stage begins."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": curve.name,
+            "x": list(curve.x),
+            "y": [value if value is None else round(value, 4) for value in curve.y],
+            "yaxis": "y2" if curve.share else "y",
+            "line": {"width": 2 if place < 2 else 1, "color": (STATIC_SHOWN, *PALETTE)[place % (1 + len(PALETTE))]},
+        }
+        for place, curve in enumerate(figure.curves)
+    ]
+    line = {"color": STATIC_SHOWN, "width": 1, "dash": "dot"}
+    begins = [
+        {"type": "line", "line": line, "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper"} for x, _ in figure.begins
+    ]
+    notes = [
+        {"x": x, "y": 1, "yref": "paper", "text": text, "showarrow": False, "xanchor": "left", "yanchor": "bottom"}
+        for x, text in figure.begins
+    ]
+    shares = [value for curve in figure.curves if curve.share for value in curve.y if value is not None]
+    share = {"title": {"text": "share"}, "overlaying": "y", "side": "right", "showgrid": False, "dtick": 0.25}
+    layout = {
+        "xaxis": {"title": {"text": "epoch"}},
+        "yaxis": {"title": {"text": "loss"}, "rangemode": "tozero"},
+        "yaxis2": share | {"range": [0, 1.05 * max(1.0, *shares)]},
+        "shapes": begins,
+        "annotations": notes,
+        "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+    }
+    return {"data": data, "layout": layout, "height": 340 + 20 * (len(data) // 3)}
 
 
 def _of(item: Any, colour: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dyncomp.report.comparison import Comparison, comparison_table
 from dyncomp.report.content import Content, content
 from dyncomp.report.figures import figures
-from dyncomp.report.interactive import STATIC_SHOWN, describe
+from dyncomp.report.interactive import STATIC_SHOWN, curves_of, describe
 from dyncomp.report.plotdata import Figure, Scatter, colours
 from dyncomp.report.plots import draw
 from dyncomp.report.reading import Reading, read
@@ -78,9 +78,10 @@ def html(said: Content, plotted: Sequence[Figure], colour: Mapping[str, str]) ->
     import plotly.offline
 
     plots = [plot for figure in plotted for plot in _in_page(figure, colour)]
-    script = plotly.offline.get_plotlyjs() if plots else ""
+    script = plotly.offline.get_plotlyjs() if plots or any(one.training for one in said.details) else ""
     template = _environment().get_template("report.html.j2")
     drawn = {plot.name: plot.interactive for plot in plots}
+    drawn |= {one.training.name: curves_of(one.training) for one in said.details if one.training is not None}
     shown = {"drawn": drawn, "colour": colour, "static_colour": STATIC_SHOWN}
     return template.render(title=TITLE, said=said, plots=plots, plotly=script, **shown)
 

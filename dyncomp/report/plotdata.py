@@ -117,6 +117,26 @@ class Bars:
     series: tuple[Series, ...]
 
 
+@dataclass(frozen=True)
+class Curve:
+    """Values at points of a training; `share` says that they are from 0 to 1, else they are losses."""
+
+    name: str
+    share: bool
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What happened in the training of one cell, epoch by epoch; `begins` are the epochs at which its stages begin."""
+
+    name: str
+    title: str
+    curves: tuple[Curve, ...]
+    begins: tuple[tuple[float, str], ...]
+
+
 Figure = Scatter | Histogram | Bars
 
 

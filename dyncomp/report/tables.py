@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import numbers as n
 from dyncomp.report.table import summary
-from dyncomp.store.schema import GateRecord, StageRecord
+from dyncomp.store.schema import StageRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +131,7 @@ def control_table(frame: pd.DataFrame) -> Table | None:
     headers = ["method", "top-1", "MACs", "static at equal MACs", "above it"]
     headers += [f"above static of equal time, batch {size}" for size in sizes]
     headers += ["fixed: top-1", "MACs", "gain over it", "random: top-1", "MACs", "gain over it", "routes exchanged"]
-    headers += ["worth it"]
+    headers += ["gates", "on the front of MACs", "widens it by", "worth it"]
     return Table(tuple(headers), tuple(rows)) if rows else None
 
 
@@ -153,6 +153,11 @@ def _controlled(own: pd.DataFrame, batch_sizes: Sequence[int]) -> Iterable[tuple
             yield write(cells[name].iloc[0]), cells[name].iloc[0]
         yield _gain(cells, control)
     yield _two(cells["route_exchange_top1"].mean()), cells["route_exchange_top1"].mean()
+    yield _or_missing(cells["gates_look"].iloc[0]), cells["gates_look"].iloc[0]
+    yield n.fixed(100 * cells["on_front_macs"].iloc[0], 0, " %"), cells["on_front_macs"].iloc[0]
+    low, middle, high = (cells[f"hypervolume_macs_percent{end}"].iloc[0] for end in ("_low", "", "_high"))
+    widened = f"{n.fixed(middle, 1)} % ({n.fixed(low, 1)} to {n.fixed(high, 1)})"
+    yield n.MISSING if n.missing(middle) else widened, middle
     yield _or_missing(cells["worth_it"].iloc[0]), cells["worth_it"].iloc[0]
 
 
@@ -164,38 +169,6 @@ def _gain(cells: pd.DataFrame, over: str) -> tuple[str, Any]:
     points, margin = (cells[f"over_{over}_{name}"].iloc[0] for name in ("points", "margin"))
     text = n.MISSING if n.missing(points) else f"{points:+.2f} ± {margin:.2f}"
     return text, points
-
-
-def gate_table(gates: Sequence[GateRecord]) -> Table | None:
-    """One row per gate: how often it is on, what it decides about, what is wrong with it."""
-    headers = ("site", "unit", "on (test)", "on (calibration)", "unit MACs", "unit FLOPs", "gate MACs", "gate FLOPs")
-    rows = [row_of(*_gate(gate)) for gate in gates]
-    return Table((*headers, "input dependence (bits)", "flag"), tuple(rows)) if rows else None
-
-
-def _gate(gate: GateRecord) -> Iterable[tuple[str, Any]]:
-    yield gate["site"], gate["site"]
-    many = gate["units"] > 1
-    yield (f"{gate['units']} units, means" if many else str(gate["unit"])), -1 if many else gate["unit"]
-    for rate in (gate["rate_test"], gate["rate_calibration"]):
-        yield n.fixed(100 * rate, 1, " %"), rate
-    yield from (*both(gate["unit_macs"]), *both(gate["overhead_macs"]))
-    yield n.fixed(gate["input_dependence"], 3), gate["input_dependence"]
-    flag = _flag(gate)
-    yield flag, flag
-
-
-def _flag(gate: GateRecord) -> str:
-    """Whether the gate never varies, and on which split; for many units how many do not."""
-    if gate["units"] > 1:
-        counts = ((gate["always_on"], "always on"), (gate["always_off"], "always off"))
-        return ", ".join(f"{count} {state}" for count, state in counts if count)
-    stuck = {0.0: "always off", 1.0: "always on"}
-    test, calibration = (stuck.get(rate, "") for rate in (gate["rate_test"], gate["rate_calibration"]))
-    if test == calibration:
-        return test
-    splits = ((test, "test"), (calibration, "calibration"))
-    return ", ".join(f"{state} ({split})" for state, split in splits if state)
 
 
 def stage_table(stages: Sequence[StageRecord]) -> Table | None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from dyncomp.report import numbers as n
 from dyncomp.report.controls import Setting, clauses_of, settings
+from dyncomp.report.looks import looks_of
 from dyncomp.report.reading import Reading, read
 from dyncomp.report.speed import speed
 from dyncomp.report.spent import clauses
 from dyncomp.report.statistics import (
     Difference,
-    binomial_margin,
     contrast,
     over_seeds,
     paired_difference,
@@ -26,8 +26,6 @@ from dyncomp.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-HARDLY = 1.0
-"""points of accuracy below which a change within sampling error is called hardly any"""
 SETTING = ("dataset", "backbone", "budget", "device")
 
 
@@ -110,7 +108,9 @@ def _told(own: pd.DataFrame, static: pd.DataFrame, reading: Reading, setting: Se
         said = [f"{_against(cells, static, reading, setting)} {_arithmetic(cells)}{speed(done)}"]
         if setting is not None:
             said += clauses_of(setting, str(cells["spec"].iloc[0]))
-        said += [*_gates(cells), *_exchange(cells)]
+        said += _gates(cells)
+        if (looks := looks_of(cells)) and looks.why:
+            said.append(looks.why)
         keys = set(cells["key"])
         said += clauses(cells, [cell for cell in reading.cells if cell["key"] in keys])
         if setting is not None and (worth := worth_of(setting, str(cells["spec"].iloc[0]))):
@@ -198,23 +198,3 @@ def _gates(cells: pd.DataFrame) -> Iterable[str]:
 
 
 GATE_COUNTS = ("gates", "gates_always_on", "gates_always_off")
-
-
-def _exchange(cells: pd.DataFrame) -> Iterable[str]:
-    known = cells[cells["route_exchange_top1"].notna()]
-    soft = (known["gates_always_on"] == known["gates"]).all()
-    if known.empty or (not soft and (known["routes"] == 1).all()):
-        return
-    cost = float((known["top1"] - known["route_exchange_top1"]).mean())
-    margin = binomial_margin(known["top1"].mean(), int(known["images"].max()))
-    what = f"exchanging {'weights' if soft else 'routes'} between images"
-    if cost > margin:
-        yield f"{what} costs {n.fixed(cost, 1)} points, so its gates do look at the image"
-    elif cost < -margin:
-        yield f"{what} gains {n.fixed(-cost, 1)} points, so its gates harm"
-    else:
-        change = f"{'costs' if cost > 0 else 'gains'} {n.fixed(abs(cost), 1)} points"
-        change = change if n.fixed(cost, 1) != "0.0" else "costs nothing"
-        sure = abs(cost) < HARDLY
-        seen = "so its gates hardly look at the image" if sure else "which may be luck of the test images"
-        yield f"{what} {change}, {seen}"

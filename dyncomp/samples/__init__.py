@@ -1,17 +1,22 @@
-"""What raw times say, and how surely: rounds, intervals, verdicts; for whoever measures and whoever reads records."""
+"""What raw times and decisions say, and how surely: rounds, intervals, verdicts, routes; for benchmark and report."""
 
 from __future__ import annotations
 
 from dyncomp.samples.forms import fastest_form, is_compiled, key_in, name_of_form
 from dyncomp.samples.intervals import Z95, Interval, median_interval, side_of, t95
 from dyncomp.samples.rounds import Rounds
+from dyncomp.samples.routes import ClassInformation, agreement, class_information, effective_number
 from dyncomp.samples.verdicts import Load, in_words, is_invalid, judged_speedup, noise, verdict
 
 __all__ = [
     "Z95",
+    "ClassInformation",
     "Interval",
     "Load",
     "Rounds",
+    "agreement",
+    "class_information",
+    "effective_number",
     "fastest_form",
     "in_words",
     "is_compiled",

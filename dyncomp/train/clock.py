@@ -44,7 +44,8 @@ class StageLog:
     """What happened in a stage.
 
     `log` has rows (epoch, mean loss, mean share of the plain network's MACs); `routes` rows (epoch, distinct routes of
-    a fixed batch of training images, as they would be in use); `warnings` what went wrong with the gates.
+    a fixed batch of training images, as they would be in use); `rates` at the same epochs, by site, the mean share of
+    its units that run for these images; `warnings` what went wrong with the gates.
     """
 
     name: str
@@ -52,6 +53,7 @@ class StageLog:
     seconds: float = 0.0
     log: list[tuple[int, float, float]] = field(default_factory=list)
     routes: list[tuple[int, int]] = field(default_factory=list)
+    rates: list[dict[str, float]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -107,6 +109,7 @@ class Clock:
             return ""
         warning = self.watch.look(self.log.name, epoch, last)
         self.log.routes.append((epoch, self.watch.routes))
+        self.log.rates.append(self.watch.rates)
         if warning:
             self.log.warnings.append(warning)
         return warning

@@ -21,6 +21,8 @@ class GateWatch:
         self.images = images
         self.sites = [site for site, op in net.sites.items() if op.is_gate]
         self.routes = 1
+        self.rates: dict[str, float] = {}
+        """by site, the mean share of its units that ran when it was last looked"""
 
     def look(self, stage: str, epoch: int, last: bool) -> str:
         """The warning at the end of an epoch; "" where all is well."""
@@ -29,6 +31,7 @@ class GateWatch:
         with evaluating(self.net), torch.autocast(self.images.device.type, enabled=False):
             trace = self.net(self.images, sparse=False).trace  # decides as the sparse form does, and faster
         before, self.routes = self.routes, trace.distinct(self.sites)
+        self.rates = {site: float(trace.executed(site).float().mean()) for site in self.sites}
         if self.routes > 1 or (before == 1 and not last):
             return ""
         event = "have collapsed" if before > 1 else "never varied"

@@ -74,7 +74,12 @@ def brightness(page: Any) -> int:
 
 
 def draws(found: Opened, store: Store, width: int, height: int) -> None:
-    assert found.page.locator(".js-plotly-plot").count() >= 3
+    shown = [plot for plot in found.page.locator("[data-plot]").all() if plot.is_visible()]
+    assert len(shown) >= 3
+    for plot in shown:
+        plot.scroll_into_view_if_needed()
+        plot.locator(".main-svg").first.wait_for()  # drawn when it comes near the window
+    found.page.evaluate("scrollTo(0, 0)")
     assert found.errors == []
     assert found.requests == [(store.folder / "report.html").as_uri()]
     assert found.page.evaluate("document.documentElement.scrollWidth") == width
@@ -108,6 +113,18 @@ def test_points_are_where_the_numbers_say_for_every_cost(wide: Opened, written: 
         )
         assert found == pytest.approx([x, rows["top1"].mean()])
     select.select_option(index=0)
+
+
+def test_the_training_of_a_cell_is_drawn_when_it_is_opened(wide: Opened) -> None:
+    details = wide.page.locator("details", has=wide.page.locator("[data-plot]")).first
+    plot = details.locator("[data-plot]")
+    assert not plot.is_visible() and plot.locator(".main-svg").count() == 0
+    details.locator("summary").first.click()
+    plot.locator(".main-svg").first.wait_for()
+    names = plot.evaluate("plot => plot.data.map(trace => trace.name)")
+    assert names[:2] == ["loss", "multiply-adds asked for, of the plain network's"]
+    details.locator("summary").first.click()
+    wide.page.evaluate("scrollTo(0, 0)")
 
 
 def test_rows_are_sorted_and_filtered(wide: Opened, written: Store) -> None:

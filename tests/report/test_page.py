@@ -7,7 +7,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +17,15 @@ import pytest
 from dyncomp.errors import OutputError
 from dyncomp.report import results, words, write_report
 from dyncomp.report.content import Content, content
+from dyncomp.report.details import detail
 from dyncomp.report.figures import figures
+from dyncomp.report.gates import HeatMap, heat_map
 from dyncomp.report.page import html, markdown
 from dyncomp.report.plotdata import Figure, colours
 from dyncomp.report.reading import read
 from dyncomp.report.table import results_of
 from dyncomp.store import RecordWarning, Store
+from dyncomp.store.schema import CellRecord
 from tests.records import ENVIRONMENT, failed_cell, gate_rows, skipnet_cell, static_cell, timing
 
 EVIL = "<script>alert('1')</script>\"'&{{ 7 * 7 }}|`*"
@@ -104,8 +109,10 @@ def test_page_is_one_file_that_needs_no_network(store: Store) -> None:
     page = page_of(store)
     loading = {"src", "srcset", "data", "poster", "action", "formaction", "background", "ping", "manifest"}
     for tag, attributes in page.tags:
+        if tag == "img":
+            assert (attributes.pop("src") or "").startswith("data:image/png;base64,")
         assert not loading & set(attributes), tag
-        assert tag not in ("link", "iframe", "object", "embed", "base", "img")
+        assert tag not in ("link", "iframe", "object", "embed", "base")
         if "href" in attributes:
             assert tag == "a"
             assert (attributes["href"] or "").startswith("https://arxiv.org/abs/")
@@ -122,8 +129,66 @@ def test_plots_of_the_page_are_valid_json(store: Store) -> None:
         line.removeprefix("const plots = ").removesuffix(";"),
         parse_constant=lambda name: pytest.fail(f"{name} is not JSON"),
     )
-    assert sorted(drawn) == ["accuracy_latency", "accuracy_latency-1", "accuracy_macs", "macs_per_image", "speedup"]
+    overviews = ["accuracy_latency", "accuracy_latency-1", "accuracy_macs", "macs_per_image", "speedup"]
+    assert sorted(drawn) == [*overviews, *sorted(f"training-{cell['key']}" for cell in finished(store))]
     assert all(plot["data"] for plot in drawn.values())
+
+
+def finished(store: Store) -> list[CellRecord]:
+    return [cell for cell in store.cells() if cell["status"] == "ok"]
+
+
+PICTURE = "iVBORw0KGgo="
+
+
+def gallery_of(classes: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"image": place, "end": end, "macs": 1_000 + place, "label": classes[0], "prediction": answered, "png": PICTURE}
+        for place, (end, answered) in enumerate([("cheapest", classes[0]), ("dearest", classes[1])])
+    ]
+
+
+def test_a_cell_in_full_has_gates_by_class_pictures_and_its_training(empty: Store) -> None:
+    classes = ["cat", EVIL]
+    rows = [{"class": name, "images": 180, "macs": 1e6, "flops": 2e6, "top1": 97.0} for name in classes]
+    weights = {"site": "layers.0", "unit": 1, "weight": 0.5, "by_class": [0.25, 0.75]}
+    key = skipnet_cell(empty, macs_by_class=rows, gallery=gallery_of(classes), mixtures=[weights])
+    record = next(empty.folder.glob(f"records/{key}.json"))
+    written = json.loads(record.read_text())
+    written["gates"][0]["by_class"] = [0.125, 1.0]
+    record.write_text(json.dumps(written))
+    reading = read(empty)
+    (cell,) = reading.cells
+    found = detail(cell, reading.images(key))
+    assert found.heat == HeatMap(
+        tuple(classes),
+        (
+            ("blocks.0 unit 0", (("12", 0.125), ("100", 1.0))),
+            ("layers.0 unit 1, weight", (("0.25", 1 / 3), ("0.75", 1.0))),
+        ),
+    )
+    frame = reading.images(key)
+    assert frame is not None
+    assert [(one.end, one.right) for one in found.gallery] == [("cheapest", True), ("dearest", False)]
+    assert found.gallery[1].text == f"1.00 k MACs (2.00 k FLOPs): cat, answered {EVIL}, route {frame['route'][1]}"
+    assert found.training is not None
+    assert [curve.name for curve in found.training.curves][:3] == [
+        "loss",
+        "multiply-adds asked for, of the plain network's",
+        "gate blocks.0",
+    ]
+    assert found.training.begins == ((0.0, "train"),)
+    page = page_of(empty)
+    shown = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert shown == [f"data:image/png;base64,{PICTURE}"] * 2
+    assert len(page.scripts) == 3
+
+
+def test_too_many_classes_have_no_heat_map(empty: Store) -> None:
+    rows = [{"class": str(name), "images": 1, "macs": 1e6, "flops": 2e6, "top1": 97.0} for name in range(30)]
+    skipnet_cell(empty, macs_by_class=rows)
+    (cell,) = read(empty).cells
+    assert heat_map(cell) is None
 
 
 @pytest.mark.parametrize("field", ["spec", "method", "paper", "backbone", "dataset", "budget", "device", "git_commit"])

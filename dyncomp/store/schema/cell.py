@@ -125,6 +125,14 @@ class StageRecord(TypedDict):
         Sequence[Sequence[int]],
         Key("rows of epoch and distinct routes of a fixed batch of training images", before=LEFT_OUT),
     ]
+    rates: Annotated[
+        Sequence[Mapping[str, float]],
+        Key(
+            "for each row of `routes`, by site the mean share of its units that run for these images",
+            "0 to 1",
+            before=(),
+        ),
+    ]
     warnings: Annotated[Sequence[str], Key("what went wrong with the gates in training", before=LEFT_OUT)]
 
 

@@ -6,7 +6,7 @@ All of it follows from the weights and the data. MACs are multiply-adds, gates i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 from dyncomp.store.schema.key import FINISHED, LEFT_OUT, Key, When, beside
 from dyncomp.store.schema.streams import StreamsRecord
@@ -96,8 +96,40 @@ class GateRecord(_FormerGate):
     input_dependence: Annotated[
         float, Key("mutual information of image and decision, mean of the units; 0: never varies", "bits")
     ]
+    class_information: Annotated[
+        float | None,
+        Key(
+            "mutual information of class and decision less what chance gives, mean of the units; null: not known",
+            "bits",
+            before=None,
+        ),
+    ]
+    by_class: Annotated[
+        Sequence[float],
+        Key("share of the test images of each class that a unit runs for, mean of the units", "0 to 1", before=()),
+    ]
     unit_macs: Annotated[int, Key("of a unit, for one image; mean of the units", "MACs")]
     overhead_macs: Annotated[int, Key("of the gate itself, for one image", "MACs")]
+
+
+class MixtureRecord(TypedDict):
+    """A unit that runs for every image with a weight that the image decides, such as an expert."""
+
+    site: Annotated[str, Key("where in the network the weights are decided")]
+    unit: Annotated[int, Key("number of the unit within its site")]
+    weight: Annotated[float, Key("mean weight over the test images")]
+    by_class: Annotated[Sequence[float], Key("mean weight over the test images of each class")]
+
+
+class GalleryRecord(TypedDict):
+    """A test image that is among the cheapest or the dearest ones."""
+
+    image: Annotated[int, Key("its number in the test split")]
+    end: Annotated[Literal["cheapest", "dearest"], Key("at which end of the costs it stands")]
+    macs: Annotated[int, Key("what it costs", "MACs")]
+    label: Annotated[str, Key("its class")]
+    prediction: Annotated[str, Key("the class that was answered")]
+    png: Annotated[str, Key("the image, at most 64 pixels wide and high, as a PNG file in base 64")]
 
 
 class PointRecord(TypedDict):
@@ -152,8 +184,29 @@ class Answers(TypedDict, total=False):
     routes: Annotated[
         int, Key("distinct routes of the test images; 1 where every image takes the same", "routes", when=FINISHED)
     ]
+    routes_effective: Annotated[
+        float | None,
+        Key("2 to the entropy of the test images' routes in bits; null: not known", "routes", FINISHED, None),
+    ]
+    class_p_value: Annotated[
+        float | None,
+        Key(
+            "chance that decisions that know nothing of the class share as much information with it, by a permutation "
+            "test; null: not known, or nothing is decided",
+            "0 to 1",
+            when=FINISHED,
+            before=None,
+        ),
+    ]
     gates: Annotated[
         Sequence[GateRecord], Key("gates of units that may be left out; none where all always run", when=FINISHED)
+    ]
+    mixtures: Annotated[
+        Sequence[MixtureRecord], Key("units that all run, by weights of the image", when=FINISHED, before=())
+    ]
+    gallery: Annotated[
+        Sequence[GalleryRecord],
+        Key("the cheapest and the dearest test images; none where all cost the same", when=FINISHED, before=()),
     ]
     route_exchange_top1: Annotated[
         float | None,
