@@ -108,6 +108,7 @@ def cell_record(
         "tuned": {},
         "points": [],
         "streams": None,
+        "image_size": 8,
         "images": IMAGES,
         "routes": len(set(images["route"])),
         "routes_effective": 1.0,

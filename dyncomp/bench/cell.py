@@ -194,6 +194,7 @@ def _answers(net: Net, cell: Cell, test: Evaluation) -> tuple[schema.Answers, li
     exchanged = accuracy_with_exchanged_routes(net, splits.test, test.trace, cell.group.seed) if test.trace else None
     answers: schema.Answers = {
         "params": sum(p.numel() for p in net.parameters()),
+        "image_size": splits.image_size,
         "sites": len(net.sites),
         "images": len(test.labels),
         "top1": test.top1,

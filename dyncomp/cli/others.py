@@ -32,15 +32,18 @@ def report(
     folders: Annotated[list[Path], typer.Argument(help="Output folder of a benchmark, or several of them.")],
     output: Annotated[Path | None, typer.Option(help="New folder for the common report of several.")] = None,
     log: Annotated[str, typer.Option(help="Send the results to trackers: tensorboard, mlflow, wandb, trackio.")] = "",
+    results_format: Annotated[
+        str, typer.Option(help="Results once more, as timm's CSV or a LaTeX table: timm, latex.")
+    ] = "",
 ) -> None:
     """Write tables, plots and the page again, from an output folder's records; of several, into a new folder."""
     from dyncomp.bench.config import fit_option
     from dyncomp.errors import InvalidValue
-    from dyncomp.report import write_report
+    from dyncomp.report import formats_of, write_report, write_results
     from dyncomp.reporters import check_reporters, log_results
     from dyncomp.store import Store, merge
 
-    trackers = fit_option("log", log)
+    trackers, formats = fit_option("log", log), formats_of(results_format)
     check_reporters(trackers)
     stores = [Store.open(folder) for folder in folders]
     if output is None and len(stores) > 1:
@@ -48,7 +51,7 @@ def report(
     store, told = (stores[0], list[str]()) if output is None else merge(stores, output)
     for line in told:
         typer.echo(line, err=True)
-    for path in write_report(store):
+    for path in (*write_report(store), *write_results(store, formats)):
         typer.echo(str(path))
     for line in log_results(store, trackers):
         typer.echo(line)

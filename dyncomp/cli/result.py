@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dyncomp.report import is_invalid
 from dyncomp.report import numbers as n
 from dyncomp.report.controls import Setting, settings
+from dyncomp.report.overview import overview, written
 from dyncomp.report.reading import read
 from dyncomp.report.recommendation import ACCEPTED, recommendations
 from dyncomp.report.table import results_of
 from dyncomp.store import Store
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MOST_ROWS = 8
 """methods of a setting that are shown; the others are in the report"""
@@ -50,9 +46,8 @@ def show_result(store: Store) -> None:
 
 def result_table(setting: Setting) -> Table:
     """The plain backbone, then the methods, the most accurate first, on 80 columns."""
-    rows, networks = setting.rows, setting.networks
-    first = rows.iloc[0]
-    seeds = rows["seed"].nunique()
+    first = setting.rows.iloc[0]
+    seeds = setting.rows["seed"].nunique()
     told = f"{first['backbone']} on {first['dataset']}, {seeds} seed{'s' if seeds > 1 else ''}"
     table = Table(
         box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False, title=escape(told), title_justify="left"
@@ -61,32 +56,15 @@ def result_table(setting: Setting) -> Table:
     sizes = dict.fromkeys((*setting.batch_sizes[:1], *setting.batch_sizes[-1:]))
     for head in ("top-1 %", "over static", "MACs", *(f"batch {size}" for size in sizes), "worth it"):
         table.add_column(head, justify="right", no_wrap=True)
-    compared = rows[rows["role"] != "control"].drop_duplicates("spec")
-    statics = compared.loc[compared["role"] == "static", "spec"]
-    methods = compared.loc[compared["role"] == "method", "spec"]
-    static = networks[str(statics.iloc[0])] if len(statics) else None
-    shown = sorted(map(str, methods), key=lambda spec: -networks[spec].top1)[:MOST_ROWS]
-    for spec in (*map(str, statics), *shown):
-        own = rows[rows["spec"] == spec]
-        network = networks[spec]
-        difference = None if static is None or network is static else setting.over(spec, static)
-        over = "" if difference is None else f"{n.points(difference.points)} ± {n.fixed(difference.margin, 1)}"
-        macs = n.macs(network.macs) if static is None or network is static else n.ratio(network.macs / static.macs)
-        times = [_time(own[own["batch_size"] == size], network is static) for size in sizes]
-        worth = own["worth_it"].iloc[0]
-        mark = "" if n.missing(worth) else str(worth)
-        table.add_row(escape(spec), n.fixed(network.top1, 2), over, macs, *times, mark)
+    rows = overview(setting)
+    methods = [row for row in rows if row.role == "method"][:MOST_ROWS]
+    for row in (*(row for row in rows if row.role == "static"), *methods):
+        is_static, network = row.role == "static", row.network
+        over = "" if row.over is None else f"{n.points(row.over.points)} ± {n.fixed(row.over.margin, 1)}"
+        macs = n.macs(network.macs) if is_static or row.macs_ratio is None else n.ratio(row.macs_ratio)
+        times = [written(row.times.get(size), is_static) for size in sizes]
+        table.add_row(escape(network.spec), n.fixed(network.top1, 2), over, macs, *times, row.worth)
     return table
-
-
-def _time(rows: pd.DataFrame, is_static: bool) -> str:
-    """Milliseconds of static, how much faster any other is; in brackets where some seed's ratio is not VALID."""
-    if rows.empty or rows["latency_ms_p50"].isna().all():
-        return ""
-    if is_static:
-        return f"{n.significant(rows['latency_ms_p50'].mean())} ms"
-    ratio = n.ratio(rows["speedup_realised"].mean())
-    return f"({ratio})" if rows["speedup_verdict"].map(is_invalid).any() else ratio
 
 
 def _beside(setting: Setting) -> Iterator[str]:

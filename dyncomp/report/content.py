@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dyncomp.report import numbers as n
+from dyncomp.report.controls import settings
 from dyncomp.report.details import Detail, Failure, detail, failures, place, warnings_of
 from dyncomp.report.latency import timings_of
+from dyncomp.report.overview import overview_table
 from dyncomp.report.published import published_table
 from dyncomp.report.reading import Reading
 from dyncomp.report.recommendation import ACCEPTED, Recommendation, recommendations
@@ -130,6 +132,8 @@ class Content:
 
     recommendations: tuple[Recommendation, ...]
     sentences: tuple[Sentence, ...]
+    overview: Table
+    """a row per network, means over seeds"""
     table: Table
     controls: Table | None
     """what static nets of equal cost and rules in the gates' place reach; None without controls"""
@@ -161,6 +165,7 @@ def content(reading: Reading, frame: pd.DataFrame) -> Content:
     return Content(
         recommendations=tuple(recommendations(reading, frame)),
         sentences=tuple(words_of(reading, frame)),
+        overview=overview_table(list(settings(reading, frame))),
         table=results_table(frame),
         controls=control_table(frame),
         gap=gap_table(done, frame),

@@ -74,6 +74,7 @@ def detail(cell: CellRecord, images: pd.DataFrame | None) -> Detail:
         ("per image: mean, p5, p50, p95, max", ", ".join(map(n.both, spread))),
         ("always run", n.both(cell["macs_always"])),
         ("with every unit on", n.both(cell["macs_full"])),
+        *_target(cell),
         ("routes", _routes(cell)),
         ("trained for", n.fixed(cell["train_seconds"], 1, " s")),
         ("key", cell["key"]),
@@ -96,6 +97,19 @@ def detail(cell: CellRecord, images: pd.DataFrame | None) -> Detail:
         operators=operator_table(cell.get("operators")),
         warnings=tuple(warnings_of(cell)),
     )
+
+
+def _target(cell: CellRecord) -> Iterable[tuple[str, str]]:
+    """What the method asks for by its hyperparameter `target`, in its own terms, beside the shares that came out."""
+    target = cell["hyperparameters"].get("target")
+    if isinstance(target, int | float):
+        units = sum(gate["units"] for gate in cell["gates"])
+        share = n.fixed(100 * cell["macs"] / cell["macs_static"], 0, " %")
+        text = f"{target:g}; reached: {share} of static's multiply-adds"
+        if units:
+            rate = sum(gate["units"] * gate["rate_test"] for gate in cell["gates"]) / units
+            text += f", a gate is on for {n.fixed(100 * rate, 0, ' %')} of the test images (mean)"
+        yield "target", text
 
 
 def _routes(cell: CellRecord) -> str:

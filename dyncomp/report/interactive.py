@@ -80,6 +80,7 @@ def _scatter(figure: Scatter, colour: Mapping[str, str]) -> Description:
         axis = _axis(place)
         data += _ladder(panel, axis, place == 0) if panel.ladder else []
         data += [_trace(point, axis, place == 0, colour) for point in panel.points]
+        data += [_overall_front(panel, axis, place == 0)] if panel.overall_front else []
         x_title = "; ".join(text for text in (panel.x_label, panel.title) if text)
         titles = {f"xaxis{axis}": x_title, f"yaxis{axis}": figure.y_label}
         layout |= {name: {"title": {"text": text}} for name, text in titles.items()}
@@ -115,6 +116,22 @@ def _ladder(panel: Panel, axis: str, legend: bool) -> list[Description]:
             "hoverinfo": "skip",
         },
     ]
+
+
+def _overall_front(panel: Panel, axis: str, legend: bool) -> Description:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "front of all networks, by their means",
+        "legendgroup": "front",
+        "showlegend": legend,
+        "x": [x for x, _ in panel.overall_front],
+        "y": [y for _, y in panel.overall_front],
+        "xaxis": f"x{axis}",
+        "yaxis": f"y{axis}",
+        "line": {"color": STATIC_SHOWN, "width": 1, "dash": "dot", "shape": "hv"},
+        "hoverinfo": "skip",
+    }
 
 
 def _trace(point: Any, axis: str, legend: bool, colour: Mapping[str, str]) -> Description:

@@ -69,7 +69,7 @@ def page_of(store: Store) -> str:
 
 def _prepared(reading: Reading, frame: pd.DataFrame) -> tuple[Content, list[Figure], dict[str, str]]:
     """What the page says, its plots, and the colour of each method."""
-    colour = colours(frame.loc[frame["role"] != "static", "method"])
+    colour = colours(frame.loc[frame["role"] == "method", "method"])
     return content(reading, frame), figures(reading, frame), colour
 
 
@@ -110,8 +110,9 @@ def _in_page(figure: Figure, colour: Mapping[str, str]) -> Iterator[Plot]:
     for number, panel in enumerate(figure.panels):
         cost = "; ".join(text for text in (panel.x_label, panel.title) if text)
         name = f"{figure.name}-{number}" if number else figure.name
-        alone = replace(figure, panels=(panel,))
-        yield Plot(name, figure.title, figure.subtitle, describe(alone, colour), cost)
+        drawn = describe(replace(figure, panels=(panel,)), colour)
+        drawn["layout"]["showlegend"] = False  # the table beside it has the colours
+        yield Plot(name, figure.title, figure.subtitle, drawn, cost)
 
 
 def _environment() -> jinja2.Environment:

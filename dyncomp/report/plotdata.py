@@ -48,6 +48,13 @@ class Panel:
         return tuple(front(self.ladder, lambda point: point[1]))
 
     @property
+    def overall_front(self) -> tuple[tuple[float, float], ...]:
+        """All networks, methods and static nets, that no cheaper one equals; none without a method among them."""
+        own = [(point.x, point.y) for point in self.points]
+        found = tuple(front(sorted({*own, *self.ladder}, key=lambda at: (at[0], -at[1])), lambda at: at[1]))
+        return found if set(found) - set(self.ladder) and len(found) > 1 else ()
+
+    @property
     def ticks(self) -> tuple[float, ...]:
         """Where a logarithmic axis of costs has its ticks, at 1, 2 and 5 of each decade; none on a linear one."""
         costs = [x for x, _ in self.ladder] + [point.x for point in self.points]

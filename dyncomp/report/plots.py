@@ -119,6 +119,9 @@ def _panel(axes: Any, panel: Panel, colour: Mapping[str, str]) -> None:
     if panel.ladder:
         axes.plot(*zip(*panel.ladder, strict=True), ".", color=STATIC_COLOUR, zorder=1.5)
         axes.plot(*zip(*panel.front, strict=True), color=STATIC_COLOUR, linewidth=1.2, zorder=1.5)
+    if panel.overall_front:
+        across, up = zip(*panel.overall_front, strict=True)
+        axes.step(across, up, where="post", color=STATIC_COLOUR, linewidth=0.8, linestyle=":", zorder=1.5)
     if panel.ticks:
         axes.set_xscale("log")
         axes.set_xticks(panel.ticks, [f"{tick:g}" for tick in panel.ticks])
@@ -144,6 +147,8 @@ def _panel(axes: Any, panel: Panel, colour: Mapping[str, str]) -> None:
         texts.append("bars: standard deviation over seeds")
     if panel.ladder:
         texts.append("grey: static nets, and the line of the best")
+    if panel.overall_front:
+        texts.append("dotted: front of all networks")
     axes.set_xlabel("\n".join(text for text in texts if text))  # one line of them all is wider than the axes
     axes.margins(0.18)
 

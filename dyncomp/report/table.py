@@ -23,7 +23,7 @@ COLUMNS = (
     *LABELS,
     *("params", "top1", "macs", "flops", "macs_static", "speedup_claimed", "speedup_executed"),
     *("batch_size", "latency_ms_p50", "latency_ms_p99", "images_per_s", "speedup_realised"),
-    *("images", "macs_std", "macs_p5", "macs_p50", "macs_p95", "macs_max", "macs_full"),
+    *("target", "image_size", "images", "macs_std", "macs_p5", "macs_p50", "macs_p95", "macs_max", "macs_full"),
     *("executed_macs_per_image", "latency_ms_p90", "latency_ms_p50_low", "latency_ms_p50_high"),
     *("speedup_realised_low", "speedup_realised_high", "verdict", "speedup_verdict"),
     *("routes", "routes_effective", "routes_class_p", "routes_agreement"),
@@ -43,7 +43,7 @@ COLUMNS = (
     *("worth_it", "sentence", "role", "control_of", "warnings", "error", "key"),
 )
 COUNTS = (
-    *("seed", "params", "batch_size", "images", "routes", "gates"),
+    *("seed", "params", "batch_size", "image_size", "images", "routes", "gates"),
     *("gates_always_on", "gates_always_off", "rounds", "macs_max", "macs_full", "macs_static", "graph_breaks"),
     *("memory_batch_size", "memory_batch_size_training", "energy_batch_size"),
 )
@@ -69,6 +69,7 @@ def results_of(reading: Reading) -> pd.DataFrame:
     milliseconds can be relied on, `speedup_verdict` whether that ratio can. They are of the sparse
     form, and for static of the faster of that and compiled: `form` says which. Other forms timed in
     the same rounds have columns of their own.
+    `target` is the method's hyperparameter of that name, if it has one: what it asks for, in its own terms.
     `time_share_free` and `time_share_unknown` are from 0 to 1, of the time in operators. A cell that
     was not timed has one row without latency; a failed one has its error. What controls say of a method is the mean
     over its seeds: `over_..._points` is by how much it is better, with a 95 % margin, and `over_..._q` the share of
@@ -142,6 +143,7 @@ def _rows(cell: CellRecord, reading: Reading) -> list[dict[str, Any]]:
         return [shared]
     gates, operators = cell["gates"], cell.get("operators")
     shared |= _copied(cell, [name for name in COLUMNS if name not in TEXTS]) | {
+        "target": _number(cell["hyperparameters"].get("target")),
         "flops": 2 * cell["macs"],
         "executed_macs_per_image": cell["executed_macs"] / cell["images"],
         "time_share_free": operators["shares"]["free"] if operators else None,
@@ -160,6 +162,10 @@ def _rows(cell: CellRecord, reading: Reading) -> list[dict[str, Any]]:
         | ({"error": timing.error} if timing.error else {})
         for timing in found
     ] or [shared]
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _mean_bits(gates: Sequence[GateRecord], name: Literal["input_dependence", "class_information"]) -> float | None:

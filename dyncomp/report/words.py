@@ -175,7 +175,9 @@ def _margin(difference: Difference) -> str:
 def _arithmetic(cells: pd.DataFrame) -> str:
     share = 100 * (cells["macs"] / cells["macs_static"].astype(float)).mean()
     claimed, executed = cells["speedup_claimed"].mean(), cells["speedup_executed"].mean()
-    text = f"at {n.fixed(share, 0, ' %')} of its multiply-adds (claimed {n.ratio(claimed)}, "
+    target = cells["target"].iloc[0]
+    asked = "" if n.missing(target) else f"target={target:g}, "
+    text = f"at {n.fixed(share, 0, ' %')} of its multiply-adds ({asked}claimed {n.ratio(claimed)}, "
     if executed < 0.95 * claimed:
         return f"{text}but what ran only {n.ratio(executed)})"
     return f"{text}executed {n.ratio(executed)})"

@@ -47,7 +47,7 @@ OPTIONS: dict[Callable[..., None], set[str]] = {
         *("checkpoint", "--model", "--input", "--batch-sizes", "--batch-size", "--device", "--data-dir"),
         *("--include-path", "--json", "--fast", "--no-fast"),
     },
-    report: {"folders", "--output", "--log"},
+    report: {"folders", "--output", "--log", "--results-format"},
     compare: {"before", "after", "--fail-on", "--html"},
     validate: {"target", "--backbone", "--include-path"},
     export: {"checkpoint", "--format", "--routed", "--dense", "--output", "--include-path"},

@@ -65,6 +65,26 @@ def test_the_kernel_tells_which_thread_runs() -> None:
     assert done.stdout.split() == ["True", "False"]  # one that has ended does not run
 
 
+TEAM = """
+import os
+import torch
+from dyncomp.profile.rest import wait_for_own_threads
+torch.set_num_threads(2)
+x, w = torch.randn(8, 16, 32, 32), torch.randn(16, 16, 3, 3)
+first = torch.conv2d(x, w)
+team = set(os.listdir("/proc/self/task"))
+slept = wait_for_own_threads()
+kept = team <= set(os.listdir("/proc/self/task"))
+again = torch.conv2d(x, w)
+print(slept, kept, torch.get_num_threads(), torch.equal(first, again))
+"""
+
+
+def test_the_team_that_is_sent_to_sleep_is_the_same_when_it_wakes() -> None:
+    done = subprocess.run([sys.executable, "-c", TEAM], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["True", "True", "2", "True"]
+
+
 STAT = """cpu  100 10 50 900 40 1 2 7 0 0
 cpu0 60 5 30 400 20 1 1 3 0 0
 cpu1 40 5 20 500 20 0 1 4 0 0

@@ -174,6 +174,9 @@ class Answers(TypedDict, total=False):
     """What a trained network answers, and by which routes."""
 
     params: Annotated[int, Key("parameters of the network", when=FINISHED)]
+    image_size: Annotated[
+        int | None, Key("side of a test image; null: not known", "pixels", when=FINISHED, before=None)
+    ]
     sites: Annotated[
         int,
         Key("places where the network decides something", when=FINISHED, before=lambda cell: len(cell["gates"])),
