@@ -190,10 +190,24 @@ def test_the_page_shows_the_same_numbers_as_the_files(seeds: Store) -> None:
     assert isinstance(scatter, Scatter)
     assert isinstance(histogram, Histogram)
     assert isinstance(bars, Bars)
-    traces = describe(scatter, colour)["data"]
+    *traces, front = describe(scatter, colour)["data"]
     assert [(t["x"], t["y"]) for t in traces] == [([p.x], [p.y]) for p in scatter.panels[0].points]
+    assert tuple(zip(front["x"], front["y"], strict=True)) == scatter.panels[0].overall_front
     assert [tuple(t["y"]) for t in describe(histogram, colour)["data"]] == [row.counts for row in histogram.rows]
     assert [tuple(t["x"]) for t in describe(bars, colour)["data"]] == [series.values for series in bars.series]
+
+
+def panel_of(*points: tuple[float, float], ladder: tuple[tuple[float, float], ...] = ()) -> Panel:
+    own = tuple(Point("it", "it", False, x, y, math.nan, math.nan) for x, y in points)
+    return Panel("", "MACs", own, ladder)
+
+
+def test_the_front_of_all_has_what_no_cheaper_network_equals() -> None:
+    ladder = ((1.0, 90.0), (2.0, 91.0), (4.0, 93.0))
+    assert panel_of((3.0, 92.0), ladder=ladder).overall_front == ((1.0, 90.0), (2.0, 91.0), (3.0, 92.0), (4.0, 93.0))
+    assert panel_of((2.0, 92.5), ladder=ladder).overall_front == ((1.0, 90.0), (2.0, 92.5), (4.0, 93.0))
+    assert panel_of((3.0, 90.5), ladder=ladder).overall_front == ()  # static nets alone are another line
+    assert panel_of((3.0, 90.5)).overall_front == ()
 
 
 def test_labels_of_a_crowd_do_not_overlap() -> None:
