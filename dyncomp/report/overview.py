@@ -83,8 +83,8 @@ def overview_table(found: Sequence[Setting]) -> Table:
         name for name in ("dataset", "backbone", "budget", "device") if len({_value(s, name) for s in found}) > 1
     ]
     sizes = sorted({size for setting in found for size in setting.batch_sizes})
-    headers = ["method", *several, "top-1", "over static", "MACs", "of static"]
-    headers += [f"time, batch {size}" for size in sizes] + ["gates", "worth it"]
+    headers = ["method", "worth it", *several, "top-1", "over static", "MACs"]
+    headers += [f"batch {size}" for size in sizes] + ["gates"]
     rows = [
         row_of(*_cells(row, [_value(setting, name) for name in several], sizes))
         for setting in found
@@ -100,15 +100,14 @@ def _value(setting: Setting, name: str) -> str:
 def _cells(row: Row, setting: Iterable[str], sizes: Sequence[int]) -> Iterator[tuple[str, Any]]:
     network, is_static = row.network, row.role == "static"
     yield network.spec, network.spec
+    yield row.worth, row.worth
     yield from ((text, text) for text in setting)
     yield n.fixed(network.top1, 2), network.top1
     over = row.over
     yield ("", None) if over is None else (f"{n.points(over.points)} ± {n.fixed(over.margin, 1)}", over.points)
-    yield n.macs(network.macs), network.macs
-    share = None if row.macs_ratio is None else 100 * row.macs_ratio
-    yield n.fixed(share, 0, " %"), share
+    share = None if is_static or row.macs_ratio is None else 100 * row.macs_ratio
+    yield n.macs(network.macs) if share is None else n.fixed(share, 0, " %"), network.macs
     for size in sizes:
         time = row.times.get(size)
         yield written(time, is_static), None if time is None else 1 / time.ratio
     yield row.gates, row.gates
-    yield row.worth, row.worth

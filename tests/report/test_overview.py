@@ -40,11 +40,12 @@ def test_times_of_valid_and_of_other_ratios(tmp_path: Path) -> None:
 def test_the_table_tells_settings_apart_only_where_there_are_several(tmp_path: Path) -> None:
     store = make_store(tmp_path / "out", (0, 1))
     table = overview_table([setting_of(store)])
-    assert table.headers[:2] == ("method", "top-1") and len(table.rows) == 3
+    assert table.headers[:3] == ("method", "worth it", "top-1") and len(table.rows) == 3
+    assert [row[4].text for row in table.rows][:2] == ["1.20 M", "106 %"]  # MACs: static's, then shares of it
     images = images_of(used_units([], 0), np.full(IMAGES, 1_000_000), 9, 5)
     store.write_cell(cell_record("static", images, [], role="static", backbone="vgg11"), images)
     reading = read(store)
     table = overview_table(list(settings(reading, results_of(reading))))
-    assert table.headers[:3] == ("method", "backbone", "top-1")
-    assert [row[1].text for row in table.rows] == ["cifar_resnet14"] * 3 + ["vgg11"]
+    assert table.headers[:4] == ("method", "worth it", "backbone", "top-1")
+    assert [row[2].text for row in table.rows] == ["cifar_resnet14"] * 3 + ["vgg11"]
     assert overview_table([]).rows == ()
