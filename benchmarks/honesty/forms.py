@@ -11,14 +11,15 @@ from typing import Any
 from torch import Tensor
 
 import dyncomp
+from dyncomp.profile import as_timed
 from dyncomp.profile.child import live_with_parent
 
 Run = Callable[[Tensor], Any]
 
 
 def network(spec: str, backbone: str, in_channels: int, image_size: int) -> Run:
-    """The sparse form of an untrained network."""
-    net = dyncomp.build(spec, backbone, in_channels=in_channels, image_size=image_size)
+    """The sparse form of an untrained network, deployed as a comparison times it."""
+    net, _ = as_timed(dyncomp.build(spec, backbone, in_channels=in_channels, image_size=image_size))
     return partial(net, sparse=True, record=False)
 
 

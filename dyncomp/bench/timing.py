@@ -37,7 +37,7 @@ SECONDS = 2.5
 SECONDS_STANDARD = 10.0
 PROLONGED_QUICK = 2.0
 """`Until.prolonged` where the budget is quick"""
-TOGETHER_S = 60.0
+TOGETHER_S = 35.0
 """the longest timing of all networks together at one batch size where the budget is quick"""
 PATIENCE_TO_COMPILE_S = 1800.0
 """the longest that a pass may take which compiles something first"""
