@@ -17,6 +17,7 @@ from dyncomp.report.recommendation import ACCEPTED, Recommendation, recommendati
 from dyncomp.report.spent import gap_table
 from dyncomp.report.tables import Table, control_table, results_table, summary_table
 from dyncomp.report.words import Sentence, words_of
+from dyncomp.samples.intervals import ALIKE
 from dyncomp.samples.verdicts import LEAST_ROUNDS, MOST_DRIFT, MOST_LOAD, MOST_SPREAD, MOST_WIDTH
 from dyncomp.store.schema import CellRecord, TimingRecord
 
@@ -40,8 +41,8 @@ CONVENTIONS = (
         "other, each in a process of its own; the speed-up is the median over rounds of the static "
         "network's time by the method's time in the same round. A pass that takes more than 1.25 times the "
         "shortest on the same batch was interrupted, and counts as that. The 95 % interval is a bootstrap over "
-        "blocks of rounds. Faster or slower is said only where all of it, widened to 99 %, is more than 1.5 % from 1: "
-        "two processes of one network may differ by that.",
+        f"blocks of rounds. Faster or slower is said only where all of it, widened to 99 %, is more than {ALIKE:.1%} "
+        "from 1: one network differs from itself by that, from one comparison to the next.",
     ),
     (
         "latency",

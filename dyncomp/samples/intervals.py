@@ -18,20 +18,15 @@ Z95 = 1.959963984540054
 """standard deviations within which 95 % of a normal distribution lie"""
 
 
-ALIKE = 0.015
-"""Ratios this close to 1 are no difference: where a process happens to lie in memory makes as much.
+ALIKE = 0.033
+"""Ratios this close to 1 are no difference: a network differs from itself by as much.
 
-About the standard deviation, over starts, of the ratio of one network in two processes (`benchmarks/honesty`,
-same_network); no interval from within the processes can know of it.
+The ratio of one network in two processes has a standard deviation of 2.5 % from one comparison to the next, the same
+processes or others, where the intervals within a comparison are 2 to 4 % wide (`benchmarks/honesty`, same_network): how
+processes lie in memory and on processors changes over minutes, and no interval from within seconds can know of it.
 """
-
-
 SURER = 1.31
-"""How much wider than a 95 % interval, as a normal distribution's 99 % one is, has to clear 1 for a difference.
-
-Beside the spread within two processes there is that of the machine over minutes, which their rounds do not show: by
-95 % intervals 9 of 150 comparisons of a network with itself declared a difference, by these 5 (same_network).
-"""
+"""how much wider than a 95 % interval, as a normal distribution's 99 % one is, has to clear `ALIKE` for a difference"""
 
 
 class Interval(NamedTuple):
