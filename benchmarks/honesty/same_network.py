@@ -45,7 +45,8 @@ def main() -> None:
     setting = {"seconds": asked.seconds, "batch_size": asked.batch_size, "per_start": PER_START}
     cells, before = _kept(setting)
     clock, started = Clock(asked.minutes), 0
-    while (load := min(LOADS, key=lambda load: _done(cells, load))) is not None:
+    while True:
+        load = min(LOADS, key=lambda load: _done(cells, load))
         several = min(PER_START, asked.comparisons - _done(cells, load))
         if several <= 0 or not clock.enough_for_another(started):
             break

@@ -60,10 +60,9 @@ def result_table(setting: Setting) -> Table:
     methods = [row for row in rows if row.role == "method"][:MOST_ROWS]
     for row in (*(row for row in rows if row.role == "static"), *methods):
         is_static, network = row.role == "static", row.network
-        over = "" if row.over is None else f"{n.points(row.over.points)} ± {n.fixed(row.over.margin, 1)}"
         macs = n.macs(network.macs) if is_static or row.macs_ratio is None else n.ratio(row.macs_ratio)
         times = [written(row.times.get(size), is_static) for size in sizes]
-        table.add_row(escape(network.spec), n.fixed(network.top1, 2), over, macs, *times, row.worth)
+        table.add_row(escape(network.spec), n.fixed(network.top1, 2), row.over_static, macs, *times, row.worth)
     return table
 
 

@@ -8,12 +8,12 @@ from ctypes import CDLL, c_uint, c_void_p, cast
 from functools import cache
 from pathlib import Path
 
+from dyncomp.core.openmp import openmp_libraries
+
 LONGEST_S = 0.1
 LOOK_S = 0.0002
 BLIND_S = 0.02
 TASKS = Path("/proc/self/task")
-MAPS = Path("/proc/self/maps")
-"""the files that are part of this process"""
 
 
 def wait_for_own_threads() -> bool:
@@ -43,11 +43,9 @@ def wait_for_own_threads() -> bool:
 
 @cache
 def _gnu_openmp() -> CDLL | None:
-    """The runtime that torch has loaded, where it is GNU's; asked first when a network has run."""
-    lines = MAPS.read_text().splitlines() if MAPS.is_file() else []
-    loaded = (line[line.index("/") :] for line in lines if "/" in line)
-    path = next((path for path in loaded if Path(path).name.startswith("libgomp")), None)
-    if path is None:
+    """The runtime that torch computes with, where it is GNU's."""
+    path = next(openmp_libraries(), "")
+    if not Path(path).name.startswith("libgomp"):
         return None
     runtime = CDLL(path)
     runtime.GOMP_parallel.argtypes = [c_void_p, c_void_p, c_uint, c_uint]

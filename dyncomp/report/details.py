@@ -13,6 +13,7 @@ from dyncomp.report.plotdata import Curve, Curves
 from dyncomp.report.reading import Reading
 from dyncomp.report.spent import class_table, operator_table
 from dyncomp.report.spent import facts as spent_facts
+from dyncomp.report.table import mean_of_units, target_of
 from dyncomp.report.tables import Table, stage_table
 from dyncomp.store.schema import CellRecord
 
@@ -100,14 +101,13 @@ def detail(cell: CellRecord, images: pd.DataFrame | None) -> Detail:
 
 
 def _target(cell: CellRecord) -> Iterable[tuple[str, str]]:
-    """What the method asks for by its hyperparameter `target`, in its own terms, beside the shares that came out."""
-    target = cell["hyperparameters"].get("target")
-    if isinstance(target, int | float):
-        units = sum(gate["units"] for gate in cell["gates"])
+    """What the method asks for, beside the shares that came out."""
+    target = target_of(cell)
+    if target is not None:
         share = n.fixed(100 * cell["macs"] / cell["macs_static"], 0, " %")
         text = f"{target:g}; reached: {share} of static's multiply-adds"
-        if units:
-            rate = sum(gate["units"] * gate["rate_test"] for gate in cell["gates"]) / units
+        rate = mean_of_units(cell["gates"], "rate_test")
+        if rate is not None:
             text += f", a gate is on for {n.fixed(100 * rate, 0, ' %')} of the test images (mean)"
         yield "target", text
 

@@ -37,6 +37,11 @@ class Row:
     gates: str
     worth: str
 
+    @property
+    def over_static(self) -> str:
+        """`over` for people: `-0.4 ± 0.4` points; "" of static itself."""
+        return "" if self.over is None else f"{n.points(self.over.points)} ± {n.fixed(self.over.margin, 1)}"
+
 
 def overview(setting: Setting) -> list[Row]:
     """The plain backbone, then methods and static nets of other sizes, the most accurate first."""
@@ -103,8 +108,7 @@ def _cells(row: Row, setting: Iterable[str], sizes: Sequence[int]) -> Iterator[t
     yield row.worth, row.worth
     yield from ((text, text) for text in setting)
     yield n.fixed(network.top1, 2), network.top1
-    over = row.over
-    yield ("", None) if over is None else (f"{n.points(over.points)} ± {n.fixed(over.margin, 1)}", over.points)
+    yield row.over_static, None if row.over is None else row.over.points
     share = None if is_static or row.macs_ratio is None else 100 * row.macs_ratio
     yield n.macs(network.macs) if share is None else n.fixed(share, 0, " %"), network.macs
     for size in sizes:

@@ -143,14 +143,14 @@ def _rows(cell: CellRecord, reading: Reading) -> list[dict[str, Any]]:
         return [shared]
     gates, operators = cell["gates"], cell.get("operators")
     shared |= _copied(cell, [name for name in COLUMNS if name not in TEXTS]) | {
-        "target": _number(cell["hyperparameters"].get("target")),
+        "target": target_of(cell),
         "flops": 2 * cell["macs"],
         "executed_macs_per_image": cell["executed_macs"] / cell["images"],
         "time_share_free": operators["shares"]["free"] if operators else None,
         "time_share_unknown": operators["shares"]["unknown"] if operators else None,
         "routes_class_p": cell["class_p_value"],
-        "gates_image_bits": _mean_bits(gates, "input_dependence"),
-        "gates_class_bits": _mean_bits(gates, "class_information"),
+        "gates_image_bits": mean_of_units(gates, "input_dependence"),
+        "gates_class_bits": mean_of_units(gates, "class_information"),
         "gates": sum(gate["units"] for gate in gates),
         "gates_always_on": sum(gate["always_on"] for gate in gates),
         "gates_always_off": sum(gate["always_off"] for gate in gates),
@@ -164,12 +164,16 @@ def _rows(cell: CellRecord, reading: Reading) -> list[dict[str, Any]]:
     ] or [shared]
 
 
-def _number(value: object) -> float | None:
+def target_of(cell: CellRecord) -> float | None:
+    """What a method asks for by its hyperparameter `target`, in its own terms; None of one without such a number."""
+    value = cell["hyperparameters"].get("target")
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _mean_bits(gates: Sequence[GateRecord], name: Literal["input_dependence", "class_information"]) -> float | None:
-    """Mean over all units; None where one is not known, or there is none."""
+def mean_of_units(
+    gates: Sequence[GateRecord], name: Literal["rate_test", "input_dependence", "class_information"]
+) -> float | None:
+    """Mean over the units of all gates; None where one is not known, or there is none."""
     units = sum(gate["units"] for gate in gates)
     if not units or any(gate[name] is None for gate in gates):
         return None

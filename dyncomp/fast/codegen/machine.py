@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 from llvmlite import binding
+
+from dyncomp.core.openmp import openmp_libraries
 
 _THREADS = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
 _MATHS = ("exp", "expf", "tanh", "tanhf")
@@ -95,7 +94,7 @@ class Threads:
 @cache
 def threads() -> Threads | None:
     """The threads of torch's OpenMP library; None where no loaded library has the entry points of GNU OpenMP."""
-    for path in _libraries():
+    for path in openmp_libraries():
         try:
             library = ctypes.CDLL(path)
             functions = {name: getattr(library, name) for name in _THREADS}
@@ -108,13 +107,3 @@ def threads() -> Threads | None:
         library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         return Threads(library)
     return None
-
-
-def _libraries() -> Iterator[str]:
-    """Paths of the OpenMP libraries in this process, torch's own first; none outside Linux."""
-    if sys.platform != "linux" or "OpenMP" not in torch.__config__.parallel_info():
-        return
-    lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-    loaded = {line.split(maxsplit=5)[5] for line in lines if "omp" in line and ".so" in line}
-    home = str(Path(torch.__file__).resolve().parent.parent)
-    yield from sorted(loaded, key=lambda path: (not path.startswith(f"{home}/torch"), path))
