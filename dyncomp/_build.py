@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dyncomp.core import Backbone, BackboneFamily, Card, Method, Net, measure_costs
 from dyncomp.core.card import class_names
+from dyncomp.core.outline import outlined
 from dyncomp.fast import available as _fast_path  # noqa: F401 - layers with experts choose their forms by it
 from dyncomp.registry import BACKBONES, METHODS
 from dyncomp.spec import spec_of
@@ -64,7 +65,7 @@ def sizes_of(method: Method, family: BackboneFamily, shape: tuple[int, int, int]
 def _outline(method: Method, family: BackboneFamily, shape: tuple[int, int, int]) -> dict[str, Tensor]:
     """The tensors of a network, with shapes and without numbers."""
     try:
-        with torch.random.fork_rng([]), torch.device("meta"):
+        with outlined():
             net = Net(method.build(_maker(family, shape, _Names())))
         found: dict[str, Tensor] = net.state_dict(keep_vars=True)
     except Exception:  # whatever a plugin's code asks of tensors that hold nothing

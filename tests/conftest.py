@@ -21,18 +21,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture
-def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs need no weights, and on the meta device drawing them is most of the work."""
-    from torch import Tensor, nn
-
-    def leave(tensor: Tensor, *_: object, **__: object) -> Tensor:
-        return tensor
-
-    for name in ("kaiming_uniform_", "kaiming_normal_", "uniform_", "normal_", "ones_", "zeros_"):
-        monkeypatch.setattr(nn.init, name, leave)
-
-
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
     """A plugin of one test is unknown to the next."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from itertools import islice
 
-import torch
-
 from dyncomp._build import build
 from dyncomp.core import Backbone
+from dyncomp.core.outline import outlined
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import BACKBONES, METHODS
 
@@ -49,7 +48,7 @@ def _named(plugin: type) -> tuple[str, ...]:
 
 def _work(backbone: str) -> int:
     """Multiply-adds of one image, parameters and layers: the arithmetic, memory and calls that a test needs."""
-    with torch.device("meta"):
+    with outlined():
         net = build("static", backbone, classes=CLASSES, image_size=SIDE)
     if net.costs is None:
         raise RuntimeError(f"{backbone} was built without costs")
@@ -63,7 +62,7 @@ def _attaches(method: str, backbone: str) -> bool:
         return net
 
     try:
-        with torch.device("meta"):
+        with outlined():
             METHODS.create(method).build(new)
     except CannotAttach:
         return False

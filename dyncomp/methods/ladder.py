@@ -14,6 +14,7 @@ from dyncomp.core import Backbone, BackboneFamily, Method
 from dyncomp.core.counter import MacCounter
 from dyncomp.core.initial import PLAIN_METHOD
 from dyncomp.core.modes import evaluating
+from dyncomp.core.outline import outlined
 from dyncomp.errors import CannotAttach
 from dyncomp.registry import register_method
 from dyncomp.spec import option, spec_of
@@ -87,7 +88,7 @@ def nearest(rungs: Sequence[BackboneFamily], wanted: float, cost: Callable[[Back
 @cache
 def cost_of(family: BackboneFamily, classes: int, shape: tuple[int, int, int]) -> int:
     """Multiply-adds of a family's network for one image of that shape (C, H, W), counted without computing anything."""
-    with torch.random.fork_rng([]), torch.device("meta"):
+    with outlined():
         rung, image = family.make(classes, *shape[:2]), torch.zeros(1, *shape)
     with evaluating(rung), MacCounter() as counter:
         rung(image)

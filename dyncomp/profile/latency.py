@@ -156,7 +156,7 @@ class _Turns:
             first = done % rounds.distinct * per_round
             draw.shuffle(order)
             for name in order:
-                times = self._ask(name, "turn", list(range(first, first + per_round)))
+                times = self._ask(name, "turn", list(range(first, first + per_round)), done)
                 if times is not None:
                     self.samples[name] += times
             done += 1

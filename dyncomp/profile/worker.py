@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -25,20 +27,20 @@ Make = Callable[[], Run]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all processes of a comparison have in common."""
+    """What all processes of a comparison have in common; `warm_up_ms`: of each turn, before passes are timed."""
 
     device: str
     threads: int
     processors: tuple[int, ...]
+    warm_up_ms: float = 8.0
 
 
 class Bench:
     """A network and its images, ready to be timed; each method answers one request of the parent."""
 
     def __init__(self, make: Make, setting: Setting, allocator: str = USUAL) -> None:
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, setting.processors)
-        self.make, self.threads, self.allocator = make, setting.threads, allocator
+        self.make, self.setting, self.allocator = make, setting, allocator
+        self._run_on(setting.processors)
         self.device = torch.device(setting.device)
         self.clock = clock_of(self.device)
         self.run: Run | None = None
@@ -51,7 +53,7 @@ class Bench:
         """
         torch.set_num_threads(1)
         self.run = self.make()
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.setting.threads)
         gc.collect()
         gc.disable()  # for good: this process does nothing else, and a collection would fall into some sample
         return {
@@ -60,6 +62,7 @@ class Bench:
             "gc": gc.isenabled(),
             "allocator": self.allocator,
             "clock": self.clock.name,
+            "warm_up_ms": self.setting.warm_up_ms,
             "form": dict(getattr(self.run, "facts", {})),
         }
 
@@ -78,15 +81,32 @@ class Bench:
         """Wait until no thread of this process runs, so that it disturbs no other."""
         wait_for_own_threads()
 
-    def turn(self, places: Sequence[int]) -> list[float]:
-        """Run batches one after the other; the milliseconds of each.
+    def turn(self, places: Sequence[int], turn: int) -> list[float]:
+        """Run batches one after the other; the milliseconds of each. `turn` counts the turns of each network.
 
-        The batch before them is run first and not timed: it wakes the thread team and brings code and weights back into
-        the caches from which another process has driven them.
+        The calling thread begins on a processor that `turn` names, the same for all networks, and is free to leave it.
+        Processors of one machine differ (by 10 to 20 % where a virtual one shares a core with a neighbour), and a
+        thread stays for seconds where it is: without this, a network is as fast as the place that its process found.
+
+        The batches before them are run first and not timed, for `warm_up_ms`, one at least: they wake the thread team
+        and bring code and weights back into the caches from which another process has driven them.
         """
-        times = self._timed([(places[0] - 1) % len(self.batches), *places])[1:]
+        processors = self.setting.processors
+        self._run_on({processors[turn % len(processors)]})
+        self._run_on(processors)
+        end = time.perf_counter() + self.setting.warm_up_ms / 1000
+        for before in count(1):
+            self._timed([(places[0] - before) % len(self.batches)])
+            if time.perf_counter() >= end:
+                break
+        times = self._timed(places)
         self.rest()
         return times
+
+    def _run_on(self, processors: Collection[int]) -> None:
+        """Let the calling thread run on these alone; those that it has started stay as they are."""
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, processors)
 
     def _timed(self, places: Sequence[int]) -> list[float]:
         assert self.run is not None, "build first"

@@ -20,8 +20,7 @@ from dyncomp.report.reading import Reading
 from dyncomp.report.statistics import paired_difference
 from dyncomp.report.table import ROLES
 from dyncomp.report.tables import Table, row_of
-from dyncomp.samples import Z95, Interval, is_invalid, side_of
-from dyncomp.samples.intervals import ALIKE
+from dyncomp.samples import Z95, Interval, between_timings, is_invalid
 from dyncomp.store.schema import CellRecord
 
 if TYPE_CHECKING:
@@ -33,13 +32,15 @@ SAME_SHARE = 0.005
 """the same for multiply-adds, as a share of them"""
 SAME_MEMORY = 0.05
 """the same for memory, which is one measurement without an interval"""
+SAME_TIME = 0.1
+"""the same for times and their ratios: two timings of one network differ by half of it"""
 SAME_CELL = ("spec", "backbone", "dataset", "seed")
 """what a cell of one folder and one of the other have to agree in"""
 FALLEN = "failed in the second folder"
 OTHER_IMAGES = "not the same test images in both folders"
 MACHINE = ("processor", "machine", "cores", "threads", "cpu_capability", "fast_path", "device", "torch")
 """of the environment, what times and memory depend on"""
-PASS = ("dtype", "layout", "threads", "allocator", "clock")
+PASS = ("dtype", "layout", "threads", "allocator", "clock", "warm_up_ms")
 """of a timing, what its times depend on"""
 
 
@@ -320,7 +321,7 @@ def _times(first: CellRecord, second: CellRecord, before: Reading, after: Readin
 
 
 def _timed(size: int, first: CellTiming, second: CellTiming) -> Iterator[Judged]:
-    """Medians of two runs: their intervals, widened as where a difference is declared within one (`side_of`)."""
+    """Two timings' medians and ratios, with intervals that hold what differs `between_timings`."""
     rows = columns(first), columns(second)
     why = _differing(first.record["environment"], second.record["environment"], MACHINE)
     why = why or _differing(first.record, second.record, PASS)
@@ -329,11 +330,12 @@ def _timed(size: int, first: CellTiming, second: CellTiming) -> Iterator[Judged]
         if why or any(value is None or math.isnan(value) for value in values):
             yield _incomparable(quantity, why or "not timed in both folders", size)
             continue
-        change = _ratio(*(Interval(*(row[f"{quantity.name}{end}"] for end in ("_low", "", "_high"))) for row in rows))
+        known = [Interval(*(row[f"{quantity.name}{end}"] for end in ("_low", "", "_high"))) for row in rows]
+        if quantity is LATENCY:  # a speed-up's interval holds it
+            known = [between_timings(each) for each in known]
+        change = _ratio(*known)
         invalid = [which for row, which in zip(rows, ("first", "second"), strict=True) if is_invalid(row[verdict])]
-        said = (
-            Verdict.UNCLEAR if invalid else _verdict(quantity, change, ALIKE, side_of(1 + change.low, 1 + change.high))
-        )
+        said = Verdict.UNCLEAR if invalid else _verdict(quantity, change, SAME_TIME)
         told = f"INVALID in the {' and the '.join(invalid)} folder" if invalid else ""
         yield Judged(quantity, size, values[0], values[1], change, said, told)
 
@@ -370,13 +372,10 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any], names: Seque
     )
 
 
-def _verdict(quantity: Quantity, change: Interval, same: float, side: str = "") -> Verdict:
-    """SAME where all of the interval is within `same`; else by the side of 0 that all of it is on.
-
-    `side`: what `side_of` says of the ratio, where the quantity is one of time.
-    """
+def _verdict(quantity: Quantity, change: Interval, same: float) -> Verdict:
+    """SAME where all of the interval is within `same`; else by the side of 0 that all of it is on."""
     if -same <= change.low and change.high <= same:
         return Verdict.SAME
-    if side == "same" or (not side and change.low <= 0 <= change.high):
+    if change.low <= 0 <= change.high:
         return Verdict.UNCLEAR
     return Verdict.BETTER if (change.middle > 0) == (quantity.gain > 0) else Verdict.WORSE

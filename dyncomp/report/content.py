@@ -17,7 +17,7 @@ from dyncomp.report.recommendation import ACCEPTED, Recommendation, recommendati
 from dyncomp.report.spent import gap_table
 from dyncomp.report.tables import Table, control_table, results_table, summary_table
 from dyncomp.report.words import Sentence, words_of
-from dyncomp.samples.intervals import ALIKE
+from dyncomp.samples.intervals import BETWEEN
 from dyncomp.samples.verdicts import LEAST_ROUNDS, MOST_DRIFT, MOST_LOAD, MOST_SPREAD, MOST_WIDTH
 from dyncomp.store.schema import CellRecord, TimingRecord
 
@@ -39,10 +39,11 @@ CONVENTIONS = (
         "realised",
         "By the clock: in each round every network gets the same real images, one network after the "
         "other, each in a process of its own; the speed-up is the median over rounds of the static "
-        "network's time by the method's time in the same round. A pass that takes more than 1.25 times the "
-        "shortest on the same batch was interrupted, and counts as that. The 95 % interval is a bootstrap over "
-        f"blocks of rounds. Faster or slower is said only where all of it, widened to 99 %, is more than {ALIKE:.1%} "
-        "from 1: one network differs from itself by that, from one comparison to the next.",
+        "network's time by the method's time in the same round. A pass that takes more than 1.5 times the "
+        "lower quartile on the same batch was interrupted, and counts as that. The 95 % interval comes from a "
+        "bootstrap over "
+        f"blocks of rounds and from the {BETWEEN:.1%} (standard deviation) by which one network's ratio to itself "
+        "differs from one timing to the next. Faster or slower is said only where all of it is on that side of 1.",
     ),
     (
         "latency",

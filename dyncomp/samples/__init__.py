@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dyncomp.samples.forms import fastest_form, is_compiled, key_in, name_of_form
-from dyncomp.samples.intervals import Z95, Interval, median_interval, side_of, t95
+from dyncomp.samples.intervals import Z95, Interval, between_timings, median_interval, side_of, t95
 from dyncomp.samples.rounds import Rounds
 from dyncomp.samples.routes import ClassInformation, agreement, class_information, effective_number
 from dyncomp.samples.verdicts import Load, in_words, is_invalid, judged_speedup, noise, verdict
@@ -15,6 +15,7 @@ __all__ = [
     "Load",
     "Rounds",
     "agreement",
+    "between_timings",
     "class_information",
     "effective_number",
     "fastest_form",

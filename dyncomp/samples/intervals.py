@@ -17,16 +17,12 @@ MOST_VALUES = 2**22
 Z95 = 1.959963984540054
 """standard deviations within which 95 % of a normal distribution lie"""
 
+BETWEEN = 0.02
+"""Standard deviation from one timing to the next, as a share, of the ratio of one network with itself.
 
-ALIKE = 0.033
-"""Ratios this close to 1 are no difference: a network differs from itself by as much.
-
-The ratio of one network in two processes has a standard deviation of 2.5 % from one comparison to the next, the same
-processes or others, where the intervals within a comparison are 2 to 4 % wide (`benchmarks/honesty`, same_network): how
-processes lie in memory and on processors changes over minutes, and no interval from within seconds can know of it.
+How processes lie in memory and on processors differs, and no interval from within a timing can know of it. Measured by
+`benchmarks/honesty`, same_network.
 """
-SURER = 1.31
-"""how much wider than a 95 % interval, as a normal distribution's 99 % one is, has to clear `ALIKE` for a difference"""
 
 
 class Interval(NamedTuple):
@@ -45,15 +41,26 @@ class Interval(NamedTuple):
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
-def side_of(low: float, high: float) -> Literal["faster", "slower", "same"]:
-    """What a 95 % interval of a ratio static / method says: different where all of it, made surer, is beyond `ALIKE`.
+def between_timings(within: Interval) -> Interval:
+    """The interval that holds what another timing would give too: relative half widths add up as squares do.
 
-    The one rule by which a difference is declared, whoever declares it. An unknown interval declares none.
+    `within` is a ratio, or a time, with its interval from the rounds of one timing. Timings differ by `BETWEEN`.
     """
-    more = (SURER - 1) * (high - low) / 2
-    if low - more > 1 + ALIKE:
+    more = Z95 * BETWEEN
+    low = math.hypot(1 - within.low / within.middle, more)
+    high = math.hypot(within.high / within.middle - 1, more)
+    return Interval(within.middle * (1 - low), within.middle, within.middle * (1 + high))
+
+
+def side_of(low: float, high: float) -> Literal["faster", "slower", "same"]:
+    """What a 95 % interval of a ratio static / method says: different where all of it lies on one side of 1.
+
+    The one rule by which a difference is declared. An unknown interval declares none. The interval has to hold what
+    timings differ by: `between_timings`.
+    """
+    if low > 1:
         return "faster"
-    return "slower" if high + more < 1 - ALIKE else "same"
+    return "slower" if high < 1 else "same"
 
 
 def median_interval(values: Sequence[float] | Sequence[Sequence[float]], resamples: int = RESAMPLES) -> Interval:

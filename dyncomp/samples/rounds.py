@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from dyncomp.samples.intervals import RESAMPLES, Interval, median_interval
 
-CUT = 1.25
-"""A pass may take this many times what the shortest on the same batch took; what is beyond is an interruption.
+CUT = 1.5
+"""A pass may take this many times what a good pass on the same batch takes; what is beyond is an interruption.
 
+A good pass is the lower quartile of those on the batch. The shortest would be a bad measure: where a clock or a
+neighbour makes most passes longer than `CUT` times the shortest, most are cut, and the ratio becomes that of two
+extreme values, with an interval of no width. The median is one too: beside a busy neighbour, half are interrupted.
 Whoever is interrupted takes several times as long, and one such pass outweighs all others of its round: on a busy
 machine half of the rounds then say nothing about the ratio. A pass on a batch that did not come again is left as it is.
 Medians, percentiles and verdicts are of all that was measured.
@@ -47,7 +50,7 @@ class Rounds:
         return [theirs / own for theirs, own in pairs if theirs and own]
 
     def _uninterrupted(self, name: str) -> list[float]:
-        """The totals, of a pass no more than `CUT` times the shortest on the same batch."""
+        """The totals, of a pass no more than `CUT` times the lower quartile on the same batch."""
         if not self.distinct:
             return self.totals(name)
         import numpy as np
@@ -56,7 +59,7 @@ class Rounds:
         for turn in range(self.distinct):
             alike = passes[turn :: self.distinct]
             if len(alike):
-                np.minimum(alike, CUT * alike.min(axis=0), out=alike)
+                np.minimum(alike, CUT * np.percentile(alike, 25, axis=0), out=alike)
         return [math.fsum(row) for row in passes]
 
     def median(self, name: str, resamples: int = RESAMPLES) -> Interval:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dyncomp.samples.intervals import Interval, median_interval
+from dyncomp.samples.intervals import Interval, between_timings, median_interval
 from dyncomp.samples.rounds import Rounds
 
 VALID = "VALID"
@@ -18,7 +18,7 @@ MOST_DRIFT = 0.05
 MOST_LOAD = 0.10
 """of the processors that we may run on, busy with the work of others"""
 MOST_WIDTH = 0.06
-"""of a ratio's 95 % interval, as a share of the ratio: with a narrower one `side_of` finds most differences of 10 %"""
+"""of a ratio's interval within a timing, as a share of the ratio; up to it, most differences of 10 % are found"""
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,22 @@ def verdict(rounds: Rounds, name: str, load: Load | None = None) -> str:
 
 
 def judged_speedup(rounds: Rounds, name: str, reference: str | None) -> tuple[Interval, str | None]:
-    """A network's speed-up against `reference` (`Rounds.speedup`), and `VALID`, or `INVALID: ` and every reason.
+    """A network's speed-up against `reference`, and `VALID`, or `INVALID: ` and every reason.
 
-    Judged by the ratios of the rounds alone. What slows both networks of a round alike makes their milliseconds
-    unreliable, and leaves the ratio as it is. Without a reference the speed-up is unknown and the verdict None.
+    The speed-up is `Rounds.speedup`, its interval widened by what differs `between_timings`. Judged by the ratios of
+    the rounds alone. What slows both networks of a round alike makes their milliseconds unreliable, and leaves the
+    ratio as it is. Without a reference the speed-up is unknown and the verdict None.
     """
-    speedup = rounds.speedup(name, reference)
+    within = rounds.speedup(name, reference)
     if reference is None:
-        return speedup, None
+        return within, None
     if name == reference:
-        return speedup, VALID
-    ratios = rounds.ratios(name, reference)
+        return within, VALID
+    speedup, ratios = between_timings(within), rounds.ratios(name, reference)
     if len(ratios) < LEAST_ROUNDS:
         return speedup, in_words([f"too few rounds ({len(ratios)}, at least {LEAST_ROUNDS} are wanted)"])
-    wide = f"known too roughly (the interval is {speedup.width:.0%} wide, at most {MOST_WIDTH:.0%} is wanted)"
-    return speedup, in_words(([wide] if speedup.width > MOST_WIDTH else []) + _drift(ratios, "greater", "smaller"))
+    wide = f"known too roughly (the rounds' interval is {within.width:.0%} wide, at most {MOST_WIDTH:.0%} is wanted)"
+    return speedup, in_words(([wide] if within.width > MOST_WIDTH else []) + _drift(ratios, "greater", "smaller"))
 
 
 def in_words(reasons: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from dyncomp.core.outline import outlined
 from dyncomp.registry import BACKBONES
 
 # spec, image size, classes, published multiply-adds in millions (convolutions and linear layers)
@@ -97,7 +98,7 @@ FORMULAS = [
 
 @pytest.mark.parametrize(("spec", "size", "classes", "formula"), FORMULAS)
 def test_multiply_adds_follow_the_formula_exactly(spec: str, size: int, classes: int, formula: int) -> None:
-    with torch.device("meta"):
+    with outlined():
         net = BACKBONES.create(spec).build(classes, 3, size).eval()
         assert counted_by_hooks(net, size) == formula
 
@@ -119,7 +120,7 @@ def counted_by_hooks(net: nn.Module, size: int) -> int:
 
 @pytest.mark.parametrize(("width", "millions"), [(0.5, 1.33), (1.0, 4.23)])
 def test_mobilenet_v1_has_the_published_parameters(width: float, millions: float) -> None:
-    with torch.device("meta"):
+    with outlined():
         net = BACKBONES.create(f"mobilenet_v1(width={width})").build(1000, 3, 224)
     parameters = sum(p.numel() for p in net.parameters())
     assert parameters / 1e6 == pytest.approx(millions, abs=0.005)

@@ -10,6 +10,7 @@ from torch import nn
 from dyncomp import build
 from dyncomp.backbones.mnasnet import MnasNetA1, SqueezeExcitation
 from dyncomp.core.backbone import Backbone, ResidualBlock
+from dyncomp.core.outline import outlined
 
 BLOCKS = 16
 
@@ -46,7 +47,7 @@ def test_it_is_timms_network() -> None:
 
 
 def test_parameters_are_timms() -> None:
-    with torch.device("meta"):
+    with outlined():
         net, original = MnasNetA1().build(1000, 3, 224), peer()
     assert [p.shape for p in net.parameters()] == [p.shape for p in original.parameters()]
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(3.89, abs=0.005)  # 3.9 M in the paper
@@ -61,14 +62,14 @@ def test_parameters_are_timms() -> None:
     ],
 )
 def test_multiply_adds_are_the_published_ones(method: str, millions: float) -> None:
-    with torch.device("meta"):
+    with outlined():
         costs = build(method, "mnasnet_a1", classes=1000, image_size=224).costs
     assert costs is not None
     assert costs.full / 1e6 == pytest.approx(millions, rel=0.005)
 
 
 def test_blocks_with_a_shortcut_are_residual_and_eight_have_attention() -> None:
-    with torch.device("meta"):
+    with outlined():
         net = MnasNetA1().build(10, 3, 224)
     blocks = [net.part(name) for name in net.blocks]
     residual = [number for number, block in enumerate(blocks, start=1) if isinstance(block, ResidualBlock)]

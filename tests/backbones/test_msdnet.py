@@ -12,6 +12,7 @@ from dyncomp import build
 from dyncomp.backbones._multi_scale import Reduction, Scales, Transition
 from dyncomp.backbones.msdnet import MSDNet
 from dyncomp.core.backbone import Backbone
+from dyncomp.core.outline import outlined
 from dyncomp.errors import CannotAttach, InvalidValue
 
 IMAGENET = {"stem": "imagenet", "factors": (1, 2, 4, 4), "bottlenecks": (1, 2, 4, 4), "channels": 32, "growth": 16}
@@ -64,7 +65,7 @@ def scales_behind_blocks(net: Backbone, size: int) -> list[list[int]]:
 
 
 def test_the_imagenet_network_has_the_released_counts_at_every_exit() -> None:
-    with torch.device("meta"):
+    with outlined():
         net = MSDNet(blocks=5, base=7, step=7, **IMAGENET).build(1000, 3, 224)  # type: ignore[arg-type]
         counts = exits(net, 224)
     assert [(round(o / 1e6, 2), round(p / 1e6, 2)) for o, p in counts] == RELEASED
@@ -80,7 +81,7 @@ def test_the_imagenet_network_has_the_released_counts_at_every_exit() -> None:
     ],
 )
 def test_blocks_have_the_papers_depths(options: dict[str, object], depths: list[int]) -> None:
-    with torch.device("meta"):
+    with outlined():
         net = MSDNet(**options).build(10, 3, 32)  # type: ignore[arg-type]
     layers = [sum(not isinstance(layer, Transition) for layer in net.part(name).children()) for name in net.blocks]
     assert layers == depths

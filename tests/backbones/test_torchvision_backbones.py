@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from dyncomp.core.backbone import Backbone, ResidualBlock
+from dyncomp.core.outline import outlined
 from dyncomp.registry import BACKBONES
 
 NAMES = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0")
@@ -95,7 +96,7 @@ def fingerprint(x: Tensor) -> tuple[float, ...]:
     ],
 )
 def test_blocks_with_a_shortcut_are_residual(name: str, blocks: int, residual: int) -> None:
-    with torch.device("meta"):
+    with outlined():
         net = BACKBONES.create(name).build(10, 3, 224)
     assert len(net.blocks) == blocks
     assert sum(isinstance(net.part(block), ResidualBlock) for block in net.blocks) == residual
@@ -131,7 +132,7 @@ def test_channels_of_mobilenet_v2_follow_its_width() -> None:
 def test_other_blocks_and_coefficients_make_torchvisions_other_networks(
     spec: str, name: str, parameters: float | None
 ) -> None:
-    with torch.device("meta"):
+    with outlined():
         ours = BACKBONES.create(spec).build(1000, 3, 224)
         theirs = get_model(name, **({} if parameters else {"width_mult": 0.35, "round_nearest": 4}))
     # a block's projection stands behind its body in both
@@ -142,7 +143,7 @@ def test_other_blocks_and_coefficients_make_torchvisions_other_networks(
 
 @pytest.mark.parametrize(("name", "bottlenecks"), [("resnet18", 1), ("resnet50", 4)])
 def test_all_channels_of_a_resnet_follow_its_width(name: str, bottlenecks: int) -> None:
-    with torch.device("meta"):
+    with outlined():
         half, whole = (BACKBONES.create(f"{name}(width={width})").build(7, 3, 32) for width in (0.5, 1.0))
     layers = [[m for m in net.modules() if isinstance(m, nn.Conv2d)] for net in (half, whole)]
     for narrow, wide in zip(*layers, strict=True):
@@ -154,7 +155,7 @@ def test_all_channels_of_a_resnet_follow_its_width(name: str, bottlenecks: int) 
 
 @pytest.mark.parametrize(("width", "filters"), [(1.1, [72, 144, 280, 560]), (0.1, [8, 16, 24, 48])])
 def test_channels_of_a_resnet_are_multiples_of_eight(width: float, filters: list[int]) -> None:
-    with torch.device("meta"):
+    with outlined():
         net = BACKBONES.create(f"resnet18(width={width})").build(7, 3, 32)
     last = [net.part(f"layer{stage}.1.body.conv2") for stage in (1, 2, 3, 4)]
     assert [layer.out_channels for layer in last] == filters

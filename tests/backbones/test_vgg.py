@@ -11,6 +11,7 @@ from torchvision.models import get_model
 
 from dyncomp.backbones.vgg import VGG11
 from dyncomp.core.backbone import Backbone
+from dyncomp.core.outline import outlined
 from dyncomp.errors import InvalidValue
 
 FILTERS = [64, 128, 256, 256, 512, 512, 512, 512]
@@ -77,13 +78,13 @@ def test_other_classes_or_channels_leave_only_the_ends_fresh(tmp_path: Path) -> 
     ],
 )
 def test_multiply_adds_follow_the_formula(options: dict[str, str], linear: int) -> None:
-    with torch.device("meta"):
+    with outlined():
         net = VGG11(**options).build(1000, 3, 224)  # type: ignore[arg-type]
         assert counted(net, 224) == multiply_adds((1,) * 8) + linear
 
 
 def test_the_imagenet_network_has_the_published_counts() -> None:
-    with torch.device("meta"):
+    with outlined():
         net = VGG11(head="imagenet").build(1000, 3, 224)
         assert counted(net, 224) / 1e9 == pytest.approx(7.609, abs=0.0005)  # torchvision's table of weights
     assert sum(p.numel() for p in net.parameters()) == 132_863_336
@@ -91,7 +92,7 @@ def test_the_imagenet_network_has_the_published_counts() -> None:
 
 def test_implicit_routing_doubles_the_groups_from_stage_to_stage() -> None:
     groups = (1, 1, 2, 2, 4, 4, 8, 8)
-    with torch.device("meta"):
+    with outlined():
         net = VGG11(groups="implicit").build(1000, 3, 224)
         assert counted(net, 224) == multiply_adds(groups) + 512 * 1000
     assert tuple(layer.groups for layer in convolutions(net)) == groups

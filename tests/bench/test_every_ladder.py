@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from dyncomp.bench.controls import RUNGS, controls_of
 from dyncomp.bench.plan import make_plan
 from dyncomp.core import Backbone, BackboneFamily, Method
+from dyncomp.core.outline import outlined
 from dyncomp.errors import CannotAttach
 from dyncomp.methods.ladder import cost_of
 from dyncomp.registry import BACKBONES
@@ -44,7 +44,7 @@ def ladders(family: BackboneFamily, size: int) -> dict[str, list[float]]:
     shape = (3, size, size)
     wanted = {budget: list(controls_of((), budget)) for budget in RUNGS}
     costs: dict[Method, float] = {}
-    with torch.device("meta"):
+    with outlined():
         backbone = family.make(CLASSES, *shape[:2])
         for method in {method for methods in wanted.values() for method in methods}:
             try:
@@ -57,7 +57,6 @@ def ladders(family: BackboneFamily, size: int) -> dict[str, list[float]]:
     return {budget: sorted({costs[one] for one in methods if one in costs}) for budget, methods in wanted.items()}
 
 
-@pytest.mark.usefixtures("nothing_drawn")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     "spec", [pytest.param(spec, marks=[pytest.mark.slow] if spec == "msdnet" else marks_of("", spec)) for spec in SPECS]

@@ -75,7 +75,6 @@ def test_a_rung_by_depth_does_too(backbone: str, size: int, share: float) -> Non
     assert found == pytest.approx(share, rel=0.2)
 
 
-@pytest.mark.usefixtures("nothing_drawn")
 @pytest.mark.parametrize(("backbone", "size", "by"), CASES)
 def test_rungs_rise_in_cost_and_are_of_the_family(backbone: str, size: int, by: By) -> None:
     family = BACKBONES.create(backbone)
@@ -87,7 +86,6 @@ def test_rungs_rise_in_cost_and_are_of_the_family(backbone: str, size: int, by: 
     assert costs[0] < cost_of(family, 6, (3, size, size)) < costs[-1]
 
 
-@pytest.mark.usefixtures("nothing_drawn")
 @pytest.mark.parametrize("most", [6, pytest.param(10_000, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize(("backbone", "size", "by"), CASES)
 def test_the_rung_is_the_nearest(backbone: str, size: int, by: By, most: int) -> None:

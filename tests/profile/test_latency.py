@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
 
 def team_of(*timed: Timed, patience_s: float = 120.0) -> Team:
-    return Team(timed, Setting("cpu", 1, allowed_processors()), patience_s)
+    return Team(timed, Setting("cpu", 1, allowed_processors(), warm_up_ms=0.0), patience_s)
 
 
 def noting(log: Path, name: str) -> Timed:
@@ -157,7 +157,13 @@ def test_samples_are_the_times_of_the_calls(seen: Seen) -> None:
 
 def test_what_was_set_is_said(seen: Seen) -> None:
     for result in (seen.small, seen.large):
-        wanted = {"threads": 1, "affinity": list(allowed_processors()), "gc": False, "clock": "perf_counter"}
+        wanted = {
+            "threads": 1,
+            "affinity": list(allowed_processors()),
+            "gc": False,
+            "clock": "perf_counter",
+            "warm_up_ms": 0.0,
+        }
         assert result.setting == wanted | {"allocator": result.setting["allocator"]}
         assert result.setting["allocator"] in (KEEPS, USUAL)
         assert result.load.processors == len(allowed_processors())

@@ -97,7 +97,7 @@ def test_a_folder_and_itself_are_the_same(made: Making) -> None:
         ("latency_ms_p50", {"ms": (20.0, 11.0)}, "WORSE", 0.1),
         ("latency_ms_p50", {"ms": (20.0, 9.0)}, "BETTER", -0.1),
         ("latency_ms_p50", {"ms": (20.0, 10.05)}, "SAME", 0.005),
-        ("latency_ms_p50", {"ms": (20.0, 10.4), "noise": 0.15}, "UNCLEAR", None),
+        ("latency_ms_p50", {"ms": (20.0, 10.7), "noise": 0.15}, "UNCLEAR", None),
         ("speedup_realised", {"ms": (40.0, 22.0)}, "WORSE", -1 / 11),
         ("speedup_realised", {"ms": (40.0, 20.0)}, "SAME", 0.0),
         ("memory_mib_inference", {"memory_mib_inference": 12.0}, "WORSE", 0.2),

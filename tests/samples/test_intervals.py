@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from dyncomp.samples import Interval, median_interval, side_of
-from dyncomp.samples.intervals import _medians, _widening, block_length
+from dyncomp.samples import Interval, between_timings, median_interval, side_of
+from dyncomp.samples.intervals import BETWEEN, _medians, _widening, block_length
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
@@ -135,6 +135,16 @@ def test_the_same_values_have_the_same_interval() -> None:
     assert median_interval(values) == median_interval(values)
 
 
+def test_what_timings_differ_by_is_held_too() -> None:
+    low, middle, high = between_timings(Interval(1.9, 2.0, 2.2))
+    assert middle == 2.0
+    assert 1 - low / middle == pytest.approx(np.sqrt(0.05**2 + (1.959964 * BETWEEN) ** 2))
+    assert high / middle - 1 == pytest.approx(np.sqrt(0.1**2 + (1.959964 * BETWEEN) ** 2))
+    exact = between_timings(Interval(3.0, 3.0, 3.0))
+    assert exact.width == pytest.approx(2 * 1.959964 * BETWEEN)
+    assert all(math.isnan(value) for value in between_timings(Interval(math.nan, math.nan, math.nan)))
+
+
 def test_width_is_a_share_of_the_middle() -> None:
     assert Interval(9.0, 10.0, 12.0).width == pytest.approx(0.3)
 
@@ -142,13 +152,11 @@ def test_width_is_a_share_of_the_middle() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (1.07, 1.2, "faster"),
-        (0.8, 0.93, "slower"),
+        (1.001, 1.2, "faster"),
+        (0.8, 0.999, "slower"),
         (0.99, 1.01, "same"),
-        (1.03, 1.2, "same"),  # a surer interval is wider
-        (0.8, 0.97, "same"),
-        (1.035, 1.036, "faster"),
-        (1.031, 1.034, "same"),  # clear of 1, and alike
+        (1.0, 1.2, "same"),
+        (0.8, 1.0, "same"),
         (math.nan, math.nan, "same"),
     ],
 )

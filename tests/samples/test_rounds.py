@@ -71,7 +71,7 @@ def test_interruptions_leave_the_ratio_alone_and_are_seen_elsewhere() -> None:
     own[hit] *= 6
     rounds = Rounds({"s": list(static.ravel()), "a": list(own.ravel())}, per_round=4, distinct=2)
     means = [8 / 14, 8 / 8]  # of the two kinds of rounds
-    assert all(any(mean / 1.25 <= ratio <= mean for mean in means) for ratio in rounds.ratios("a", "s"))
+    assert all(any(mean / 1.5 <= ratio <= mean for mean in means) for ratio in rounds.ratios("a", "s"))
     plain = Rounds(rounds.samples_ms, per_round=4)  # nobody knows which batches came again
     assert plain.speedup("a", "s").width > 3 * rounds.speedup("a", "s").width
     assert rounds.totals("a") == plain.totals("a")
@@ -79,6 +79,17 @@ def test_interruptions_leave_the_ratio_alone_and_are_seen_elsewhere() -> None:
 
 
 def test_what_a_batch_costs_by_right_is_not_cut() -> None:
-    own = [1.0, 9.0, 1.0, 7.0, 1.0, 9.5, 6.0]  # the second batch is dear; the fourth did not come again
-    rounds = Rounds({"s": [1.0] * 7, "a": own}, per_round=1, distinct=4)
-    assert rounds.ratios("a", "s") == [1.0, 1 / 9, 1.0, 1 / 7, 1.0, 1 / 9.5, 1 / 1.25]
+    own = [1.0, 9.0, 1.0, 7.0, 1.0, 9.5, 6.0, 7.2, 1.0, 9.0, 1.0]  # the second batch is dear
+    rounds = Rounds({"s": [1.0] * 11, "a": own}, per_round=1, distinct=4)
+    cut = [1.0, 9.0, 1.0, 7.0, 1.0, 9.5, 1.5, 7.2, 1.0, 9.0, 1.0]
+    assert rounds.ratios("a", "s") == [1 / cost for cost in cut]
+
+
+def test_a_machine_that_is_slow_most_of_the_time_leaves_the_ratio_and_its_interval_alone() -> None:
+    draw = np.random.default_rng(0)
+    slow = np.where(draw.random(200) < 0.7, 1.4, 1.0)
+    noisy = [draw.lognormal(0.0, 0.03, 200) for _ in range(2)]
+    rounds = Rounds({"s": list(5 * slow * noisy[0]), "a": list(4 * slow * noisy[1])}, per_round=1, distinct=8)
+    plain = Rounds(rounds.samples_ms)
+    assert rounds.speedup("a", "s").middle == pytest.approx(1.25, rel=0.01)
+    assert rounds.speedup("a", "s").width == pytest.approx(plain.speedup("a", "s").width, rel=0.3)

@@ -48,6 +48,9 @@ class SettingRecord(TypedDict, total=False):
     gc: Annotated[bool, Key("whether Python's garbage collection was on", when=TIMED, before=LEFT_OUT)]
     allocator: Annotated[str, Key("how the C library's allocator was set", when=TIMED, before=LEFT_OUT)]
     clock: Annotated[str, Key("which clock measured", when=TIMED)]
+    warm_up_ms: Annotated[
+        float, Key("how long a network ran before it was timed, in each turn", "ms", when=TIMED, before=LEFT_OUT)
+    ]
 
 
 class TimingContent(SettingRecord):
