@@ -42,7 +42,8 @@ def benchmark(
         Text, typer.Option(help="Cells trained at a time. Default: one per core, 4 at most; on a GPU one.")
     ] = None,
     latency_width: Annotated[
-        float | None, typer.Option(help="Time until all 95 % intervals are this narrow, in percent. Default: 3.")
+        float | None,
+        typer.Option(help="Time until all ratios' 95 % intervals are this narrow, in percent. Default: 3."),
     ] = None,
     latency_seconds: Annotated[
         float | None, typer.Option(help="Timing of one network and batch size; 4 x as long while ratios are unknown.")

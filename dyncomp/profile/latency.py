@@ -39,7 +39,10 @@ PAUSE = 1.15
 
 @dataclass(frozen=True)
 class Until:
-    """When a timing ends: all intervals narrower than `width`, a share of their middle, or `seconds` over.
+    """When a timing ends: all ratios' intervals narrower than `width`, a share of their middle, or `seconds` over.
+
+    Where there are no ratios, it is the medians' intervals that count. Else milliseconds may stay as rough as the
+    machine is noisy: all networks share that noise, and more rounds do not lessen it.
 
     The seconds are those of one network; a timing of ten may last ten times as long, and one that has too few rounds
     or too wide an interval of a ratio to be valid `prolonged` times longer.
@@ -79,8 +82,8 @@ def measure_latency(
     In every round each network has a turn on the same few batches, while the others are blocked in a pipe; the order is
     drawn anew every round, so that drift of the machine, and what the network before leaves behind, hit all alike.
     Before that each network, alone, runs every batch that will come, so that every route and every size of sub-batch is
-    warm. Rounds go on until the medians and the ratios to `reference` are known well enough, or the time is over. Input
-    and output stay on the device. A network that fails, hangs or dies is left out and its error kept; a batch is never
+    warm. Rounds go on until the ratios to `reference` are known well enough, or the time is over. Input and output stay
+    on the device. A network that fails, hangs or dies is left out and its error kept; a batch is never
     made smaller.
     """
     turns = _Turns(team.ready(), dict(team.errors))
@@ -181,16 +184,16 @@ class _Turns:
 
 
 def _look(rounds: Rounds, width: float, reference: str | None) -> tuple[bool, bool]:
-    """Whether the ratios to a reference that runs are known well enough to be valid; and they and medians to `width`.
+    """Whether the ratios to a reference that runs are known well enough to be valid; and whether to `width`.
 
-    A width is that of an interval, as a share of its middle.
+    Without such ratios the medians stand in for them, and are always known well enough. A width is that of an interval,
+    as a share of its middle.
     """
-    beside = reference if reference in rounds.samples_ms else None
-    names = [] if beside is None else list(rounds.samples_ms)
-    ratios = [rounds.speedup(name, beside, QUICK_LOOK).width for name in names]
-    medians = (rounds.median(name, QUICK_LOOK).width for name in rounds.samples_ms)
-    narrow = all(ratio <= width for ratio in ratios) and all(median <= width for median in medians)
-    return all(ratio <= MOST_WIDTH for ratio in ratios), narrow
+    others = [name for name in rounds.samples_ms if name != reference]
+    if not others or len(others) == len(rounds.samples_ms):
+        return True, all(rounds.median(name, QUICK_LOOK).width <= width for name in rounds.samples_ms)
+    widths = [rounds.speedup(name, reference, QUICK_LOOK).width for name in others]
+    return all(each <= MOST_WIDTH for each in widths), all(each <= width for each in widths)
 
 
 def _per_round(passes_ms: list[float], batches: int) -> int:

@@ -281,7 +281,7 @@ def test_a_program_that_is_stopped_leaves_no_process(by: signal.Signals, tmp_pat
         time.sleep(0.05)
 
 
-def test_rounds_end_when_all_intervals_are_narrow_or_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_end_when_intervals_are_narrow_or_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
 
     def look(rounds: Rounds, width: float, reference: str | None) -> tuple[bool, bool]:
@@ -304,11 +304,19 @@ def test_rounds_end_when_all_intervals_are_narrow_or_the_time_is_over(monkeypatc
         ([10.0, 10.1] * 20, [20.0, 20.1] * 20, 0.03, True),
         ([10.0, 10.1] * 20, [20.0, 20.1] * 20, 0.001, False),
         ([10.0, 10.1] * 20, [20.0, 40.0] * 20, 0.03, False),  # the ratio is not known
+        ([10.0, 14.0] * 20, [20.0, 28.0] * 20, 0.03, True),  # what all share is no matter of the ratio
         ([10.0, 10.1], [20.0, 20.1], 0.03, False),  # no blocks, wide intervals
     ],
 )
-def test_narrow_means_medians_and_ratios(own: list[float], static: list[float], width: float, enough: bool) -> None:
+def test_narrow_means_the_ratios(own: list[float], static: list[float], width: float, enough: bool) -> None:
     assert latency._look(Rounds({"s": static, "a": own}), width, "s")[1] is enough
+
+
+@pytest.mark.parametrize("reference", ["s", None, "failed"])
+@pytest.mark.parametrize(("spread", "enough"), [(1.01, True), (1.4, False)])
+def test_without_ratios_narrow_means_the_medians(reference: str | None, spread: float, enough: bool) -> None:
+    rounds = Rounds({"s": [20.0, 20.0 * spread] * 20})
+    assert latency._look(rounds, 0.03, reference) == (True, enough)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class OptionsRecord(TypedDict):
     recipe: Annotated[Mapping[str, Any], Key("hyperparameters of the training that were given", before={})]
     include_path: Annotated[Sequence[str], Key("loose plugin files, and folders of them")]
     jobs: Annotated[int | None, Key("cells trained at a time; null: as many as the cores allow")]
-    latency_width: Annotated[float, Key("a timing ends when all 95 % intervals are this narrow", "% of the median")]
+    latency_width: Annotated[float, Key("a timing ends when all ratios' intervals are this narrow", "% of the ratio")]
     latency_seconds: Annotated[float | None, Key("or after this time for a network; null: by the budget", "s")]
     compile: Annotated[bool, Key("whether torch.compile's form of every network was timed too")]
     fast: Annotated[bool, Key("whether the fast path was used; false: `--no-fast`", before=True)]

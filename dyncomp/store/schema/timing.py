@@ -15,7 +15,7 @@ FORMER = When("records of former versions, whose networks had one form", None)
 class WantedRecord(TypedDict):
     """When the timing was to end: at either of these."""
 
-    width: Annotated[float, Key("all 95 % intervals this narrow", "share of the median")]
+    width: Annotated[float, Key("all ratios' intervals this narrow", "share of the ratio")]
     seconds: Annotated[float, Key("time for one network", "s")]
 
 
