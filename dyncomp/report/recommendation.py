@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ACCEPTED = 0.5
 """points of accuracy that a recommended network may be below static"""
+NAMED = 2
+"""up to this number, networks without a valid timing are named, else counted"""
 FAST, FEWER = "as fast as static", "fewer than static"
 
 
@@ -55,17 +57,21 @@ def recommendations(reading: Reading, frame: pd.DataFrame) -> Iterator[Recommend
 
 
 def _chosen(setting: Setting, static: Network, gains: Mapping[str, Interval], than: str) -> tuple[str, str]:
-    """The spec of the best of those that are accurate enough, and what it is like."""
+    """The spec of the best of those that are accurate enough, what it is like, and which have no valid timing."""
     roles = dict(zip(setting.rows["spec"], setting.rows["role"], strict=True))
     methods = dict(zip(setting.rows["spec"], setting.rows["method"], strict=True))
-    able = {
-        spec: gain
-        for spec, gain in gains.items()
-        if (roles[spec] != "control" or methods[spec] == RUNG) and setting.networks[spec].top1 >= static.top1 - ACCEPTED
-    }
+    accurate = [
+        spec
+        for spec, network in setting.networks.items()
+        if (roles[spec] != "control" or methods[spec] == RUNG) and network.top1 >= static.top1 - ACCEPTED
+    ]
+    able = {spec: gains[spec] for spec in accurate if spec in gains}
+    untold = [spec for spec in accurate if spec not in gains]
+    named = n.listed(untold) if len(untold) <= NAMED else f"{len(untold)} others"
+    missing = f"; no valid timing of {named}" if untold else ""
     best = max(able, key=lambda spec: able[spec].middle, default=static.spec)
     if best == static.spec:
-        return best, f"{n.percent(static.top1)}: no other within {ACCEPTED:g} points of it is better"
+        return best, f"{n.percent(static.top1)}: no other within {ACCEPTED:g} points of it is better{missing}"
     gain, network = able[best], setting.networks[best]
     interval = f" ({n.fixed(gain.low, 2)} to {n.fixed(gain.high, 2)})" if gain.low < gain.high else ""
     difference = setting.over(best, static)
@@ -73,4 +79,4 @@ def _chosen(setting: Setting, static: Network, gains: Mapping[str, Interval], th
     text = f"{n.ratio(gain.middle)}{interval} {than}, {n.percent(network.top1)}"
     text = f"{text} ({n.points(network.top1 - static.top1)}{by} points)"
     close = [spec for spec, other in able.items() if spec != best and other.high >= gain.low]
-    return best, f"{text}; as good by the clock: {n.listed(close)}" if close else text
+    return best, text + (f"; as good by the clock: {n.listed(close)}" if close else "") + missing
