@@ -1,4 +1,4 @@
-"""The data of every plot, prepared once, drawn twice: as a file and in the page."""
+"""The data of every plot, from the table and the records."""
 
 from __future__ import annotations
 

@@ -79,12 +79,13 @@ def _cost(box: Box, taken: Sequence[Box], frame: Box) -> float:
 
 @dataclass(frozen=True)
 class Label:
-    """A text for the point (x, y), both in data units."""
+    """A text for the point (x, y), both in data units; `mark` is the id that SVG gives to it and its leader line."""
 
     x: float
     y: float
     text: str
     colour: str
+    mark: str
 
 
 def write_labels(axes: Any, labels: Sequence[Label], lines: Sequence[Box]) -> None:
@@ -97,7 +98,7 @@ def write_labels(axes: Any, labels: Sequence[Label], lines: Sequence[Box]) -> No
     edges = axes.get_window_extent(renderer)
     frame = Box(edges.x0, edges.y0, edges.x1, edges.y1)
     boxes = place(anchors, sizes, [_pixels(axes, line, unit) for line in lines], frame, unit)
-    for text, (x, y), box in zip(texts, anchors, boxes, strict=True):
+    for label, text, (x, y), box in zip(labels, texts, anchors, boxes, strict=True):
         text.set_in_layout(False)
         text.set_position(((box.left - x) / unit, (box.bottom - y) / unit))
         near_x, near_y = box.nearest(x, y)
@@ -106,9 +107,11 @@ def write_labels(axes: Any, labels: Sequence[Label], lines: Sequence[Box]) -> No
             line = {"arrowstyle": "-", "color": text.get_color(), "linewidth": 0.6, "shrinkB": 4}
             lead = axes.annotate("", text.xy, xytext=offset, textcoords="offset points", arrowprops=line)
             lead.set_in_layout(False)
+            lead.set_gid(label.mark)
 
 
 def _text(axes: Any, label: Label) -> Any:
+    import matplotlib
     from matplotlib.patheffects import withStroke
 
     text = axes.annotate(
@@ -119,8 +122,10 @@ def _text(axes: Any, label: Label) -> Any:
         color=label.colour,
         va="bottom",
         zorder=5,
+        gid=label.mark,
     )
-    text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    if matplotlib.rcParams["svg.fonttype"] == "path":  # text that stays text gets its halo from the page's style sheet
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
     return text
 
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dyncomp.report.comparison import Comparison, comparison_table
 from dyncomp.report.content import Content, content
 from dyncomp.report.figures import figures
-from dyncomp.report.interactive import STATIC_SHOWN, curves_of, describe
+from dyncomp.report.inline import inline
 from dyncomp.report.plotdata import Figure, Scatter, colours
 from dyncomp.report.plots import draw
 from dyncomp.report.reading import Reading, read
@@ -28,7 +28,7 @@ TITLE = "dyncomp: accuracy, arithmetic and time"
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot for the templates: its files' name, and what plotly.js draws of it.
+    """A plot for the templates: its files' name, and its drawing as an `<svg>` element, empty in Markdown.
 
     `cost`: what an overview, which has all methods in one picture and stands before what is said of each, sets accuracy
     against; "" for all other plots.
@@ -37,7 +37,7 @@ class Plot:
     name: str
     title: str
     subtitle: str
-    interactive: Mapping[str, Any]
+    svg: str = ""
     cost: str = ""
 
 
@@ -75,20 +75,17 @@ def _prepared(reading: Reading, frame: pd.DataFrame) -> tuple[Content, list[Figu
 
 def html(said: Content, plotted: Sequence[Figure], colour: Mapping[str, str]) -> str:
     """The whole page as one text: it needs no other file and no network."""
-    import plotly.offline
-
     plots = [plot for figure in plotted for plot in _in_page(figure, colour)]
-    script = plotly.offline.get_plotlyjs() if plots or any(one.training for one in said.details) else ""
+    trainings = {one.training.name: inline(one.training, colour) for one in said.details if one.training is not None}
     template = _environment().get_template("report.html.j2")
-    drawn = {plot.name: plot.interactive for plot in plots}
-    drawn |= {one.training.name: curves_of(one.training) for one in said.details if one.training is not None}
-    shown = {"drawn": drawn, "colour": colour, "static_colour": STATIC_SHOWN}
-    return template.render(title=TITLE, said=said, plots=plots, plotly=script, **shown)
+    return template.render(
+        title=TITLE, said=said, plots=plots, trainings=trainings, colour=colour, static_colour="var(--soft)"
+    )
 
 
 def markdown(said: Content, plotted: Sequence[Figure]) -> str:
     """The same in Markdown; the plots are linked relative to it."""
-    plots = [Plot(f.name, f.title, f.subtitle, {}) for f in plotted]
+    plots = [Plot(f.name, f.title, f.subtitle) for f in plotted]
     template = _environment().get_template("report.md.j2")
     text = template.render(title=TITLE, said=said, plots=plots)
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -105,14 +102,13 @@ def comparison_page(compared: Comparison, before: Path, after: Path) -> str:
 def _in_page(figure: Figure, colour: Mapping[str, str]) -> Iterator[Plot]:
     """A figure as the page has it: a scatter as a plot for each cost, of which one is shown at a time."""
     if not isinstance(figure, Scatter):
-        yield Plot(figure.name, figure.title, figure.subtitle, describe(figure, colour))
+        yield Plot(figure.name, figure.title, figure.subtitle, inline(figure, colour))
         return
     for number, panel in enumerate(figure.panels):
         cost = "; ".join(text for text in (panel.x_label, panel.title) if text)
         name = f"{figure.name}-{number}" if number else figure.name
-        drawn = describe(replace(figure, panels=(panel,)), colour)
-        drawn["layout"]["showlegend"] = False  # the table beside it has the colours
-        yield Plot(name, figure.title, figure.subtitle, drawn, cost)
+        svg = inline(replace(figure, name=name, panels=(panel,)), colour)
+        yield Plot(name, figure.title, figure.subtitle, svg, cost)
 
 
 def _environment() -> jinja2.Environment:

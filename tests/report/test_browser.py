@@ -77,9 +77,7 @@ def draws(found: Opened, store: Store, width: int, height: int) -> None:
     shown = [plot for plot in found.page.locator("[data-plot]").all() if plot.is_visible()]
     assert len(shown) >= 3
     for plot in shown:
-        plot.scroll_into_view_if_needed()
-        plot.locator(".main-svg").first.wait_for()  # drawn when it comes near the window
-    found.page.evaluate("scrollTo(0, 0)")
+        assert plot.locator("svg").bounding_box()["width"] > 0.7 * min(width, 500)
     assert found.errors == []
     assert found.requests == [(store.folder / "report.html").as_uri()]
     assert found.page.evaluate("document.documentElement.scrollWidth") == width
@@ -99,33 +97,57 @@ def test_on_a_phone_in_the_dark(browser: Any, written: Store) -> None:
     assert brightness(found.page) < 150
 
 
+SCALE = """
+(plot, side) => [...plot.querySelectorAll("text")].map(text => {
+  const box = text.getBoundingClientRect(), value = Number(text.textContent.replace("\u2212", "-"));
+  return [value, side === "x" ? box.x + box.width / 2 : box.y + box.height / 2];
+}).filter(([value]) => !Number.isNaN(value))
+"""
+"""the ticks of a plot whose labels are numbers: (value, place in pixels)"""
+
+
+def point_of(plot: Any, spec: str) -> Any:
+    """The marker of a network: of the markers of its mark, which are the ends of its error bars too, the largest."""
+    markers = plot.locator(f"[data-spec^={spec}] use")
+    boxes = "all => all.map(one => one.getBoundingClientRect())"
+    sizes = markers.evaluate_all(boxes + ".map(box => box.width * box.height)")
+    return markers.nth(sizes.index(max(sizes)))
+
+
+def fitted(ticks: list[list[float]], place: float) -> float:
+    """The value at a place of a linear axis, by the labels of its ticks."""
+    (value, here), (last, there) = ticks[0], ticks[-1]
+    return value + (place - here) * (last - value) / (there - here)
+
+
 def test_points_are_where_the_numbers_say_for_every_cost(wide: Opened, written: Store) -> None:
     page = wide.page
     rows = results(written).query("method == 'skipnet' and batch_size == 64")
     wanted = {0: rows["macs"].mean() / 1e6, 2: (1 / rows["speedup_realised"]).mean()}
     select = page.locator("[data-overview] select")
     assert select.locator("option").count() == 3
-    for place, x in wanted.items():
-        select.select_option(index=place)
-        visible = [plot for plot in page.locator("[data-overview] [data-plot]").all() if plot.is_visible()]
-        assert len(visible) == 1
-        (found,) = visible[0].evaluate(
-            "plot => plot.data.filter(t => t.name.startsWith('skipnet')).map(t => [t.x[0], t.y[0]])"
-        )
-        assert found == pytest.approx([x, rows["top1"].mean()])
+    for number, x in wanted.items():
+        select.select_option(index=number)
+        (plot,) = [plot for plot in page.locator("[data-overview] [data-plot]").all() if plot.is_visible()]
+        point = point_of(plot, "skipnet").bounding_box()
+        numbers = plot.evaluate(SCALE, "x"), plot.evaluate(SCALE, "y")
+        bottom = max(place for _, place in numbers[1])
+        along = [x_tick for x_tick, y_tick in zip(*numbers, strict=True) if y_tick[1] == bottom]
+        up = [y_tick for y_tick in numbers[1] if y_tick[1] < bottom]
+        assert fitted(along, point["x"] + point["width"] / 2) == pytest.approx(x, rel=0.02)
+        assert fitted(up, point["y"] + point["height"] / 2) == pytest.approx(rows["top1"].mean(), rel=0.005)
     select.select_option(index=0)
 
 
 def test_the_training_of_a_cell_is_drawn_when_it_is_opened(wide: Opened) -> None:
     details = wide.page.locator("details", has=wide.page.locator("[data-plot]")).first
     plot = details.locator("[data-plot]")
-    assert not plot.is_visible() and plot.locator(".main-svg").count() == 0
+    assert not plot.is_visible()
     details.locator("summary").first.click()
-    plot.locator(".main-svg").first.wait_for()
-    names = plot.evaluate("plot => plot.data.map(trace => trace.name)")
+    assert plot.locator("svg").bounding_box()["height"] > 100
+    names = plot.locator("title").all_text_contents()
     assert names[:2] == ["loss", "multiply-adds asked for, of the plain network's"]
     details.locator("summary").first.click()
-    wide.page.evaluate("scrollTo(0, 0)")
 
 
 def test_rows_are_sorted_and_filtered(wide: Opened, written: Store) -> None:
@@ -154,8 +176,9 @@ def test_a_click_selects_the_network_everywhere(wide: Opened) -> None:
     page = wide.page
 
     def faint() -> set[str]:
-        plot = page.locator("[data-overview] [data-plot]").first
-        return set(plot.evaluate("plot => plot.data.filter(t => t.opacity < 1).map(t => t.name)"))
+        marks = page.locator("[data-overview] [data-plot]").first.locator("[data-spec]")
+        found = "all => all.filter(one => getComputedStyle(one).opacity < 1).map(one => one.dataset.spec)"
+        return set(marks.evaluate_all(found))
 
     page.locator("li[data-spec=condconv]").click()
     assert faint() == {"static", "skipnet(target=0.5)"}
@@ -164,6 +187,9 @@ def test_a_click_selects_the_network_everywhere(wide: Opened) -> None:
     page.locator("tr[data-spec=condconv]").first.click()
     assert faint() == set()
     assert page.locator(".chosen").count() == 0
+    point_of(page.locator("[data-overview] [data-plot]").first, "condconv").click()
+    assert faint() == {"static", "skipnet(target=0.5)"}
+    page.locator("tr[data-spec=condconv]").first.click()
 
 
 def failed(store: Store) -> None:

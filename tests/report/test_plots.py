@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,9 +16,9 @@ from PIL import Image
 
 from dyncomp.report import plots, results
 from dyncomp.report.figures import figures, slug
-from dyncomp.report.interactive import describe
+from dyncomp.report.inline import inline
 from dyncomp.report.labels import Box, place
-from dyncomp.report.plotdata import PALETTE, Bars, Figure, Histogram, Panel, Point, Scatter, colours
+from dyncomp.report.plotdata import PALETTE, Bars, Curve, Curves, Figure, Histogram, Panel, Point, Scatter, colours
 from dyncomp.report.plots import draw
 from dyncomp.report.reading import read
 from dyncomp.store import Store
@@ -161,12 +162,11 @@ def test_the_axis_is_logarithmic_in_files_and_in_the_page(seeds: Store, monkeypa
     assert isinstance(figure, Scatter)
     far = replace(figure, panels=tuple(replace(one, ladder=((0.1, 90.0), (400.0, 91.0))) for one in figure.panels))
     drawings = []
-    monkeypatch.setattr(plots, "_saved", lambda drawn, form: drawings.append(drawn) or b"")
+    monkeypatch.setattr(plots, "_saved", lambda drawn, form: drawings.append(drawn) or b"<svg/>")
     for of, scale in ((figure, "linear"), (far, "log")):
-        plots.draw(of, colours(results(seeds)["method"]))
-        assert {axes.get_xscale() for axes in drawings[-1].axes} == {scale}
-        layout = describe(of, colours(results(seeds)["method"]))["layout"]
-        assert {layout[name].get("type", "linear") for name in ("xaxis", "xaxis2")} == {scale}
+        for draws in (plots.draw, plots.svg):
+            draws(of, colours(results(seeds)["method"]))
+            assert {axes.get_xscale() for axes in drawings[-1].axes} == {scale}
 
 
 def test_text_from_records_is_not_taken_for_mathematics(empty: Store) -> None:
@@ -183,18 +183,56 @@ def test_colours_do_not_depend_on_the_order() -> None:
     assert len(colours(f"m{number}" for number in range(30))) == 30
 
 
-def test_the_page_shows_the_same_numbers_as_the_files(seeds: Store) -> None:
+def svg_of(figure: Figure | Curves) -> ElementTree.Element:
+    return ElementTree.fromstring(inline(figure, colours(["condconv", "skipnet"])))
+
+
+def titles(element: ElementTree.Element) -> list[str]:
+    return [title.text or "" for title in element.iter("title")]
+
+
+def test_marks_of_the_page_are_named_and_tell_the_numbers_of_the_table(seeds: Store) -> None:
     drawn = figures_of(seeds)
-    colour = colours(["condconv", "skipnet"])
-    scatter, histogram, bars = (drawn[name] for name in ("accuracy_macs", "macs_per_image", "speedup"))
-    assert isinstance(scatter, Scatter)
-    assert isinstance(histogram, Histogram)
-    assert isinstance(bars, Bars)
-    *traces, front = describe(scatter, colour)["data"]
-    assert [(t["x"], t["y"]) for t in traces] == [([p.x], [p.y]) for p in scatter.panels[0].points]
-    assert tuple(zip(front["x"], front["y"], strict=True)) == scatter.panels[0].overall_front
-    assert [tuple(t["y"]) for t in describe(histogram, colour)["data"]] == [row.counts for row in histogram.rows]
-    assert [tuple(t["x"]) for t in describe(bars, colour)["data"]] == [series.values for series in bars.series]
+    frame = results(seeds).query("status == 'ok' and method != 'static'").groupby("spec")
+    specs = {"static", "condconv", "skipnet(target=0.5)"}
+    for name in ("accuracy_macs", "macs_per_image"):
+        svg = svg_of(drawn[name])
+        assert {element.get("data-spec") for element in svg.iter()} - {None} == specs
+    scatter, bars = svg_of(drawn["accuracy_macs"]), svg_of(drawn["speedup"])
+    for spec, rows in frame:
+        macs, top1 = rows["macs"].mean() / 1e6, rows["top1"].mean()
+        assert f"{spec}: {macs:.4g}, {top1:.2f} %" in titles(scatter)
+        assert f"{spec}: {rows['speedup_executed'].mean():.2f}x executed (by what ran)" in titles(bars)
+
+
+def test_a_point_s_label_and_error_bars_belong_to_its_mark(seeds: Store) -> None:
+    marks = [one for one in svg_of(figures_of(seeds)["accuracy_macs"]).iter() if one.get("data-spec") == "condconv"]
+    assert [text.text for mark in marks for text in mark.iter("text")] == ["condconv"]
+    assert len([use for mark in marks for use in mark.iter("use")]) >= 3  # the point, the ends of its bar
+
+
+def test_plots_of_one_page_share_no_id_and_bring_no_style(seeds: Store) -> None:
+    curve = Curve("loss", False, (0.0, 1.0), (2.0, None))
+    training = Curves("training-a", "", (curve, Curve("gate a", True, (0.0, 1.0), (0.5, 1.0))), ((0.0, "joint"),))
+    drawn = [svg_of(figure) for figure in [*figures_of(seeds).values(), training]]
+    ids = [one.get("id") for svg in drawn for one in svg.iter() if one.get("id")]
+    assert len(ids) == len(set(ids)) > 0
+    for svg in drawn:
+        own = {one.get("id") for one in svg.iter()}
+        links = " ".join(value for one in svg.iter() for value in one.attrib.values() if "#" in value)
+        assert set(re.findall(r"#(\w+)\)", links)) <= own
+        assert not list(svg.iter("style"))
+        assert "#ffffff" not in links
+    assert titles(drawn[-1]) == ["loss", "gate a"]
+
+
+def test_a_training_whose_loss_is_negative_is_drawn_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawings = []
+    monkeypatch.setattr(plots, "_saved", lambda drawn, form: drawings.append(drawn) or b"<svg/>")
+    for values, bottom in (((1.0, 0.5), 0.0), ((1.0, -3.0), -3.0)):
+        plots.svg(Curves("a", "", (Curve("loss", False, (0.0, 1.0), values),), ()), {})
+        low, _ = drawings[-1].axes[0].get_ylim()
+        assert low == 0.0 if bottom == 0 else low < bottom
 
 
 def panel_of(*points: tuple[float, float], ladder: tuple[tuple[float, float], ...] = ()) -> Panel:
