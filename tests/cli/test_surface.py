@@ -92,18 +92,17 @@ LIGHT = [
 
 
 @pytest.mark.parametrize(("entry", "arguments", "words"), LIGHT, ids=str)
-def test_help_and_list_are_quick_and_import_no_torch(entry: str, arguments: list[str], words: str) -> None:
+def test_help_and_list_import_nothing_slow(entry: str, arguments: list[str], words: str) -> None:
     script = f"""
-import sys, time
-begin = time.process_time()
+import sys
 from dyncomp.cli import {entry}
 sys.argv = ["x", *{arguments!r}]
 try:
     {entry}()
 except SystemExit as error:
     assert not error.code
-    assert "torch" not in sys.modules
-    assert time.process_time() - begin < 1.5
+    slow = {{"torch", "torchvision", "numpy", "pandas", "scipy", "matplotlib", "sklearn", "pyarrow"}}
+    assert not slow & set(sys.modules), slow & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
