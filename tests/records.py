@@ -261,6 +261,8 @@ def timing(store: Store, keys: Sequence[str], batch_size: int, ms: Sequence[floa
         "seed": 0,
         "batches_per_round": 1,
         "distinct_rounds": 0,
+        "reference": None,
+        "beside_ms": {},
         "rounds": dict.fromkeys(keys, ROUNDS),
         "verdicts": {},
         "load": {"processors": 2, "own": 1.0, "others": 0.0, "average": 1.0},

@@ -125,6 +125,8 @@ def _timed(cells: Sequence[Cell], key: str, batch_size: int, team: Team, config:
         "distinct_rounds": rounds.distinct,
         "rounds": {name: rounds.count(name) for name in rounds.samples_ms},
         "samples_ms": rounds.samples_ms,
+        "reference": rounds.reference,
+        "beside_ms": rounds.beside_ms,
         "verdicts": {name: verdict(rounds, name, load) for name in rounds.samples_ms},
         "load": {"processors": load.processors, "own": load.own, "others": load.others, "average": load.average},
         "seconds": measured.seconds,

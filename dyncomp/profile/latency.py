@@ -31,6 +31,8 @@ WARM_UPS = 2
 TURN_MS = 16.0
 """about how long a turn lasts: beside it, handing over costs little"""
 MOST_PER_TURN = 8
+BESIDE = 2
+"""networks that share a turn of the reference: with more, turns that are compared lie further apart"""
 QUICK_LOOK = 200
 """resamples while rounds still go on"""
 PAUSE = 1.15
@@ -80,7 +82,9 @@ def measure_latency(
     """Time all networks of a team, round by round, on batches of real images in a seeded order.
 
     In every round each network has a turn on the same few batches, while the others are blocked in a pipe; the order is
-    drawn anew every round, so that drift of the machine, and what the network before leaves behind, hit all alike.
+    drawn anew every round, so that drift of the machine, and what the network before leaves behind, hit all alike. The
+    `reference` has a turn beside every `BESIDE` others, in an order of their own: a machine that changes its pace does
+    so within fractions of a second, and a ratio of turns that lie further apart is that of two paces.
     Before that each network, alone, runs every batch that will come, so that every route and every size of sub-batch is
     warm. Rounds go on until the ratios to `reference` are known well enough, or the time is over. Input and output stay
     on the device. A network that fails, hangs or dies is left out and its error kept; a batch is never
@@ -129,6 +133,7 @@ class _Turns:
         self.workers = dict(workers)
         self.errors = errors
         self.samples: dict[str, list[float]] = {}
+        self.beside: dict[str, list[float]] = {}
         self.passes_ms: list[float] = []
 
     def setting(self) -> SettingRecord:
@@ -149,19 +154,17 @@ class _Turns:
 
     def take(self, batches: int, until: Until, reference: str | None) -> Rounds:
         per_round = _per_round(self.passes_ms, batches)
-        rounds = Rounds(self.samples, per_round, batches // per_round)
+        rounds = Rounds(self.samples, per_round, batches // per_round, reference, self.beside)
         networks = len(self.workers)
         begin = time.perf_counter()
         # in another order every round: what a network's predecessor leaves in the caches slows its turn by percents
-        order, draw = list(self.workers), Random(0)
+        others, draw = [name for name in self.workers if name != reference], Random(0)
         done, look, enough = 0, LEAST_ROUNDS, False
         while self.workers and not until.is_over(done, (time.perf_counter() - begin) / networks, enough):
             first = done % rounds.distinct * per_round
-            draw.shuffle(order)
-            for name in order:
-                times = self._ask(name, "turn", list(range(first, first + per_round)), done)
-                if times is not None:
-                    self.samples[name] += times
+            draw.shuffle(others)
+            for begins in range(0, max(1, len(others)), BESIDE):
+                self._take(others[begins : begins + BESIDE], reference, range(first, first + per_round), done, draw)
             done += 1
             if done >= look:
                 look = math.ceil(look * PAUSE)
@@ -169,6 +172,24 @@ class _Turns:
                 if narrow:
                     break
         return rounds
+
+    def _take(self, names: Sequence[str], reference: str | None, batches: range, done: int, draw: Random) -> None:
+        """A turn of each of these networks and of the reference, in an order that is drawn."""
+        order = [*names, *([] if reference is None else [reference])]
+        draw.shuffle(order)
+        times = {name: self._ask(name, "turn", list(batches), done) for name in order}
+        theirs = times.pop(reference, None) if reference is not None else None
+        for name, own in times.items():
+            if own is not None:
+                self.samples[name] += own
+                if theirs is not None:
+                    self.beside.setdefault(name, []).extend(theirs)
+        if reference is None:
+            return
+        if theirs is None:  # without it there are no ratios
+            self.beside.clear()
+        elif len(self.samples[reference]) == done * len(batches):
+            self.samples[reference] += theirs  # its first turn of the round stands for it
 
     def _ask(self, name: str, request: str, *arguments: Any) -> Any:
         """The answer; None from a network that fails, or that has failed before."""
@@ -179,6 +200,7 @@ class _Turns:
         except Failed as error:
             del self.workers[name]
             self.samples.pop(name, None)
+            self.beside.pop(name, None)
             self.errors[name] = str(error)
             return None
 

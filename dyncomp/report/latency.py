@@ -52,7 +52,8 @@ def timed(key: str, timings: Iterable[TimingRecord], statics: Collection[str]) -
 
 
 def _cell_timing(key: str, timing: TimingRecord, statics: Collection[str], error: str | None) -> CellTiming:
-    rounds = Rounds(timing["samples_ms"], timing["batches_per_round"], timing["distinct_rounds"])
+    in_turns = timing["batches_per_round"], timing["distinct_rounds"]
+    rounds = Rounds(timing["samples_ms"], *in_turns, timing["reference"], timing["beside_ms"])
     static = next((one for one in timing["cells"] if one in statics), None)
     name, compiled = fastest_form(rounds, key) if key in statics else key, name_of_form(key, SPARSE + COMPILED)
     form = timing["forms"].get(compiled)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dyncomp.samples.intervals import RESAMPLES, Interval, median_interval
 
@@ -24,12 +24,15 @@ Medians, percentiles and verdicts are of all that was measured.
 class Rounds:
     """`samples_ms[name]` are milliseconds of single batches, `per_round` of them in each round, in order.
 
-    Round r has run the same batches as round r + `distinct`; 0 where that is not known.
+    Round r has run the same batches as round r + `distinct`; 0 where that is not known. `beside_ms[name]` are those of
+    `reference` on the same batches, in a turn next to the network's own; without them its turn of the round counts.
     """
 
     samples_ms: Mapping[str, Sequence[float]]
     per_round: int = 1
     distinct: int = 0
+    reference: str | None = None
+    beside_ms: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def count(self, name: str) -> int:
         """How many rounds a network has run."""
@@ -37,8 +40,11 @@ class Rounds:
 
     def split(self, name: str) -> list[Sequence[float]]:
         """Its samples, a row per round."""
-        samples = self.samples_ms.get(name, ())
-        return [samples[at * self.per_round : (at + 1) * self.per_round] for at in range(self.count(name))]
+        return self._rows(self.samples_ms.get(name, ()))
+
+    def _rows(self, samples: Sequence[float]) -> list[Sequence[float]]:
+        count = len(samples) // self.per_round
+        return [samples[at * self.per_round : (at + 1) * self.per_round] for at in range(count)]
 
     def totals(self, name: str) -> list[float]:
         """Milliseconds of each round, all of its batches together."""
@@ -46,16 +52,20 @@ class Rounds:
 
     def ratios(self, name: str, reference: str) -> list[float]:
         """Per round, the reference's time by the network's own on the same batches, interruptions cut (`CUT`)."""
-        pairs = zip(self._uninterrupted(reference), self._uninterrupted(name), strict=False)
-        return [theirs / own for theirs, own in pairs if theirs and own]
+        own, theirs = self.samples_ms.get(name, ()), self.samples_ms.get(reference, ())
+        if reference == self.reference:
+            theirs = self.beside_ms.get(name, theirs)
+        pairs = zip(self._uninterrupted(theirs), self._uninterrupted(own), strict=False)
+        return [their_ms / own_ms for their_ms, own_ms in pairs if their_ms and own_ms]
 
-    def _uninterrupted(self, name: str) -> list[float]:
-        """The totals, of a pass no more than `CUT` times the lower quartile on the same batch."""
+    def _uninterrupted(self, samples: Sequence[float]) -> list[float]:
+        """Totals of rounds, of a pass no more than `CUT` times the lower quartile on the same batch."""
+        rows = self._rows(samples)
         if not self.distinct:
-            return self.totals(name)
+            return [math.fsum(row) for row in rows]
         import numpy as np
 
-        passes = np.array(self.split(name), dtype=float).reshape(-1, self.per_round)  # (R, K)
+        passes = np.array(rows, dtype=float).reshape(-1, self.per_round)  # (R, K)
         for turn in range(self.distinct):
             alike = passes[turn :: self.distinct]
             if len(alike):

@@ -75,6 +75,15 @@ class TimingContent(SettingRecord):
         Mapping[str, Sequence[float]],
         Key("time of every batch, by network, in order: `batches_per_round` of each round", "ms"),
     ]
+    reference: Annotated[str | None, Key("the plain backbone, which has a turn beside every two others", before=None)]
+    beside_ms: Annotated[
+        Mapping[str, Sequence[float]],
+        Key(
+            "time of every batch in the reference's turn beside the network's own, by network, in order",
+            "ms",
+            before={},
+        ),
+    ]
     verdicts: Annotated[
         Mapping[str, str],
         Key("by network, `VALID`, or `INVALID: ` and why its milliseconds cannot be relied on", before={}),
