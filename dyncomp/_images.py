@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,7 +22,7 @@ AnyImage = Image.Image | npt.NDArray[Any] | Tensor | str | Path | bytes | bytear
 MODES = {1: "L", 3: "RGB"}
 """what PIL calls images of so many channels"""
 CONVERTIBLE = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
-"""PIL's modes of eight bits or less: of the others nobody knows which value is white"""
+"""PIL's modes of eight bits or less: of the others, but 16 bits, nobody knows which value is white"""
 MOST_PIXELS = 100_000_000
 """of an image after resizing: a thin line, as wide as asked for, would fill the memory"""
 KINDS = "a PIL image, the path or the bytes of an image file, an array (H, W) or (H, W, C), or a tensor (C, H, W)"
@@ -52,7 +52,7 @@ class Preparation:
         if isinstance(image, bytearray | memoryview):
             image = bytes(image)
         if isinstance(image, str | Path | bytes):
-            image = _decoded(image)
+            image = decoded(image)
         if isinstance(image, np.ndarray):
             image = _from_array(image)
         if isinstance(image, Image.Image):
@@ -117,38 +117,53 @@ def full_scale(images: Tensor) -> float:
     return 1.0 if images.is_floating_point() else 255.0
 
 
-UNDECODABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
-"""what PIL raises for files that are damaged, or too large"""
+def decoded(file: str | Path | bytes) -> Image.Image:
+    """The image in a file, by its path or its bytes, turned as its EXIF data say.
 
-
-def _decoded(file: str | Path | bytes) -> Image.Image:
-    """The image in a file, by its path or its bytes."""
+    Raises InvalidValue for what is no whole image, whatever error PIL's decoders have for it.
+    """
     name = "the file of these bytes" if isinstance(file, bytes) else str(file)
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
             opened.load()
-            return opened.copy()
+            upright: Image.Image = ImageOps.exif_transpose(opened)
+            # a PNG file has at most 16 bits, which some versions of PIL tell as 32
+            return _in_eight_bits(upright) if (opened.format, opened.mode) == ("PNG", "I") else upright
     except UnidentifiedImageError:
         raise InvalidValue(f"{name} is no image; give a file that PIL can read, such as PNG or JPEG") from None
-    except UNDECODABLE as error:
+    except Exception as error:  # decoders raise errors of many kinds for damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InvalidValue(f"{name} cannot be read as an image ({reason}); give a whole image file") from error
+
+
+def in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """A picture of 8 or 16 bits per channel as "L" or "RGB". Raises InvalidValue for others, and what is damaged."""
+    sixteen_bits = picture.mode.startswith("I;16")
+    if picture.mode not in CONVERTIBLE and not sixteen_bits:
+        raise InvalidValue(
+            f"a PIL image of mode {picture.mode}; give 8 or 16 bits per channel, or an array of floats from 0 to 1"
+        )
+    try:
+        if sixteen_bits:
+            picture = _in_eight_bits(picture)
+        if "transparency" in picture.info:  # else converting may warn
+            picture = picture.convert("RGBA")
+        return picture.convert(mode)
+    except Exception as error:  # it was opened, not yet decoded
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidValue(f"the image cannot be decoded ({reason}); give a whole image file") from error
+
+
+def _in_eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of 0 to 65535 as grey of 0 to 255, rounded; PIL's own conversion would cut all above 255."""
+    levels = np.asarray(picture).astype(np.uint32)
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
 
 
 def _converted(picture: Image.Image, channels: int) -> Image.Image:
     if channels not in MODES:
         raise InvalidValue(f"a PIL image for a network of {channels} channels; give a tensor ({channels}, H, W)")
-    if picture.mode not in CONVERTIBLE:
-        raise InvalidValue(
-            f"a PIL image of mode {picture.mode}; give 8 bits per channel, or an array of floats from 0 to 1"
-        )
-    try:
-        if "transparency" in picture.info:  # else converting may warn
-            picture = picture.convert("RGBA")
-        return picture.convert(MODES[channels])
-    except UNDECODABLE as error:  # it was opened, not yet decoded
-        reason = " ".join(str(error).split())[:200]
-        raise InvalidValue(f"the image cannot be decoded ({reason}); give a whole image file") from error
+    return in_mode(picture, MODES[channels])
 
 
 def _from_array(image: npt.NDArray[Any]) -> Tensor:

@@ -147,6 +147,8 @@ def measure(net: Net, cell: Cell, of_training: Sequence[str] = ()) -> tuple[sche
     figures, doubts = _mac_figures(net, cell, test)
     # the gates of a control decide as they are told: nothing in them is worth a warning
     warnings = doubts if cell.role == "control" else [*of_gates, *doubts, *of_training]
+    if cell.role == "static":
+        warnings = [*warnings, *cell.group.splits.notes]
     chosen: schema.Chosen = {"tuned": choices(), "points": points, "streams": None}
     judges = [site for site, op in net.sites.items() if op.judges_frames]
     if splits.streams is not None and judges:

@@ -76,7 +76,7 @@ _GIVE = "give a TOML file of options, such as methods = 'skipnet' (`benchmark --
 def read_config(path: Path) -> dict[str, Any]:
     """The options in a TOML file, names with hyphen or underscore. Raises InvalidValue, UnknownName."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
     except OSError as error:
         raise InvalidValue(f"config file {path} cannot be read: {error.strerror}; {_GIVE}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

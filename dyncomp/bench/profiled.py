@@ -50,11 +50,12 @@ class Profile:
 
     `macs` is the mean of an image, gates included, one per multiply-add (`flops = 2 * macs`), counted from the
     operators that ran; `uncounted` has the operators that ran and have no cost formula, with their calls: their MACs
-    are missing. `operators` has the time by operator, as a run's record does: the shares of those that are priced, free
-    by the convention and unknown; None where it could not be measured. `memory` has the names of a run's record.
-    `trained` has what only a trained network has (accuracy, routes, gates, MACs image by image), under the names of a
-    run's record and equal to it; empty for any other module. `errors` says what could not be measured, and why;
-    `fast_path` is generated code and its vectors, why there is none, or `off`.
+    are missing; `unseen` says which work no counter sees, in other threads or outside torch. `operators` has the time
+    by operator, as a run's record does: the shares of those that are priced, free by the convention and unknown; None
+    where it could not be measured. `memory` has the names of a run's record. `trained` has what only a trained network
+    has (accuracy, routes, gates, MACs image by image), under the names of a run's record and equal to it; empty for any
+    other module. `errors` says what could not be measured, and why; `fast_path` is generated code and its vectors, why
+    there is none, or `off`.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Profile:
     macs: float | None
     macs_by_operator: Mapping[str, float]
     uncounted: Mapping[str, int]
+    unseen: tuple[str, ...]
     operators: OperatorsRecord | None
     latency: tuple[Latency, ...]
     memory: Taken
@@ -95,9 +97,8 @@ class Profile:
         shares = ((name, 100 * macs / self.macs if self.macs else None) for name, macs in most_first)
         listed = ", ".join(f"{name.removeprefix('aten.')} {n.percent(share)}" for name, share in shares)
         yield "  of them", listed or n.MISSING
-        calls = ", ".join(f"{name} ({count} calls)" for name, count in sorted(self.uncounted.items()))
-        known = "nothing: every operator that ran has a known cost"
-        yield "not counted", f"{calls}: no cost formula, so their MACs are missing" if calls else known
+        for number, text in enumerate(self._not_counted()):
+            yield "" if number else "not counted", text
         if self.operators is not None:
             yield "time", _times(self.operators)
         for number, one in enumerate(self.latency):
@@ -106,6 +107,13 @@ class Profile:
         yield from _resources(self.memory)
         yield from (("warning", text) for text in self.warnings)
         yield from (("error", text) for text in self.errors)
+
+    def _not_counted(self) -> list[str]:
+        calls = ", ".join(f"{name} ({count} calls)" for name, count in sorted(self.uncounted.items()))
+        missing = [f"{calls}: no cost formula, so their MACs are missing"] if calls else []
+        if self.macs is None:
+            return [*missing, n.MISSING]
+        return [*missing, *self.unseen] or ["nothing: every operator that ran has a known cost"]
 
 
 def _times(operators: OperatorsRecord) -> str:

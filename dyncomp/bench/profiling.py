@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dyncomp._checkpoint import find_device
 from dyncomp.bench import modules
@@ -39,6 +38,7 @@ from dyncomp.profile import (
     measure_latency,
 )
 from dyncomp.profile.sanity import check_module
+from dyncomp.profile.unseen import unseen
 from dyncomp.samples import verdict
 from dyncomp.store.schema import EnergyFigures, Measured, OperatorsRecord, Taken
 
@@ -68,7 +68,9 @@ def profile_checkpoint(
     figures, _ = _tried(lambda: measure(net, cell), errors) or (Measured(), None)
     splits = cell.group.splits
     timed, unfolded = as_timed(net)
-    latency = _latency(timed, splits.test, sizes, cell.group.seed)
+    with evaluating(timed):
+        run = partial(timed, sparse=True, record=False)
+        latency = _latency(run, splits.test, sizes, cell.group.seed, _setting(place))
     memory: Taken = {**memory_figures(net, cell, path), **energy_of_cell(net, cell)}
     audited = next(iter(splits.test.batches(min(AUDITED, len(splits.test))))).images
     audited = audited.to(place, memory_format=torch.channels_last)
@@ -83,12 +85,13 @@ def profile_checkpoint(
         macs=figures.get("macs"),
         macs_by_operator={name: macs / figures["images"] for name, macs in ran.items()},
         uncounted=figures.get("uncounted_calls", {}),
+        unseen=(),  # what a run does not see is among its warnings
         operators=_operators(timed, audited, figures.get("uncounted_calls", {}), errors),
         latency=latency,
         memory=memory,
         trained=figures,
         errors=(*errors, *_failed(latency, memory)),
-        warnings=(*figures.get("warnings", ()), *changed, *_said(unfolded)),
+        warnings=(*figures.get("warnings", ()), *changed, *_said(unfolded), *_not_measured(memory)),
     )
 
 
@@ -109,29 +112,36 @@ def profile_model(
     shape, sizes, place = _shape(image_shape), fit_option("batch_sizes", list(batch_sizes)), find_device(device)
     name, importable = modules.name_of_module(model)
     found = modules.load_module(model) if isinstance(model, str) else modules.made(model, name)
-    module = copy.deepcopy(modules.with_shapes(found, name)).to(place).eval()
-    convert_conv2d_weight_memory_format(module, torch.channels_last)
+    with modules.as_subject(found, shape, place, own=found is not model) as subject:
+        return _profiled(subject, name, importable, sizes)
+
+
+def _profiled(subject: modules.Subject, name: str, importable: bool, sizes: Sequence[int]) -> Profile:
+    shape, place = subject.shape, subject.device
     errors: list[str] = []
-    few, many = (modules.noise(count, shape, place) for count in (COUNTED, max(sizes)))
-    _tried(lambda: check_module(modules.asked(module), few, f"{COUNTED} images of noise"), errors)
-    timed, unfolded = _as_timed(module, few[:1])
+    few, many = subject.noise(COUNTED), subject.noise(max(sizes))
+    _tried(lambda: check_module(subject.asked(), few, f"{COUNTED} images of noise"), errors)
+    timed, unfolded = _as_timed(subject.module, few[:1].clone())
     labels, mean, std = torch.zeros(len(many), dtype=torch.long), torch.zeros(shape[0]), torch.ones(shape[0])
-    latency = _latency(timed, ImageSplit(many.cpu(), labels, mean, std), sizes, seed=0)
+    split = ImageSplit(many.float().cpu(), labels, mean, std)
+    setting = replace(_setting(place), dtype=subject.dtype, layout=subject.layout)
+    with evaluating(timed):
+        latency = _latency(subject.asked(timed), split, sizes, 0, setting)
     # of energy nothing where the module does not run
-    energy = _tried(lambda: energy_figures(modules.asked(module), [many]), []) or EnergyFigures()
-    memory: Taken = {**modules.memory_of_module(name if importable else module, many), **energy}
+    energy = _tried(lambda: energy_figures(subject.asked(), [many]), []) or EnergyFigures()
+    memory: Taken = {**modules.memory_of_module(subject, len(many), name if importable else ""), **energy}
     return Profile(
         name=name,
         image_shape=shape,
         device=str(place),
         images="standard normal noise",
-        params=sum(p.numel() for p in module.parameters()),
-        **(counted := _counted(module, few)),
+        params=sum(p.numel() for p in subject.module.parameters()),
+        **(counted := _counted(subject, few)),
         operators=_operators(timed, many[:AUDITED], counted["uncounted"], errors),
         latency=latency,
         memory=memory,
         errors=(*errors, *_failed(latency, memory)),
-        warnings=_said(unfolded),
+        warnings=(*subject.notes, *_said(None if errors else unfolded), *_not_measured(memory)),
     )
 
 
@@ -150,8 +160,8 @@ def _as_timed(module: nn.Module, image: Tensor) -> tuple[Net, str | None]:
         return Net(folded(module, image)), None
     except CannotDeploy as error:
         return Net(module), str(error)
-    except Exception:  # a module that fails has been told
-        return Net(module), None
+    except Exception as error:  # a module that cannot be copied, or that the folded layers' layout does not suit
+        return Net(module), in_one_line(error)
 
 
 def _said(unfolded: str | None) -> tuple[str, ...]:
@@ -165,19 +175,31 @@ def _shape(given: Sequence[int]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _counted(module: nn.Module, images: Tensor) -> dict[str, Any]:
+def _counted(subject: modules.Subject, images: Tensor) -> dict[str, Any]:
     """What a profile says of MACs, an image's mean, from the operators that ran; None where none could run."""
-    with evaluating(module), MacCounter() as counter:
-        if _tried(lambda: (modules.asked(module)(images),), []) is None:
-            return {"macs": None, "macs_by_operator": {}, "uncounted": {}}
+    with evaluating(subject.module), MacCounter() as counter:
+        if _tried(lambda: (subject.asked()(images),), []) is None:
+            return {"macs": None, "macs_by_operator": {}, "uncounted": {}, "unseen": ()}
+    with evaluating(subject.module):
+        missed = tuple(unseen(lambda: subject.asked()(images)))
     by_operator = {name: macs / len(images) for name, macs in counter.by_operator.items()}
-    return {"macs": counter.total / len(images), "macs_by_operator": by_operator, "uncounted": dict(counter.uncounted)}
+    return {
+        "macs": counter.total / len(images),
+        "macs_by_operator": by_operator,
+        "uncounted": dict(counter.uncounted),
+        "unseen": missed,
+    }
 
 
-def _latency(net: Net, split: Split, batch_sizes: Sequence[int], seed: int) -> tuple[Latency, ...]:
+def _setting(device: torch.device) -> Setting:
+    return Setting(str(device), torch.get_num_threads(), allowed_processors())
+
+
+def _latency(
+    run: Callable[[Tensor], object], split: Split, batch_sizes: Sequence[int], seed: int, setting: Setting
+) -> tuple[Latency, ...]:
     """Each batch size, the network alone; one that fails is told, and the others are measured."""
-    setting = Setting(str(next(net.parameters()).device), torch.get_num_threads(), allowed_processors())
-    with evaluating(net), Alone("", partial(net, sparse=True, record=False), setting) as alone:
+    with Alone("", run, setting) as alone:
         measured = [measure_latency(alone, split, size, seed, Until(seconds=SECONDS)) for size in batch_sizes]
     return tuple(_latency_of(one) for one in measured)
 
@@ -204,6 +226,17 @@ def _tried(do: Callable[[], T], errors: list[str]) -> T | None:
 
 
 def _failed(latency: Sequence[Latency], memory: Taken) -> list[str]:
-    """One line for each batch size that failed, and for memory."""
+    """One line for each batch size that failed, and for the memory of inference."""
     timed = [f"latency, {one}" for one in latency if one.error]
-    return timed + ([f"memory, {memory['memory_error']}"] if memory.get("memory_error") else [])
+    error = memory.get("memory_error")
+    return timed + ([f"memory, {error}"] if error and not _infers(memory) else [])
+
+
+def _not_measured(memory: Taken) -> list[str]:
+    """One line where training alone failed: a network for inference need not learn, nor from such a batch."""
+    error = memory.get("memory_error")
+    return [f"memory not measured, {error}"] if error and _infers(memory) else []
+
+
+def _infers(memory: Taken) -> bool:
+    return memory["activation_mib"] is not None and memory["memory_mib_inference"] is not None

@@ -28,7 +28,7 @@ from dyncomp.profile import (
     measure_latency,
 )
 from dyncomp.profile.team import PATIENCE_S
-from dyncomp.samples import is_compiled, key_in, name_of_form, verdict
+from dyncomp.samples import is_compiled, is_dense, key_in, name_of_form, verdict
 from dyncomp.store import Store, cell_key
 from dyncomp.store.schema import TimingContent
 from dyncomp.train import read_facts
@@ -106,7 +106,8 @@ def _timed(cells: Sequence[Cell], key: str, batch_size: int, team: Team, config:
     prolonged = PROLONGED_QUICK if config.budget == "quick" and asked is None else Until.prolonged
     until = Until(config.latency_width / 100, usual if asked is None else asked, prolonged)
     reference = next((cell.key for cell in cells if cell.role == "static"), None)
-    measured = measure_latency(team, group.splits.test, batch_size, group.seed, until, reference)
+    rough = [name for name in team.names if is_dense(name)]
+    measured = measure_latency(team, group.splits.test, batch_size, group.seed, until, reference, rough)
     rounds, load, errors = measured.rounds, measured.load, measured.errors
     return {
         "key": key,

@@ -14,6 +14,7 @@ from dyncomp.cli.benchmark import benchmark
 from dyncomp.cli.compare import compare
 from dyncomp.cli.export import export
 from dyncomp.cli.others import env, list_, report
+from dyncomp.cli.plain import write_plain_signs
 from dyncomp.cli.profile import profile
 from dyncomp.cli.validate import validate
 from dyncomp.errors import DyncompError
@@ -53,6 +54,7 @@ def dyncomp_main() -> None:
 
 def _guarded(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Run and exit: what the user can mend is one line and status 2, an interruption status 130, a warning one line."""
+    write_plain_signs()
     with warnings.catch_warnings():
         warnings.showwarning = _warnings_in_one_line()
         try:

@@ -71,7 +71,8 @@ class Splits:
     pixels from 0 to 1) normalise the images and were measured on `train` alone, unless the data set
     says otherwise. `difficulty` (N,), of the test images in order, from 0 to 1, exists only where
     it is known by construction, and `streams` only where the test images are frames. `shorter_side` is what test
-    images were resized to before their middle was cut out, None where they have had their size.
+    images were resized to before their middle was cut out, None where they have had their size. `notes` say, a line
+    each, what was left out.
     """
 
     train: Split
@@ -86,6 +87,7 @@ class Splits:
     difficulty: Tensor | None = None
     streams: Streams | None = None
     shorter_side: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Dataset(Configurable, ABC):

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils import data
 from torch.utils.data import DataLoader
 
+from dyncomp._images import decoded, in_mode
 from dyncomp.data.dataset import Batch, Split
 from dyncomp.data.memory import CHANGE, check_batches, epoch_order, generator, whole_batches
-from dyncomp.errors import DataNotFound
+from dyncomp.errors import DataNotFound, InvalidValue
 
 Transform = Callable[[Image.Image], Tensor]
 _Item = tuple[Tensor, Tensor, int]  # image, label, position
@@ -71,10 +72,10 @@ class _Images(data.Dataset[_Item | DataNotFound]):
     def __getitem__(self, position: int) -> _Item | DataNotFound:
         file = self.split.files[position]
         try:
-            with Image.open(file) as opened:
-                image = opened.convert("RGB")
-        except OSError:  # given back: raised in a worker, it would arrive with a page of traceback
-            return DataNotFound(f"{file} cannot be read as an image; replace or remove it")
+            image = in_mode(decoded(file), "RGB")
+        except InvalidValue as error:  # given back: raised in a worker, it would arrive with a page of traceback
+            text = str(error)
+            return DataNotFound(text if text.startswith(file) else f"{file}: {text}")
         return self._tensor(image, position), self.split.labels[position], position
 
     def _tensor(self, image: Image.Image, position: int) -> Tensor:

@@ -65,6 +65,9 @@ class ImageNet(Dataset):
             mean=MEAN,
             std=STD,
             shorter_side=shorter_side,
+            notes=tuple(
+                f"{part.root}/{name} is not taken for a class" for part in (train, test) for name in part.left_out
+            ),
         )
 
     def _augmented(self) -> v2.Compose:
@@ -74,7 +77,24 @@ class ImageNet(Dataset):
         return v2.Compose([*changed, *tensor])
 
 
-def _read(folders: Sequence[Path]) -> tuple[ImageFolder, ImageFolder]:
+class _Folder(ImageFolder):  # type: ignore[misc]
+    """A folder of classes; folders that programs make for themselves, `.ipynb_checkpoints` or `__MACOSX`, are none."""
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """See `ImageFolder.find_classes`."""
+        names, _ = super().find_classes(directory)
+        self.left_out = [name for name in names if name.startswith((".", "__", "@"))]
+        kept = [name for name in names if name not in self.left_out]
+        if not kept:
+            raise FileNotFoundError(f"Couldn't find any class folder in {directory}.")
+        return kept, {name: place for place, name in enumerate(kept)}
+
+    def notes(self) -> list[str]:
+        """What was left out, a line each."""
+        return [f"{self.root}/{name} is not taken for a class" for name in self.left_out]
+
+
+def _read(folders: Sequence[Path]) -> tuple[_Folder, _Folder]:
     """The lists of `train` and `val`, which must have the same classes."""
     places = subfolders(folders, "imagenet")
     folder = first_with(("train", "val"), places)
@@ -82,7 +102,7 @@ def _read(folders: Sequence[Path]) -> tuple[ImageFolder, ImageFolder]:
         advice = "name the folder that holds train/<class>/ and val/<class>/ by --data-dir"
         raise not_found("imagenet", "folders train and val", places, advice)
     try:
-        train, test = ImageFolder(folder / "train"), ImageFolder(folder / "val")
+        train, test = _Folder(folder / "train"), _Folder(folder / "val")
     except FileNotFoundError as error:
         reason = " ".join(str(error).split())
         raise DataNotFound(f"imagenet: {folder} is incomplete: {reason}") from error
@@ -94,7 +114,7 @@ def _read(folders: Sequence[Path]) -> tuple[ImageFolder, ImageFolder]:
     return train, test
 
 
-def _columns(folder: ImageFolder) -> tuple[list[str], torch.Tensor]:
+def _columns(folder: _Folder) -> tuple[list[str], torch.Tensor]:
     return [file for file, _ in folder.samples], torch.tensor(folder.targets, dtype=torch.int64)
 
 

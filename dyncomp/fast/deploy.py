@@ -14,6 +14,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils._pytree import tree_map_only
 
 from dyncomp.core.backbone import ResidualBlock
+from dyncomp.core.copying import copied
 from dyncomp.core.decisions import all_on
 from dyncomp.core.hooks import Listeners
 from dyncomp.core.inplace import makes_new
@@ -94,7 +95,7 @@ def plainly_folded(net: Net) -> Net:
 def _copied(net: Net) -> Net:
     if net.costs is None:
         raise RuntimeError("no costs yet: set net.costs = measure_costs(net, images[:1]) first")
-    return Net(copy.deepcopy(net.model)).eval()
+    return Net(copied(net.model)).eval()
 
 
 def _image(net: Net, like: Tensor) -> Tensor:
@@ -122,7 +123,7 @@ def folded(model: nn.Module, *example: Any) -> nn.Module:
     A single run on `example` decides which layers are safe to fold. A module is unsuitable if, on other inputs, another
     layer reads a tensor that only a normalisation read in that run. Raises CannotDeploy as `deployed` does.
     """
-    ready = copy.deepcopy(model).eval()
+    ready = copied(model).eval()
     narrow = widened(ready)
     wide = tree_map_only(Tensor, lambda x: x.float() if x.dtype == narrow else x, example)
     with torch.no_grad():

@@ -22,7 +22,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from dyncomp.core import Net
-from dyncomp.core.counter import kind_of
+from dyncomp.core.operators import kind_of
 from dyncomp.store.schema import OperatorRecord, OperatorsRecord
 
 PRICED: Final = "priced"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -31,6 +31,8 @@ WARM_UPS = 2
 TURN_MS = 16.0
 """about how long a turn lasts: beside it, handing over costs little"""
 MOST_PER_TURN = 8
+ROUGH_ROUNDS = 30
+"""of a network whose time is only roughly of interest"""
 BESIDE = 2
 """networks that share a turn of the reference: with more, turns that are compared lie further apart"""
 QUICK_LOOK = 200
@@ -77,7 +79,13 @@ class LatencyRounds:
 
 
 def measure_latency(
-    team: Crew, split: Split, batch_size: int, seed: int, until: Until, reference: str | None = None
+    team: Crew,
+    split: Split,
+    batch_size: int,
+    seed: int,
+    until: Until,
+    reference: str | None = None,
+    rough: Collection[str] = (),
 ) -> LatencyRounds:
     """Time all networks of a team, round by round, on batches of real images in a seeded order.
 
@@ -86,9 +94,10 @@ def measure_latency(
     `reference` has a turn beside every `BESIDE` others, in an order of their own: a machine that changes its pace does
     so within fractions of a second, and a ratio of turns that lie further apart is that of two paces.
     Before that each network, alone, runs every batch that will come, so that every route and every size of sub-batch is
-    warm. Rounds go on until the ratios to `reference` are known well enough, or the time is over. Input and output stay
-    on the device. A network that fails, hangs or dies is left out and its error kept; a batch is never
-    made smaller.
+    warm. Rounds go on until the ratios to `reference` are known well enough, or the time is over; a network whose ratio
+    is known takes no further turn, nor does one of the `rough` ones, of which nobody asks more than `ROUGH_ROUNDS`
+    tell. Input and output stay on the device. A network that fails, hangs or dies is left out and its error kept; a
+    batch is never made smaller.
     """
     turns = _Turns(team.ready(), dict(team.errors))
     batches = min(MOST_BATCHES, max(LEAST_BATCHES, MOST_IMAGES // batch_size))
@@ -99,7 +108,7 @@ def measure_latency(
         turns.warm(path, batch_size, batches)
         begin = account(team.processes())
         started = time.perf_counter()
-        rounds = turns.take(batches, until, reference)
+        rounds = turns.take(batches, until, reference, rough)
         seconds = time.perf_counter() - started
         load = load_between(begin, account(team.processes()))
     return LatencyRounds(batch_size, rounds, turns.errors, load, seconds, turns.setting(), turns.forms())
@@ -152,7 +161,7 @@ class _Turns:
                 self.samples[name] = []
                 self.passes_ms.append(median(times[batches:]))
 
-    def take(self, batches: int, until: Until, reference: str | None) -> Rounds:
+    def take(self, batches: int, until: Until, reference: str | None, rough: Collection[str]) -> Rounds:
         per_round = _per_round(self.passes_ms, batches)
         rounds = Rounds(self.samples, per_round, batches // per_round, reference, self.beside)
         networks = len(self.workers)
@@ -168,9 +177,11 @@ class _Turns:
             done += 1
             if done >= look:
                 look = math.ceil(look * PAUSE)
-                enough, narrow = _look(rounds, until.width, reference)
-                if narrow:
+                enough, unknown = _look(rounds, until.width, reference, () if done < ROUGH_ROUNDS else rough)
+                if not unknown:
                     break
+                if reference in self.workers:  # else there is nothing that all are set against: all go on
+                    others = [name for name in others if name in unknown]
         return rounds
 
     def _take(self, names: Sequence[str], reference: str | None, batches: range, done: int, draw: Random) -> None:
@@ -205,17 +216,22 @@ class _Turns:
             return None
 
 
-def _look(rounds: Rounds, width: float, reference: str | None) -> tuple[bool, bool]:
-    """Whether the ratios to a reference that runs are known well enough to be valid; and whether to `width`.
+def _look(
+    rounds: Rounds, width: float, reference: str | None, left_out: Collection[str] = ()
+) -> tuple[bool, frozenset[str]]:
+    """Whether the ratios to a reference that runs are known well enough to be valid; and those not known to `width`.
 
     Without such ratios the medians stand in for them, and are always known well enough. A width is that of an interval,
     as a share of its middle.
     """
     others = [name for name in rounds.samples_ms if name != reference]
     if not others or len(others) == len(rounds.samples_ms):
-        return True, all(rounds.median(name, QUICK_LOOK).width <= width for name in rounds.samples_ms)
-    widths = [rounds.speedup(name, reference, QUICK_LOOK).width for name in others]
-    return all(each <= MOST_WIDTH for each in widths), all(each <= width for each in widths)
+        wide = {name for name in rounds.samples_ms if not rounds.median(name, QUICK_LOOK).width <= width}
+        return True, frozenset(wide)
+    asked = [name for name in others if name not in left_out]
+    widths = {name: rounds.speedup(name, reference, QUICK_LOOK).width for name in asked}
+    unknown = frozenset(name for name, each in widths.items() if not each <= width)
+    return all(each <= MOST_WIDTH for each in widths.values()), unknown
 
 
 def _per_round(passes_ms: list[float], batches: int) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -47,13 +49,13 @@ def _check_shape(logits: Tensor, images: int, classes: int | None, where: str) -
 def check_repeatable(ask: Callable[[Tensor], Any], images: Tensor, where: str) -> None:
     """Raise BadAnswer where the same images get other answers the second time. Rounding is no difference."""
     with torch.inference_mode(), answering(where):
-        ask(images)  # what is chosen at the first call may change rounding
-        first = [tensor.detach().clone() for tensor in tensors_in(ask(images))]
-        again = tensors_in(ask(images))
+        ask(images.clone())  # what is chosen at the first call may change rounding
+        first = [tensor.detach().clone() for tensor in tensors_in(ask(images.clone()))]
+        again = tensors_in(ask(images.clone()))  # of copies: a network may write into what it is given
     for a, b in zip(first, again, strict=True):
         if other := _rows_that_differ(a, b):
             raise BadAnswer(
-                f"{where}: {other} of {len(a)} images get another answer when asked again; "
+                f"{where}: {other} of {len(images)} images get another answer when asked again; "
                 "in evaluation nothing may be drawn by chance, nor kept from call to call: ask self.training"
             )
 
@@ -74,30 +76,47 @@ def check_network(net: Net, images: Tensor, classes: int, where: str) -> None:
 
 
 def check_module(ask: Callable[[Tensor], Any], images: Tensor, where: str) -> None:
-    """Raise BadAnswer unless every tensor of the answer has a row per image, finite and the same each time."""
+    """Raise BadAnswer unless the answer has a floating-point tensor with a row per image; all finite, repeatable.
+
+    Beside such a tensor there may be others: a scalar (a loss of the gates), integers (classes).
+    """
     with torch.inference_mode(), answering(where):
         answer = ask(images)
     found = tensors_in(answer)
     if not found:
         raise BadAnswer(f"{where}: the answer is a {type(answer).__name__} without a tensor; return logits (B, Y)")
-    for tensor in found:
-        if tensor.dim() == 0 or len(tensor) != len(images):
-            raise BadAnswer(
-                f"{where}: an answer of shape {tuple(tensor.shape)} for a batch of {len(images)}; "
-                "let the network return a row per image"
-            )
+    numbers = [tensor for tensor in found if tensor.is_floating_point()]
+    if not numbers:
+        raise BadAnswer(f"{where}: an answer of {found[0].dtype}; let the network return floating point logits")
+    if not any(tensor.dim() > 0 and len(tensor) == len(images) for tensor in numbers):
+        raise BadAnswer(
+            f"{where}: an answer of shape {tuple(numbers[0].shape)} for a batch of {len(images)}; "
+            "let the network return a row per image"
+        )
+    for tensor in numbers:
         _check_numbers(tensor, where)
     check_repeatable(ask, images, where)
 
 
 def tensors_in(answer: Any) -> list[Tensor]:
-    """All tensors of what a network returns: a tensor, an Output, or tuples, lists and dictionaries of them."""
+    """All tensors of what a network returns: a tensor, an Output, or collections and dataclasses of them."""
     if isinstance(answer, Output):
         return [answer.logits]
     if isinstance(answer, Tensor):
         return [answer]
-    parts = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, list | tuple) else ()
+    parts: Iterable[Any] = ()
+    if isinstance(answer, Mapping):
+        parts = answer.values()
+    elif isinstance(answer, list | tuple | set):
+        parts = answer
+    elif is_dataclass(answer) or isinstance(answer, SimpleNamespace):
+        parts = vars(answer).values() if hasattr(answer, "__dict__") else _fields(answer)
     return [tensor for part in parts for tensor in tensors_in(part)]
+
+
+def _fields(answer: Any) -> list[Any]:
+    """The values of a dataclass that has slots."""
+    return [getattr(answer, field.name) for field in fields(answer)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -27,12 +27,17 @@ Make = Callable[[], Run]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all processes of a comparison have in common; `warm_up_ms`: of each turn, before passes are timed."""
+    """What all processes of a comparison have in common.
+
+    `warm_up_ms`: of each turn, before passes are timed. `dtype` and `layout` are those of the images.
+    """
 
     device: str
     threads: int
     processors: tuple[int, ...]
     warm_up_ms: float = 8.0
+    dtype: torch.dtype = torch.float32
+    layout: torch.memory_format = torch.channels_last
 
 
 class Bench:
@@ -69,8 +74,9 @@ class Bench:
     def load(self, path: str, batch_size: int) -> int:
         """Map the images, (N, H, W, C) in a file that all processes share, as batches; how many there are."""
         pixels = torch.from_numpy(np.load(path, mmap_mode="c"))
-        images = pixels.permute(0, 3, 1, 2)  # (N, C, H, W), channels last
-        self.batches = tuple(batch.to(self.device) for batch in torch.split(images, batch_size))
+        images = torch.split(pixels.permute(0, 3, 1, 2), batch_size)  # (B, C, H, W), channels last
+        dtype, layout = self.setting.dtype, self.setting.layout
+        self.batches = tuple(batch.to(self.device, dtype, memory_format=layout) for batch in images)
         return len(self.batches)
 
     def warm(self, place: int) -> float:

@@ -187,7 +187,9 @@ def _gates(cells: pd.DataFrame) -> Iterable[str]:
     gates, on, off = (int(cells[name].max()) for name in GATE_COUNTS)
     routes = sorted({int(count) for count in cells["routes"]})
     if cells["gates_always_on"].min() == gates:  # also where there is nothing that could be skipped
-        yield "it skips nothing: every unit runs for every image"
+        collapsed = gates > 0 and (cells["route_exchange_top1"] == cells["top1"]).all()
+        why = "its gates have collapsed" if collapsed else "it skips nothing"
+        yield f"{why}: every unit runs for every image"
         return
     if routes == [1]:
         yield "every image takes the same route: this is a static pruning"

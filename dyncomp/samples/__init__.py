@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dyncomp.samples.forms import fastest_form, is_compiled, key_in, name_of_form
+from dyncomp.samples.forms import fastest_form, is_compiled, is_dense, key_in, name_of_form
 from dyncomp.samples.intervals import Z95, Interval, between_timings, median_interval, side_of, t95
 from dyncomp.samples.rounds import Rounds
 from dyncomp.samples.routes import ClassInformation, agreement, class_information, effective_number
@@ -21,6 +21,7 @@ __all__ = [
     "fastest_form",
     "in_words",
     "is_compiled",
+    "is_dense",
     "is_invalid",
     "judged_speedup",
     "key_in",

@@ -19,6 +19,11 @@ def key_in(name: str) -> str:
     return name.partition(".")[0]
 
 
+def is_dense(name: str) -> bool:
+    """Whether such a name is of the dense form, compiled or not."""
+    return name.partition(".")[2].startswith(DENSE)
+
+
 def is_compiled(name: str) -> bool:
     """Whether such a name is of a form that was compiled."""
     return name.endswith(COMPILED)

@@ -150,3 +150,9 @@ def test_an_unreadable_file_is_one_line(what: str, tmp_path: Path) -> None:
     with pytest.raises(DyncompError, match=re.escape(str(path))) as caught:
         read_config(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xef\xbb\xbfmethods = 'skipnet'\n")
+    assert read_config(path) == {"methods": "skipnet"}

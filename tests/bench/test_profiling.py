@@ -197,7 +197,13 @@ REFUSED: list[tuple[Any, tuple[int, ...], Any, type[DyncompError], str]] = [
     (f"{MODULES}NUMBER", SHAPE, (1,), InvalidValue, "is a int; give module:name"),
     (f"{MODULES}makes_a_number", SHAPE, (1,), InvalidValue, "makes a int; give module:name"),
     (f"{MODULES}broken", SHAPE, (1,), BrokenPlugin, "cannot be made: ValueError: cannot be built"),
-    (f"{MODULES}lazy", SHAPE, (1,), InvalidValue, "has lazy layers, whose parameters have no shape yet"),
+    (
+        f"{MODULES}lazy_and_broken",
+        SHAPE,
+        (1,),
+        InvalidValue,
+        "lazy layers, whose parameters get no shape from an image",
+    ),
     (make, (3, 8), (1,), InvalidValue, r"image_shape=\(3, 8\): give channels, height and width"),
     (make, (3, 0, 8), (1,), InvalidValue, "give channels, height and width"),
     (make, SHAPE, (0,), InvalidValue, "batch-sizes=.0.: give whole numbers"),
@@ -225,8 +231,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_modules_are_timed_with_their_batch_norms_folded_or_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[nn.Module] = []
 
-    def note(net: nn.Module, *given: Any, **more: Any) -> tuple[()]:
-        timed.append(net)
+    def note(run: Any, *given: Any, **more: Any) -> tuple[()]:
+        timed.append(run.func)
         return ()
 
     monkeypatch.setattr(profiling, "_latency", note)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, library
+from torch import Tensor, library, nn
 
-from dyncomp.core.counter import MacCounter, is_free
+from dyncomp.core.counter import MacCounter
+from dyncomp.core.operators import is_free
 
 
 def counted(run: Callable[[], object]) -> MacCounter:
@@ -46,8 +47,44 @@ PRICED: list[tuple[str, Callable[[], object], int]] = [
         lambda: F.scaled_dot_product_attention(ones(2, 3, 4, 8), ones(2, 3, 5, 8), ones(2, 3, 5, 8)),
         2 * (2 * 3 * 4 * 5 * 8),
     ),
-    ("lstm cell", lambda: torch.nn.LSTMCell(4, 6)(ones(2, 4)), 2 * (4 * 6 * 4 + 4 * 6 * 6)),
+    ("lstm cell", lambda: nn.LSTMCell(4, 6)(ones(2, 4)), 2 * (4 * 6 * 4 + 4 * 6 * 6)),
+    ("lstm", lambda: nn.LSTM(4, 6)(ones(5, 2, 4)), 5 * 2 * (4 * 6 * 4 + 4 * 6 * 6)),
+    (
+        "lstm, two layers, both directions",
+        lambda: nn.LSTM(4, 6, num_layers=2, bidirectional=True, batch_first=True)(ones(2, 5, 4)),
+        5 * 2 * 2 * (4 * 6 * (4 + 6) + 4 * 6 * (12 + 6)),
+    ),
+    ("lstm without biases", lambda: nn.LSTM(4, 6, bias=False)(ones(5, 2, 4)), 5 * 2 * (4 * 6 * 4 + 4 * 6 * 6)),
+    ("gru", lambda: nn.GRU(4, 6, bidirectional=True)(ones(5, 2, 4)), 5 * 2 * 2 * (3 * 6 * 4 + 3 * 6 * 6)),
+    ("rnn", lambda: nn.RNN(4, 6)(ones(5, 2, 4)), 5 * 2 * (6 * 4 + 6 * 6)),
+    ("matrix by vector", lambda: ones(3, 7) @ ones(7), 3 * 7),
+    ("matrices by vector", lambda: ones(2, 3, 7) @ ones(7), 2 * 3 * 7),
+    ("vector by matrix", lambda: ones(7) @ ones(7, 3), 3 * 7),
+    ("inner product", lambda: ones(7) @ ones(7), 7),
+    ("vdot", lambda: torch.vdot(ones(7), ones(7)), 7),
+    ("addmv", lambda: torch.addmv(ones(3), ones(3, 7), ones(7)), 3 * 7),
+    ("addr", lambda: torch.addr(ones(3, 7), ones(3), ones(7)), 3 * 7),
+    ("in place", lambda: ones(5, 3).addmm_(ones(5, 7), ones(7, 3)), 5 * 7 * 3),
+    ("chain", lambda: torch.linalg.multi_dot([ones(2, 3), ones(3, 4), ones(4, 5)]), 2 * 3 * 4 + 2 * 4 * 5),
+    ("tensordot", lambda: torch.tensordot(ones(2, 3, 4), ones(3, 4, 5)), 2 * 3 * 4 * 5),
+    ("self-attention", lambda: attention(ones(2, 5, 8), ones(2, 5, 8)), 2 * (4 * 5 * 8 * 8 + 2 * 5 * 5 * 8)),
+    (
+        "cross-attention",
+        lambda: attention(ones(2, 5, 8), ones(2, 3, 8)),
+        2 * (2 * 5 * 8 * 8 + 2 * 3 * 8 * 8 + 2 * 5 * 3 * 8),
+    ),
+    (
+        "transformer layer",
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()(ones(2, 5, 8)),
+        2 * (4 * 5 * 8 * 8 + 2 * 5 * 5 * 8 + 2 * 5 * 8 * 16),
+    ),
 ]
+
+
+def attention(query: Tensor, key: Tensor) -> object:
+    return nn.MultiheadAttention(8, 2, batch_first=True).eval()(query, key, key, need_weights=False)
+
+
 MODES = {"grad": torch.enable_grad, "no_grad": torch.no_grad, "inference": torch.inference_mode}
 
 
@@ -72,6 +109,44 @@ FREE: list[Callable[[], object]] = [
     lambda: torch.cat([torch.stack([ones(3), ones(3)]).flatten(), torch.randn(2), torch.bernoulli(ones(3))]).sort(),
     lambda: F.dropout(ones(8), 0.5, training=True).std().item(),
     lambda: torch.linalg.vector_norm(F.embedding(torch.tensor([0]), ones(2, 3))),
+    lambda: nn.ReplicationPad2d(1)(ones(1, 2, 4, 4)),
+    lambda: F.pad(ones(1, 2, 4, 4), (1, 1, 1, 1), mode="circular"),
+    lambda: nn.LocalResponseNorm(2)(ones(1, 4, 4, 4)),
+    lambda: nn.PReLU(4)(ones(1, 4, 4, 4)),
+    lambda: nn.RReLU()(ones(1, 4)),
+    lambda: nn.ChannelShuffle(2)(ones(1, 4, 4, 4)),
+    lambda: nn.PixelUnshuffle(2)(ones(1, 4, 4, 4)),
+    lambda: [nn.Upsample(scale_factor=2, mode=mode)(ones(1, 1, 4, 4)) for mode in ("bicubic", "bilinear", "nearest")],
+    lambda: nn.Upsample(scale_factor=2, mode="trilinear")(ones(1, 1, 4, 4, 4)),
+    lambda: F.grid_sample(ones(1, 1, 4, 4), ones(1, 4, 4, 2), align_corners=False),
+    lambda: [pool(2)(ones(1, 2, 4, 4)) for pool in (nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)],
+    lambda: [nn.LPPool2d(2, 2)(ones(1, 2, 4, 4)), nn.FractionalMaxPool2d(2, output_size=2)(ones(1, 2, 4, 4))],
+    lambda: nn.MaxUnpool2d(2)(*nn.MaxPool2d(2, return_indices=True)(ones(1, 2, 4, 4))),
+    lambda: [nn.InstanceNorm2d(2)(ones(1, 2, 4, 4)), nn.RMSNorm(4)(ones(2, 4))],
+    lambda: [
+        F.cross_entropy(ones(2, 3), torch.tensor([0, 1])),
+        F.mse_loss(ones(2), ones(2)),
+        F.l1_loss(ones(2), ones(2)),
+    ],
+    lambda: [ones(4).cumsum(0), ones(4).cumprod(0), ones(4).logcumsumexp(0), ones(4).median(), ones(4).kthvalue(2)],
+    lambda: [torch.histc(ones(4)), torch.bucketize(ones(4), ones(2)), torch.searchsorted(ones(3), ones(2))],
+    lambda: [
+        ones(2, 4).scatter_reduce(1, torch.zeros(2, 4).long(), ones(2, 4), "amax"),
+        ones(4).roll(1),
+        ones(4).flip(0),
+    ],
+    lambda: [
+        torch.multinomial(ones(4), 2),
+        torch.normal(ones(4), ones(4)),
+        ones(4).exponential_(),
+        torch.eye(3).trace(),
+    ],
+    lambda: [
+        ones(2, 3, 4).unfold(2, 2, 1),
+        F.unfold(ones(1, 2, 4, 4), 2),
+        F.fold(ones(1, 8, 9), (4, 4), 2),
+        ones(2, 2).tril(),
+    ],
 ]
 
 

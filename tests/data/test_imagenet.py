@@ -123,7 +123,8 @@ def test_a_damaged_image_is_named_in_one_line(
     splits = load(ImageNet(size=32), tmp_path)
     with pytest.raises(DataNotFound) as caught:
         list(splits.test.batches(4))
-    assert str(caught.value) == f"{file} cannot be read as an image; replace or remove it"
+    assert str(caught.value).startswith(f"{file} {'cannot be read as an image' if keep else 'is no image'}")
+    assert "\n" not in str(caught.value)
 
 
 def test_classes_of_one_part_only_are_refused(tmp_path: Path) -> None:
@@ -139,3 +140,55 @@ def test_an_empty_class_is_refused(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(DataNotFound, match=r"is incomplete.*n01"):
         load(ImageNet(), tmp_path)
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "__MACOSX", "@eaDir", ".git", "__pycache__"])
+def test_folders_that_programs_make_are_no_classes(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path)
+    for part in ("train", "val"):
+        (tmp_path / part / name).mkdir()
+        Image.new("RGB", (40, 40)).save(tmp_path / part / name / "a.png")
+    splits = load(ImageNet(size=32), tmp_path)
+    assert splits.class_names == tuple(CLASSES)
+    assert splits.notes == tuple(f"{tmp_path / part / name} is not taken for a class" for part in ("train", "val"))
+
+
+def test_too_few_images_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    for file in (tmp_path / "train").glob("*/train_*.JPEG"):
+        if file.name != "train_0.JPEG":
+            file.unlink()
+    with pytest.raises(
+        DataNotFound, match=r"imagenet\(size=32\): 0 images in the calibration split, at least 1 wanted"
+    ):
+        load(ImageNet(size=32), tmp_path)
+
+
+DEPTHS = {"8000": 8000 / 65535, "48000": 48000 / 65535, "0": 0.0, "65535": 1.0, "257": 1 / 255}
+
+
+@pytest.mark.parametrize("level", DEPTHS)
+@pytest.mark.parametrize("form", ["png", "tif"])
+def test_sixteen_bits_keep_their_brightness(tmp_path: Path, level: str, form: str) -> None:
+    write_images(tmp_path)
+    file = tmp_path / "val" / "n01" / f"a.{form}"
+    Image.fromarray(np.full((40, 40), int(level), np.uint16)).save(file)
+    split = load(ImageNet(size=32), tmp_path).test
+    (image,) = [batch.images[0] for batch in split.batches(1) if split.files[int(batch.index)] == str(file)]  # type: ignore[attr-defined]
+    seen = image * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    assert torch.allclose(seen, torch.tensor(DEPTHS[level]), atol=1 / 255)
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_the_orientation_of_a_photo_is_applied(tmp_path: Path, turn: int) -> None:
+    write_images(tmp_path)
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:32, :32] = 255  # its upper left quarter is white
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    file = tmp_path / "val" / "n01" / "a.jpg"
+    Image.fromarray(pixels).save(file, exif=exif)
+    split = load(ImageNet(size=32), tmp_path).test
+    (image,) = [batch.images[0] for batch in split.batches(1) if split.files[int(batch.index)] == str(file)]  # type: ignore[attr-defined]
+    corners = {1: image[0, 0, 0], 3: image[0, -1, -1], 6: image[0, 0, -1], 8: image[0, -1, 0]}
+    assert corners[turn] == max(corners.values()) > min(corners.values())

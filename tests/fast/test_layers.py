@@ -11,7 +11,8 @@ from torch.nn.utils import prune
 from torch.profiler import ProfilerActivity, profile
 
 from dyncomp.core.backbone import ResidualBlock
-from dyncomp.core.counter import GENERATED, MacCounter, kind_of
+from dyncomp.core.counter import MacCounter
+from dyncomp.core.operators import GENERATED, kind_of
 from dyncomp.fast import codegen, disabled
 from dyncomp.fast.layers import compiled as loaded
 from dyncomp.fast.layers.convolution import FusedSequential, TunedConv2d, with_tuned_layers

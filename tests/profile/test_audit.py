@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dyncomp import build
 from dyncomp.core import Net, execute_and_count
-from dyncomp.core.counter import kind_of
+from dyncomp.core.operators import kind_of
 from dyncomp.profile import audit_operators
 from dyncomp.profile.audit import by_operator
 from tests.handmade import bright_or_dark, gated_net

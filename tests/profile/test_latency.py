@@ -284,10 +284,10 @@ def test_a_program_that_is_stopped_leaves_no_process(by: signal.Signals, tmp_pat
 def test_rounds_end_when_intervals_are_narrow_or_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
 
-    def look(rounds: Rounds, width: float, reference: str | None) -> tuple[bool, bool]:
+    def look(rounds: Rounds, width: float, reference: str | None, left_out: Sequence[str]) -> tuple[bool, set[str]]:
         looked.append(rounds.count("a"))
-        assert (width, reference) == (0.25, "a")
-        return True, len(looked) == 3
+        assert (width, reference, left_out) == (0.25, "a", ())
+        return True, set() if len(looked) == 3 else {"a"}
 
     monkeypatch.setattr(latency, "_look", look)
     with team_of(Timed("a", partial(forms.taking, 0.001))) as team:
@@ -309,14 +309,14 @@ def test_rounds_end_when_intervals_are_narrow_or_the_time_is_over(monkeypatch: p
     ],
 )
 def test_narrow_means_the_ratios(own: list[float], static: list[float], width: float, enough: bool) -> None:
-    assert latency._look(Rounds({"s": static, "a": own}), width, "s")[1] is enough
+    assert (not latency._look(Rounds({"s": static, "a": own}), width, "s")[1]) is enough
 
 
 @pytest.mark.parametrize("reference", ["s", None, "failed"])
 @pytest.mark.parametrize(("spread", "enough"), [(1.01, True), (1.4, False)])
 def test_without_ratios_narrow_means_the_medians(reference: str | None, spread: float, enough: bool) -> None:
     rounds = Rounds({"s": [20.0, 20.0 * spread] * 20})
-    assert latency._look(rounds, 0.03, reference) == (True, enough)
+    assert latency._look(rounds, 0.03, reference) == (True, set() if enough else {"s"})
 
 
 @pytest.mark.parametrize(
@@ -333,8 +333,27 @@ def test_a_timing_whose_ratios_are_not_known_is_prolonged(done: int, spent: floa
 @pytest.mark.parametrize(("spread", "known"), [(1.02, True), (1.5, False)])
 def test_ratios_are_known_that_are_narrow_enough_to_be_valid(spread: float, known: bool) -> None:
     rounds = Rounds({"s": [20.0, 20.0 * spread] * 20, "a": [10.0] * 40})
-    assert latency._look(rounds, 0.0, "s") == (known, False)
+    assert latency._look(rounds, 0.0, "s") == (known, {"a"})
+    assert latency._look(rounds, 0.0, "s", ["a"]) == (True, set())
     assert latency._look(rounds, 0.0, None)[0]
+
+
+def test_a_network_that_is_known_takes_no_further_turn_nor_does_a_rough_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(rounds: Rounds, width: float, reference: str | None, left_out: Sequence[str]) -> tuple[bool, set[str]]:
+        unknown = {"known", "rough", "open"} - set(left_out)
+        return False, unknown - {"known"} if rounds.count("open") >= 23 else unknown
+
+    monkeypatch.setattr(latency, "_look", look)
+    names = ("static", "known", "rough", "open")
+    with team_of(*(Timed(name, partial(forms.taking, 0.0)) for name in names)) as team:
+        rounds = measure_latency(team, numbered_split(40), 400, 0, Until(0.0, 0.6), "static", ["rough"]).rounds
+    counts = {name: rounds.count(name) for name in names}
+    assert counts["known"] == 23
+    assert counts["rough"] == 32  # looked at after 20, 23, 27 and 32 rounds
+    assert counts["static"] == counts["open"] > 32
+    for name in names[1:]:
+        assert len(rounds.ratios(name, "static")) == counts[name]
+        assert len(rounds.beside_ms[name]) == len(rounds.samples_ms[name])
 
 
 @pytest.mark.parametrize(

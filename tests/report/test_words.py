@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -170,6 +171,15 @@ def test_words_for_the_gates(empty: Store, rates: tuple[float, ...], told: str, 
     assert told in text_of(empty)
     assert untold not in text_of(empty)
     assert ("exchanging" in text_of(empty)) == ("pruning" not in told)
+
+
+def test_gates_that_are_always_open_have_collapsed(empty: Store) -> None:
+    static_cell(empty)
+    key = skipnet_cell(empty, rates=(1.0,) * 6)
+    record = empty.folder / f"records/{key}.json"
+    cell = json.loads(record.read_text())
+    record.write_text(json.dumps(cell | {"route_exchange_top1": cell["top1"]}))
+    assert "; its gates have collapsed: every unit runs for every image" in text_of(empty)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ import torch
 from llvmlite import binding, ir
 from torch import Tensor
 
-from dyncomp.core.counter import GENERATED, GENERATED_NAME, active_counters, report
+from dyncomp.core.counter import active_counters, report
 from dyncomp.core.locks import making
+from dyncomp.core.operators import GENERATED, GENERATED_NAME
 from dyncomp.fast.codegen.emit import INT, INT32, POINTER, VOID, Emitter, Number, Value, integer
 from dyncomp.fast.codegen.machine import Machine, this_machine, threads
 from dyncomp.fast.codegen.object_cache import object_code
