@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dyncomp.core.counter import GENERATED_NAME
+from dyncomp.core.operators import GENERATED_NAME
 from dyncomp.store import Store
 
 RESULTS = Path(__file__).parent / "results" / "priced_equals_executed.md"

@@ -39,6 +39,7 @@ from dyncomp.profile import (
 )
 from dyncomp.profile.sanity import check_module
 from dyncomp.profile.unseen import unseen
+from dyncomp.report import numbers as n
 from dyncomp.samples import verdict
 from dyncomp.store.schema import EnergyFigures, Measured, OperatorsRecord, Taken
 
@@ -130,18 +131,19 @@ def _profiled(subject: modules.Subject, name: str, importable: bool, sizes: Sequ
     # of energy nothing where the module does not run
     energy = _tried(lambda: energy_figures(subject.asked(), [many]), []) or EnergyFigures()
     memory: Taken = {**modules.memory_of_module(subject, len(many), name if importable else ""), **energy}
+    counted, of_count = _counted(subject, few)
     return Profile(
         name=name,
         image_shape=shape,
         device=str(place),
         images="standard normal noise",
         params=sum(p.numel() for p in subject.module.parameters()),
-        **(counted := _counted(subject, few)),
+        **counted,
         operators=_operators(timed, many[:AUDITED], counted["uncounted"], errors),
         latency=latency,
         memory=memory,
         errors=(*errors, *_failed(latency, memory)),
-        warnings=(*subject.notes, *_said(None if errors else unfolded), *_not_measured(memory)),
+        warnings=(*subject.notes, *of_count, *_said(None if errors else unfolded), *_not_measured(memory)),
     )
 
 
@@ -175,20 +177,37 @@ def _shape(given: Sequence[int]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _counted(subject: modules.Subject, images: Tensor) -> dict[str, Any]:
-    """What a profile says of MACs, an image's mean, from the operators that ran; None where none could run."""
-    with evaluating(subject.module), MacCounter() as counter:
-        if _tried(lambda: (subject.asked()(images),), []) is None:
-            return {"macs": None, "macs_by_operator": {}, "uncounted": {}, "unseen": ()}
+def _counted(subject: modules.Subject, images: Tensor) -> tuple[dict[str, Any], list[str]]:
+    """What a profile says of MACs, an image's mean, from the operators that ran, and what a reader must know of it.
+
+    None where none could run. Counted image by image: what a network does once for a whole batch is all of it done for
+    a single image.
+    """
+    together, alone = (_count(subject, batches) for batches in ([images], torch.split(images, 1)))
+    counter = alone or together
+    if together is None or counter is None:
+        return {"macs": None, "macs_by_operator": {}, "uncounted": {}, "unseen": ()}, []
     with evaluating(subject.module):
         missed = tuple(unseen(lambda: subject.asked()(images)))
-    by_operator = {name: macs / len(images) for name, macs in counter.by_operator.items()}
-    return {
+    figures = {
         "macs": counter.total / len(images),
-        "macs_by_operator": by_operator,
-        "uncounted": dict(counter.uncounted),
+        "macs_by_operator": {name: macs / len(images) for name, macs in counter.by_operator.items()},
+        "uncounted": dict(together.uncounted),
         "unseen": missed,
     }
+    if counter.total == together.total:
+        return figures, []
+    shared = n.macs(together.total / len(images))
+    return figures, [
+        f"MACs of an image depend on its batch: these are of a batch of 1, of {len(images)} it would be {shared}"
+    ]
+
+
+def _count(subject: modules.Subject, batches: Sequence[Tensor]) -> MacCounter | None:
+    """A counter of the passes over these batches; None where one fails."""
+    with evaluating(subject.module), MacCounter() as counter:
+        done = _tried(lambda: [subject.asked()(batch) for batch in batches], [])
+    return None if done is None else counter
 
 
 def _setting(device: torch.device) -> Setting:

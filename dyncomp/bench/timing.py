@@ -104,10 +104,10 @@ def _timed(cells: Sequence[Cell], key: str, batch_size: int, team: Team, config:
     usual = SECONDS_STANDARD if config.budget == "standard" else min(SECONDS, TOGETHER_S / len(team.names))
     asked = config.latency_seconds
     prolonged = PROLONGED_QUICK if config.budget == "quick" and asked is None else Until.prolonged
-    until = Until(config.latency_width / 100, usual if asked is None else asked, prolonged)
-    reference = next((cell.key for cell in cells if cell.role == "static"), None)
     rough = [name for name in team.names if is_dense(name)]
-    measured = measure_latency(team, group.splits.test, batch_size, group.seed, until, reference, rough)
+    until = Until(config.latency_width / 100, usual if asked is None else asked, prolonged, rough)
+    reference = next((cell.key for cell in cells if cell.role == "static"), None)
+    measured = measure_latency(team, group.splits.test, batch_size, group.seed, until, reference)
     rounds, load, errors = measured.rounds, measured.load, measured.errors
     return {
         "key": key,

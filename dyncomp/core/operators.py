@@ -31,26 +31,29 @@ Formula = Callable[..., int]
 
 _FAMILIES = (
     # metadata, checks, and values that leave the tensor
-    r"(sym_)?(size|stride|numel|storage_offset|is_\w+|dim|device|layout|item|local_scalar_dense|equal|assert_\w+|\w+_available)",
+    r"(sym_)?(size|stride|numel|storage_offset|is_\w+|dim|device|layout|item|local_scalar_dense|equal|allclose)",
+    r"(functional_)?(assert|sym_constrain)_\w+|\w+_available|has_same_storage_numel|fused_sdp_choice|print|pin_memory",
     # creation and random numbers
     r"(new_)?(empty|full|zeros|ones|rand|randn|randint)(_like|_strided|_permuted)?|arange|linspace|logspace|range",
     r"eye|scalar_tensor|tri[lu](_indices)?|\w+_window|randperm|random|normal(_functional)?|uniform|bernoulli|binomial",
     r"poisson|multinomial|exponential|geometric|cauchy|log_normal|(\w+_)?dropout",
+    r"sample_dirichlet|standard_gamma|complex",
     # copies and movement of elements
     r"clone|detach|lift(_fresh)?|contiguous|alias|resize(_as)?|set(_data)?|fill|zero|(\w+_)?copy|to_\w+",
     r"cat|stack|repeat(_interleave)?|tile|roll|flip|rot90|unfold(_backward)?|im2col|col2im|one_hot|block_diag",
+    r"lazy_clone|chunk_cat|resize_output|diag_embed|pack_padded_sequence",
     r"(unsafe_)?(view|split|chunk)(_with_sizes)?|(\w+_)?(channel|pixel)_(un)?shuffle",
     r"(\w+_)?(index|scatter|gather|masked|select|slice|diagonal|narrow|put|take|embedding|nonzero)(_\w+)?|where",
     r"pad(_\w+)?|(constant|reflection|replication|circular)_pad(_nd|\dd)(_backward)?",
-    r"(\w+_)?(upsample|grid_sampler)_\w+|affine_grid_generator",
+    r"(\w+_)?(upsample|grid_sampler)_\w+",
     # reductions, order, and statistics
     r"(nan)?(sum|mean|median)(_\w+)?|prod|(std|var)(_mean|_correction)?|(log)?cum(sum|prod|max|min)\w*|segment_reduce",
     r"all|any|max|min|am(ax|in)|aminmax|arg(max|min|sort)|m?sort|topk|kthvalue|mode|trace|count_nonzero|unique\w*",
-    r"searchsorted|bucketize|bincount|hist(c|ogram\w*)|logsumexp|logcumsumexp|norm|linalg_vector_norm|dist|renorm",
+    r"searchsorted|bucketize|bincount|hist(c|ogram\w*)|logsumexp|logcumsumexp|norm|linalg_vector_norm|dist|renorm|isin",
     # layers that multiply no matrix
     r"(\w+_)?(batch|layer|group|instance|rms|weight)_norm(_\w+)?|(\w+_)?softm(ax|in)(_\w+)?",
     r"(\w+_)?(max|avg|lp)_(un)?pool\dd(_\w+)?|(leaky_|r|p|c)?relu(_\w+)?|(hard|soft)\w+|glu|log_sigmoid\w*|lerp",
-    r"(\w+_)?loss(\dd)?(_\w+)?|thnn_fused_(gru|lstm)_cell",
+    r"(\w+_)?loss(\dd)?(_\w+)?|binary_cross_entropy\w*|floor_divide|linalg_cross|thnn_fused_(gru|lstm)_cell",
     r"fake_quantize_\w+|fused_moving_avg_obs\w*|(de)?quantize(_\w+)?",
 )
 _FREE = re.compile("|".join(f"(?:{family})" for family in _FAMILIES))
@@ -64,6 +67,11 @@ def _linear(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> int:
 def _convolution(x: Tensor, weight: Tensor, *args: Any, out_val: Tensor, **kwargs: Any) -> int:
     """An output (B, O, ...) by a kernel (O, C / groups, ...)."""
     return out_val.numel() * weight.shape[1:].numel()
+
+
+def _transposed_convolution(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> int:
+    """Each number of an input (B, C, ...) by a kernel (C, O / groups, ...)."""
+    return x.numel() * weight.shape[1:].numel()
 
 
 def _matrix_vector(matrix: Tensor, vector: Tensor, **kwargs: Any) -> int:
@@ -89,6 +97,16 @@ def _matrices(left: Tensor, right: Tensor, **kwargs: Any) -> int:
 
 def _added_matrices(added: Tensor, left: Tensor, right: Tensor, **kwargs: Any) -> int:
     return left.numel() * right.shape[1]
+
+
+def _affine_grid(theta: Tensor, *args: Any, out_val: Tensor, **kwargs: Any) -> int:
+    """Each place of a grid (B, ..., D), as a vector of D + 1 numbers, by a matrix (D, D + 1)."""
+    return out_val.numel() * theta.shape[2]
+
+
+def _added_batches(added: Tensor, left: Tensor, right: Tensor, **kwargs: Any) -> int:
+    """(B, M, N) by (B, N, K)."""
+    return left.numel() * right.shape[2]
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
@@ -128,7 +146,11 @@ _MACS: Mapping[str, Formula] = {
     "aten.addr": _outer,
     "aten.dot": _inner,
     "aten.vdot": _inner,
+    "aten.affine_grid_generator": _affine_grid,
+    "aten.addbmm": _added_batches,
     "aten._int_mm": _matrices,
+    "aten._weight_int8pack_mm": _linear,
+    "aten.mkldnn_linear": _linear,
     "aten._addmm_activation": _added_matrices,
     "aten._native_multi_head_attention": _multi_head_attention,
     "aten._transformer_encoder_layer_fwd": _transformer_layer,
@@ -148,6 +170,11 @@ _MACS: Mapping[str, Formula] = {
     "aten._conv_depthwise2d": _convolution,
     "aten.conv_depthwise3d": _convolution,
     "aten.slow_conv3d_forward": _convolution,
+    "aten._nnpack_spatial_convolution": _convolution,
+    "aten.slow_conv_transpose2d": _transposed_convolution,
+    "aten.slow_conv_transpose3d": _transposed_convolution,
+    "aten.cudnn_convolution_transpose": _transposed_convolution,
+    "aten.miopen_convolution_transpose": _transposed_convolution,
     "aten.slow_conv_dilated2d": _convolution,
     "aten.slow_conv_dilated3d": _convolution,
     "mkldnn._linear_pointwise": _linear,
@@ -180,8 +207,9 @@ def is_free(operator: torch._ops.OpOverload) -> bool:
         return False
     if _FREE.fullmatch(name.strip("_")):  # `_name` is a variant of the library, `name_` the one in place
         return True
-    packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
-    return packet is not None and any(getattr(packet, form).is_view for form in packet.overloads())
+    packet = getattr(torch.ops.aten, name.removesuffix("_"), None)  # a form in place may lack the tag of the other
+    forms = [] if packet is None else [getattr(packet, form) for form in packet.overloads()]
+    return any(form.is_view or torch.Tag.pointwise in form.tags for form in forms)
 
 
 def kind_of(name: str) -> Kind | None:

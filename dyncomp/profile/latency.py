@@ -49,12 +49,14 @@ class Until:
     machine is noisy: all networks share that noise, and more rounds do not lessen it.
 
     The seconds are those of one network; a timing of ten may last ten times as long, and one that has too few rounds
-    or too wide an interval of a ratio to be valid `prolonged` times longer.
+    or too wide an interval of a ratio to be valid `prolonged` times longer. The time of the `rough` networks is only
+    roughly of interest: `ROUGH_ROUNDS` are enough for them.
     """
 
     width: float = 0.03
     seconds: float = 3.0
     prolonged: float = 4.0
+    rough: Collection[str] = ()
 
     def is_over(self, rounds: int, seconds: float, enough: bool) -> bool:
         """Whether the time is over after so many seconds per network; `enough`: the ratios are known well enough."""
@@ -85,7 +87,6 @@ def measure_latency(
     seed: int,
     until: Until,
     reference: str | None = None,
-    rough: Collection[str] = (),
 ) -> LatencyRounds:
     """Time all networks of a team, round by round, on batches of real images in a seeded order.
 
@@ -95,9 +96,8 @@ def measure_latency(
     so within fractions of a second, and a ratio of turns that lie further apart is that of two paces.
     Before that each network, alone, runs every batch that will come, so that every route and every size of sub-batch is
     warm. Rounds go on until the ratios to `reference` are known well enough, or the time is over; a network whose ratio
-    is known takes no further turn, nor does one of the `rough` ones, of which nobody asks more than `ROUGH_ROUNDS`
-    tell. Input and output stay on the device. A network that fails, hangs or dies is left out and its error kept; a
-    batch is never made smaller.
+    is known takes no further turn. Input and output stay on the device. A network that fails, hangs or dies is left out
+    and its error kept; a batch is never made smaller.
     """
     turns = _Turns(team.ready(), dict(team.errors))
     batches = min(MOST_BATCHES, max(LEAST_BATCHES, MOST_IMAGES // batch_size))
@@ -108,7 +108,7 @@ def measure_latency(
         turns.warm(path, batch_size, batches)
         begin = account(team.processes())
         started = time.perf_counter()
-        rounds = turns.take(batches, until, reference, rough)
+        rounds = turns.take(batches, until, reference)
         seconds = time.perf_counter() - started
         load = load_between(begin, account(team.processes()))
     return LatencyRounds(batch_size, rounds, turns.errors, load, seconds, turns.setting(), turns.forms())
@@ -161,7 +161,7 @@ class _Turns:
                 self.samples[name] = []
                 self.passes_ms.append(median(times[batches:]))
 
-    def take(self, batches: int, until: Until, reference: str | None, rough: Collection[str]) -> Rounds:
+    def take(self, batches: int, until: Until, reference: str | None) -> Rounds:
         per_round = _per_round(self.passes_ms, batches)
         rounds = Rounds(self.samples, per_round, batches // per_round, reference, self.beside)
         networks = len(self.workers)
@@ -177,7 +177,7 @@ class _Turns:
             done += 1
             if done >= look:
                 look = math.ceil(look * PAUSE)
-                enough, unknown = _look(rounds, until.width, reference, () if done < ROUGH_ROUNDS else rough)
+                enough, unknown = _look(rounds, until.width, reference, () if done < ROUGH_ROUNDS else until.rough)
                 if not unknown:
                     break
                 if reference in self.workers:  # else there is nothing that all are set against: all go on

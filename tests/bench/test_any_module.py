@@ -331,3 +331,35 @@ def test_a_network_that_cannot_be_trained_on_such_a_batch_has_all_other_figures(
     found = measured(net, sizes=(1,))
     assert found.memory["memory_mib_training"] is None
     assert any(text.startswith("memory not measured, training: ValueError") for text in found.warnings)
+
+
+# work that is done once a batch
+
+
+class Hidden(nn.Module):
+    """Makes its weights once for all images."""
+
+    def __init__(self, once: Callable[[nn.Parameter, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight, self.once = nn.Parameter(torch.ones(3, 3)), once
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x.mean((2, 3)), self.once(self.weight, x))
+
+
+HIDDEN: dict[str, tuple[Callable[[nn.Parameter, Tensor], Tensor], int]] = {
+    "weights": (lambda w, x: w @ w, 27),
+    "weights, twice": (lambda w, x: w @ w @ w, 54),
+    "of the first image": (lambda w, x: w @ x[0, :, :3, 0], 27),
+    "of the mean image": (lambda w, x: w @ x.mean((0, 3))[:, :3], 27),
+    "of pairs of images": (lambda w, x: w + (x.flatten(1) @ x.flatten(1).t()).mean(), 192),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.usefixtures("no_memory")
+def test_what_is_done_once_a_batch_is_not_divided_by_it(name: str) -> None:
+    once, macs = HIDDEN[name]
+    found = measured(Hidden(once))
+    assert found.macs == 9 + macs
+    assert any(text.startswith("MACs of an image depend on its batch") for text in found.warnings)

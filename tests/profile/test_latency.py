@@ -346,7 +346,7 @@ def test_a_network_that_is_known_takes_no_further_turn_nor_does_a_rough_one(monk
     monkeypatch.setattr(latency, "_look", look)
     names = ("static", "known", "rough", "open")
     with team_of(*(Timed(name, partial(forms.taking, 0.0)) for name in names)) as team:
-        rounds = measure_latency(team, numbered_split(40), 400, 0, Until(0.0, 0.6), "static", ["rough"]).rounds
+        rounds = measure_latency(team, numbered_split(40), 400, 0, Until(0.0, 0.6, rough=["rough"]), "static").rounds
     counts = {name: rounds.count(name) for name in names}
     assert counts["known"] == 23
     assert counts["rough"] == 32  # looked at after 20, 23, 27 and 32 rounds
