@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -131,21 +131,23 @@ def subject(model: nn.Module, shape: tuple[int, int, int], device: torch.device,
     dtype = next((tensor.dtype for tensor in numbers), torch.float32)
     found = Subject(model, shape, device, dtype, torch.channels_last, own)
     if any(map(is_lazy, model.parameters())):
-        why = _fails(replace(found, layout=torch.contiguous_format))
+        why, _ = _tried(replace(found, layout=torch.contiguous_format))
         if any(map(is_lazy, model.parameters())):
             raise InvalidValue(
                 f"{type(model).__name__} has lazy layers, whose parameters get no shape from an image "
                 f"{'x'.join(map(str, shape))}: {why}; give the size that the network is made for"
             )
     found = _laid_out(found)
-    if why := _fails(found):
+    why, writes = _tried(found)
+    if why:
         usual = _laid_out(replace(found, layout=torch.contiguous_format))
-        if _fails(usual):
+        still, writes_usually = _tried(usual)
+        if still:
             found = _laid_out(found)
         else:
-            found = usual
+            found, writes = usual, writes_usually
             notes.append(f"measured on contiguous images, since it fails on channels-last ones: {why}")
-    if _writes(found):
+    if writes:
         found = replace(found, writes=True)
         notes.append("it writes into its images: each pass is given a copy, which is part of its time")
     return replace(found, notes=tuple(notes))
@@ -170,21 +172,15 @@ def _laid_out(subject: Subject) -> Subject:
     return subject
 
 
-def _fails(subject: Subject) -> str | None:
-    """Why the module gives no answer for two images; None if it does."""
+def _tried(subject: Subject) -> tuple[str | None, bool]:
+    """Why the module gives no answer for two images, None if it does; and whether it writes into them."""
+    images, why = subject.noise(2), None
     try:
         with torch.no_grad():
-            subject.asked()(subject.noise(2))
+            subject.asked()(images)
     except Exception as error:
-        return in_one_line(error)
-    return None
-
-
-def _writes(subject: Subject) -> bool:
-    images = subject.noise(2)
-    with torch.no_grad(), suppress(Exception):
-        subject.asked()(images)
-    return images._version > 0
+        why = in_one_line(error)
+    return why, images._version > 0
 
 
 def inference(model: str, batch_size: int, image_shape: tuple[int, int, int], device: str) -> Work:

@@ -65,9 +65,7 @@ class ImageNet(Dataset):
             mean=MEAN,
             std=STD,
             shorter_side=shorter_side,
-            notes=tuple(
-                f"{part.root}/{name} is not taken for a class" for part in (train, test) for name in part.left_out
-            ),
+            notes=(*train.notes(), *test.notes()),
         )
 
     def _augmented(self) -> v2.Compose:
